@@ -1,0 +1,1 @@
+"""Ground floor: errors, names, random numbers, devices, atomic files, progress."""

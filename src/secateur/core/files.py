@@ -1,0 +1,160 @@
+"""Files that are whole or absent: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from secateur.core.errors import RequestError, SecateurError
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is synced and renamed, else removed.
+
+    Raises:
+        SecateurError: when the disk is full or the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with atomic_path(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _sync_file(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success it takes its place as a whole.
+
+    An existing folder is replaced only when the new one is complete, and put back when the exchange fails.
+    Everything in it goes: callers see to it that it is theirs.
+
+    Raises:
+        RequestError: when ``path`` is a file.
+        SecateurError: when the disk is full or the parent folder cannot be written.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        if target.exists() and not target.is_dir():
+            raise RequestError(f"'{target}' is a file where a folder is to be written; choose another name")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+        yield temporary
+        for entry in sorted(temporary.rglob("*")):
+            if entry.is_file():
+                _sync_file(entry)
+            else:
+                _sync_folder(entry)
+        _sync_folder(temporary)
+        temporary.chmod(0o755)
+        if target.exists():
+            _exchange(temporary, target)
+        else:
+            temporary.replace(target)
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _sync_folder(target.parent)
+
+
+def _exchange(new: Path, target: Path) -> None:
+    # a folder that is not empty cannot be renamed over, so the old one steps aside first
+    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
+    try:
+        target.replace(aside / "was")
+        try:
+            new.replace(target)
+        except BaseException:
+            (aside / "was").replace(target)
+            raise
+    finally:
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _cannot_write(target: Path, error: OSError) -> SecateurError:
+    reason = error.strerror or str(error)
+    return SecateurError(
+        f"cannot write '{target}' ({reason}); nothing there was changed, free space or choose another place"
+    )
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    # makes the rename itself durable; some systems cannot sync folders, and the files are whole without it
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write JSON atomically.
+
+    Raises:
+        SecateurError: for NaN or infinity, which other readers refuse, or when the file cannot be written.
+    """
+    try:
+        text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise SecateurError(f"cannot write '{path}' as JSON: it holds NaN or infinity ({error})") from error
+    return write_text(path, text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; a missing or broken file raises `RequestError` naming it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RequestError(f"'{path}' does not exist") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"'{path}' is not readable JSON ({error})") from error
+
+
+def sha256(path: str | Path) -> str:
+    """Hex SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

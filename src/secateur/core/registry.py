@@ -1,0 +1,79 @@
+"""Tables of named things; an unknown name is answered with the known ones."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from secateur.core.errors import RequestError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Maps names to factories.
+
+    Args:
+        kind: what the entries are, in the singular ("criterion"), for messages.
+
+    Example:
+        >>> colours = Registry("colour")
+        >>> colours.register("red")(lambda: "#f00").__name__
+        '<lambda>'
+        >>> colours.create("red")
+        '#f00'
+        >>> colours.create("read")
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: unknown colour 'read' (did you mean 'red'?); known: red
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._factories: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator that enters a class or function under ``name``.
+
+        Raises:
+            RequestError: when another factory already holds the name.
+        """
+
+        def enter(factory: Callable[..., T]) -> Callable[..., T]:
+            if self._factories.get(name, factory) is not factory:
+                raise RequestError(f"{self.kind} '{name}' is already registered; choose another name")
+            self._factories[name] = factory
+            return factory
+
+        return enter
+
+    def create(self, name: str, **parameters: Any) -> T:
+        """Build the entry called ``name``.
+
+        Raises:
+            RequestError: for an unknown name, or parameters that the entry does not take.
+        """
+        factory = self.factory(name)
+        try:
+            return factory(**parameters)
+        except TypeError as error:
+            raise RequestError(f"{self.kind} '{name}' cannot be built with {parameters}: {error}") from error
+
+    def factory(self, name: str) -> Callable[..., T]:
+        """The factory behind ``name``; unknown names raise `RequestError` with the known ones."""
+        if name not in self._factories:
+            close = difflib.get_close_matches(name, self._factories, n=1)
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise RequestError(f"unknown {self.kind} '{name}'{hint}; known: {', '.join(self)}")
+        return self._factories[name]
+
+    def remove(self, name: str) -> None:
+        """Forget an entry."""
+        self._factories.pop(name, None)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._factories
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._factories))

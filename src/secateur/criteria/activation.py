@@ -1,0 +1,37 @@
+"""How strongly a unit is active where it is read.
+
+Source: Luo et al., "An entropy-based pruning method for CNN compression" (2017) and Molchanov et al. (2017) compare
+mean activations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from secateur.attribution import reads
+from secateur.criteria.base import Criterion, normalise_layers, over_readers, register
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("activation")
+@dataclass(frozen=True)
+class Activation(Criterion):
+    """Mean |x| over samples and positions at the layers that read the unit; centred: the standard deviation.
+
+    Args:
+        normalise: per layer: None, ``l1``, ``l2``.
+    """
+
+    normalise: str | None = None
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+        features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in found.items()}
+        return normalise_layers(structure, over_readers(structure, features), self.normalise)

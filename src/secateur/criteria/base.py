@@ -1,0 +1,228 @@
+"""What a criterion is, and how channel scores become unit scores."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.attribution import UnitStatistics
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.registry import Registry
+from secateur.data import ReferenceSet
+from secateur.models.checkpoint import check_finite
+from secateur.structure import Structure
+
+_registry: Registry[Criterion] = Registry("criterion")
+
+
+class Criterion(ABC):
+    """Turns a network and reference samples into one score per unit; the lowest scores go first.
+
+    Subclasses are dataclasses whose fields are the criterion's parameters, entered with `register`.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """Scores of all units, [U].
+
+        Args:
+            model: in any mode; it must come back as it was.
+            structure: of the model.
+            reference: labelled samples.
+            centred: measure deviations from a unit's mean activation, which is what is lost when the mean is
+                compensated; criteria that do not look at activations ignore it.
+            batch_size: samples per pass; the scores must not depend on it.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One score per unit of a structure; low means dispensable.
+
+    Attributes:
+        structure: the units.
+        values: [U] float64, finite.
+        criterion: name and parameters that differ from the defaults.
+    """
+
+    structure: Structure
+    values: np.ndarray
+    criterion: str
+
+    def group(self, name: str) -> np.ndarray:
+        """Scores of the units that a layer belongs to, [units]."""
+        return self.values[self.structure.group(name).units]
+
+
+def register(name: str) -> Callable[[type[Criterion]], type[Criterion]]:
+    """Class decorator that makes a criterion known by name; it then joins the contract suite by itself.
+
+    Example:
+        >>> @register("example-constant")
+        ... class Constant(Criterion):
+        ...     def unit_scores(self, model, structure, reference, *, centred, batch_size):
+        ...         return np.ones(structure.num_units)
+        >>> get("example-constant").name
+        'example-constant'
+        >>> _registry.remove("example-constant")
+    """
+
+    def enter(cls: type[Criterion]) -> type[Criterion]:
+        cls.name = name
+        _registry.register(name)(cls)
+        return cls
+
+    return enter
+
+
+def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
+    """A criterion by name with its parameters; an object passes.
+
+    Raises:
+        RequestError: for an unknown name or parameters it does not take.
+    """
+    if isinstance(criterion, Criterion):
+        if parameters:
+            raise RequestError(f"parameters {sorted(parameters)} go with a criterion's name, not with an object")
+        return criterion
+    return _registry.create(criterion, **parameters)
+
+
+def known() -> list[str]:
+    """Names of all registered criteria."""
+    return list(_registry)
+
+
+def score(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    criterion: str | Criterion = "lrp",
+    *,
+    centred: bool = False,
+    batch_size: int = 64,
+) -> Scores:
+    """Score every unit of a network.
+
+    Args:
+        model: the network that ``structure`` was traced from.
+        structure: its units.
+        reference: labelled samples.
+        criterion: name (see `known`) or object.
+        centred: see `Criterion.unit_scores`.
+        batch_size: samples per pass.
+
+    Raises:
+        RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
+        SecateurError: when a score is not finite, naming the layer.
+    """
+    chosen = get(criterion)
+    check_finite(model)
+    values = np.asarray(
+        chosen.unit_scores(model, structure, reference, centred=centred, batch_size=batch_size), np.float64
+    )
+    if values.shape != (structure.num_units,):
+        raise SecateurError(
+            f"criterion '{chosen.name}' gave scores of shape {values.shape} for {structure.num_units} units"
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        group = structure.groups[structure.group_of[bad[0]]]
+        raise SecateurError(
+            f"criterion '{chosen.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
+        )
+    return Scores(structure, values, repr(chosen) if _parametrised(chosen) else chosen.name)
+
+
+def _parametrised(criterion: Criterion) -> bool:
+    try:
+        return criterion != type(criterion)()
+    except TypeError:
+        return True
+
+
+def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sum channel scores of the layers that make a unit, [U].
+
+    Args:
+        structure: the units.
+        channels: layer name to [..., C] scores of its output channels; leading dimensions (samples) are kept.
+    """
+    names = {layer.weight: layer.name for layer in structure.layers}
+    lead = next(iter(channels.values())).shape[:-1] if channels else ()
+    result = np.zeros((*lead, structure.num_units))
+    for axis in structure.axes:
+        if axis.role != "out" or axis.tensor not in names:
+            continue
+        layer = names[axis.tensor]
+        if layer not in channels:
+            continue  # its output does not depend on the input, or does not matter for the logits
+        made = axis.unit >= 0
+        np.add.at(result, (..., axis.unit[made]), channels[layer][..., made])
+    return result
+
+
+def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mean of per-input scores over the layers that read a unit, [U].
+
+    Args:
+        structure: the units.
+        features: layer name to [inputs] scores of its input channels or features.
+    """
+    names = {layer.weight: layer.name for layer in structure.layers}
+    total, count = np.zeros(structure.num_units), np.zeros(structure.num_units)
+    for axis in structure.axes:
+        if axis.role == "in" and names.get(axis.tensor) in features:
+            read = axis.unit >= 0
+            np.add.at(total, axis.unit[read], features[names[axis.tensor]][read])
+            np.add.at(count, axis.unit[read], 1)
+    return total / np.maximum(count, 1)
+
+
+def sample_relevance(
+    structure: Structure, statistics: Mapping[str, UnitStatistics], what: str, centred: bool
+) -> np.ndarray:
+    """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over a unit's makers."""
+
+    def of(item: UnitStatistics) -> torch.Tensor:
+        if what == "gradient":
+            return item.gradient
+        return item.centred() if centred else item.relevance
+
+    return over_makers(structure, {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()})
+
+
+def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
+    """Aggregate over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
+    if how == "abs":
+        return np.asarray(np.abs(values_NU).mean(0))
+    if how == "square":
+        return np.asarray((values_NU**2).mean(0))
+    if how == "signed":
+        return np.asarray(values_NU.mean(0))
+    if how == "abs-of-mean":
+        return np.asarray(np.abs(values_NU.mean(0)))
+    raise RequestError(f"unknown aggregation '{how}'; known: abs, square, signed, abs-of-mean")
+
+
+def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) -> np.ndarray:
+    """Scale each group's scores by their L1 or L2 norm, as some published scripts do."""
+    if how is None:
+        return values
+    if how not in ("l1", "l2"):
+        raise RequestError(f"unknown normalisation '{how}'; known: l1, l2")
+    result = values.copy()
+    for group in structure.groups:
+        part = values[group.units]
+        result[group.units] = part / max(1e-300, float(np.linalg.norm(part, 1 if how == "l1" else 2)))
+    return result

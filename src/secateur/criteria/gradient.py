@@ -1,0 +1,61 @@
+"""Criteria from the loss gradient.
+
+Source: Molchanov et al., "Importance estimation for neural network pruning" (2019) for Taylor on the gate; the
+coursework and toy scripts around Yeom et al. (2021) for the plain gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from secateur.attribution import unit_statistics
+from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, sample_relevance
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("taylor")
+@dataclass(frozen=True)
+class Taylor(Criterion):
+    """First-order change of the loss when the unit's gate closes: Σ_positions a·∂L/∂a per sample.
+
+    Args:
+        reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
+        normalise: per layer: None, ``l1``, ``l2``.
+    """
+
+    reduce: str = "square"
+    normalise: str | None = None
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss")
+        values = sample_relevance(structure, statistics, "relevance", centred)
+        return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
+
+
+@register("grad")
+@dataclass(frozen=True)
+class Gradient(Criterion):
+    """Loss gradient of the unit: Σ_positions ∂L/∂a per sample.
+
+    Args:
+        reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
+        normalise: per layer: None, ``l1``, ``l2``.
+    """
+
+    reduce: str = "abs"
+    normalise: str | None = None
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss")
+        values = sample_relevance(structure, statistics, "gradient", centred)
+        return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -1,0 +1,47 @@
+"""Layer-wise relevance of units.
+
+Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural network pruning" (2021); Hatefi et al.,
+"Pruning by explaining revisited" (2024), for ε and |R|.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from secateur.attribution import unit_statistics
+from secateur.attribution.composites import Composite
+from secateur.attribution.engine import Start
+from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, sample_relevance
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("lrp")
+@dataclass(frozen=True)
+class LRP(Criterion):
+    """Relevance of a unit for the true class, summed over positions and the layers that make it.
+
+    Args:
+        composite: rules, see `secateur.attribution.composites`.
+        start: relevance at the true class's logit: ``one`` or ``logit``.
+        reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
+        normalise: per layer: None, ``l1``, ``l2``.
+    """
+
+    composite: str | Composite = "epsilon"
+    start: Start = "one"
+    reduce: str = "square"
+    normalise: str | None = None
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        statistics = unit_statistics(
+            model, reference.batches(batch_size), self.composite, start=self.start, bounds=reference.bounds
+        )
+        values = sample_relevance(structure, statistics, "relevance", centred)
+        return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -1,0 +1,32 @@
+"""Chance, the baseline of every comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from secateur.core.randomness import numpy_generator
+from secateur.criteria.base import Criterion, register
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("random")
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Independent uniform numbers; the same for the same seed, network and reference samples.
+
+    Args:
+        seed: of the draw.
+    """
+
+    seed: int = 0
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        draw = numpy_generator(self.seed, "random", structure.fingerprint, *reference.indices[:8])
+        return draw.random(structure.num_units)

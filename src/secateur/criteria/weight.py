@@ -1,0 +1,52 @@
+"""Norm of the weights that make a unit.
+
+Source: Li et al., "Pruning filters for efficient ConvNets" (2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.criteria.base import Criterion, normalise_layers, over_makers, register
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("weight")
+@dataclass(frozen=True)
+class Weight(Criterion):
+    """(Σ |w|^p)^(1/p) over the filter, summed over the layers that make the unit.
+
+    Args:
+        p: 1 or 2.
+        normalise: per layer: None, ``l1``, ``l2``.
+    """
+
+    p: int = 2
+    normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.p not in (1, 2):
+            raise RequestError(f"the weight norm's p must be 1 or 2, got {self.p}")
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; looks at no sample."""
+        weights = dict(model.named_parameters())
+        out_dim = {axis.tensor: axis.dim for axis in structure.axes if axis.role == "out"}
+        norms = {
+            layer.name: torch.linalg.vector_norm(
+                weights[layer.weight].detach().to(torch.float64).movedim(out_dim[layer.weight], 0).flatten(1), self.p, 1
+            )
+            .cpu()
+            .numpy()
+            for layer in structure.layers
+            if layer.weight in out_dim
+        }
+        return normalise_layers(structure, over_makers(structure, norms), self.normalise)

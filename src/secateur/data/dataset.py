@@ -1,0 +1,216 @@
+"""Labelled images in memory or on disk, with all that a network needs to know about them.
+
+Axes: N samples, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torchvision.transforms import v2
+
+from secateur.core.errors import RequestError
+from secateur.core.randomness import torch_generator
+from secateur.data.images import read_image
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel affine map from [0, 1] to what the network sees: (x - mean) / std.
+
+    Example:
+        >>> Normalisation((0.5,), (0.25,)).bounds()
+        (-2.0, 2.0)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        # lists come from JSON
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != len(self.std) or not self.mean or not finite or min(self.std) <= 0:
+            raise RequestError(
+                f"normalisation needs one mean and one std > 0 per channel, got {self.mean} and {self.std}"
+            )
+
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest value any channel can take; the box of the z^B-rule."""
+        low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+        high = max((1 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+        return low, high
+
+    def undo(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """Back to [0, 1], for showing."""
+        mean, std = (torch.tensor(v, device=images_NCHW.device)[:, None, None] for v in (self.mean, self.std))
+        return (images_NCHW * std + mean).clamp(0, 1)
+
+
+class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
+    """One split: images with integer labels, delivered normalised.
+
+    Args:
+        images: uint8 array [N, H, W, C], or the paths of image files.
+        labels: class index of each sample, [N].
+        class_names: name of each class index.
+        normalisation: how [0, 1] becomes the network's input.
+        size: side in pixels that images of other sizes are centre-cropped and resized to.
+        augmentation: torchvision v2 transform of one uint8 CHW image, applied before normalisation.
+
+    Indexing gives ``(image CHW float32, label)``; `batch` makes many at once, and data loaders use it.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Sequence[Path],
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        normalisation: Normalisation,
+        size: int | None = None,
+        augmentation: v2.Transform | None = None,
+    ) -> None:
+        if len(images) != len(labels):
+            raise RequestError(f"{len(images)} images but {len(labels)} labels")
+        self.images = images
+        self.labels = np.asarray(labels, np.int64)
+        self.class_names = tuple(class_names)
+        self.normalisation = normalisation
+        self.size = size
+        self.augmentation = augmentation
+        if self.labels.ndim != 1:
+            raise RequestError(f"labels have shape {self.labels.shape}; one class index per image is needed")
+        if len(labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise RequestError(
+                f"labels run from {self.labels.min()} to {self.labels.max()} but there are "
+                f"{len(self.class_names)} class names"
+            )
+        if isinstance(images, np.ndarray):
+            channels = len(normalisation.mean)
+            stored = images.shape[-1] if images.ndim == 4 else None
+            if images.dtype != np.uint8 or (stored != channels and (stored, channels) != (1, 3)):
+                raise RequestError(
+                    f"images are {images.dtype} of shape {images.shape}; "
+                    f"expected uint8 [N, H, W, {channels}] for a normalisation of {channels} channel(s)"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        images, labels = self.batch([index])
+        return images[0], int(labels[0])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+        """Many samples, as PyTorch's loaders and subsets ask for them."""
+        images, labels = self.batch(indices)
+        return list(zip(images, labels.tolist(), strict=True))
+
+    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [N, C, H, W] float32 normalised, labels [N] int64."""
+        raw = self.raw(indices)
+        if self.augmentation is not None:
+            raw = torch.stack([self.augmentation(image) for image in raw])
+        mean = torch.tensor(self.normalisation.mean)[:, None, None]
+        std = torch.tensor(self.normalisation.std)[:, None, None]
+        images_NCHW = raw.to(torch.float32).div_(255).sub_(mean).div_(std)
+        return images_NCHW, torch.from_numpy(self.labels[np.asarray(indices)])
+
+    def raw(self, indices: Sequence[int]) -> torch.Tensor:
+        """The images as stored, uint8 [N, C, H, W]."""
+        channels = len(self.normalisation.mean)
+        if isinstance(self.images, np.ndarray):
+            images_NCHW = torch.from_numpy(self.images[np.asarray(indices)]).permute(0, 3, 1, 2)
+            if channels == 3 and images_NCHW.shape[1] == 1:
+                images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
+            height, width = images_NCHW.shape[-2:]
+            if self.size is not None and (height, width) != (self.size, self.size):
+                images_NCHW = v2.functional.center_crop(images_NCHW, [min(height, width)])
+                images_NCHW = v2.functional.resize(images_NCHW, [self.size, self.size], antialias=True)
+            return images_NCHW.contiguous()
+        return torch.stack([read_image(self.images[i], channels, self.size) for i in indices])
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
+        """The same split with only the samples at ``indices`` (or where a boolean mask is true)."""
+        picked = np.arange(len(self))[np.asarray(indices) if len(indices) else slice(0)]
+        images: Any = (
+            self.images[picked] if isinstance(self.images, np.ndarray) else [self.images[i] for i in picked]
+        )
+        return self.replace(images=images, labels=self.labels[picked])
+
+    def replace(self, **changes: Any) -> LabelledImages:
+        """A copy with some constructor arguments changed."""
+        names = ("images", "labels", "class_names", "normalisation", "size", "augmentation")
+        return LabelledImages(**{name: changes.get(name, getattr(self, name)) for name in names})
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: three splits that share class names and normalisation."""
+
+    name: str
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class index."""
+        return self.train.class_names
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """How [0, 1] becomes the network's input."""
+        return self.train.normalisation
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of one sample."""
+        image, _ = self.test[0]
+        channels, height, width = image.shape
+        return channels, height, width
+
+    def with_normalisation(self, normalisation: Normalisation) -> ImageData:
+        """The same images, normalised as the network at hand was trained."""
+        if len(normalisation.mean) != len(self.normalisation.mean):
+            raise RequestError(
+                f"the network expects {len(normalisation.mean)} channel(s), data '{self.name}' has "
+                f"{len(self.normalisation.mean)}; open it with channels={len(normalisation.mean)}"
+            )
+        splits = {s: getattr(self, s).replace(normalisation=normalisation) for s in ("train", "val", "test")}
+        return dataclasses.replace(self, **splits)
+
+
+def loader(
+    dataset: Dataset[Any],
+    batch_size: int = 256,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+) -> DataLoader[Any]:
+    """Batches of a data set, in order or in the order that ``seed`` gives.
+
+    Example:
+        >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
+        >>> split = LabelledImages(pixels, np.array([0, 1, 0, 1]), ("a", "b"), Normalisation((0.5,), (0.5,)))
+        >>> [tuple(images.shape) for images, labels in loader(split, 3)]
+        [(3, 1, 8, 8), (1, 1, 8, 8)]
+    """
+    if batch_size < 1:
+        raise RequestError(f"batch size must be at least 1, got {batch_size}")
+    order: Any = SequentialSampler(dataset)  # type: ignore[arg-type]
+    if shuffle:
+        order = RandomSampler(dataset, generator=torch_generator(seed, "order"))  # type: ignore[arg-type]
+    batches = BatchSampler(order, batch_size, drop_last=False)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers)

@@ -1,0 +1,142 @@
+"""Weights on disk: safetensors, or PyTorch files that load without unpickling code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import textwrap
+import warnings
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.core.files import atomic_path
+
+
+def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> Path:
+    """Write a network's parameters and buffers as safetensors, atomically.
+
+    Args:
+        model: any network; tensors that share memory are written once per name.
+        path: ends in ``.safetensors``.
+        metadata: JSON values kept in the file's header (normalisation, class names, ...).
+    """
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+    header = {"format": "pt", **{key: json.dumps(value) for key, value in (metadata or {}).items()}}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:
+            raise OSError(f"{error}") from error
+    return Path(path)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON values (else the text) in a safetensors header; empty for other files.
+
+    Raises:
+        RequestError: for a missing or broken file.
+    """
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"checkpoint '{path}' is not a readable safetensors file ({error})") from error
+    return {key: _from_json(value) for key, value in header.items() if key != "format"}
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # another tool's header: plain text
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint.
+
+    Raises:
+        RequestError: for a missing or broken file, or one whose loading would execute code (pickle).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RequestError(f"checkpoint '{path}' does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # a TorchScript archive is announced by a warning before it is refused
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RequestError(
+            f"checkpoint '{path}' is broken, or holds objects whose unpickling may run code; "
+            "save the network's state_dict() as safetensors and load that"
+        ) from error
+    except (
+        Exception
+    ) as error:  # a broken file makes torch.load raise almost anything, KeyError and AssertionError too
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise RequestError(f"checkpoint '{path}' cannot be read ({reason})") from error
+    if isinstance(found, dict):
+        found = next(
+            (found[k] for k in ("state_dict", "model", "model_state_dict") if isinstance(found.get(k), dict)),
+            found,
+        )
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise RequestError(f"checkpoint '{path}' does not hold a state_dict (names to tensors)")
+    return found
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a checkpoint into a network, strictly.
+
+    Raises:
+        RequestError: for an unreadable file, names or shapes that do not match, or NaN/inf values.
+    """
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = _without_wrapper(read_tensors(path), before)
+    for name, tensor in tensors.items():
+        _check_tensor(name, tensor, f" in checkpoint '{path}'")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        model.load_state_dict(before)  # what did fit was already copied
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise RequestError(
+            f"checkpoint '{path}' does not fit the network: {textwrap.shorten(lines, 400)}"
+        ) from error
+    return model
+
+
+def _without_wrapper(tensors: dict[str, torch.Tensor], own: Container[str]) -> dict[str, torch.Tensor]:
+    """Names without the prefix that DataParallel or torch.compile put before each of them."""
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) and name not in own for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise `RequestError` naming the first parameter or buffer that holds NaN or infinity."""
+    for name, tensor in model.state_dict().items():
+        _check_tensor(name, tensor)
+
+
+def _check_tensor(name: str, tensor: torch.Tensor, where: str = "") -> None:
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise RequestError(
+            f"'{name}'{where} holds {bad} NaN or infinite value(s); retrain or repair the network first"
+        )

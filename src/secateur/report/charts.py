@@ -1,0 +1,198 @@
+"""Accuracy against what stays: interactive on the page, static for documents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from secateur.core.errors import RequestError
+from secateur.core.files import atomic_path
+from secateur.report.look import INK, Chart, specification, style
+from secateur.report.summary import Panel, Point, Row, aggregate, criteria, panels
+
+MEASURES = {"macs": "MACs", "params": "Parameters", "units": "Units"}
+
+
+def curves(
+    points: Sequence[Point],
+    *,
+    every: Sequence[Point] | None = None,
+    baseline: float | None = None,
+    measure: str = "macs",
+    across_title: str = "share that stays",
+    legend: bool = True,
+    width: int | str = "container",
+    height: int = 300,
+) -> Chart:
+    """Accuracy against the share that stays: mean over seeds, band from the lowest to the highest seed.
+
+    The page steers two signals: ``measure`` (macs, params or units on the horizontal axis) and ``focus``
+    (the one criterion in full colour; empty for all).
+
+    Args:
+        points: from `secateur.report.summary.aggregate`.
+        every: points of all charts that stand side by side, so that axes and colours agree.
+        baseline: accuracy of the unpruned network, a dashed rule.
+        measure: what the horizontal axis shows first.
+        across_title: of the horizontal axis.
+        legend: draw one beside the chart.
+        width: in pixels, or "container".
+        height: in pixels.
+
+    Raises:
+        RequestError: for an unknown measure.
+    """
+    if measure not in MEASURES:
+        raise RequestError(f"unknown measure '{measure}'; known: {', '.join(MEASURES)}")
+    every = points if every is None else every
+    looks = style(criteria(every))
+    across = alt.X("x:Q", title=across_title, scale=alt.Scale(domain=_x_domain(every)))
+    across = across.axis(format="%", tickCount=6, labelFlush=False)
+    colour = alt.Color(
+        "criterion:N",
+        title="criterion",
+        scale=alt.Scale(domain=list(looks), range=[look[0] for look in looks.values()]),
+        legend=alt.Legend() if legend else None,
+    )
+    shape = alt.Shape(
+        "criterion:N",
+        title="criterion",
+        scale=alt.Scale(domain=list(looks), range=[look[1] for look in looks.values()]),
+        legend=alt.Legend() if legend else None,
+    )
+    up_scale = alt.Scale(domain=_y_domain(every, baseline), zero=False)
+    up = alt.Y("accuracy:Q", title="accuracy", scale=up_scale).axis(format="%", tickCount=6)
+    focused = "focus === '' || datum.criterion === focus"
+    values = [_datum(point) for point in points if point["accuracy"] is not None]
+    base = (
+        alt.Chart(alt.InlineData(values=values))
+        .transform_calculate(x="datum[measure]")
+        .transform_filter("isValid(datum.x)")
+    )
+    band = base.mark_area().encode(
+        x=across,
+        y=alt.Y("accuracy_low:Q", scale=up_scale),
+        y2="accuracy_high:Q",
+        color=colour,
+        detail="stage:N",
+        opacity=alt.condition(focused, alt.value(0.13), alt.value(0.02)),
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        x=across,
+        y=up,
+        color=colour,
+        detail="stage:N",
+        opacity=alt.condition(focused, alt.value(0.95), alt.value(0.12)),
+    )
+    if len({point["finetuned"] for point in every}) > 1:
+        line = line.encode(strokeDash=_dash(legend))
+    dots = base.mark_point(filled=True, size=46).encode(
+        x=across,
+        y=up,
+        color=colour,
+        shape=shape,
+        opacity=alt.condition(focused, alt.value(1), alt.value(0.12)),
+        tooltip=_tooltip(),
+    )
+    layers: list[alt.Chart] = [band, line, dots]
+    if baseline is not None:
+        rule = alt.Chart(alt.InlineData(values=[{"accuracy": baseline, "text": f"unpruned {baseline:.1%}"}]))
+        rule = rule.encode(y=up)
+        layers.append(rule.mark_rule(strokeDash=[6, 4], color=INK, opacity=0.6))
+        layers.append(
+            rule.mark_text(align="left", baseline="top", dx=4, dy=4, color=INK, opacity=0.8, fontSize=12)
+            .encode(x=alt.value(0), text="text:N")
+        )  # fmt: skip
+    chart = alt.layer(*layers).add_params(
+        alt.param(name="measure", value=measure), alt.param(name="focus", value="")
+    )
+    return chart.properties(
+        width=width, height=height, description="Accuracy against the share that stays, one line by criterion"
+    )
+
+
+def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = None) -> Path:
+    """Draw accuracy against MACs as a static picture on white, one panel by strategy, for a page or a paper.
+
+    Args:
+        rows: tidy rows of ``compare``.
+        path: ends in ``.png`` (drawn at twice the size) or ``.svg``.
+        baseline: accuracy of the unpruned network, 0..1.
+
+    Raises:
+        RequestError: for another ending, or rows without accuracy and MACs.
+    """
+    import vl_convert
+
+    target = Path(path)
+    if target.suffix not in (".png", ".svg"):
+        raise RequestError(f"cannot draw '{target}': unknown ending '{target.suffix}'; use .png or .svg")
+    points = [p for p in aggregate(rows) if p["accuracy"] is not None and p["macs"] is not None]
+    if not points:
+        raise RequestError(f"cannot draw '{target}': no row has both accuracy and macs; run compare first")
+    points = [point | {"params": None, "units": None} for point in points]  # the axis spans MACs alone
+    found: list[Panel] = panels(points)
+    charts = [
+        curves(
+            panel.points,
+            every=points,
+            baseline=baseline,
+            across_title="MACs that stay",
+            width=400,
+            height=300,
+        ).properties(title=panel.title)
+        for panel in found
+    ]
+    spec = specification(alt.hconcat(*charts, spacing=36), ink="#1b2420") | {
+        "background": "white",
+        "padding": 20,
+    }
+    with atomic_path(target) as temporary:
+        if target.suffix == ".png":
+            temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        else:
+            temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+    return target
+
+
+def _datum(point: Point) -> dict[str, Any]:
+    names = ("criterion", "strategy", "budget", "budget_kind", *MEASURES)
+    spread = ("accuracy", "accuracy_low", "accuracy_high", "seeds")
+    stage = "fine-tuned" if point["finetuned"] else "not fine-tuned"
+    return {name: point[name] for name in (*names, *spread)} | {"stage": stage}
+
+
+def _dash(legend: bool) -> alt.StrokeDash:
+    scale = alt.Scale(domain=["fine-tuned", "not fine-tuned"], range=[[1, 0], [5, 4]])
+    shown = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeColor=INK) if legend else None
+    return alt.StrokeDash("stage:N", title=None, scale=scale, legend=shown)
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    shares = {"budget": "budget", "macs": "MACs", "params": "parameters", "units": "units"}
+    figures = {"accuracy": "accuracy", "accuracy_low": "lowest seed", "accuracy_high": "highest seed"}
+    return [
+        alt.Tooltip("criterion:N"),
+        alt.Tooltip("strategy:N"),
+        alt.Tooltip("stage:N"),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".0%") for name, title in shares.items()),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in figures.items()),
+        alt.Tooltip("seeds:Q"),
+    ]
+
+
+def _x_domain(points: Sequence[Point]) -> list[float]:
+    shares = [point[name] for point in points for name in MEASURES if point[name] is not None]
+    low = min(shares, default=0.0)
+    return [max(0.0, math.floor(low * 20 - 1e-9) / 20), max(1.0, *shares) if shares else 1.0]
+
+
+def _y_domain(points: Sequence[Point], baseline: float | None) -> list[float]:
+    values = [p[name] for p in points for name in ("accuracy_low", "accuracy_high") if p[name] is not None]
+    values += [] if baseline is None else [baseline]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return [max(0.0, math.floor(low * 10 - 1e-9) / 10), min(1.0, math.ceil(high * 20 - 1e-9) / 20)]

@@ -1,0 +1,109 @@
+"""Numbers as people read them; everything returned here is plain text, not yet HTML."""
+
+from __future__ import annotations
+
+from secateur.report.summary import Point, number
+
+ABSENT = "–"
+_GAP = "\u202f"  # narrow no-break space
+_MINUS = "\u2212"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Share as a percentage.
+
+    Example:
+        >>> percent(0.8812).replace(_GAP, " "), percent(None)
+        ('88.1 %', '–')
+    """
+    return ABSENT if number(share) is None else f"{100 * (share or 0.0):.{digits}f}{_GAP}%"
+
+
+def points(difference: float) -> str:
+    """Difference of two shares in percentage points, with its sign.
+
+    Example:
+        >>> points(-0.0123).replace(_GAP, " ")
+        '−1.2 points'
+    """
+    text = f"{100 * difference:+.1f}".replace("-", _MINUS)
+    return f"{'±0.0' if text[1:] == '0.0' else text}{_GAP}points"
+
+
+def count(value: float | None) -> str:
+    """Large number with three figures and k, M, G.
+
+    Example:
+        >>> count(40_813_184).replace(_GAP, " "), count(999), count(None)
+        ('40.8 M', '999', '–')
+    """
+    return _scaled(value, ("", "k", "M", "G", "T"))
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units.
+
+    Example:
+        >>> size(1_107_000).replace(_GAP, " ")
+        '1.11 MB'
+    """
+    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+
+
+def plain(value: float | None, digits: int = 3) -> str:
+    """Decimal number."""
+    return ABSENT if number(value) is None else f"{value:.{digits}f}".replace("-", _MINUS)
+
+
+def milliseconds(value: float | None) -> str:
+    """Time in milliseconds with three figures."""
+    return ABSENT if value is None or number(value) is None else f"{_three(value)}{_GAP}ms"
+
+
+def factor(before: float, after: float) -> str:
+    """How many times smaller; empty when there is nothing to divide.
+
+    Example:
+        >>> factor(200, 100), factor(200, 0), factor(200, 198)
+        ('2.0×', '', '1.01×')
+    """
+    if before <= 0 or after <= 0:
+        return ""
+    ratio = before / after
+    return f"{ratio:.2f}×" if 0.95 < ratio < 1.05 else f"{ratio:.1f}×"
+
+
+def gain(before: float, after: float, fewer: str) -> str:
+    """How many times smaller, in words; of something that grew, by how much.
+
+    Example:
+        >>> gain(200, 100, "fewer"), gain(100, 110, "faster").replace(_GAP, " "), gain(100, 100, "fewer")
+        ('2.0× fewer', '10 % more', 'unchanged')
+    """
+    if before <= 0 or after <= 0:
+        return ""
+    if before == after:
+        return "unchanged"
+    return f"{factor(before, after)} {fewer}" if after < before else f"{percent(after / before - 1, 0)} more"
+
+
+def spread(point: Point, name: str) -> str:
+    """Mean and, for several seeds, standard deviation of a share, in percent."""
+    mean, deviation = point[name], point[f"{name}_std"]
+    if mean is None:
+        return ABSENT
+    return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+def _scaled(value: float | None, names: tuple[str, ...]) -> str:
+    if value is None or number(value) is None:
+        return ABSENT
+    amount, place = float(value), 0
+    while abs(amount) >= 999.5 and place < len(names) - 1:
+        amount, place = amount / 1000, place + 1
+    text = f"{amount:.0f}" if place == 0 else _three(amount)
+    return f"{text}{_GAP}{names[place]}".rstrip(_GAP)
+
+
+def _three(value: float) -> str:
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"

@@ -1,0 +1,189 @@
+"""What a report knows: frozen records that survive JSON, so that the page can be drawn again later."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+
+from secateur.core.errors import RequestError
+
+SCHEMA_VERSION = 1
+
+_STRICT = {"extra": "forbid"}
+
+
+def _nan_if_absent(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# JSON has no NaN: a diverged loss is written as null and read back as NaN.
+Figure = Annotated[float, BeforeValidator(_nan_if_absent)]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How good, how large and how fast one network is.
+
+    Attributes:
+        accuracy: share of right answers, 0..1.
+        balanced_accuracy: mean over classes of the share of right answers, 0..1.
+        calibration_error: expected calibration error, 0..1.
+        loss: mean loss per sample.
+        units: channels, neurons and heads that can be pruned.
+        params: number of parameters.
+        macs: multiply-accumulate operations for one input (1 MAC = 2 FLOPs).
+        size_bytes: size of the stored weights.
+        latency_ms: median time for one input in milliseconds; ``None`` when not measured.
+        latency_quartiles: first and third quartile of that time.
+        per_class: accuracy by class name, 0..1.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    accuracy: Figure
+    balanced_accuracy: Figure
+    calibration_error: Figure
+    loss: Figure
+    units: int
+    params: int
+    macs: int
+    size_bytes: int
+    latency_ms: float | None = None
+    latency_quartiles: tuple[float, float] | None = None
+    per_class: dict[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerKept:
+    """How many units of one layer stay.
+
+    Raises:
+        RequestError: unless 0 <= kept <= total.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    kept: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kept <= self.total:
+            raise RequestError(
+                f"layer '{self.name}' keeps {self.kept} of {self.total} units; give 0 <= kept <= total"
+            )
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """One image and its relevance before and after pruning, each a base64 PNG without prefix.
+
+    `secateur.report.image_png` and `secateur.report.heatmap_png` make such strings.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    title: str
+    image_png: str
+    before_png: str
+    after_png: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page. All parts but the title may be missing; the page leaves out what is not there.
+
+    Attributes:
+        title: headline, as plain text (as is every other string here).
+        subtitle: one sentence below it.
+        created: ISO date or date and time.
+        command: what to type to get this result again.
+        before: the network as it came.
+        after: the network as it goes.
+        rows: tidy rows of ``compare``, one per measurement.
+        layers: kept units by layer, in the order of the forward pass.
+        heatmaps: relevance before and after for the same images.
+        settings: the recipe, nested as it likes.
+        versions: package name to version.
+        notes: remarks, one paragraph each.
+        schema_version: of this record's JSON form.
+
+    Example:
+        >>> report = Report(title="ResNet-20, half the work")
+        >>> Report.from_json(report.to_json()) == report
+        True
+    """
+
+    __pydantic_config__ = _STRICT
+
+    title: str
+    subtitle: str = ""
+    created: str = ""
+    command: str = ""
+    before: Measurement | None = None
+    after: Measurement | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[LayerKept] = field(default_factory=list)
+    heatmaps: list[Heatmap] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-ready dictionaries and lists; numbers that are not finite become ``None``."""
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, value: Any, source: str = "report") -> Report:
+        """Build a report from what `to_json` returned.
+
+        Args:
+            value: parsed JSON.
+            source: where it came from, for messages.
+
+        Raises:
+            RequestError: for another schema version, or anything that is not a report.
+        """
+        if not isinstance(value, Mapping):
+            raise RequestError(f"'{source}' is not a report (a JSON object is expected)")
+        version = value.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise RequestError(
+                f"'{source}' has schema_version {version!r}, this secateur reads {SCHEMA_VERSION}; "
+                "write the report again, or read it with the secateur that wrote it"
+            )
+        try:
+            return _adapter().validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise RequestError(
+                f"'{source}' is not a report: {place}: {first['msg']}; write the report again"
+            ) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Report]:
+    return TypeAdapter(Report)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,0 +1,242 @@
+"""Sections of the page, in reading order: each takes the report and returns HTML, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from secateur.report import bars, charts, figures, tables
+from secateur.report.look import specification, style
+from secateur.report.records import Heatmap, Measurement, Report
+from secateur.report.summary import Panel, aggregate, criteria, number, panels
+
+Charts = dict[str, dict[str, Any]]
+
+# The shapes of Vega's symbols in a box of 12 by 12.
+_SYMBOLS = {
+    "circle": '<circle cx="6" cy="6" r="5"/>',
+    "square": '<path d="M1.5 1.5h9v9h-9z"/>',
+    "triangle-up": '<path d="M6 1l5.5 10H.5z"/>',
+    "triangle-down": '<path d="M6 11L.5 1h11z"/>',
+    "triangle-right": '<path d="M11 6L1 .5v11z"/>',
+    "triangle-left": '<path d="M1 6l10 5.5V.5z"/>',
+    "diamond": '<path d="M6 0l5 6-5 6-5-6z"/>',
+    "cross": '<path d="M4 .5h4V4h3.5v4H8v3.5H4V8H.5V4H4z"/>',
+}
+
+
+def body(report: Report) -> tuple[str, Charts]:
+    """Header, sections and footer, and the charts to be drawn in them (element id to specification)."""
+    drawn: Charts = {}
+    found = panels(aggregate(report.rows))
+    parts = [
+        _figures(report.before, report.after),
+        _curves(report, found, drawn),
+        _layers_and_classes(report, drawn),
+        _heatmaps(report.heatmaps),
+        _notes(report.notes),
+        _reproduce(report),
+    ]
+    main = "\n".join(part for part in parts if part)
+    quiet = "" if main else '<section><p class="hint">Nothing has been measured yet.</p></section>'
+    warning = (
+        "<noscript><p class='hint'>The charts need JavaScript; tables and pictures do not.</p></noscript>"
+    )
+    return (
+        f"<header>\n<h1>{escape(report.title)}</h1>\n"
+        + (f"<p>{escape(report.subtitle)}</p>\n" if report.subtitle else "")
+        + (f'<p class="when">{_created(report.created)}</p>\n' if report.created else "")
+        + f"{warning if drawn else ''}{_cards(report.before, report.after)}</header>\n"
+        f"<main>\n{main}{quiet}\n</main>\n"
+        "<footer>Made with Secateur. This file is complete: it needs no network.</footer>"
+    ), drawn
+
+
+def _created(created: str) -> str:
+    return f'<time datetime="{escape(created)}">{escape(created.replace("T", " "))}</time>'
+
+
+def _cards(before: Measurement | None, after: Measurement | None) -> str:
+    if before is None and after is None:
+        return ""
+    cards = []
+    for title, name, show, fewer in (
+        ("Accuracy", "accuracy", figures.percent, ""),
+        ("Parameters", "params", figures.count, "fewer"),
+        ("MACs", "macs", figures.count, "fewer"),
+        ("Size", "size_bytes", figures.size, "smaller"),
+        ("Latency", "latency_ms", figures.milliseconds, "faster"),
+    ):
+        old, new = (None if stage is None else number(getattr(stage, name)) for stage in (before, after))
+        value = new if new is not None else old
+        if value is None:
+            continue
+        inner = f'<div class="name">{title}</div><div class="value">{show(value)}</div>'
+        if old is not None and new is not None:
+            inner += f'<div class="was">from {show(old)}</div>{_change(old, new, fewer)}'
+        elif new is None:
+            inner += '<div class="was">before pruning</div>'
+        cards.append(f'<li class="card">{inner}</li>')
+    return f'<ul class="cards">{"".join(cards)}</ul>\n'
+
+
+def _change(old: float, new: float, fewer: str) -> str:
+    if fewer:
+        text, worse = figures.gain(old, new, fewer), new > old
+    else:
+        text, worse = figures.points(new - old), new < old
+    return f'<div class="change{" worse" if worse else ""}">{text}</div>' if text else ""
+
+
+def _figures(before: Measurement | None, after: Measurement | None) -> str:
+    if before is None and after is None:
+        return ""
+    title = "Before and after" if before and after else "Measured"
+    return _section(title, tables.before_after(before, after))
+
+
+def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
+    if not found:
+        return ""
+    points = [point for panel in found for point in panel.points]
+    measures = [
+        name
+        for name in charts.MEASURES
+        if any(p[name] is not None and p["accuracy"] is not None for p in points)
+    ]
+    plots: list[str] = []
+    for panel in found if measures else []:
+        name = f"curves-{len(plots)}"
+        chart = charts.curves(
+            panel.points,
+            every=points,
+            baseline=None if report.before is None else number(report.before.accuracy),
+            measure=measures[0],
+            legend=False,
+        )
+        drawn[name] = specification(chart)
+        title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
+        plots.append(
+            f'<figure class="panel">{title}<div class="chart" id="{name}" data-curves></div></figure>'
+        )
+    several = max((point["seeds"] for point in points), default=1) > 1
+    stages = len({point["finetuned"] for point in points}) > 1
+    hint = (
+        "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
+    )
+    hint += "Solid lines are fine-tuned, dashed lines are not. " * stages
+    hint += "Choose a criterion to bring it forward." if len(criteria(points)) > 1 else ""
+    steer = f'<div class="bar">{_tabs(measures)}{_chips(criteria(points))}</div>' if plots else ""
+    numbers = "".join(tables.by_budget(panel) for panel in found if any(p["budget"] for p in panel.points))
+    spread = ", mean ± standard deviation over seeds" if several else ""
+    return _section(
+        "Accuracy against what stays",
+        (f'<p class="hint">{hint.strip()}</p>' if plots and hint else "")
+        + f'{steer}<div class="pair">{"".join(plots)}</div>'
+        + (f'</section>\n<section><h2>Accuracy by budget</h2><p class="hint">In percent{spread}; '
+           f"the best of each column is bold.</p>{numbers}" if numbers else "")
+        + f"<details><summary>All settings, with what was achieved</summary>{tables.every_setting(found)}"
+        "</details>",
+    )  # fmt: skip
+
+
+def _tabs(measures: list[str]) -> str:
+    labels = "".join(
+        f'<label><input type="radio" name="measure" value="{name}"{" checked" if place == 0 else ""}>'
+        f"{charts.MEASURES[name]}</label>"
+        for place, name in enumerate(measures)
+    )
+    return f"<fieldset><legend>What stays</legend>{labels}</fieldset>"
+
+
+def _chips(names: list[str]) -> str:
+    buttons = "".join(
+        f'<button type="button" data-criterion="{escape(name)}" aria-pressed="false">'
+        f'<svg viewBox="0 0 12 12" aria-hidden="true" fill="{colour}">{_SYMBOLS[shape]}</svg>'
+        f"{escape(name) or 'unnamed'}</button>"
+        for name, (colour, shape) in style(names).items()
+    )
+    return f'<div class="chips" role="group" aria-label="Criterion">{buttons}</div>'
+
+
+def _layers_and_classes(report: Report, drawn: Charts) -> str:
+    parts = []
+    if report.layers:
+        drawn["layers"] = specification(bars.layers_kept(report.layers))
+        kept, total = (sum(getattr(layer, name) for layer in report.layers) for name in ("kept", "total"))
+        hint = f"{kept} of {total} units stay ({figures.percent(kept / total, 0) if total else '0'})."
+        parts.append(_figure("Units kept in each layer", hint, "layers"))
+    before, after = report.before, report.after
+    changes = bars.class_changes(before.per_class, after.per_class) if before and after else []
+    if changes:
+        drawn["classes"] = specification(bars.per_class(changes))
+        several = len(changes) == bars.MOST_CLASSES
+        hint = f"The {len(changes)} classes that changed most." if several else "Greatest loss on top."
+        parts.append(_figure("Accuracy of each class", hint, "classes"))
+    return f'<section class="pair">{"".join(parts)}</section>' if parts else ""
+
+
+def _figure(title: str, hint: str, name: str) -> str:
+    return (
+        f'<div><h2>{title}</h2><p class="hint">{hint}</p>'
+        f'<figure class="panel"><div class="chart" id="{name}"></div></figure></div>'
+    )
+
+
+def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
+    maps = []
+    for heatmap in heatmaps:
+        pictures = "".join(
+            f'<div><span>{label}</span><img src="data:image/png;base64,{escape(data)}" '
+            f'alt="{escape(f"{meaning}: {heatmap.title}")}"></div>'
+            for label, meaning, data in (
+                ("image", "Image", heatmap.image_png),
+                ("before", "Relevance before pruning", heatmap.before_png),
+                ("after", "Relevance after pruning", heatmap.after_png),
+            )
+        )
+        caption = f"<figcaption>{escape(heatmap.caption)}</figcaption>" if heatmap.caption else ""
+        maps.append(
+            f'<figure class="panel"><h3>{escape(heatmap.title)}</h3>'
+            f'<div class="triple">{pictures}</div>{caption}</figure>'
+        )
+    legend = (
+        '<p class="hint">Relevance of each pixel: against the class '
+        '<span class="scale" role="img" aria-label="blue through white to red"></span> for the class. '
+        "Each map has its own scale.</p>"
+    )
+    return (
+        _section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>')
+        if maps
+        else ""
+    )
+
+
+def _notes(notes: list[str]) -> str:
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return _section("Notes", f'<ul class="notes">{items}</ul>') if items else ""
+
+
+def _reproduce(report: Report) -> str:
+    parts = []
+    if report.command:
+        parts.append(f"<h3>Command</h3><pre><code>{escape(report.command)}</code></pre>")
+    if report.settings:
+        text = json.dumps(report.to_json()["settings"], indent=2, ensure_ascii=False)
+        parts.append(f"<h3>Settings</h3><pre><code>{escape(text)}</code></pre>")
+    if report.versions:
+        text = "\n".join(f"{name} {version}" for name, version in report.versions.items())
+        parts.append(f"<h3>Versions</h3><pre><code>{escape(text)}</code></pre>")
+    if not parts:
+        return ""
+    return _section(
+        "How to get this again",
+        '<details class="settings"><summary>Command, settings and versions</summary>'
+        f"{''.join(parts)}</details>",
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>{content}</section>"

@@ -1,0 +1,165 @@
+"""Tables of the page as HTML; every text that came from outside is escaped here."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from secateur.report import figures
+from secateur.report.records import Measurement
+from secateur.report.summary import Panel, Point, best, criteria, number
+
+
+def before_after(before: Measurement | None, after: Measurement | None) -> str:
+    """All figures of the network as it came and as it goes; either may be missing."""
+    stages = [(name, stage) for name, stage in (("before", before), ("after", after)) if stage is not None]
+    head = '<th scope="col" class="text">figure</th>'
+    head += "".join(f'<th scope="col">{name}</th>' for name, _ in stages)
+    head += '<th scope="col">change</th>' if len(stages) == 2 else ""
+    body = []
+    for figure in _FIGURES:
+        values = [number(getattr(stage, figure.field)) for _, stage in stages]
+        if all(value is None for value in values):
+            continue
+        cells = [figure.show(value) for value in values]
+        if len(values) == 2:
+            old, new = values
+            cells.append(figures.ABSENT if old is None or new is None else figure.compare(old, new))
+        body.append(_line(f'<th scope="row">{figure.name}</th>', (escape(cell) for cell in cells)))
+    quartiles = [stage.latency_quartiles for _, stage in stages]
+    if any(quartiles):
+        cells = [" to ".join(map(figures.milliseconds, q)) if q else figures.ABSENT for q in quartiles]
+        body.append(_line('<th scope="row">Latency, quartiles</th>', [*cells, ""][: len(stages) * 2 - 1]))
+    return _table("", head, body)
+
+
+def by_budget(panel: Panel) -> str:
+    """Mean accuracy (in %) of each criterion at each budget; the best of a column is bold."""
+    budgets = sorted({p["budget"] for p in panel.points if p["budget"] is not None}, reverse=True)
+    stages = [stage for stage in (False, True) if any(p["finetuned"] is stage for p in panel.points)]
+    leaders = best(panel.points)
+    cells = {(p["criterion"], p["finetuned"], p["budget"]): p for p in panel.points}
+    kinds = {p["budget_kind"] for p in panel.points} - {""}
+    stays = f"{_kind(kinds.pop())} that stay" if len(kinds) == 1 else "budget"
+    head = f'<th scope="col" class="text">criterion · {escape(stays)}</th>'
+    head += "".join(f'<th scope="col">{figures.percent(budget, 0)}</th>' for budget in budgets)
+    head += '<th scope="col">mean</th>' if len(budgets) > 1 else ""
+    body: list[str] = []
+    for stage in stages:
+        body += ["</tbody><tbody>"] if body else []
+        means = {
+            name: _mean([cells.get((name, stage, budget)) for budget in budgets])
+            for name in criteria(panel.points)
+        }
+        top = max((mean for mean in means.values() if mean is not None), default=None)
+        for name in criteria(panel.points):
+            row = [cells.get((name, stage, budget)) for budget in budgets]
+            if not any(row):
+                continue
+            texts = [figures.ABSENT if p is None else _bold(p, "accuracy", id(p) in leaders) for p in row]
+            if len(budgets) > 1:
+                mean = means[name]
+                text = figures.ABSENT if mean is None else f"{100 * mean:.1f}"
+                texts.append(f"<strong>{text}</strong>" if mean is not None and mean == top else text)
+            suffix = " <span class='hint'>fine-tuned</span>" if stage and len(stages) > 1 else ""
+            body.append(_line(f'<th scope="row">{escape(name) or "–"}{suffix}</th>', texts))
+    return _table(escape(panel.title), head, body)
+
+
+def every_setting(panels: Sequence[Panel]) -> str:
+    """One line per setting with what was achieved: the long table."""
+    points = [point for panel in panels for point in panel.points]
+    leaders = best(points)
+    shown = [(name, title) for name, title in _SHARES if any(p[name] is not None for p in points)]
+    timed = any(p["latency_ms"] is not None for p in points)
+    sized = any(p["size_bytes"] is not None for p in points)
+    lossy = any(p["loss"] is not None for p in points)
+    heads = ["criterion", "fine-tuned", "budget", *(title for _, title in shown)]
+    heads += ["loss"] * lossy + ["latency"] * timed + ["size"] * sized + ["seeds"]
+    head = "".join(
+        f'<th scope="col"{" class=text" if place < 2 else ""}>{title}</th>'
+        for place, title in enumerate(heads)
+    )
+    tables = []
+    for panel in panels:
+        body = []
+        for point in sorted(panel.points, key=lambda p: (-(p["budget"] or 0.0), -(p["accuracy"] or 0.0))):
+            cells = [
+                "yes" if point["finetuned"] else "no",
+                figures.percent(point["budget"], 0),
+                *(_bold(point, name, name == "accuracy" and id(point) in leaders) for name, _ in shown),
+            ]
+            cells += [figures.plain(point["loss"])] if lossy else []
+            cells += [figures.milliseconds(point["latency_ms"])] if timed else []
+            cells += [figures.size(point["size_bytes"])] if sized else []
+            cells.append(str(point["seeds"]))
+            body.append(_line(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
+        tables.append(_table(escape(panel.title), head, body))
+    return "".join(tables)
+
+
+_SHARES = (
+    ("macs", "MACs, %"),
+    ("params", "parameters, %"),
+    ("units", "units, %"),
+    ("accuracy", "accuracy, %"),
+    ("balanced_accuracy", "balanced, %"),
+    ("latency_share", "latency, %"),
+)
+
+
+@dataclass(frozen=True)
+class _Figure:
+    name: str
+    field: str
+    show: Callable[[float | None], str]
+    compare: Callable[[float, float], str]
+
+
+def _difference(before: float, after: float) -> str:
+    return f"{after - before:+.3f}".replace("-", "−")
+
+
+_FIGURES = (
+    _Figure("Accuracy", "accuracy", figures.percent, lambda old, new: figures.points(new - old)),
+    _Figure("Balanced accuracy", "balanced_accuracy", figures.percent, lambda a, b: figures.points(b - a)),
+    _Figure("Calibration error", "calibration_error", figures.percent, lambda a, b: figures.points(b - a)),
+    _Figure("Loss", "loss", figures.plain, _difference),
+    _Figure("Units", "units", figures.count, figures.factor),
+    _Figure("Parameters", "params", figures.count, figures.factor),
+    _Figure("MACs for one input", "macs", figures.count, figures.factor),
+    _Figure("Size on disk", "size_bytes", figures.size, figures.factor),
+    _Figure("Latency, median", "latency_ms", figures.milliseconds, figures.factor),
+)
+
+
+def _kind(kind: str) -> str:
+    return {"macs": "MACs", "params": "parameters"}.get(kind, kind)
+
+
+def _mean(row: Sequence[Point | None]) -> float | None:
+    values = [None if point is None else number(point["accuracy"]) for point in row]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _bold(point: Point, name: str, bold: bool) -> str:
+    text = figures.spread(point, name)
+    return f"<strong>{text}</strong>" if bold else text
+
+
+def _line(head: str, cells: Iterable[str], text: int = 0) -> str:
+    inner = "".join(
+        f"<td{' class=text' if place < text else ''}>{cell}</td>" for place, cell in enumerate(cells)
+    )
+    return f"<tr>{head}{inner}</tr>"
+
+
+def _table(caption: str, head: str, body: Sequence[str]) -> str:
+    title = f"<caption>{caption}</caption>" if caption else ""
+    return (
+        f'<div class="panel scroll"><table>{title}<thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )

@@ -1,0 +1,154 @@
+"""Plans: which units go, and what that cuts out of which tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from secateur.core.errors import RequestError
+from secateur.structure import Structure
+from secateur.structure.groups import Role
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Indices that leave one dimension of one tensor.
+
+    Attributes:
+        tensor: name in the network's state.
+        dim: dimension; ``size`` its length before.
+        role: see `secateur.structure.Axis`.
+        removed: sorted indices.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    size: int
+    removed: tuple[int, ...]
+
+    def kept(self) -> np.ndarray:
+        """Indices that stay."""
+        return np.setdiff1d(np.arange(self.size), np.array(self.removed, np.int64))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A frozen decision, replayable from JSON.
+
+    Attributes:
+        fingerprint: of the network it was made for.
+        removed: group name to the positions of its units that go.
+        cuts: the same, per tensor.
+        requested: ``{"kind": ..., "share": ...}``; achieved: shares of units, params and macs that stay.
+        criterion: that ranked the units; strategy: how.
+        input_shapes: of the example input the network was traced with.
+    """
+
+    fingerprint: str
+    removed: Mapping[str, tuple[int, ...]]
+    cuts: tuple[Cut, ...]
+    requested: Mapping[str, Any]
+    achieved: Mapping[str, float]
+    criterion: str
+    strategy: str
+    input_shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(
+        cls, structure: Structure, keep: np.ndarray, requested: Mapping[str, Any], criterion: str, strategy: str
+    ) -> Plan:
+        """The plan that keeps the units where ``keep`` [U] is true.
+
+        Raises:
+            RequestError: when nothing would change.
+        """
+        if keep.all():
+            raise RequestError("the plan would remove nothing; ask for a smaller budget")
+        removed = {
+            g.name: tuple(int(i) for i in np.flatnonzero(~keep[g.units])) for g in structure.groups if not keep[g.units].all()
+        }
+        gone = ~keep
+        cuts = []
+        for axis in structure.axes:
+            where = np.flatnonzero((axis.unit >= 0) & gone[axis.unit])
+            if len(where):
+                cuts.append(Cut(axis.tensor, axis.dim, axis.role, len(axis.unit), tuple(int(i) for i in where)))
+        achieved = structure.cost(keep).share_of(structure.cost())
+        return cls(
+            structure.fingerprint, removed, tuple(cuts), dict(requested), achieved, criterion, strategy, structure.input_shapes
+        )
+
+    def keep(self, structure: Structure) -> np.ndarray:
+        """Which units of the structure stay, [U] bool.
+
+        Raises:
+            RequestError: for a structure of another network.
+        """
+        if structure.fingerprint != self.fingerprint:
+            raise RequestError(
+                f"the plan is for another network (fingerprint {self.fingerprint}, this one has {structure.fingerprint})"
+            )
+        keep = np.ones(structure.num_units, bool)
+        for group in structure.groups:
+            keep[group.first + np.array(self.removed.get(group.name, ()), np.int64)] = False
+        return keep
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"version": PLAN_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Plan:
+        """Read `to_json` back; anything else raises `RequestError`."""
+        try:
+            if value["version"] != PLAN_VERSION:
+                raise RequestError(f"the plan has version {value['version']}, this program reads {PLAN_VERSION}")
+            return cls(
+                str(value["fingerprint"]),
+                {str(k): tuple(int(i) for i in v) for k, v in value["removed"].items()},
+                tuple(cut_from_json(c) for c in value["cuts"]),
+                dict(value["requested"]),
+                {str(k): float(v) for k, v in value["achieved"].items()},
+                str(value["criterion"]),
+                str(value["strategy"]),
+                tuple(tuple(int(n) for n in shape) for shape in value["input_shapes"]),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"this is not a plan ({type(error).__name__}: {error})") from error
+
+    def __str__(self) -> str:
+        stays = ", ".join(f"{name} {share:.1%}" for name, share in self.achieved.items())
+        asked = f"{self.requested.get('kind')} {self.requested.get('share', 1):.1%}" if self.requested else "free choice"
+        count = sum(len(v) for v in self.removed.values())
+        return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
+
+
+def cut_from_json(value: Any) -> Cut:
+    """One cut from plain values."""
+    removed = tuple(int(i) for i in value["removed"])
+    size = int(value["size"])
+    if value["role"] not in ("in", "out", "along") or any(not 0 <= i < size for i in removed):
+        raise ValueError(f"cut of '{value['tensor']}' is out of range")
+    return Cut(str(value["tensor"]), int(value["dim"]), value["role"], size, removed)
+
+
+def merge_cuts(first: Iterable[Cut], then: Iterable[Cut]) -> tuple[Cut, ...]:
+    """One set of cuts that does what ``first`` and ``then`` (on the already smaller tensors) do in turn."""
+    merged = {(c.tensor, c.dim): c for c in first}
+    for cut in then:
+        before = merged.get((cut.tensor, cut.dim))
+        if before is None:
+            merged[(cut.tensor, cut.dim)] = cut
+            continue
+        stays = before.kept()
+        gone = {*before.removed, *(int(stays[i]) for i in cut.removed)}
+        merged[(cut.tensor, cut.dim)] = Cut(cut.tensor, cut.dim, cut.role, before.size, tuple(sorted(gone)))
+    return tuple(merged.values())

@@ -1,0 +1,110 @@
+"""Repairs behind the cut: mean compensation and batch-norm recalibration.
+
+Compensation adds to each reader's bias what the removed units contributed to its output on average over the reference
+samples and all positions, borders included. Where a batch norm follows a bias-free layer, its running mean takes the
+shift instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateur.attribution import Read, reads
+from secateur.core.errors import RequestError
+from secateur.data import ReferenceSet
+from secateur.selection import Cut, Plan
+from secateur.surgery.prune import add_bias, close
+
+
+def compensate(
+    slim: nn.Module, model: nn.Module, plan: Plan, reference: ReferenceSet, *, batch_size: int = 64
+) -> nn.Module:
+    """Fold the mean contribution of removed units into the biases of ``slim``, in place.
+
+    Args:
+        slim: ``prune(model, plan)`` or ``mask(model, plan)``.
+        model: the network before pruning.
+        plan: what was removed.
+        reference: samples that the mean is taken over.
+        batch_size: samples per pass.
+
+    Returns:
+        ``slim``.
+    """
+    found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+    shapes = {name: tensor.shape for name, tensor in slim.state_dict().items()}
+    outs = {cut.tensor: cut for cut in plan.cuts if cut.role == "out"}
+    for layer, shift in _shifts(found, plan.cuts).items():
+        weight = f"{layer}.weight"
+        if weight in outs and shapes.get(weight, (0,))[outs[weight].dim] != outs[weight].size:
+            shift = shift[torch.from_numpy(outs[weight].kept())]
+        _shift(slim, layer, shift, found[layer].norm)
+    return slim
+
+
+def mask_and_compensate(model: nn.Module, cuts: Iterable[Cut], reference: ReferenceSet, *, batch_size: int = 64) -> None:
+    """Close units in place and compensate their mean, as measured on ``model`` as it is now."""
+    cuts = tuple(cuts)
+    found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+    shifts = _shifts(found, cuts)
+    close(model, cuts)
+    for layer, shift in shifts.items():
+        _shift(model, layer, shift, found[layer].norm)
+
+
+def _shifts(found: dict[str, Read], cuts: Iterable[Cut]) -> dict[str, torch.Tensor]:
+    """Mean contribution of the removed inputs to each reader's outputs, [out] float64, by layer."""
+    return {
+        layer: found[layer].contribution(torch.tensor(cut.removed, device=found[layer].mean.device))
+        for cut in cuts
+        if cut.role == "in" and (layer := cut.tensor.removesuffix(".weight")) in found
+    }
+
+
+def _shift(model: nn.Module, layer: str, shift: torch.Tensor, norm: str | None) -> None:
+    module = model.get_submodule(layer)
+    bias = module._parameters.get("bias")
+    with torch.no_grad():
+        if bias is not None:
+            bias += shift.to(bias)
+        elif norm is not None:
+            mean = model.get_buffer(norm)
+            mean -= shift.to(mean)
+        else:
+            add_bias(module, shift)
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device | None = None) -> nn.Module:
+    """Measure the running statistics of all batch norms anew on ``batches`` of inputs (labels are not used), in place.
+
+    Raises:
+        RequestError: when there is no batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    modes = [(m, m.training) for m in model.modules()]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    seen = 0
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+                model(inputs if device is None else inputs.to(device))
+                seen += len(inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if not seen:
+        raise RequestError("batch norms cannot be recalibrated without images")
+    return model

