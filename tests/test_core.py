@@ -52,9 +52,7 @@ def test_a_text_file_holds_the_last_whole_text_and_nothing_else_lies_there(tmp_p
     assert names(target.parent) == ["file.txt"]
 
 
-@pytest.mark.parametrize(
-    "interruption", [RuntimeError, KeyboardInterrupt, OSError(28, "No space left on device")]
-)
+@pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, interruption):
     target = write_text(tmp_path / "file.txt", "old")
 
@@ -71,9 +69,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, interruption):
 
 def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
     refuse_fsync(monkeypatch)
-    with pytest.raises(
-        SecateurError, match=r"cannot write '.*file\.txt' \(No space left on device\)"
-    ) as caught:
+    with pytest.raises(SecateurError, match=r"cannot write '.*file\.txt' \(No space left on device\)") as caught:
         write_text(tmp_path / "file.txt", "text")
     assert "\n" not in str(caught.value)
     assert not isinstance(caught.value, RequestError)
@@ -277,7 +273,7 @@ def test_nested_progress_draws_once_and_ends_after_errors(monkeypatch):
         yield 1
         raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011
+    with pytest.raises(ValueError):
         list(progress.track(broken(), "broken", total=2))
     assert list(progress.track([1, 2], "again")) == [1, 2]
     assert not progress._drawing

@@ -55,9 +55,7 @@ def huge_png(width: int, height: int) -> bytes:
     """A small file that announces a huge picture."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     data = zlib.compress(bytes(10))
@@ -98,9 +96,7 @@ def test_normalisation_from_json_equals_the_original():
     assert hash(Normalisation([0.5], [0.25])) == hash(GREY)
 
 
-@pytest.mark.parametrize(
-    ("mean", "std"), [((), ()), ((0.5,), (0.0,)), ((0.5,), (0.1, 0.1)), ((float("nan"),), (1.0,))]
-)
+@pytest.mark.parametrize(("mean", "std"), [((), ()), ((0.5,), (0.0,)), ((0.5,), (0.1, 0.1)), ((float("nan"),), (1.0,))])
 def test_impossible_normalisations_are_refused(mean, std):
     with pytest.raises(RequestError, match="one mean and one std"):
         Normalisation(mean, std)
@@ -144,9 +140,7 @@ def test_subsets():
 
 
 def test_grey_images_for_a_colour_network():
-    split = labelled(
-        [0, 1], images=pixels(2, channels=1), normalisation=Normalisation((0.5,) * 3, (0.5,) * 3)
-    )
+    split = labelled([0, 1], images=pixels(2, channels=1), normalisation=Normalisation((0.5,) * 3, (0.5,) * 3))
     images, _ = split.batch([0, 1])
     assert images.shape == (2, 3, 8, 8)
     assert torch.equal(images[:, 0], images[:, 2])
@@ -185,9 +179,7 @@ def test_impossible_splits_are_refused(changes, message):
 def test_augmentations_keep_shape_and_range(name, channels):
     normalisation = GREY if channels == 1 else COLOUR
     make = AUGMENTATIONS[name]
-    split = labelled(
-        [0, 1], images=pixels(2, channels=channels), normalisation=normalisation, augmentation=make()
-    )
+    split = labelled([0, 1], images=pixels(2, channels=channels), normalisation=normalisation, augmentation=make())
     images, _ = split.batch([0, 1])
     low, high = normalisation.bounds()
     assert images.shape == (2, channels, 8, 8)
@@ -345,9 +337,7 @@ def test_folders_that_cannot_serve(tmp_path):
 
 
 def test_medmnist_layout(tmp_path):
-    two_dimensional = {
-        f"{s}_labels": np.arange(n)[:, None] % 3 for s, n in (("train", 20), ("val", 6), ("test", 6))
-    }
+    two_dimensional = {f"{s}_labels": np.arange(n)[:, None] % 3 for s, n in (("train", 20), ("val", 6), ("test", 6))}
     data = open_data(str(npz(tmp_path / "med.npz", **two_dimensional)))
     assert data.train.labels.shape == (20,)
     assert data.class_names == ("0", "1", "2")
@@ -458,8 +448,7 @@ def test_cifar10(cifar10_path):
     assert data.class_names[3] == "cat"
     assert data.input_shape == (3, 32, 32)
     assert all(
-        abs(m - expected) < 0.02
-        for m, expected in zip(data.normalisation.mean, (0.49, 0.48, 0.45), strict=True)
+        abs(m - expected) < 0.02 for m, expected in zip(data.normalisation.mean, (0.49, 0.48, 0.45), strict=True)
     )
     assert data.train.augmentation is not None
     assert data.test.augmentation is None

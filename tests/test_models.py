@@ -131,9 +131,7 @@ def test_shipped_networks(name):
         pytest.skip(f"the weights of {name} are not in this checkout")
     model = build(name)
     assert origin_of(model)["name"] == SHIPPED[name]
-    assert {"normalisation", "class_names", "arguments"} <= read_metadata(
-        WEIGHTS / f"{name}.safetensors"
-    ).keys()
+    assert {"normalisation", "class_names", "arguments"} <= read_metadata(WEIGHTS / f"{name}.safetensors").keys()
     check_finite(model)
 
 
@@ -178,9 +176,7 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}]
-)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
 def test_pytorch_files_with_plain_weights(tmp_path, wrap, prefix):
     model = small()

@@ -366,9 +366,7 @@ def test_aggregation_does_not_depend_on_the_order_of_rows(order: list[int]) -> N
     rows = compare_rows()
 
     def summary(rows: list[dict[str, Any]]) -> dict[Any, float]:
-        return {
-            (p["strategy"], p["criterion"], p["budget"]): round(p["accuracy"], 9) for p in aggregate(rows)
-        }
+        return {(p["strategy"], p["criterion"], p["budget"]): round(p["accuracy"], 9) for p in aggregate(rows)}
 
     assert summary([rows[place] for place in order]) == summary(rows)
 
@@ -452,9 +450,7 @@ def test_images_are_enlarged_in_whole_steps(shape: tuple[int, int, int]) -> None
     assert np.array_equal(drawn[::step, ::step].reshape(shape), original)
 
 
-@pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)]
-)
+@pytest.mark.parametrize("bad", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)])
 def test_other_images_are_refused(bad: np.ndarray[Any, Any]) -> None:
     with pytest.raises(RequestError, match="give uint8"):
         image_png(bad)

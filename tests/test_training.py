@@ -28,9 +28,7 @@ def points(count: int = 60, classes: int = 3, seed: int = 0) -> TensorDataset:
 
 def network(seed: int = 0, outputs: int = 3) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, outputs)
-    )
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, outputs))
 
 
 def images(count: int = 12) -> TensorDataset:
@@ -170,9 +168,7 @@ def test_frozen_parameters_stay():
 
 
 def test_options_do_not_break_training():
-    settings = FAST.model_copy(
-        update={"gradient_clip": 0.1, "label_smoothing": 0.1, "momentum": 0.0, "workers": 0}
-    )
+    settings = FAST.model_copy(update={"gradient_clip": 0.1, "label_smoothing": 0.1, "momentum": 0.0, "workers": 0})
     model = network()
     fit(model, points(), points(seed=1), settings)
     assert all(torch.isfinite(v).all() for v in weights(model).values())

@@ -7,6 +7,21 @@ from secateur.attribution.reads import Read, reads
 from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 
 __all__ = [
-    "AlphaBeta", "Composite", "Epsilon", "Flat", "Gamma", "LayerContext", "Read", "Relevance", "Rule", "UnitStatistics",
-    "WSquare", "ZBox", "ZPlus", "attribute", "composites", "reads", "unit_statistics",
+    "AlphaBeta",
+    "Composite",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "LayerContext",
+    "Read",
+    "Relevance",
+    "Rule",
+    "UnitStatistics",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "attribute",
+    "composites",
+    "reads",
+    "unit_statistics",
 ]

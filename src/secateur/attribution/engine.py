@@ -40,9 +40,12 @@ _PLAIN = frozenset(
     "_max_pool3d adaptive_max_pool2d _adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d add __add__ __radd__ add_ sub __sub__ __rsub__ sub_ subtract rsub neg "
     "__neg__ sum mean cat concat concatenate stack split chunk tensor_split unbind __getitem__ select narrow view "
-    "view_as reshape flatten unflatten squeeze unsqueeze permute transpose t mT movedim swapaxes expand expand_as repeat "
-    "contiguous clone pad interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle roll flip dropout dropout2d "
-    "dropout3d feature_dropout alpha_dropout to type float double half bfloat16 div __truediv__ true_divide".split()
+    "view_as reshape flatten unflatten squeeze unsqueeze permute transpose t mT movedim swapaxes expand expand_as "
+    "repeat "
+    "contiguous clone pad interpolate upsample pixel_shuffle pixel_unshuffle channel_shuffle roll flip dropout "
+    "dropout2d "
+    "dropout3d feature_dropout alpha_dropout to type float double half bfloat16 div __truediv__ "
+    "true_divide".split()
 )
 _IDENTITY = frozenset(
     "gelu silu hardswish sigmoid hardsigmoid tanh leaky_relu elu celu selu softplus mish prelu swish softsign".split()
@@ -120,7 +123,7 @@ def attribute(
     if bounds is None and inputs.numel():
         bounds = (float(inputs.min()), float(inputs.max()))
     parts = [
-        _run(model, x, y, chosen, start, bounds, keep_input=True)
+        _run(model, x, y, chosen, start, bounds, "makers")
         for x, y in zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
     ]
     units = {name: torch.cat([p.stats[name].relevance for p in parts]) for name in parts[0].stats}
@@ -134,8 +137,12 @@ def unit_statistics(
     *,
     start: Start = "one",
     bounds: tuple[float, float] | None = None,
+    at: Literal["makers", "readers"] = "readers",
 ) -> dict[str, UnitStatistics]:
     """Per-sample unit statistics of every weighted layer, from one pass over the batches.
+
+    At ``makers``, a layer's statistics are of its outputs (behind a batch norm that directly follows), [N, outputs];
+    at ``readers``, of its inputs, with only what comes back through this layer, [N, inputs].
 
     Args:
         model: a network giving logits; it comes back as it was.
@@ -143,13 +150,16 @@ def unit_statistics(
         composite: rules of the backward pass; None: the plain gradient.
         start: see `attribute`; ``loss``: the gradient of each sample's cross-entropy.
         bounds: for the z^B-rule.
+        at: where units are looked at.
     """
     chosen = None if composite is None else composites.get(composite)
-    parts = [_run(model, x, _targets(y, x), chosen, start, bounds, keep_input=False).stats for x, y in batches]
+    parts = [_run(model, x, _targets(y, x), chosen, start, bounds, at).stats for x, y in batches]
     if not parts:
         raise RequestError("there are no reference samples to look at")
     return {
-        name: UnitStatistics(*(torch.cat([getattr(p[name], f) for p in parts]) for f in ("relevance", "gradient", "activation")))
+        name: UnitStatistics(
+            *(torch.cat([getattr(p[name], f) for p in parts]) for f in ("relevance", "gradient", "activation"))
+        )
         for name in parts[0]
     }
 
@@ -162,7 +172,9 @@ def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor) -> tor
     labels = torch.as_tensor(targets if isinstance(targets, torch.Tensor) else list(targets))
     labels = labels.to(device=inputs.device, dtype=torch.int64)
     if labels.shape != inputs.shape[:1]:
-        raise RequestError(f"targets must be one class index per sample [{len(inputs)}], got shape {tuple(labels.shape)}")
+        raise RequestError(
+            f"targets must be one class index per sample [{len(inputs)}], got shape {tuple(labels.shape)}"
+        )
     return labels
 
 
@@ -180,7 +192,7 @@ def _run(
     composite: Composite | None,
     start: Start,
     bounds: tuple[float, float] | None,
-    keep_input: bool,
+    at: Literal["makers", "readers"],
 ) -> _Pass:
     device = next((p.device for p in model.parameters()), inputs.device)
     x = inputs.detach().to(device).clone().requires_grad_(True)
@@ -192,8 +204,8 @@ def _run(
             with torch.no_grad(), counter:
                 model(x[:1])
             count = counter.index
-        mode = _Mode(model, composite, bounds, count)
-        with torch.enable_grad():
+        mode = _Mode(model, composite, bounds, count, at)
+        with torch.enable_grad(), mode.forgetting():
             with mode:
                 output = model(x)
             logits = output[0] if isinstance(output, tuple) else output
@@ -210,8 +222,7 @@ def _run(
         if direct.shape != relevance.shape:
             raise RequestError("a rule for the input layer met a layer that does not read the network's input as it is")
         relevance = relevance + direct
-    if keep_input:
-        _check_finite("the input", relevance)
+    _check_finite("the input", relevance)
     return _Pass(relevance, logits.detach(), mode.statistics())
 
 
@@ -255,9 +266,15 @@ class _Mode(TorchFunctionMode):
     """Watches functions of one forward pass; ``composite`` None leaves gradients plain."""
 
     def __init__(
-        self, model: nn.Module, composite: Composite | None, bounds: tuple[float, float] | None, count: int
+        self,
+        model: nn.Module,
+        composite: Composite | None,
+        bounds: tuple[float, float] | None,
+        count: int,
+        at: Literal["makers", "readers"] = "makers",
     ) -> None:
         super().__init__()
+        self.at = at
         self.composite = composite
         self.bounds = bounds
         self.count = count
@@ -269,6 +286,7 @@ class _Mode(TorchFunctionMode):
         self._sums: dict[str, UnitStatistics] = {}
         self._hidden: set[int] = set()
         self._held: list[Any] = []
+        self._taps: list[_Tap] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -295,18 +313,23 @@ class _Mode(TorchFunctionMode):
         x, weight = call["input"], call["weight"]
         index, self.index = self.index, self.index + 1
         name = self._names.get(id(weight))
+        channel_dim = 1 if kind == "convolution" else -1
+        first = id(x) not in self._hidden
+        if self.at == "readers" and x.requires_grad:
+            # an alias of its own, so that the gradient is what comes back through this reader alone
+            x = call["input"] = x.view_as(x)
+            self._tap(name, x, x.detach(), channel_dim)
         if self.composite is None or not x.requires_grad:
-            z: torch.Tensor = func(*args, **kwargs)
-            tap = self._tap(name, z, z.detach().clone(), 1 if kind == "convolution" else -1)
+            z: torch.Tensor = func(**call)
+            tap = self._tap(name, z, z.detach().clone(), channel_dim) if self.at == "makers" else None
             self._made[id(z)] = (z, x, None, None, tap)
             return z
-        first = id(x) not in self._hidden
         rule = self.composite.choose(LayerContext(kind, first, index, self.count, self.bounds))
         op = convolution_map(x, call) if kind == "convolution" else MatrixMap(weight, call["bias"])
         with torch.no_grad():
-            raw = func(*args, **kwargs)
+            raw = func(**call)
         z = RuleFunction.apply(x, raw, op, rule, self.direct.append)
-        tap = self._tap(name, z, raw, 1 if kind == "convolution" else -1)
+        tap = self._tap(name, z, raw, channel_dim) if self.at == "makers" else None
         self._made[id(z)] = (z, x, op, rule, tap)
         self._hidden.add(id(z))
         return z
@@ -319,7 +342,9 @@ class _Mode(TorchFunctionMode):
             y: torch.Tensor = func(*args, **kwargs)
             value = y.detach().clone()
         elif call["training"] or call["running_mean"] is None:
-            raise RequestError("a batch norm without running statistics has no relevance rule; train it with statistics")
+            raise RequestError(
+                "a batch norm without running statistics has no relevance rule; train it with statistics"
+            )
         else:
             with torch.no_grad():
                 y = func(*args, **kwargs)
@@ -347,7 +372,9 @@ class _Mode(TorchFunctionMode):
         tensors = [a for a in _flat((args, kwargs)) if a.requires_grad]
         if not tensors or name in _PLAIN or name.startswith("__get"):
             if name in ("div", "__truediv__", "true_divide") and len(args) > 1 and _depends(args[1]):
-                raise RequestError("a division by an activation has no relevance rule; use criterion='taylor' or 'weight'")
+                raise RequestError(
+                    "a division by an activation has no relevance rule; use criterion='taylor' or 'weight'"
+                )
             return func(*args, **kwargs)
         if name in _IDENTITY:
             with torch.no_grad():
@@ -367,7 +394,9 @@ class _Mode(TorchFunctionMode):
         result = func(*args, **kwargs)
         if any(t.requires_grad for t in _flat(result)):
             known = "convolution, linear, norms, pooling, activations, sums, products, reshaping"
-            raise RequestError(f"operation '{name}' has no relevance rule (there are rules for {known}); use another criterion")
+            raise RequestError(
+                f"operation '{name}' has no relevance rule (there are rules for {known}); use another criterion"
+            )
         return result
 
     def _follow(self, args: Any, kwargs: Any, result: Any) -> None:
@@ -379,13 +408,15 @@ class _Mode(TorchFunctionMode):
 
     # -- units --------------------------------------------------------------------------------------------------
 
-    def _tap(
-        self, name: str | None, tensor: torch.Tensor, value: torch.Tensor, channel_dim: int
-    ) -> _Tap | None:
+    def _tap(self, name: str | None, tensor: torch.Tensor, value: torch.Tensor, channel_dim: int) -> _Tap | None:
         if name is None or not tensor.requires_grad:
             return None
 
+        version = value._version
+
         def collect(g: torch.Tensor) -> None:
+            if value._version != version:
+                raise SecateurError(f"what '{name}' reads is overwritten later in the pass; avoid in-place operations")
             dims = [d for d in range(1, g.ndim) if d != channel_dim % g.ndim]
             product = value * g
             found = UnitStatistics(
@@ -404,7 +435,23 @@ class _Mode(TorchFunctionMode):
             self._sums[name] = found
 
         self._order.append(name)
-        return _Tap(name, channel_dim, tensor.register_hook(collect))
+        self._taps.append(_Tap(name, channel_dim, tensor.register_hook(collect)))
+        return self._taps[-1]
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Let go of every tensor of the pass at the end.
+
+        Hooks hold the mode and the mode holds tensors: a cycle through autograd that no collector would find.
+        """
+        try:
+            yield
+        finally:
+            for tap in self._taps:
+                tap.handle.remove()
+            self._made.clear()
+            self._held.clear()
+            self._taps.clear()
 
     def statistics(self) -> dict[str, UnitStatistics]:
         """Unit statistics by layer, in order of execution."""
@@ -468,6 +515,7 @@ def norm_call(  # type: ignore[no-untyped-def]
 
 
 def convolution_map(x: torch.Tensor, call: dict[str, Any]) -> ConvolutionMap:
+    """The linear map of a convolution call, with all sizes spelt out per dimension."""
     dims = x.ndim - 2
     weight = call["weight"]
 

@@ -34,7 +34,16 @@ class ConvolutionMap:
         if s.shape[0] != x.shape[0]:
             s = s.expand(x.shape[0], *s.shape[1:])
         result: torch.Tensor = torch.ops.aten.convolution_backward(
-            s, x, weight, None, self.stride, self.padding, self.dilation, False, [0] * (weight.ndim - 2), self.groups,
+            s,
+            x,
+            weight,
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            [0] * (weight.ndim - 2),
+            self.groups,
             [True, False, False],
         )[0]
         return result
@@ -103,7 +112,7 @@ class AffineFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """scale · g |y| / (|y| + ε)."""
+        """Scale · g |y| / (|y| + ε)."""
         y, scale = ctx.saved_tensors
         size = y.abs()
         return grads[0] * scale * (size / (size + ctx.epsilon)), None, None, None

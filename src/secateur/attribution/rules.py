@@ -36,7 +36,7 @@ class LinearMap(Protocol):
 
 
 def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """z + ε·sign(z), with sign(0) = 1."""
+    """Z + ε·sign(z), with sign(0) = 1."""
     return z + epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
 
 

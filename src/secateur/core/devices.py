@@ -30,7 +30,5 @@ def choose_device(request: str = "auto") -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
-        raise RequestError(
-            f"device '{request}' cannot be used here ({reason}); try --device auto or cpu"
-        ) from error
+        raise RequestError(f"device '{request}' cannot be used here ({reason}); try --device auto or cpu") from error
     return device

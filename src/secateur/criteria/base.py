@@ -17,6 +17,7 @@ from secateur.core.registry import Registry
 from secateur.data import ReferenceSet
 from secateur.models.checkpoint import check_finite
 from secateur.structure import Structure
+from secateur.structure.groups import Role
 
 _registry: Registry[Criterion] = Registry("criterion")
 
@@ -158,17 +159,21 @@ def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.
         structure: the units.
         channels: layer name to [..., C] scores of its output channels; leading dimensions (samples) are kept.
     """
+    return _summed(structure, channels, "out")
+
+
+def _summed(structure: Structure, channels: Mapping[str, np.ndarray], role: Role) -> np.ndarray:
     names = {layer.weight: layer.name for layer in structure.layers}
     lead = next(iter(channels.values())).shape[:-1] if channels else ()
     result = np.zeros((*lead, structure.num_units))
     for axis in structure.axes:
-        if axis.role != "out" or axis.tensor not in names:
+        if axis.role != role or axis.tensor not in names:
             continue
         layer = names[axis.tensor]
         if layer not in channels:
             continue  # its output does not depend on the input, or does not matter for the logits
         made = axis.unit >= 0
-        np.add.at(result, (..., axis.unit[made]), channels[layer][..., made])
+        np.add.at(result.T, axis.unit[made], channels[layer][..., made].T)
     return result
 
 
@@ -190,20 +195,23 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
 
 
 def sample_relevance(
-    structure: Structure, statistics: Mapping[str, UnitStatistics], what: str, centred: bool
+    structure: Structure, statistics: Mapping[str, UnitStatistics], what: str, centred: bool, at: str
 ) -> np.ndarray:
-    """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over a unit's makers."""
+    """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over the layers that make
+    (``at="makers"``) or read (``at="readers"``) the unit.
+    """  # noqa: D205
 
     def of(item: UnitStatistics) -> torch.Tensor:
         if what == "gradient":
             return item.gradient
         return item.centred() if centred else item.relevance
 
-    return over_makers(structure, {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()})
+    found = {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()}
+    return _summed(structure, found, "out" if at == "makers" else "in")
 
 
 def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
-    """Aggregate over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
+    """Over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
     if how == "abs":
         return np.asarray(np.abs(values_NU).mean(0))
     if how == "square":

@@ -7,6 +7,7 @@ coursework and toy scripts around Yeom et al. (2021) for the plain gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -25,17 +26,19 @@ class Taylor(Criterion):
     Args:
         reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``.
+        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
     """
 
     reduce: str = "square"
     normalise: str | None = None
+    at: Literal["makers", "readers"] = "readers"
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
-        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss")
-        values = sample_relevance(structure, statistics, "relevance", centred)
+        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss", at=self.at)
+        values = sample_relevance(structure, statistics, "relevance", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
 
 
@@ -47,15 +50,17 @@ class Gradient(Criterion):
     Args:
         reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``.
+        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
     """
 
     reduce: str = "abs"
     normalise: str | None = None
+    at: Literal["makers", "readers"] = "readers"
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
-        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss")
-        values = sample_relevance(structure, statistics, "gradient", centred)
+        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss", at=self.at)
+        values = sample_relevance(structure, statistics, "gradient", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -7,6 +7,7 @@ Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from torch import nn
@@ -29,19 +30,21 @@ class LRP(Criterion):
         start: relevance at the true class's logit: ``one`` or ``logit``.
         reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``.
+        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
     """
 
     composite: str | Composite = "epsilon"
     start: Start = "one"
     reduce: str = "square"
     normalise: str | None = None
+    at: Literal["makers", "readers"] = "readers"
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
         statistics = unit_statistics(
-            model, reference.batches(batch_size), self.composite, start=self.start, bounds=reference.bounds
+            model, reference.batches(batch_size), self.composite, start=self.start, bounds=reference.bounds, at=self.at
         )
-        values = sample_relevance(structure, statistics, "relevance", centred)
+        values = sample_relevance(structure, statistics, "relevance", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -142,9 +142,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
         """The same split with only the samples at ``indices`` (or where a boolean mask is true)."""
         picked = np.arange(len(self))[np.asarray(indices) if len(indices) else slice(0)]
-        images: Any = (
-            self.images[picked] if isinstance(self.images, np.ndarray) else [self.images[i] for i in picked]
-        )
+        images: Any = self.images[picked] if isinstance(self.images, np.ndarray) else [self.images[i] for i in picked]
         return self.replace(images=images, labels=self.labels[picked])
 
     def replace(self, **changes: Any) -> LabelledImages:

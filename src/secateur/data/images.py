@@ -45,9 +45,7 @@ def read_image(path: Path, channels: int = 3, size: int | None = None) -> torch.
             f"image '{path}' has more than {MAX_PIXELS / 1e6:.0f} megapixels; shrink it first"
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        raise RequestError(
-            f"image '{path}' cannot be read ({error}); repair it or use on_bad_sample: skip"
-        ) from error
+        raise RequestError(f"image '{path}' cannot be read ({error}); repair it or use on_bad_sample: skip") from error
     if size is not None and converted.size != (size, size):
         # cut before resizing: a strip one pixel high would otherwise grow beyond any memory
         side = min(width, height)
@@ -63,7 +61,5 @@ def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
         return Image.fromarray((np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        raise RequestError(
-            f"image '{path}' has 32-bit pixels (mode {picture.mode}); convert it to 8 bits first"
-        )
+        raise RequestError(f"image '{path}' has 32-bit pixels (mode {picture.mode}); convert it to 8 bits first")
     return picture

@@ -124,15 +124,12 @@ def _stacked(dataset: Dataset[Any], chosen: list[int]) -> tuple[torch.Tensor, to
     except (TypeError, RuntimeError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise RequestError(
-            f"reference samples do not make a batch ({reason}); "
-            "give the data set a transform to tensors of one shape"
+            f"reference samples do not make a batch ({reason}); give the data set a transform to tensors of one shape"
         ) from error
     return inputs, torch.as_tensor(targets).reshape(-1).long()
 
 
-def _class_indices(
-    classes: Sequence[int | str] | None, names: tuple[str, ...], labels: np.ndarray
-) -> list[int]:
+def _class_indices(classes: Sequence[int | str] | None, names: tuple[str, ...], labels: np.ndarray) -> list[int]:
     present = sorted({int(v) for v in labels})
     if classes is None:
         return present

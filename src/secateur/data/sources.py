@@ -40,9 +40,7 @@ class DataSettings(BaseModel):
     source: str = "mnist5k"
     root: Path | None = Field(default=None, description="folder of torchvision data sets")
     download: bool = Field(default=False, description="let torchvision download into root")
-    size: int | None = Field(
-        default=None, ge=4, le=4096, description="crop and resize to this side, in pixels"
-    )
+    size: int | None = Field(default=None, ge=4, le=4096, description="crop and resize to this side, in pixels")
     channels: Literal[1, 3] | None = None
     augmentation: str = Field(default="none", description=f"for training: {', '.join(AUGMENTATIONS)}")
     on_bad_sample: Literal["fail", "skip"] = "fail"
@@ -68,9 +66,7 @@ def open_data(settings: DataSettings | str) -> ImageData:
         if len(splits[name][1]) == 0:
             raise RequestError(f"data '{settings.source}' has no {name} images")
     if len(np.unique(splits["train"][1])) < 2:
-        raise RequestError(
-            f"data '{settings.source}' has training images of one class only; at least two are needed"
-        )
+        raise RequestError(f"data '{settings.source}' has training images of one class only; at least two are needed")
     normalisation = _measure(*splits["train"], settings)
     made = {
         name: LabelledImages(
@@ -120,9 +116,7 @@ def _npz(path: Path) -> tuple[Splits, tuple[str, ...]]:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise RequestError(
-                    f"'{path}' holds a single array; expected the MedMNIST layout (train_images, ...)"
-                )
+                raise RequestError(f"'{path}' holds a single array; expected the MedMNIST layout (train_images, ...)")
             names = [str(n) for n in arrays["class_names"]] if "class_names" in arrays else []
             for split in ("train", "val", "test"):
                 images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
@@ -151,8 +145,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, where: str) -> Split:
         )
     if labels.dtype.kind not in "iub" or labels.size != len(labels):
         raise RequestError(
-            f"the labels of {where} are {labels.dtype} of shape {labels.shape}; "
-            "one class index per image is needed"
+            f"the labels of {where} are {labels.dtype} of shape {labels.shape}; one class index per image is needed"
         )
     if len(images) != len(labels):
         raise RequestError(f"{where} has {len(images)} images but {len(labels)} labels")
@@ -169,20 +162,14 @@ def _folder(root: Path, settings: DataSettings) -> tuple[Splits, tuple[str, ...]
     base = found["train"] or root
     class_names = _class_folders(base)
     if not class_names:
-        raise RequestError(
-            f"'{base}' has no class folders; expected {root}/class/*.jpg or {root}/train/class/*.jpg"
-        )
+        raise RequestError(f"'{base}' has no class folders; expected {root}/class/*.jpg or {root}/train/class/*.jpg")
     skipped: list[str] = []
     train = _list_images(base, class_names, settings, skipped)
     empty = [name for i, name in enumerate(class_names) if not (train[1] == i).any()]
     if empty:
-        raise RequestError(
-            f"'{base}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them"
-        )
+        raise RequestError(f"'{base}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them")
     val, test = (
-        ([], np.empty(0, np.int64))
-        if folder is None
-        else _list_images(folder, class_names, settings, skipped)
+        ([], np.empty(0, np.int64)) if folder is None else _list_images(folder, class_names, settings, skipped)
         for folder in (found["val"], found["test"])
     )
     if not len(test[1]):
@@ -198,9 +185,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
 
 
-def _list_images(
-    folder: Path, class_names: tuple[str, ...], settings: DataSettings, skipped: list[str]
-) -> Split:
+def _list_images(folder: Path, class_names: tuple[str, ...], settings: DataSettings, skipped: list[str]) -> Split:
     """Paths and labels of the readable images; what is wrong with the others is added to ``skipped``."""
     strangers = sorted({*_class_folders(folder)} - {*class_names})
     if strangers:
@@ -247,8 +232,7 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
         except (RuntimeError, OSError) as error:
             reason = str(error).split("\n", maxsplit=1)[0]
             raise RequestError(
-                f"torchvision/{name} is not in '{settings.root}' ({reason}); "
-                "set data.download=true or put it there"
+                f"torchvision/{name} is not in '{settings.root}' ({reason}); set data.download=true or put it there"
             ) from error
         if hasattr(dataset, "data"):
             parts[split] = (np.asarray(dataset.data), np.asarray(dataset.targets, np.int64))
@@ -262,9 +246,7 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
         if classes:
             class_names = tuple(c if isinstance(c, str) else c[0] for c in classes)
     if not isinstance(parts["train"][0], np.ndarray) and settings.size is None:
-        raise RequestError(
-            f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.size=224"
-        )
+        raise RequestError(f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.size=224")
     parts["val"] = _pick(parts["train"], np.empty(0, np.int64))
     count = 1 + int(parts["train"][1].max())
     return parts, class_names or tuple(str(i) for i in range(count))
@@ -311,9 +293,7 @@ def _measure(images: Any, labels: np.ndarray, settings: DataSettings) -> Normali
         counts = np.repeat(counts, 3, axis=0) if channels == 3 and stored == 1 else counts
     else:
         for i in sample[:500]:
-            counts = counts + _histogram(
-                read_image(images[i], channels or 3, settings.size).flatten(1).numpy()
-            )
+            counts = counts + _histogram(read_image(images[i], channels or 3, settings.size).flatten(1).numpy())
     levels = np.arange(256) / 255
     shares = counts / np.sum(counts, axis=1, keepdims=True)
     mean = shares @ levels

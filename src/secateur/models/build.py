@@ -38,9 +38,7 @@ class ModelSettings(BaseModel):
 
     name: str = "resnet20"
     arguments: dict[str, Any] = Field(default_factory=dict, description="passed to the network's constructor")
-    weights: Path | None = Field(
-        default=None, description=".safetensors, or .pt/.pth that loads with weights_only"
-    )
+    weights: Path | None = Field(default=None, description=".safetensors, or .pt/.pth that loads with weights_only")
 
 
 def known_models() -> list[str]:
@@ -121,9 +119,7 @@ def _timm(name: str) -> Callable[..., nn.Module]:
     except ImportError as error:
         raise RequestError(f"model 'timm/{name}' needs an extra: pip install 'secateur[timm]'") from error
     if not timm.is_model(name):
-        raise RequestError(
-            f"timm has no model '{name}'{_hint(name, timm.list_models())}; see timm.list_models()"
-        )
+        raise RequestError(f"timm has no model '{name}'{_hint(name, timm.list_models())}; see timm.list_models()")
     return partial(timm.create_model, name, pretrained=False)
 
 

@@ -84,9 +84,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             f"checkpoint '{path}' is broken, or holds objects whose unpickling may run code; "
             "save the network's state_dict() as safetensors and load that"
         ) from error
-    except (
-        Exception
-    ) as error:  # a broken file makes torch.load raise almost anything, KeyError and AssertionError too
+    except Exception as error:  # a broken file makes torch.load raise almost anything, KeyError and AssertionError too
         reason = str(error).split("\n", maxsplit=1)[0]
         raise RequestError(f"checkpoint '{path}' cannot be read ({reason})") from error
     if isinstance(found, dict):
@@ -114,9 +112,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     except RuntimeError as error:
         model.load_state_dict(before)  # what did fit was already copied
         lines = " ".join(line.strip() for line in str(error).splitlines()[1:])
-        raise RequestError(
-            f"checkpoint '{path}' does not fit the network: {textwrap.shorten(lines, 400)}"
-        ) from error
+        raise RequestError(f"checkpoint '{path}' does not fit the network: {textwrap.shorten(lines, 400)}") from error
     return model
 
 
@@ -137,6 +133,4 @@ def check_finite(model: nn.Module) -> None:
 def _check_tensor(name: str, tensor: torch.Tensor, where: str = "") -> None:
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         bad = int((~torch.isfinite(tensor)).sum())
-        raise RequestError(
-            f"'{name}'{where} holds {bad} NaN or infinite value(s); retrain or repair the network first"
-        )
+        raise RequestError(f"'{name}'{where} holds {bad} NaN or infinite value(s); retrain or repair the network first")

@@ -42,9 +42,7 @@ def layers_kept(layers: Sequence[LayerKept]) -> Chart:
     parts = ["kept", "removed"]
     bars = base.mark_bar().encode(
         x=alt.X("units:Q", title="units", stack="zero", axis=alt.Axis(tickMinStep=1, labelFlush=False)),
-        color=alt.Color("part:N", title=None, scale=alt.Scale(domain=parts, range=[KEPT, INK])).legend(
-            orient="top"
-        ),
+        color=alt.Color("part:N", title=None, scale=alt.Scale(domain=parts, range=[KEPT, INK])).legend(orient="top"),
         opacity=alt.Opacity("part:N", scale=alt.Scale(domain=parts, range=[1.0, 0.16]), legend=None),
         order=alt.Order("place:Q"),
     )
@@ -98,13 +96,11 @@ def per_class(changes: Sequence[tuple[str, float, float]]) -> Chart:
         ],
     )
     bars = base.mark_bar().encode(
-        x=alt.X(
-            "accuracy:Q", title="accuracy", axis=alt.Axis(format="%", tickCount=6, labelFlush=False)
-        ).scale(domain=[0, 1]),
-        yOffset=alt.YOffset("stage:N", sort=stages),
-        color=alt.Color("stage:N", title=None, scale=alt.Scale(domain=stages, range=[INK, KEPT])).legend(
-            orient="top"
+        x=alt.X("accuracy:Q", title="accuracy", axis=alt.Axis(format="%", tickCount=6, labelFlush=False)).scale(
+            domain=[0, 1]
         ),
+        yOffset=alt.YOffset("stage:N", sort=stages),
+        color=alt.Color("stage:N", title=None, scale=alt.Scale(domain=stages, range=[INK, KEPT])).legend(orient="top"),
         opacity=alt.Opacity("stage:N", scale=alt.Scale(domain=stages, range=[0.3, 1.0]), legend=None),
     )
     return alt.layer(bars).properties(

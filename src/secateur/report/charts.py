@@ -107,9 +107,7 @@ def curves(
             rule.mark_text(align="left", baseline="top", dx=4, dy=4, color=INK, opacity=0.8, fontSize=12)
             .encode(x=alt.value(0), text="text:N")
         )  # fmt: skip
-    chart = alt.layer(*layers).add_params(
-        alt.param(name="measure", value=measure), alt.param(name="focus", value="")
-    )
+    chart = alt.layer(*layers).add_params(alt.param(name="measure", value=measure), alt.param(name="focus", value=""))
     return chart.properties(
         width=width, height=height, description="Accuracy against the share that stays, one line by criterion"
     )

@@ -81,9 +81,7 @@ def render(report: Report) -> str:
 def _policy(scripts: list[str]) -> str:
     """Only these scripts, nothing from the network. Vega compiles its expressions, hence unsafe-eval."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = (
-        " ".join([*(f"'sha256-{digest}'" for digest in digests), "'unsafe-eval'"]) if scripts else "'none'"
-    )
+    allowed = " ".join([*(f"'sha256-{digest}'" for digest in digests), "'unsafe-eval'"]) if scripts else "'none'"
     return (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         f"form-action 'none'; script-src {allowed}"

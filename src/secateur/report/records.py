@@ -76,9 +76,7 @@ class LayerKept:
 
     def __post_init__(self) -> None:
         if not 0 <= self.kept <= self.total:
-            raise RequestError(
-                f"layer '{self.name}' keeps {self.kept} of {self.total} units; give 0 <= kept <= total"
-            )
+            raise RequestError(f"layer '{self.name}' keeps {self.kept} of {self.total} units; give 0 <= kept <= total")
 
 
 @dataclass(frozen=True)

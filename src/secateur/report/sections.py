@@ -41,9 +41,7 @@ def body(report: Report) -> tuple[str, Charts]:
     ]
     main = "\n".join(part for part in parts if part)
     quiet = "" if main else '<section><p class="hint">Nothing has been measured yet.</p></section>'
-    warning = (
-        "<noscript><p class='hint'>The charts need JavaScript; tables and pictures do not.</p></noscript>"
-    )
+    warning = "<noscript><p class='hint'>The charts need JavaScript; tables and pictures do not.</p></noscript>"
     return (
         f"<header>\n<h1>{escape(report.title)}</h1>\n"
         + (f"<p>{escape(report.subtitle)}</p>\n" if report.subtitle else "")
@@ -102,9 +100,7 @@ def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
         return ""
     points = [point for panel in found for point in panel.points]
     measures = [
-        name
-        for name in charts.MEASURES
-        if any(p[name] is not None and p["accuracy"] is not None for p in points)
+        name for name in charts.MEASURES if any(p[name] is not None and p["accuracy"] is not None for p in points)
     ]
     plots: list[str] = []
     for panel in found if measures else []:
@@ -118,14 +114,10 @@ def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
         )
         drawn[name] = specification(chart)
         title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
-        plots.append(
-            f'<figure class="panel">{title}<div class="chart" id="{name}" data-curves></div></figure>'
-        )
+        plots.append(f'<figure class="panel">{title}<div class="chart" id="{name}" data-curves></div></figure>')
     several = max((point["seeds"] for point in points), default=1) > 1
     stages = len({point["finetuned"] for point in points}) > 1
-    hint = (
-        "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
-    )
+    hint = "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
     hint += "Solid lines are fine-tuned, dashed lines are not. " * stages
     hint += "Choose a criterion to bring it forward." if len(criteria(points)) > 1 else ""
     steer = f'<div class="bar">{_tabs(measures)}{_chips(criteria(points))}</div>' if plots else ""
@@ -207,11 +199,7 @@ def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
         '<span class="scale" role="img" aria-label="blue through white to red"></span> for the class. '
         "Each map has its own scale.</p>"
     )
-    return (
-        _section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>')
-        if maps
-        else ""
-    )
+    return _section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>') if maps else ""
 
 
 def _notes(notes: list[str]) -> str:
@@ -233,8 +221,7 @@ def _reproduce(report: Report) -> str:
         return ""
     return _section(
         "How to get this again",
-        '<details class="settings"><summary>Command, settings and versions</summary>'
-        f"{''.join(parts)}</details>",
+        f'<details class="settings"><summary>Command, settings and versions</summary>{"".join(parts)}</details>',
     )
 
 

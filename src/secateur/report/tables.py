@@ -50,8 +50,7 @@ def by_budget(panel: Panel) -> str:
     for stage in stages:
         body += ["</tbody><tbody>"] if body else []
         means = {
-            name: _mean([cells.get((name, stage, budget)) for budget in budgets])
-            for name in criteria(panel.points)
+            name: _mean([cells.get((name, stage, budget)) for budget in budgets]) for name in criteria(panel.points)
         }
         top = max((mean for mean in means.values() if mean is not None), default=None)
         for name in criteria(panel.points):
@@ -79,8 +78,7 @@ def every_setting(panels: Sequence[Panel]) -> str:
     heads = ["criterion", "fine-tuned", "budget", *(title for _, title in shown)]
     heads += ["loss"] * lossy + ["latency"] * timed + ["size"] * sized + ["seeds"]
     head = "".join(
-        f'<th scope="col"{" class=text" if place < 2 else ""}>{title}</th>'
-        for place, title in enumerate(heads)
+        f'<th scope="col"{" class=text" if place < 2 else ""}>{title}</th>' for place, title in enumerate(heads)
     )
     tables = []
     for panel in panels:
@@ -151,9 +149,7 @@ def _bold(point: Point, name: str, bold: bool) -> str:
 
 
 def _line(head: str, cells: Iterable[str], text: int = 0) -> str:
-    inner = "".join(
-        f"<td{' class=text' if place < text else ''}>{cell}</td>" for place, cell in enumerate(cells)
-    )
+    inner = "".join(f"<td{' class=text' if place < text else ''}>{cell}</td>" for place, cell in enumerate(cells))
     return f"<tr>{head}{inner}</tr>"
 
 

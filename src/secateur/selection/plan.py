@@ -71,7 +71,9 @@ class Plan:
         if keep.all():
             raise RequestError("the plan would remove nothing; ask for a smaller budget")
         removed = {
-            g.name: tuple(int(i) for i in np.flatnonzero(~keep[g.units])) for g in structure.groups if not keep[g.units].all()
+            g.name: tuple(int(i) for i in np.flatnonzero(~keep[g.units]))
+            for g in structure.groups
+            if not keep[g.units].all()
         }
         gone = ~keep
         cuts = []
@@ -81,7 +83,14 @@ class Plan:
                 cuts.append(Cut(axis.tensor, axis.dim, axis.role, len(axis.unit), tuple(int(i) for i in where)))
         achieved = structure.cost(keep).share_of(structure.cost())
         return cls(
-            structure.fingerprint, removed, tuple(cuts), dict(requested), achieved, criterion, strategy, structure.input_shapes
+            structure.fingerprint,
+            removed,
+            tuple(cuts),
+            dict(requested),
+            achieved,
+            criterion,
+            strategy,
+            structure.input_shapes,
         )
 
     def keep(self, structure: Structure) -> np.ndarray:
@@ -126,7 +135,9 @@ class Plan:
 
     def __str__(self) -> str:
         stays = ", ".join(f"{name} {share:.1%}" for name, share in self.achieved.items())
-        asked = f"{self.requested.get('kind')} {self.requested.get('share', 1):.1%}" if self.requested else "free choice"
+        asked = (
+            f"{self.requested.get('kind')} {self.requested.get('share', 1):.1%}" if self.requested else "free choice"
+        )
         count = sum(len(v) for v in self.removed.values())
         return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
 

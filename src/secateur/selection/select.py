@@ -23,7 +23,7 @@ def _global(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
 
 def _per_cost(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
     costs = scores.structure.unit_costs("macs" if budget.kind == "units" else budget.kind, keep)
-    return scores.values / np.maximum(costs, 1e-300)
+    return np.asarray(scores.values / np.maximum(costs, 1e-300))
 
 
 def _per_layer(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
@@ -110,9 +110,7 @@ def select(
     return Plan.of(structure, keep, {"kind": budget.kind, "share": budget.share}, scores.criterion, strategy)
 
 
-def _blocks(
-    number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_keep: int, round_to: int
-) -> list[_Block]:
+def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_keep: int, round_to: int) -> list[_Block]:
     present = group.first + np.flatnonzero(keep[group.units])
     ranked = present[np.argsort(key[present], kind="stable")]
     floor = -(-min(min_keep, group.size) // round_to) * round_to

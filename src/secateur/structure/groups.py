@@ -216,7 +216,14 @@ class Structure:
             for g in self.groups
         ]
         rows += [
-            {"group": k.name, "layers": len(k.layers), "units": k.channels, "params": None, "macs": None, "reason": k.reason}
+            {
+                "group": k.name,
+                "layers": len(k.layers),
+                "units": k.channels,
+                "params": None,
+                "macs": None,
+                "reason": k.reason,
+            }
             for k in self.locked
         ]
         return rows

@@ -29,22 +29,28 @@ _MOVES = frozenset(
 )
 _JOINS = frozenset({"cat", "stack"})
 _SAME = frozenset(
-    "clone contiguous alias detach _to_copy lift_fresh relu hardtanh relu6 gelu silu sigmoid hardswish hardsigmoid tanh "
-    "leaky_relu elu celu selu softplus mish exp log neg abs pow sqrt rsqrt reciprocal clamp clamp_min clamp_max dropout "
+    "clone contiguous alias detach _to_copy lift_fresh relu hardtanh relu6 gelu silu sigmoid hardswish hardsigmoid "
+    "tanh "
+    "leaky_relu elu celu selu softplus mish exp log neg abs pow sqrt rsqrt reciprocal clamp clamp_min clamp_max "
+    "dropout "
     "native_dropout prelu _prelu_kernel square erf round floor ceil logical_not sign bernoulli".split()
 )
 _PAIRWISE = frozenset("add sub rsub mul div maximum minimum where addcmul addcdiv lerp".split())
 _WINDOWED = frozenset(
-    "_adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d "
+    "_adaptive_avg_pool2d adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d avg_pool1d avg_pool2d "
+    "avg_pool3d "
     "max_pool1d max_pool2d max_pool2d_with_indices max_pool3d_with_indices upsample_nearest2d upsample_bilinear2d "
     "upsample_bicubic2d _upsample_nearest_exact2d _upsample_bilinear2d_aa".split()
 )
 _REDUCTIONS = frozenset("mean sum amax amin var std var_mean".split())
 _BATCH_NORMS = frozenset(
-    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm "
+    "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm "
+    "miopen_batch_norm "
     "_batch_norm_no_update _batch_norm_with_update batch_norm _batch_norm_impl_index".split()
 )
-_WITHOUT_DATA = frozenset("sym_size size stride numel _local_scalar_dense is_same_size empty_like zeros_like ones_like".split())
+_WITHOUT_DATA = frozenset(
+    "sym_size size stride numel _local_scalar_dense is_same_size empty_like zeros_like ones_like".split()
+)
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Structure:
@@ -229,7 +235,9 @@ class _Watcher(TorchDispatchMode):
         table.set_along(result, 1, fresh)
         self.layers.append(Layer(_layer_name(name), name, result.numel() // max(1, channels * self.batch)))
 
-    def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: Any, result: torch.Tensor, transposed: bool = False) -> None:
+    def _linear(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: Any, result: torch.Tensor, transposed: bool = False
+    ) -> None:
         table = self.table
         found = table.matrix_parameter(weight)
         if found is None:
@@ -323,9 +331,7 @@ def _structure(model: nn.Module, watcher: _Watcher, input_shapes: tuple[tuple[in
         sorted({_layer_name(n) for n, p in model.named_parameters() if n not in ran and p.ndim > 1 and id(p) in owners})
     )
     shapes = {name: tuple(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
-    return Structure(
-        tuple(groups), fixed, layers, tuple(axes), shapes, frozenset(owners.values()), input_shapes, idle
-    )
+    return Structure(tuple(groups), fixed, layers, tuple(axes), shapes, frozenset(owners.values()), input_shapes, idle)
 
 
 def _axes(attachments: list[Attachment], table: LabelTable, number: dict[int, int]) -> list[Axis]:
@@ -341,4 +347,3 @@ def _axes(attachments: list[Attachment], table: LabelTable, number: dict[int, in
 
 def _layer_name(weight: str) -> str:
     return weight.removesuffix(".weight")
-

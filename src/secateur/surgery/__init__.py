@@ -5,5 +5,14 @@ from secateur.surgery.compensate import compensate, mask_and_compensate, recalib
 from secateur.surgery.prune import cuts_of, mask, prune
 
 __all__ = [
-    "Bundle", "compensate", "cuts_of", "load", "mask", "mask_and_compensate", "prune", "read_bundle", "recalibrate", "save",
+    "Bundle",
+    "compensate",
+    "cuts_of",
+    "load",
+    "mask",
+    "mask_and_compensate",
+    "prune",
+    "read_bundle",
+    "recalibrate",
+    "save",
 ]

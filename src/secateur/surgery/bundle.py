@@ -113,7 +113,9 @@ def read_bundle(path: str | Path, model: nn.Module | None = None) -> Bundle:
         raise RequestError(f"'{folder}' is not a bundle: {_MANIFEST} is missing")
     manifest = read_json(folder / _MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("version") != BUNDLE_VERSION:
-        raise RequestError(f"bundle '{folder}' has another version than {BUNDLE_VERSION}; load it with the version that wrote it")
+        raise RequestError(
+            f"bundle '{folder}' has another version than {BUNDLE_VERSION}; load it with the version that wrote it"
+        )
     sums = manifest.get("sha256")
     if not isinstance(sums, dict) or not {_WEIGHTS, _ARCHITECTURE, "plan.json", "metrics.json"} <= set(sums):
         raise RequestError(f"bundle '{folder}' has an incomplete {_MANIFEST}")
@@ -159,4 +161,3 @@ def _module_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _added_biases(model: nn.Module) -> list[str]:
     """Layers that compensation gave a bias which their constructor had not."""
     return [name for name, module in model.named_modules() if getattr(module, ADDED_BIAS, False)]
-

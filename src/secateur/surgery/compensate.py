@@ -47,7 +47,9 @@ def compensate(
     return slim
 
 
-def mask_and_compensate(model: nn.Module, cuts: Iterable[Cut], reference: ReferenceSet, *, batch_size: int = 64) -> None:
+def mask_and_compensate(
+    model: nn.Module, cuts: Iterable[Cut], reference: ReferenceSet, *, batch_size: int = 64
+) -> None:
     """Close units in place and compensate their mean, as measured on ``model`` as it is now."""
     cuts = tuple(cuts)
     found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
@@ -71,10 +73,10 @@ def _shift(model: nn.Module, layer: str, shift: torch.Tensor, norm: str | None) 
     bias = module._parameters.get("bias")
     with torch.no_grad():
         if bias is not None:
-            bias += shift.to(bias)
+            bias.add_(shift.to(bias))
         elif norm is not None:
             mean = model.get_buffer(norm)
-            mean -= shift.to(mean)
+            mean.sub_(shift.to(mean))
         else:
             add_bias(module, shift)
 

@@ -160,15 +160,19 @@ def _verify(slim: nn.Module, model: nn.Module, plan: Plan) -> None:
     advice = "its code has sizes written into it: take sizes from tensors, or protect the layers that feed them"
     try:
         found = _first_output(copy.deepcopy(slim).eval(), x)
-    except Exception as error:  # noqa: BLE001 - whatever the network's own code raises
+    except Exception as error:
         line = (str(error).splitlines() or [""])[0]
         raise RequestError(f"the pruned network does not run ({type(error).__name__}: {line}); {advice}") from error
     expected = _first_output(mask(model, plan).eval(), x)
     scale = float(expected.abs().max())
-    limit = 1e-6 if expected.dtype == torch.float64 else 1e-2 if expected.dtype in (torch.half, torch.bfloat16) else 1e-3
+    limit = (
+        1e-6 if expected.dtype == torch.float64 else 1e-2 if expected.dtype in (torch.half, torch.bfloat16) else 1e-3
+    )
     difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
     if not difference <= limit * scale + 1e-6:
-        raise RequestError(f"the pruned network computes something else (difference {difference:.2g} of {scale:.2g}); {advice}")
+        raise RequestError(
+            f"the pruned network computes something else (difference {difference:.2g} of {scale:.2g}); {advice}"
+        )
 
 
 def _first_output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

@@ -57,9 +57,7 @@ class TrainSettings(BaseModel):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
     keep: Literal["best", "last"] = Field(default="best", description="which epoch's weights to return")
-    patience: int | None = Field(
-        default=None, ge=1, description="stop after this many epochs without a better one"
-    )
+    patience: int | None = Field(default=None, ge=1, description="stop after this many epochs without a better one")
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     workers: int = Field(default=0, ge=0)
     seed: int = 0
@@ -122,9 +120,7 @@ def fit(
         if settings.epochs == 0:
             return TrainingHistory()
         with _accelerator(device) as accelerator:
-            return _Training(model, train, val if samples[1] else None, settings, accelerator).run(
-                state_file, samples
-            )
+            return _Training(model, train, val if samples[1] else None, settings, accelerator).run(state_file, samples)
     finally:
         model.__dict__.pop("_is_accelerate_prepared", None)
         model.zero_grad(set_to_none=True)
@@ -328,16 +324,13 @@ class _Training:
         here = {"device": self.settings.device, "workers": self.settings.workers}
         if settings.model_copy(update=here) != self.settings or tuple(size) != samples:
             raise RequestError(
-                f"'{path}' belongs to a training with other settings or data; "
-                "delete it or choose another --out"
+                f"'{path}' belongs to a training with other settings or data; delete it or choose another --out"
             )
         try:
             self.model.load_state_dict(model)
             self.optimiser.load_state_dict(optimiser)
         except (RuntimeError, ValueError) as error:
-            raise RequestError(
-                f"'{path}' belongs to another network; delete it or choose another --out"
-            ) from error
+            raise RequestError(f"'{path}' belongs to another network; delete it or choose another --out") from error
         self.scaler.load_state_dict(scaler)
         self.kept, self.history = kept, history
         return int(epochs_done)

@@ -1,0 +1,1 @@
+"""The command line: one file per command; parse, one call, exit code."""

@@ -1,0 +1,98 @@
+"""secateur compare."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import typer
+
+from secateur.cli.options import (
+    DataOption,
+    DeviceOption,
+    DryOption,
+    ModelOption,
+    OutOption,
+    PrintOption,
+    RecipeOption,
+    SetOption,
+    WeightsOption,
+    recipe_from,
+    stop_early,
+)  # fmt: skip
+from secateur.cli.present import new_report, show
+from secateur.pipeline import check_classes, compare, prepare, write_table
+from secateur.report import save_curves, write_report
+
+
+def command(
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    criteria: Annotated[list[str] | None, typer.Option("--criterion", help="Repeat for several.")] = None,
+    budgets: Annotated[
+        list[float] | None, typer.Option("--budget", help="Share that stays; repeat for several.")
+    ] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option("--seed", help="Of the reference samples; repeat for several.")
+    ] = None,
+    finetune: Annotated[int | None, typer.Option("--finetune", help="Also measure after this many epochs.")] = None,
+    device: DeviceOption = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/compare"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Compare criteria over budgets and seeds under the same strategies; finished parts survive an interruption."""
+    chosen = recipe_from(
+        recipe, overrides, data__source=data, model__name=model, model__weights=weights, compare__criteria=criteria or None,
+        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
+    )  # fmt: skip
+    if stop_early(chosen, print_config, dry_run):
+        return
+    prepared = prepare(chosen)
+    check_classes(prepared)
+    rows = compare(
+        prepared.model,
+        prepared.data,
+        chosen.compare,
+        chosen.prune,
+        model_name=chosen.model.name,
+        finetune=chosen.finetune.model_copy(update={"device": str(prepared.device)}),
+        folder=out / "parts",
+    )
+    tables = write_table(rows, out)
+    baseline = rows[0]["accuracy"]
+    picture = save_curves(rows[1:], out / "compare.svg", baseline)
+    page = write_report(
+        new_report(
+            f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
+            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, unpruned accuracy {100 * baseline:.2f} %",
+            prepared,
+            rows=rows[1:],
+        ),
+        out / "report.html",
+    )
+    show(*summary(rows[1:]), title=f"accuracy in %, mean over seeds; achieved {chosen.compare.kind} in brackets")
+    typer.echo(
+        "\n".join(f"{name}: {path}" for name, path in (("table", tables[0]), ("picture", picture), ("report", page)))
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Header and rows: one line per strategy, criterion and stage; one column per budget, then their mean."""
+    cells: dict[tuple[str, str, bool], dict[float, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[(row["strategy"], row["criterion"], row["finetuned"])][row["budget"]].append(row)
+    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+    lines: list[list[object]] = []
+    for (strategy, criterion, tuned), found in cells.items():
+        means = [100 * mean(r["accuracy"] for r in found[b]) for b in budgets]
+        achieved = [100 * mean(r[r["budget_kind"]] for r in found[b]) for b in budgets]
+        shown = [f"{m:.1f} ({a:.1f})" for m, a in zip(means, achieved, strict=True)]
+        stage = "fine-tuned" if tuned else "pruned"
+        lines.append([strategy, criterion, stage, *shown, f"{mean(means):.1f}"])
+    return ["strategy", "criterion", "stage", *(f"{b:g}" for b in budgets), "mean"], lines

@@ -1,0 +1,78 @@
+"""secateur doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import torch
+import typer
+
+from secateur.cli.options import DataOption, WeightsOption, recipe_from
+from secateur.cli.present import percent, show
+from secateur.core.devices import choose_device
+from secateur.criteria import known
+from secateur.pipeline import known_recipes, prepare
+from secateur.structure import trace
+
+
+def command(
+    model: Annotated[str | None, typer.Argument(help="A network to look at; without one: the installation.")] = None,
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    shape: Annotated[str, typer.Option("--shape", help="Input shape C,H,W when no data is named.")] = "3,32,32",
+) -> None:
+    """Check the installation, or what can be pruned in a network and why the rest cannot."""
+    if model is None:
+        _installation()
+        return
+    if data is not None:
+        prepared = prepare(recipe_from(None, None, data__source=data, model__name=model, model__weights=weights))
+        network, example = prepared.model, prepared.data.test.batch([0])[0]
+    else:
+        from secateur.core.errors import RequestError
+        from secateur.models import build
+
+        try:
+            sizes = [int(n) for n in shape.split(",")]
+        except ValueError as error:
+            raise RequestError(f"--shape should read C,H,W, got '{shape}'") from error
+        network, example = build(model, weights), torch.zeros(1, *sizes)
+    structure = trace(network, example)
+    rows = [
+        (r["group"], r["layers"], r["units"], percent(r["params"]), percent(r["macs"]), r["reason"] or "can go")  # type: ignore[arg-type]
+        for r in structure.table()
+    ]
+    show(("group", "layers", "units", "parameters", "MACs", ""), rows, f"{model}: {structure}")
+    least = structure.cost(_minimum(structure)).share_of(structure.cost())
+    typer.echo("reachable: " + ", ".join(f"{name} {share:.2%}" for name, share in least.items()))
+    if structure.idle:
+        typer.echo(f"not executed on this input, left as they are: {', '.join(structure.idle)}")
+
+
+def _minimum(structure):  # type: ignore[no-untyped-def]
+    import numpy as np
+
+    keep = np.zeros(structure.num_units, bool)
+    keep[[group.first for group in structure.groups]] = True
+    return keep
+
+
+def _installation() -> None:
+    rows = []
+    for name in ("secateur", "torch", "torchvision", "accelerate", "altair", "timm", "mlxtend"):
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            extra = {"timm": "timm", "mlxtend": "demo"}.get(name)
+            rows.append((name, f"missing: pip install 'secateur[{extra}]'" if extra else "missing"))
+    rows += [
+        ("python", platform.python_version()),
+        ("device", str(choose_device())),
+        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
+        ("criteria", ", ".join(known())),
+        ("recipes", ", ".join(known_recipes())),
+    ]
+    show(("what", "found"), rows, "installation")

@@ -1,0 +1,64 @@
+"""secateur evaluate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.options import (
+    DataOption,
+    DeviceOption,
+    DryOption,
+    ModelOption,
+    PrintOption,
+    RecipeOption,
+    SetOption,
+    WeightsOption,
+    recipe_from,
+    stop_early,
+)  # fmt: skip
+from secateur.cli.present import FIGURES, figures, percent, show
+from secateur.core.errors import RequestError
+from secateur.core.files import write_json
+from secateur.data import loader
+from secateur.evaluation import evaluate, measure_latency
+from secateur.pipeline import check_classes, prepare
+
+
+def command(
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    device: DeviceOption = None,
+    overrides: SetOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for metrics.json.")] = None,
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Measure a network or bundle: accuracy, calibration, size, MACs, latency."""
+    if split not in ("train", "val", "test"):
+        raise RequestError(f"unknown split '{split}'; known: train, val, test")
+    chosen = recipe_from(
+        recipe, overrides, data__source=data, model__name=model, model__weights=weights, device=device
+    )  # fmt: skip
+    if stop_early(chosen, print_config, dry_run):
+        return
+    prepared = prepare(chosen)
+    check_classes(prepared)
+    images = getattr(prepared.data, split).replace(augmentation=None)
+    names = prepared.data.class_names
+    found = evaluate(prepared.model, loader(images), class_names=names, device=prepared.device)
+    probe = images.batch(range(min(64, len(images))))[0]
+    found = replace(found, latency=measure_latency([prepared.model.to(prepared.device)], probe)[0])
+    show(FIGURES, [figures(chosen.model.name, found, None)], f"{prepared.data.name}, {split}, {found.samples} samples")
+    show(("class", "accuracy"), [(name, percent(value)) for name, value in found.per_class.items()])
+    typer.echo(f"loss {found.loss:.4f}, calibration error {100 * found.calibration_error:.2f} %")
+    if prepared.data.skipped:
+        typer.echo(f"skipped {len(prepared.data.skipped)} unreadable image(s), first: {prepared.data.skipped[0]}")
+    if out is not None:
+        typer.echo(f"metrics: {write_json(out / 'metrics.json', found.to_json())}")

@@ -1,0 +1,66 @@
+"""Entry point: exit code 0 done, 1 the work failed, 2 the request was wrong."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import click
+import typer
+from rich.console import Console
+from typer.main import get_command
+
+from secateur.cli import compare, demo, doctor, evaluate, explain, prune, report, train
+from secateur.core.errors import SecateurError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Prune neural networks by what they find relevant: smaller and faster, with the explanation.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secateur {version('secateur')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
+) -> None:
+    """Global options."""
+
+
+for _module in (demo, doctor, train, prune, compare, evaluate, explain, report):
+    app.command(_module.__name__.rpartition(".")[2])(_module.command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors are one line on standard error."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and give the exit code."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
+    try:
+        result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return int(result) if isinstance(result, int) else 0
+    except SecateurError as error:
+        message, code = str(error), error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        message, code = error.format_message(), 2
+    except click.ClickException as error:
+        message, code = error.format_message(), 2
+    except (KeyboardInterrupt, click.Abort):
+        message, code = "interrupted; finished parts are kept, run the same command to go on", 130
+    except MemoryError:
+        message, code = "out of memory; use a smaller batch size", 1
+    console.print(f"secateur: {' '.join(message.split())}", markup=False, style="red")
+    return code

@@ -1,0 +1,76 @@
+"""Options that commands share, and the recipe they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from secateur.core.errors import RequestError
+from secateur.pipeline import Recipe, load_recipe
+
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Shipped recipe name or YAML file.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Any recipe value: --set train.epochs=3", metavar="A.B=C")
+]
+DataOption = Annotated[str | None, typer.Option("--data", help="mnist5k, FILE.npz, an image folder, torchvision/NAME.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="resnet20-cifar10, resnet20, torchvision/NAME, timm/NAME, or a bundle folder."),
+]
+WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Checkpoint: .safetensors, or a .pt state_dict.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for results.")]
+PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the full recipe and exit.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Check the request, do no work.")]
+
+
+def recipe_from(
+    recipe: str | None,
+    overrides: list[str] | None,
+    *,
+    default: str | None = None,
+    **flags: Any,
+) -> Recipe:
+    """A recipe from a file or name, then flags, then ``--set`` (later wins).
+
+    Args:
+        recipe: given by the user.
+        overrides: ``a.b=c`` strings; values are YAML.
+        default: shipped recipe to use when none is given.
+        flags: dotted keys with ``__`` for the dot; None is left out.
+    """
+    values = {key.replace("__", "."): _plain(value) for key, value in flags.items() if value is not None}
+    for item in overrides or []:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise RequestError(f"--set needs key=value, got '{item}'")
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RequestError(f"--set {key}: '{text}' is not a YAML value") from error
+    return load_recipe(recipe or default, values)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def stop_early(recipe: Recipe, print_config: bool, dry_run: bool) -> bool:
+    """Whether the command ends here: the recipe was only to be shown or checked."""
+    if print_config:
+        typer.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        return True
+    if dry_run:
+        from secateur.pipeline import check_classes, prepare
+
+        prepared = prepare(recipe)
+        check_classes(prepared)
+        sizes = ", ".join(f"{s} {len(getattr(prepared.data, s))}" for s in ("train", "val", "test"))
+        typer.echo(
+            f"ok: data '{prepared.data.name}' ({sizes}), {len(prepared.data.class_names)} classes, device {prepared.device}"
+        )
+        return True
+    return False

@@ -1,0 +1,103 @@
+"""secateur prune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.options import (
+    DataOption,
+    DeviceOption,
+    DryOption,
+    ModelOption,
+    OutOption,
+    PrintOption,
+    RecipeOption,
+    SetOption,
+    WeightsOption,
+    recipe_from,
+    stop_early,
+)  # fmt: skip
+from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, show
+from secateur.core.files import write_json
+from secateur.pipeline import check_classes, prepare, prune_network
+from secateur.pipeline.compare import parse_criterion
+from secateur.report import write_report
+from secateur.structure import trace
+from secateur.surgery import save
+
+
+def command(
+    recipe: RecipeOption = None,
+    data: DataOption = None,
+    model: ModelOption = None,
+    weights: WeightsOption = None,
+    criterion: Annotated[str | None, typer.Option("--criterion", help="lrp, taylor, ..., lrp:composite=NAME")] = None,
+    macs: Annotated[float | None, typer.Option("--macs", help="Share of MACs that stays.")] = None,
+    params: Annotated[float | None, typer.Option("--params", help="Share of parameters that stays.")] = None,
+    units: Annotated[float | None, typer.Option("--units", help="Share of units that stays.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, rescored, iterative.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="global, per-layer, per-cost.")] = None,
+    finetune: Annotated[int | None, typer.Option("--finetune", help="Fine-tuning epochs.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the reference samples.")] = None,
+    device: DeviceOption = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/prune"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Prune a trained network to a budget; ends with a bundle and a report."""
+    name, parameters = parse_criterion(criterion) if criterion else (None, None)
+    given = {k: v for k, v in (("macs", macs), ("params", params), ("units", units)) if v is not None}
+    if len(given) > 1:
+        raise typer.BadParameter("give one of --macs, --params, --units")
+    kind, share = next(iter(given.items()), (None, None))
+    chosen = recipe_from(
+        recipe, overrides, data__source=data, model__name=model, model__weights=weights, criterion__name=name,
+        criterion__parameters=parameters, budget__kind=kind, budget__share=share, prune__schedule=schedule,
+        prune__strategy=strategy, finetune__epochs=finetune, reference__seed=seed, device=device,
+    )  # fmt: skip
+    if stop_early(chosen, print_config, dry_run):
+        return
+    prepared = prepare(chosen)
+    check_classes(prepared)
+    structure = trace(prepared.model, prepared.data.test.batch([0])[0])
+    result = prune_network(prepared, out / "finetune.state")
+    plan, slim = result.compressed.plan, result.compressed.model
+    after = result.tuned or result.pruned
+    metrics = {
+        "requested": dict(plan.requested),
+        "achieved": dict(plan.achieved),
+        "before": result.before.to_json(),
+        "pruned": result.pruned.to_json(),
+        "finetuned": None if result.tuned is None else result.tuned.to_json(),
+    }
+    bundle = save(
+        slim,
+        out / "bundle",
+        plan=plan,
+        recipe=chosen.model_dump(mode="json"),
+        metrics=metrics,
+        data=prepared.data_record(),
+    )
+    write_json(out / "metrics.json", metrics)
+    kept = int(plan.keep(structure).sum())
+    page = write_report(
+        new_report(
+            f"{chosen.model.name} on {prepared.data.name}",
+            str(plan),
+            prepared,
+            before=measurement(result.before, structure.num_units),
+            after=measurement(after, kept),
+            layers=layers(structure, plan),
+            heatmaps=heatmaps(prepared.model, slim, prepared),
+        ),
+        out / "report.html",
+    )
+    rows = [figures("unpruned", result.before, None), figures("pruned", result.pruned, dict(plan.achieved))]
+    if result.tuned is not None:
+        rows.append(figures("fine-tuned", result.tuned, dict(plan.achieved)))
+    show(FIGURES, rows, f"{plan}")
+    typer.echo(f"bundle: {bundle}\nreport: {page}")

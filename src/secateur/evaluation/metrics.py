@@ -1,0 +1,136 @@
+"""Accuracy and its relatives over a labelled set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.progress import track
+from secateur.evaluation.cost import count_macs, count_params, size_on_disk
+from secateur.evaluation.latency import Latency, measure_latency
+
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network does on a labelled set and what it costs; shares are in [0, 1].
+
+    Attributes:
+        accuracy: top-1.
+        balanced_accuracy: mean of the per-class accuracies.
+        per_class: accuracy of each class that occurs, by name.
+        loss: mean cross-entropy, in nats.
+        calibration_error: expected calibration error over 15 equal bins of the top probability.
+        samples: how many.
+        params: parameter elements; macs: multiply-accumulates per sample; size_bytes: as safetensors.
+        latency: of one batch, when measured.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    per_class: dict[str, float]
+    loss: float
+    calibration_error: float
+    samples: int
+    params: int
+    macs: int
+    size_bytes: int
+    latency: Latency | None = field(default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    class_names: Sequence[str] | None = None,
+    latency: bool = False,
+    latency_batch: int = 64,
+    device: torch.device | str | None = None,
+) -> Evaluation:
+    """Measure a network on (inputs, class indices) batches.
+
+    Args:
+        model: gives logits [N, classes]; comes back in its own mode and on its own device.
+        batches: a `DataLoader` or any iterable of batches.
+        class_names: for ``per_class``; indices otherwise.
+        latency: also time a batch of ``latency_batch`` samples.
+        latency_batch: its size.
+        device: where to compute; None: where the network is.
+
+    Raises:
+        RequestError: for an empty set or labels beyond the outputs.
+        SecateurError: when logits are not finite.
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    home = next((p.device for p in model.parameters()), torch.device("cpu"))
+    place = home if device is None else torch.device(device)
+    logits_all, targets_all, first = [], [], None
+    model.eval().to(place)
+    try:
+        with torch.inference_mode():
+            for inputs, targets in track(batches, "evaluating"):
+                first = inputs if first is None else first
+                moved = inputs.to(place)
+                if moved.ndim == 4:
+                    moved = moved.contiguous(memory_format=torch.channels_last)
+                output = model(moved)
+                logits_all.append((output[0] if isinstance(output, tuple) else output).float().cpu())
+                targets_all.append(torch.as_tensor(targets).reshape(-1).cpu())
+        if first is None:
+            raise RequestError("there are no samples to evaluate on")
+        logits, targets = torch.cat(logits_all), torch.cat(targets_all).long()
+        figures = _figures(logits, targets, class_names)
+        timing = None
+        if latency:
+            repeated = first.repeat(-(-latency_batch // len(first)), *[1] * (first.ndim - 1))[:latency_batch]
+            timing = measure_latency([model], repeated)[0]
+        return Evaluation(
+            **figures,
+            params=count_params(model),
+            macs=count_macs(model, first),
+            size_bytes=size_on_disk(model),
+            latency=timing,
+        )
+    finally:
+        model.to(home)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _figures(logits: torch.Tensor, targets: torch.Tensor, class_names: Sequence[str] | None) -> dict[str, Any]:
+    if not torch.isfinite(logits).all():
+        raise SecateurError("the network's outputs are not finite; look for NaN in the weights or inputs")
+    if int(targets.max()) >= logits.shape[1]:
+        raise RequestError(f"label {int(targets.max())} is beyond the network's {logits.shape[1]} outputs")
+    probabilities = logits.softmax(1)
+    confidence, predicted = probabilities.max(1)
+    right = (predicted == targets).double()
+    per_class = {
+        (class_names[c] if class_names is not None else str(c)): float(right[targets == c].mean())
+        for c in sorted(set(targets.tolist()))
+    }
+    bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+    error = sum(
+        float((bins == b).double().mean() * (right[bins == b].mean() - confidence[bins == b].double().mean()).abs())
+        for b in range(CALIBRATION_BINS)
+        if bool((bins == b).any())
+    )
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": sum(per_class.values()) / len(per_class),
+        "per_class": per_class,
+        "loss": float(F.cross_entropy(logits, targets)),
+        "calibration_error": error,
+        "samples": len(targets),
+    }

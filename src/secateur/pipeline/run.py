@@ -1,0 +1,136 @@
+"""A recipe carried out in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.devices import choose_device
+from secateur.core.errors import RequestError
+from secateur.core.randomness import derive_seed
+from secateur.criteria import get
+from secateur.data import ImageData, Normalisation, ReferenceSet, loader, open_data
+from secateur.evaluation import Evaluation, evaluate, measure_latency
+from secateur.models import build, read_metadata, registered
+from secateur.models.build import shipped_metadata
+from secateur.pipeline.compress import Compressed, compress
+from secateur.pipeline.recipe import Recipe
+from secateur.selection import Budget
+from secateur.surgery import read_bundle
+from secateur.training import TrainingHistory, fit
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Data and network of a recipe, matched to each other."""
+
+    recipe: Recipe
+    data: ImageData
+    model: nn.Module
+    device: torch.device
+
+    def data_record(self) -> dict[str, Any]:
+        """What a bundle says about the images the network expects."""
+        return {
+            "normalisation": {"mean": list(self.data.normalisation.mean), "std": list(self.data.normalisation.std)},
+            "class_names": list(self.data.class_names),
+        }
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Open the data and build the network: by name, with weights, or from a bundle folder.
+
+    The network's outputs and input channels follow the data unless the recipe says otherwise; normalisation follows
+    the network's record where it has one.
+    """
+    device = choose_device(recipe.device)
+    name, arguments = recipe.model.name, dict(recipe.model.arguments)
+    settings = recipe.data
+    own = name in registered
+    if not own and not name.startswith("resnet20-") and settings.channels is None and not Path(name).is_dir():
+        settings = settings.model_copy(update={"channels": 3})
+    data = open_data(settings)
+    if Path(name).is_dir():
+        bundle = read_bundle(name)
+        model, metadata = bundle.model, bundle.architecture.get("data", {})
+    else:
+        metadata = shipped_metadata(name) or (read_metadata(recipe.model.weights) if recipe.model.weights else {})
+        if own or "/" in name:
+            arguments.setdefault("num_classes", len(metadata.get("class_names") or data.class_names))
+        if own:
+            arguments.setdefault("in_channels", len(data.normalisation.mean))
+        # initial weights follow from the recipe's seed
+        torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
+        model = build(name, recipe.model.weights, **arguments)
+    known = metadata.get("normalisation")
+    if known:
+        data = data.with_normalisation(Normalisation(tuple(known["mean"]), tuple(known["std"])))
+    return Prepared(recipe, data, model, device)
+
+
+def train_network(prepared: Prepared, state_file: Path | None = None) -> TrainingHistory:
+    """Train the prepared network in place by the recipe's ``train`` section."""
+    settings = prepared.recipe.train.model_copy(update={"device": str(prepared.device)})
+    return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file)
+
+
+@dataclass(frozen=True, eq=False)
+class PruneRun:
+    """One network pruned to one budget: what was measured before and after."""
+
+    compressed: Compressed
+    before: Evaluation
+    pruned: Evaluation
+    tuned: Evaluation | None
+
+
+def prune_network(prepared: Prepared, state_file: Path | None = None) -> PruneRun:
+    """Prune by the recipe's ``criterion``, ``budget`` and ``prune`` sections; fine-tune when it has epochs."""
+    recipe, data, model = prepared.recipe, prepared.data, prepared.model
+    finetune = recipe.finetune.model_copy(update={"device": str(prepared.device)})
+    reference = ReferenceSet.sample(
+        getattr(data, recipe.reference.split),
+        recipe.reference.per_class,
+        recipe.reference.seed,
+        recipe.reference.classes,
+    )
+    before = evaluate(model, loader(data.test), class_names=data.class_names, device=prepared.device)
+    compressed = compress(
+        model.to(prepared.device),
+        reference,
+        Budget.of(recipe.budget.kind, recipe.budget.share),
+        get(recipe.criterion.name, **recipe.criterion.parameters),
+        recipe.prune,
+        train=data.train,
+        val=data.val,
+        finetune=finetune,
+    )
+    model.to("cpu")
+    compressed.model.to("cpu")
+    pruned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
+    tuned = None
+    if finetune.epochs and recipe.prune.schedule != "iterative":
+        fit(compressed.model, data.train, data.val, finetune, state_file)
+        tuned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
+    probe = data.test.batch(range(min(64, len(data.test))))[0]
+    old, new = measure_latency([model, compressed.model], probe)
+    return PruneRun(
+        compressed,
+        replace(before, latency=old),
+        replace(pruned, latency=new),
+        None if tuned is None else replace(tuned, latency=new),
+    )
+
+
+def check_classes(prepared: Prepared) -> None:
+    """Raise `RequestError` when the network has another number of outputs than the data has classes."""
+    with torch.no_grad():
+        outputs = prepared.model(prepared.data.test.batch([0])[0])
+    if outputs.ndim != 2 or outputs.shape[1] < len(prepared.data.class_names):
+        raise RequestError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, the data has {len(prepared.data.class_names)} classes"
+        )
