@@ -22,7 +22,7 @@ from secateur.criteria import register as register_criterion
 from secateur.data import DataSettings, ReferenceSet, open_data
 from secateur.evaluation import Evaluation, evaluate, measure_latency
 from secateur.models import build
-from secateur.pipeline import Compressed, PruneSettings, compare, compress, prune_to_budgets
+from secateur.pipeline import CompareSettings, Compressed, PruneSettings, compare, compress, prune_to_budgets
 from secateur.selection import Budget, Plan, select
 from secateur.structure import Structure, trace
 from secateur.surgery import compensate, load, mask, prune, recalibrate, save
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "CompareSettings",
     "Compressed",
     "DataSettings",
     "Evaluation",

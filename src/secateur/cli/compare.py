@@ -22,7 +22,7 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import new_report, show
+from secateur.cli.present import new_report, show, warn_untrained
 from secateur.pipeline import check_classes, compare, prepare, write_table
 from secateur.report import save_curves, write_report
 
@@ -48,15 +48,16 @@ def command(
 ) -> None:
     """Compare criteria over budgets and seeds under the same strategies; finished parts survive an interruption."""
     chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, compare__criteria=criteria or None,
-        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
+        recipe, overrides, data__source=data, model__name=model, model__weights=weights,
+        compare__criteria=criteria or None,        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
     if stop_early(chosen, print_config, dry_run):
         return
     prepared = prepare(chosen)
     check_classes(prepared)
+    warn_untrained(prepared)
     rows = compare(
-        prepared.model,
+        prepared.model.to(prepared.device),
         prepared.data,
         chosen.compare,
         chosen.prune,
@@ -70,7 +71,7 @@ def command(
     page = write_report(
         new_report(
             f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
-            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, unpruned accuracy {100 * baseline:.2f} %",
+            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, unpruned {100 * baseline:.2f} %",
             prepared,
             rows=rows[1:],
         ),

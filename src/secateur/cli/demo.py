@@ -19,7 +19,7 @@ from secateur.surgery import save
 
 
 def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOption = Path("out/demo")) -> None:
-    """Train on real digits, prune to half the MACs by four criteria, fine-tune an epoch, report: about a minute."""
+    """Train on real digits, prune to half the MACs by four criteria, fine-tune an epoch, report."""
     recipe = recipe_from("demo", overrides, device=device)
     prepared = prepare(recipe)
     check_classes(prepared)
@@ -30,7 +30,7 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
     kept: dict[str, Compressed] = {}
     finetune = recipe.finetune.model_copy(update={"device": str(prepared.device)})
     rows = compare(
-        prepared.model,
+        prepared.model.to(prepared.device),
         prepared.data,
         recipe.compare,
         recipe.prune,
@@ -40,6 +40,8 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
     )
     typer.echo("3/3 measuring and writing")
     best = kept[recipe.compare.criteria[0]]
+    prepared.model.to("cpu")
+    best.model.to("cpu")
     test, names = prepared.data.test, prepared.data.class_names
     probe = test.batch(range(min(64, len(test))))[0]
     old, new = measure_latency([prepared.model, best.model], probe)
@@ -50,9 +52,13 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
         shutil.rmtree(out / "bundle")
     metrics = {"before": before.to_json(), "finetuned": after.to_json(), "achieved": dict(best.plan.achieved)}
     bundle = save(
-        best.model, out / "bundle", plan=best.plan, recipe=recipe.model_dump(mode="json"), metrics=metrics,
+        best.model,
+        out / "bundle",
+        plan=best.plan,
+        recipe=recipe.model_dump(mode="json"),
+        metrics=metrics,
         data=prepared.data_record(),
-    )  # fmt: skip
+    )
     write_table(rows, out)
     page = write_report(
         new_report(
@@ -64,7 +70,7 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
             after=measurement(after, int(best.plan.keep(structure).sum())),
             layers=layers(structure, best.plan),
             heatmaps=heatmaps(prepared.model, best.model, prepared),
-        ),  # fmt: skip
+        ),
         out / "report.html",
     )
     whole = count_params(prepared.model), structure.cost().macs
@@ -81,8 +87,11 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
                 f"{row['macs'] * whole[1] / 1e6:.2f} M ({row['macs']:.1%})",
                 f"{row['size_bytes'] / 1024:,.0f} KiB",
                 "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f} ms ({row['latency_share']:.2f}x)",
-            )  # fmt: skip
+            )
         )
-    show(("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency/batch 64"), lines,
-         f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs")  # fmt: skip
+    show(
+        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency/batch 64"),
+        lines,
+        f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs",
+    )
     typer.echo(f"bundle: {bundle}\nreport: {page}")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
 from secateur.cli.options import DataOption, WeightsOption, recipe_from
 from secateur.cli.present import percent, show
 from secateur.core.devices import choose_device
+from secateur.core.errors import RequestError
 from secateur.criteria import known
+from secateur.models import build
 from secateur.pipeline import known_recipes, prepare
-from secateur.structure import trace
+from secateur.structure import Structure, trace
+from secateur.surgery import load
 
 
 def command(
@@ -32,14 +37,12 @@ def command(
         prepared = prepare(recipe_from(None, None, data__source=data, model__name=model, model__weights=weights))
         network, example = prepared.model, prepared.data.test.batch([0])[0]
     else:
-        from secateur.core.errors import RequestError
-        from secateur.models import build
-
         try:
             sizes = [int(n) for n in shape.split(",")]
         except ValueError as error:
             raise RequestError(f"--shape should read C,H,W, got '{shape}'") from error
-        network, example = build(model, weights), torch.zeros(1, *sizes)
+        network = load(model) if Path(model).is_dir() else build(model, weights)
+        example = torch.zeros(1, *sizes)
     structure = trace(network, example)
     rows = [
         (r["group"], r["layers"], r["units"], percent(r["params"]), percent(r["macs"]), r["reason"] or "can go")  # type: ignore[arg-type]
@@ -52,9 +55,8 @@ def command(
         typer.echo(f"not executed on this input, left as they are: {', '.join(structure.idle)}")
 
 
-def _minimum(structure):  # type: ignore[no-untyped-def]
-    import numpy as np
-
+def _minimum(structure: Structure) -> np.ndarray:
+    """One unit left in each group."""
     keep = np.zeros(structure.num_units, bool)
     keep[[group.first for group in structure.groups]] = True
     return keep

@@ -21,8 +21,8 @@ from secateur.cli.options import (
     WeightsOption,
     recipe_from,
     stop_early,
-)  # fmt: skip
-from secateur.cli.present import heatmap, new_report, show
+)
+from secateur.cli.present import heatmap, new_report, show, warn_untrained
 from secateur.core.files import atomic_path
 from secateur.pipeline import check_classes, explain, prepare, strongest_units
 from secateur.report import write_report
@@ -47,13 +47,12 @@ def command(
     dry_run: DryOption = False,
 ) -> None:
     """Heatmaps of test images, and the units that speak for each class."""
-    chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, device=device
-    )  # fmt: skip
+    chosen = recipe_from(recipe, overrides, data__source=data, model__name=model, model__weights=weights, device=device)
     if stop_early(chosen, print_config, dry_run):
         return
     prepared = prepare(chosen)
     check_classes(prepared)
+    warn_untrained(prepared)
     test = prepared.data.test
     indices = images or list(range(min(count, len(test))))
     networks = [prepared.model.to(prepared.device)]
@@ -74,7 +73,7 @@ def command(
             f"relevance of the true class, {composite}",
             prepared,
             heatmaps=[heatmap(item) for item in found],
-        ),  # fmt: skip
+        ),
         out / "report.html",
     )
     rows = [(i.index, i.label, *i.predicted, *(f"{c:.3f}" for c in i.cosine[1:])) for i in found]

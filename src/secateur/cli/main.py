@@ -59,7 +59,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         message, code = error.format_message(), 2
     except (KeyboardInterrupt, click.Abort):
-        message, code = "interrupted; finished parts are kept, run the same command to go on", 130
+        message, code = (
+            "interrupted; finished training epochs and comparison parts are found again by the same command",
+            130,
+        )
     except MemoryError:
         message, code = "out of memory; use a smaller batch size", 1
     console.print(f"secateur: {' '.join(message.split())}", markup=False, style="red")

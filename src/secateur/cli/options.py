@@ -70,7 +70,8 @@ def stop_early(recipe: Recipe, print_config: bool, dry_run: bool) -> bool:
         check_classes(prepared)
         sizes = ", ".join(f"{s} {len(getattr(prepared.data, s))}" for s in ("train", "val", "test"))
         typer.echo(
-            f"ok: data '{prepared.data.name}' ({sizes}), {len(prepared.data.class_names)} classes, device {prepared.device}"
+            f"ok: data '{prepared.data.name}' ({sizes}), "
+            f"{len(prepared.data.class_names)} classes, device {prepared.device}"
         )
         return True
     return False

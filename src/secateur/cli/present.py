@@ -36,6 +36,15 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | 
     console.print(table)
 
 
+def warn_untrained(prepared: Prepared) -> None:
+    """Say on standard error when a network was built by name and has random weights."""
+    if not prepared.trained:
+        name = prepared.recipe.model.name
+        Console(stderr=True, soft_wrap=True).print(
+            f"note: '{name}' has random weights; give --weights FILE or a bundle folder as --model", markup=False
+        )
+
+
 def percent(value: float | None) -> str:
     """A share as per cent."""
     return "-" if value is None else f"{100 * value:.2f} %"

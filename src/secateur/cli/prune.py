@@ -20,7 +20,7 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, show
+from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, show, warn_untrained
 from secateur.core.files import write_json
 from secateur.pipeline import check_classes, prepare, prune_network
 from secateur.pipeline.compare import parse_criterion
@@ -63,6 +63,7 @@ def command(
         return
     prepared = prepare(chosen)
     check_classes(prepared)
+    warn_untrained(prepared)
     structure = trace(prepared.model, prepared.data.test.batch([0])[0])
     result = prune_network(prepared, out / "finetune.state")
     plan, slim = result.compressed.plan, result.compressed.model

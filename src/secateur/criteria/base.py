@@ -29,6 +29,8 @@ class Criterion(ABC):
     """
 
     name: ClassVar[str]
+    equivariant: ClassVar[bool] = True
+    """Whether scores move along when channels are permuted; chance does not."""
 
     @abstractmethod
     def unit_scores(

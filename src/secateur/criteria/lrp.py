@@ -23,7 +23,7 @@ from secateur.structure import Structure
 @register("lrp")
 @dataclass(frozen=True)
 class LRP(Criterion):
-    """Relevance of a unit for the true class, summed over positions and the layers that make it.
+    """Relevance of a unit for the true class, summed over positions and the layers that read it.
 
     Args:
         composite: rules, see `secateur.attribution.composites`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch import nn
@@ -23,6 +24,7 @@ class Random(Criterion):
     """
 
     seed: int = 0
+    equivariant: ClassVar[bool] = False
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int

@@ -7,9 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import yaml
@@ -19,6 +21,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path, read_json, write_json
 from secateur.core.progress import track
+from secateur.core.randomness import numpy_generator
 from secateur.criteria import Criterion, get
 from secateur.data import ImageData, ReferenceSet, loader
 from secateur.evaluation import Evaluation, evaluate, measure_latency
@@ -28,9 +31,24 @@ from secateur.structure import Structure, trace
 from secateur.training import TrainSettings, fit
 
 COLUMNS = (
-    "model", "dataset", "criterion", "strategy", "seed", "budget_kind", "budget", "units", "params", "macs", "accuracy",
-    "balanced_accuracy", "loss", "latency_ms", "latency_share", "size_bytes", "finetuned",
-)  # fmt: skip
+    "model",
+    "dataset",
+    "criterion",
+    "strategy",
+    "seed",
+    "budget_kind",
+    "budget",
+    "units",
+    "params",
+    "macs",
+    "accuracy",
+    "balanced_accuracy",
+    "loss",
+    "latency_ms",
+    "latency_share",
+    "size_bytes",
+    "finetuned",
+)
 
 
 class CompareSettings(BaseModel):
@@ -42,14 +60,23 @@ class CompareSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     criteria: tuple[str, ...] = (
-        "lrp", "lrp:composite=epsilon-plus", "taylor", "grad", "activation", "weight", "random",
-    )  # fmt: skip
+        "lrp",
+        "lrp:composite=epsilon-plus",
+        "taylor",
+        "grad",
+        "activation",
+        "weight",
+        "random",
+    )
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     kind: Literal["macs", "params", "units"] = "macs"
     seeds: tuple[int, ...] = (0, 1, 2)
     per_class: int = Field(default=10, ge=1, description="reference samples of each class")
     published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
     split: Literal["val", "test"] = "test"
+    limit: int | None = Field(
+        default=None, ge=1, description="measure on this many images of the split, drawn by chance"
+    )
     latency_repeats: int = Field(default=5, ge=0, description="0: do not time")
     latency_batch: int = Field(default=64, ge=1)
 
@@ -102,7 +129,10 @@ def compare(
         name, parameters = parse_criterion(text)
         get(name, **parameters)
     evaluated = getattr(data, settings.split)
-    example = data.test.batch([0])[0]
+    if settings.limit is not None and settings.limit < len(evaluated):
+        drawn = numpy_generator(0, "compare", settings.split).permutation(len(evaluated))[: settings.limit]
+        evaluated = evaluated.subset(np.sort(drawn))
+    example = data.test.batch([0])[0].to(next(model.parameters()).device)
     structure = trace(model, example)
     identity = _identity(model, data, settings, prune_settings, finetune)
     variants = [PruneSettings.published(batch_size=prune_settings.batch_size)] if settings.published else []
@@ -128,7 +158,7 @@ def compare(
             before_ms,
             None if before_ms is None else 1.0,
             False,
-        )  # fmt: skip
+        )
     ]
     jobs = [(v, c, s) for v in variants for s in settings.seeds for c in settings.criteria]
     for variant, text, seed in track(jobs, "comparing"):
@@ -168,7 +198,17 @@ def _part(
     budgets = [Budget.of(settings.kind, share) for share in settings.budgets]
     for budget, result in zip(
         sorted(budgets, key=lambda b: -b.share),
-        prune_to_budgets(model, reference, budgets, criterion, variant, structure=structure, train=data.train),
+        prune_to_budgets(
+            model,
+            reference,
+            budgets,
+            criterion,
+            variant,
+            structure=structure,
+            train=data.train,
+            val=data.val,
+            finetune=finetune,
+        ),
         strict=True,
     ):
         latency, share = None, None
@@ -176,14 +216,25 @@ def _part(
             before, after = measure_latency([model, result.model], probe, repeats=settings.latency_repeats)
             latency, share = after.median_ms, after.median_ms / before.median_ms
         stages = [(result.model, False)]
-        if finetune is not None and finetune.epochs:
+        if finetune is not None and finetune.epochs and variant.schedule != "iterative":
             tuned = copy.deepcopy(result.model)
             fit(tuned, data.train, data.val, finetune.model_copy(update={"seed": seed}))
             stages.append((tuned, True))
         for network, tuned_flag in stages:
             found = evaluate(network, loader(evaluated), class_names=data.class_names)
-            yield _row(common, text, variant.label, seed, settings.kind, budget.share, result.plan.achieved, found, latency,
-                       share, tuned_flag)  # fmt: skip
+            yield _row(
+                common,
+                text,
+                variant.label,
+                seed,
+                settings.kind,
+                budget.share,
+                result.plan.achieved,
+                found,
+                latency,
+                share,
+                tuned_flag,
+            )
         if keep is not None:
             keep[text] = Compressed(stages[-1][0], result.plan, result.history)
 
@@ -230,6 +281,8 @@ def _identity(
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     for split in (data.train, data.val, data.test):
         digest.update(split.labels.tobytes())
+        digest.update(split.replace(augmentation=None).batch(range(min(16, len(split))))[0].numpy().tobytes())
+    digest.update(version("secateur").encode())
     own = settings.model_dump(exclude={"criteria", "seeds", "published"})
     tuned = finetune.model_dump(mode="json") if finetune is not None and finetune.epochs else None
     digest.update(json.dumps([own, tuned, asdict(data.normalisation), data.name], sort_keys=True).encode())

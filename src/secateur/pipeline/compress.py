@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.utils.data import Dataset
@@ -129,16 +130,21 @@ def prune_to_budgets(
     if not budgets or len({b.kind for b in budgets}) != 1:
         raise RequestError("give at least one budget, all of one kind")
     ordered = sorted(budgets, key=lambda b: -b.share)
-    structure = structure or trace(model, reference.inputs[:1])
+    structure = structure or trace(model, _example(model, reference))
     runner = {"one-shot": _one_shot, "rescored": _rescored, "iterative": _iterative}[settings.schedule]
-    if settings.schedule == "iterative" and (train is None or finetune is None):
-        raise RequestError("an iterative schedule needs training images and fine-tuning settings")
+    if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
+        raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
     for result in runner(model, structure, reference, ordered, chosen, settings, train, val, finetune):
         if settings.recalibrate:
             if train is None:
                 raise RequestError("recalibration of batch norms needs training images")
-            recalibrate(result.model, _first(train, settings.recalibrate))
+            place = next(result.model.parameters()).device
+            recalibrate(result.model, _first(train, settings.recalibrate), device=place)
         yield result
+
+
+def _example(model: nn.Module, reference: ReferenceSet) -> torch.Tensor:
+    return reference.inputs[:1].to(next(model.parameters()).device)
 
 
 def _first(train: Dataset[Any], count: int) -> Iterator[Any]:
@@ -257,12 +263,13 @@ def _iterative(
     assert train is not None
     assert finetune is not None
     current: nn.Module = copy.deepcopy(model)
+    home = next(model.parameters()).device
     whole = structure.cost()
     alive = np.arange(structure.num_units)  # units of the original that the current network still has
     steps: list[Step] = []
     passes = list(_targets(structure, budgets, settings.step))
     for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning"):
-        here = trace(current, reference.inputs[:1])
+        here = trace(current, _example(current, reference))
         scores = score(current, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
         share = budget.share * getattr(whole, budget.kind) / getattr(here.cost(), budget.kind)
         if share < 1:
@@ -271,8 +278,8 @@ def _iterative(
             if settings.compensate:
                 compensate(slim, current, local, reference, batch_size=settings.batch_size)
             alive = alive[local.keep(here)]
-            fit(slim, train, val, finetune)
-            current = slim
+            fit(slim, train, val, finetune)  # ends on the CPU
+            current = slim.to(home)
         keep = np.zeros(structure.num_units, bool)
         keep[alive] = True
         plan = Plan.of(

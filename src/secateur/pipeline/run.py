@@ -16,7 +16,7 @@ from secateur.criteria import get
 from secateur.data import ImageData, Normalisation, ReferenceSet, loader, open_data
 from secateur.evaluation import Evaluation, evaluate, measure_latency
 from secateur.models import build, read_metadata, registered
-from secateur.models.build import shipped_metadata
+from secateur.models.build import SHIPPED, shipped_metadata
 from secateur.pipeline.compress import Compressed, compress
 from secateur.pipeline.recipe import Recipe
 from secateur.selection import Budget
@@ -32,6 +32,7 @@ class Prepared:
     data: ImageData
     model: nn.Module
     device: torch.device
+    trained: bool = True
 
     def data_record(self) -> dict[str, Any]:
         """What a bundle says about the images the network expects."""
@@ -51,7 +52,7 @@ def prepare(recipe: Recipe) -> Prepared:
     name, arguments = recipe.model.name, dict(recipe.model.arguments)
     settings = recipe.data
     own = name in registered
-    if not own and not name.startswith("resnet20-") and settings.channels is None and not Path(name).is_dir():
+    if not own and name not in SHIPPED and settings.channels is None and not Path(name).is_dir():
         settings = settings.model_copy(update={"channels": 3})
     data = open_data(settings)
     if Path(name).is_dir():
@@ -69,7 +70,8 @@ def prepare(recipe: Recipe) -> Prepared:
     known = metadata.get("normalisation")
     if known:
         data = data.with_normalisation(Normalisation(tuple(known["mean"]), tuple(known["std"])))
-    return Prepared(recipe, data, model, device)
+    trained = Path(name).is_dir() or name in SHIPPED or recipe.model.weights is not None
+    return Prepared(recipe, data, model, device, trained)
 
 
 def train_network(prepared: Prepared, state_file: Path | None = None) -> TrainingHistory:
@@ -109,15 +111,17 @@ def prune_network(prepared: Prepared, state_file: Path | None = None) -> PruneRu
         val=data.val,
         finetune=finetune,
     )
-    model.to("cpu")
-    compressed.model.to("cpu")
+    compressed.model.to(prepared.device)
     pruned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
     tuned = None
     if finetune.epochs and recipe.prune.schedule != "iterative":
         fit(compressed.model, data.train, data.val, finetune, state_file)
         tuned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
+        compressed.model.to(prepared.device)
     probe = data.test.batch(range(min(64, len(data.test))))[0]
     old, new = measure_latency([model, compressed.model], probe)
+    model.to("cpu")
+    compressed.model.to("cpu")
     return PruneRun(
         compressed,
         replace(before, latency=old),
@@ -132,5 +136,6 @@ def check_classes(prepared: Prepared) -> None:
         outputs = prepared.model(prepared.data.test.batch([0])[0])
     if outputs.ndim != 2 or outputs.shape[1] < len(prepared.data.class_names):
         raise RequestError(
-            f"the network gives outputs of shape {tuple(outputs.shape)}, the data has {len(prepared.data.class_names)} classes"
+            f"the network gives outputs of shape {tuple(outputs.shape)}, "
+            f"the data has {len(prepared.data.class_names)} classes"
         )

@@ -101,7 +101,7 @@ class Plan:
         """
         if structure.fingerprint != self.fingerprint:
             raise RequestError(
-                f"the plan is for another network (fingerprint {self.fingerprint}, this one has {structure.fingerprint})"
+                f"the plan is for another network: its fingerprint is {self.fingerprint}, this one's {structure.fingerprint}"
             )
         keep = np.ones(structure.num_units, bool)
         for group in structure.groups:

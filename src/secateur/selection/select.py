@@ -136,7 +136,7 @@ def _reach(
             trial[block.units] = False
         return float(getattr(structure.cost(trial), kind))
 
-    slack = 1e-9 * target + 0.5
+    slack = 1e-9 * target  # rounding of the share
     if cost([]) <= target + slack:
         return keep
     if cost(blocks) > target + slack:

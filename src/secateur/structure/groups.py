@@ -47,7 +47,7 @@ class Layer:
     Attributes:
         name: of the module, or of the weight where no module owns it.
         weight: name of its weight.
-        positions: output positions per sample; MACs = positions x remaining weight elements.
+        positions: per sample, at which each weight element is used; MACs = positions x remaining elements.
     """
 
     name: str

@@ -136,7 +136,7 @@ class _Watcher(TorchDispatchMode):
     """Labels every tensor of one forward pass."""
 
     def __init__(self, model: nn.Module, batch: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.batch = batch
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.table = LabelTable(state)
@@ -233,7 +233,9 @@ class _Watcher(TorchDispatchMode):
         if bias is not None:
             self._bias(bias, fresh)
         table.set_along(result, 1, fresh)
-        self.layers.append(Layer(_layer_name(name), name, result.numel() // max(1, channels * self.batch)))
+        # a transposed convolution uses each weight once per input position, a plain one once per output position
+        visited, width = (x, x.shape[1]) if transposed else (result, channels)
+        self.layers.append(Layer(_layer_name(name), name, visited.numel() // max(1, width * self.batch)))
 
     def _linear(
         self, x: torch.Tensor, weight: torch.Tensor, bias: Any, result: torch.Tensor, transposed: bool = False

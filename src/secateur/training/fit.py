@@ -6,6 +6,7 @@ Devices and several processes (``accelerate launch``) are accelerate's work; mix
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -179,6 +180,8 @@ class _Training:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.history = TrainingHistory()
         self.kept = _copy(model)
+        # a state belongs to the weights it started from: same shapes do not make the same network
+        self.origin = _fingerprint(self.kept)
 
     def run(self, state_file: str | Path | None, samples: tuple[int, int]) -> TrainingHistory:
         """All epochs that are still to do."""
@@ -234,7 +237,7 @@ class _Training:
             if not math.isfinite(value):
                 raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
             optimiser.zero_grad()
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()
             if settings.gradient_clip is not None:
                 scaler.unscale_(optimiser)
                 nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
@@ -292,6 +295,7 @@ class _Training:
         state = {
             "settings": self.settings.model_dump_json(),
             "samples": list(samples),
+            "origin": self.origin,
             "epoch": epochs_done,
             "model": _copy(self.model),
             "best": self.kept,
@@ -322,6 +326,8 @@ class _Training:
             ) from error
         # where the work runs may change between two runs
         here = {"device": self.settings.device, "workers": self.settings.workers}
+        if state.get("origin") != self.origin:
+            raise RequestError(f"'{path}' belongs to another network; delete it or choose another --out")
         if settings.model_copy(update=here) != self.settings or tuple(size) != samples:
             raise RequestError(
                 f"'{path}' belongs to a training with other settings or data; delete it or choose another --out"
@@ -334,6 +340,14 @@ class _Training:
         self.scaler.load_state_dict(scaler)
         self.kept, self.history = kept, history
         return int(epochs_done)
+
+
+def _fingerprint(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
