@@ -61,7 +61,9 @@ def test_the_default_recipe_keeps_more_of_the_function_than_chance(setting):
     x = reference.inputs
 
     def distance(criterion):
-        return float((sc.compress(model, reference, sc.Budget(macs=0.6), criterion).model(x) - model(x)).pow(2).mean())
+        return float(
+            (sc.compress(model, reference, sc.Budget(macs=0.6), criterion).model(x) - model(x)).detach().pow(2).mean()
+        )
 
     chance = np.mean([distance(sc.criteria.get("random", seed=s)) for s in range(6)])
     assert distance("lrp") < chance

@@ -77,6 +77,13 @@ class Sliced(nn.Module):
         return self.fc(self.c(self.b(self.a(x)[:, :5])).mean((2, 3)))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_layout_does_not_matter(layout):
+    model, x = zoo("resnet20")
+    structure = sc.trace(model.to(memory_format=layout), x.contiguous(memory_format=layout))
+    assert (structure.num_units, len(structure.locked)) == (448, 1)
+
+
 def test_slices_at_fixed_positions_lock():
     structure = sc.trace(Sliced(), torch.zeros(1, 3, 4, 4))
     assert {g.name for g in structure.groups} == {"b", "c"}

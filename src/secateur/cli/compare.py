@@ -49,7 +49,8 @@ def command(
     """Compare criteria over budgets and seeds under the same strategies; finished parts survive an interruption."""
     chosen = recipe_from(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights,
-        compare__criteria=criteria or None,        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
+        compare__criteria=criteria or None,
+        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
     if stop_early(chosen, print_config, dry_run):
         return
@@ -71,7 +72,8 @@ def command(
     page = write_report(
         new_report(
             f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
-            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, unpruned {100 * baseline:.2f} %",
+            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, "
+            f"unpruned {100 * baseline:.2f} %",
             prepared,
             rows=rows[1:],
         ),

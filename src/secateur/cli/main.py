@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import click
 import typer
 from rich.console import Console
 from typer.main import get_command
 
 from secateur.cli import compare, demo, doctor, evaluate, explain, prune, report, train
 from secateur.core.errors import SecateurError
+
+# typer brings its own copy of click in newer versions and uses the installed one in older ones
+_UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,11 +56,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return int(result) if isinstance(result, int) else 0
     except SecateurError as error:
         message, code = str(error), error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        message, code = error.format_message(), 2
-    except click.ClickException as error:
-        message, code = error.format_message(), 2
-    except (KeyboardInterrupt, click.Abort):
+    except _UsageError as error:
+        message, code = error.format_message(), 2  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
         message, code = (
             "interrupted; finished training epochs and comparison parts are found again by the same command",
             130,

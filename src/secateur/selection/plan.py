@@ -101,7 +101,8 @@ class Plan:
         """
         if structure.fingerprint != self.fingerprint:
             raise RequestError(
-                f"the plan is for another network: its fingerprint is {self.fingerprint}, this one's {structure.fingerprint}"
+                f"the plan is for another network: its fingerprint is {self.fingerprint}, "
+                f"this one's {structure.fingerprint}"
             )
         keep = np.ones(structure.num_units, bool)
         for group in structure.groups:

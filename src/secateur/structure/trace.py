@@ -166,6 +166,8 @@ class _Watcher(TorchDispatchMode):
             self._linear(args[0], args[1], args[2] if len(args) > 2 else None, result, transposed=True)
         elif name in _BATCH_NORMS:
             self._batch_norm(args, result)
+        elif name == "as_strided" and result.shape == args[0].shape and set(result.shape[2:]) == {1}:
+            table.copy(args[0], result)  # pooling to one position in channels-last layout only renames strides
         elif name == "native_layer_norm":
             axes = range(args[0].ndim - len(args[1]), args[0].ndim)
             table.lock_if_varies(args[0], axes, "is normalised across units by a layer norm")
