@@ -23,7 +23,7 @@ def test_contract(name):
     "parameters",
     [{"composite": c} for c in ("epsilon-plus", "epsilon-plus-flat", "alpha2-beta1", "epsilon-gamma-box")]
     + [{"reduce": r} for r in ("abs", "signed", "abs-of-mean")]
-    + [{"start": "logit"}, {"at": "makers"}, {"normalise": "l2"}],
+    + [{"start": "one"}, {"at": "makers"}, {"normalise": "l2"}],
     ids=str,
 )
 def test_contract_of_lrp_variants(parameters):
@@ -64,7 +64,7 @@ def test_lrp_epsilon_is_share_of_the_logit(setting):
     h, logits = hidden(model, reference)
     z = logits.gather(1, reference.targets[:, None])
     relevance = (h * model[2].weight[reference.targets] / z).detach()
-    found = sc.score(model, structure, reference, sc.criteria.get("lrp", reduce="abs", composite=tiny)).values
+    found = sc.score(model, structure, reference, sc.criteria.get("lrp", reduce="abs", start="one", composite=tiny)).values
     np.testing.assert_allclose(found, relevance.abs().mean(0).numpy(), rtol=1e-8)
 
 

@@ -27,14 +27,14 @@ class LRP(Criterion):
 
     Args:
         composite: rules, see `secateur.attribution.composites`.
-        start: relevance at the true class's logit: ``one`` or ``logit``.
+        start: relevance at the true class's logit: ``logit``, its value (confident samples count more), or ``one``.
         reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``.
         at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
     """
 
     composite: str | Composite = "epsilon"
-    start: Start = "one"
+    start: Start = "logit"
     reduce: str = "square"
     normalise: str | None = None
     at: Literal["makers", "readers"] = "readers"

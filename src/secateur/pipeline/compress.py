@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from secateur.core.errors import RequestError
 from secateur.core.progress import track
 from secateur.criteria import Criterion, get, score
-from secateur.data import ReferenceSet, loader
+from secateur.data import ReferenceSet
 from secateur.selection import STRATEGIES, Budget, Plan, select
 from secateur.selection.plan import Cut
 from secateur.structure import Structure, trace
@@ -39,7 +39,7 @@ class PruneSettings(BaseModel):
     step: float = Field(default=0.02, gt=0, le=1, description="share of the whole removed between two scorings")
     compensate: bool = Field(default=True, description="fold removed units' mean contribution into biases")
     centred: bool = Field(default=True, description="score deviations from a unit's mean activation")
-    recalibrate: int = Field(default=0, ge=0, description="training images to measure batch norms on anew; 0: none")
+    recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
     order: Literal["least", "most"] = "least"
     min_keep: int = Field(default=1, ge=1)
     round_to: int = Field(default=1, ge=1)
@@ -49,12 +49,22 @@ class PruneSettings(BaseModel):
     @classmethod
     def published(cls, **changes: Any) -> PruneSettings:
         """One-shot, global, raw scores, no repair: the protocol of most published comparisons."""
-        return cls(**{"schedule": "one-shot", "strategy": "global", "compensate": False, "centred": False, **changes})
+        return cls(
+            **{
+                "schedule": "one-shot",
+                "strategy": "global",
+                "compensate": False,
+                "centred": False,
+                "recalibrate": False,
+                **changes,
+            }
+        )
 
     @property
     def label(self) -> str:
         """Short name for tables."""
-        extra = "".join(f"+{name}" for name, on in (("compensated", self.compensate), ("centred", self.centred)) if on)
+        steps = (("compensated", self.compensate), ("centred", self.centred), ("recalibrated", self.recalibrate))
+        extra = "".join(f"+{name}" for name, on in steps if on)
         return f"{self.schedule}/{self.strategy}{extra}"
 
 
@@ -94,7 +104,7 @@ def compress(
         budget: the share that stays.
         criterion: name or object.
         settings: how, see `PruneSettings`.
-        train: for fine-tuning and batch-norm recalibration.
+        train: for fine-tuning.
         val: for choosing the best epoch.
         finetune: training between the steps of an iterative schedule (needs ``train``).
 
@@ -134,26 +144,22 @@ def prune_to_budgets(
     runner = {"one-shot": _one_shot, "rescored": _rescored, "iterative": _iterative}[settings.schedule]
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
-    for result in runner(model, structure, reference, ordered, chosen, settings, train, val, finetune):
-        if settings.recalibrate:
-            if train is None:
-                raise RequestError("recalibration of batch norms needs training images")
-            place = next(result.model.parameters()).device
-            recalibrate(result.model, _first(train, settings.recalibrate), device=place)
-        yield result
+    yield from runner(model, structure, reference, ordered, chosen, settings, train, val, finetune)
+
+
+def _repaired(slim: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
+    if settings.recalibrate:
+        place = next(slim.parameters()).device
+        recalibrate(slim, (x for x, _ in reference.batches(_WHOLE)), device=place)
+    return slim
+
+
+_WHOLE = 256
+"""Samples per pass where statistics are measured; a cumulative average over batches of nearly equal size."""
 
 
 def _example(model: nn.Module, reference: ReferenceSet) -> torch.Tensor:
     return reference.inputs[:1].to(next(model.parameters()).device)
-
-
-def _first(train: Dataset[Any], count: int) -> Iterator[Any]:
-    seen = 0
-    for inputs, targets in loader(train, 256, shuffle=True):
-        if seen >= count:
-            return
-        yield inputs[: count - seen], targets[: count - seen]
-        seen += len(inputs)
 
 
 def _choose(scores: Any, budget: Budget, settings: PruneSettings, within: Plan | None) -> Plan:
@@ -185,7 +191,7 @@ def _one_shot(
         slim = prune(model, plan)
         if settings.compensate:
             compensate(slim, model, plan, reference, batch_size=settings.batch_size)
-        yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved)),))
+        yield Compressed(_repaired(slim, reference, settings), plan, (Step(budget.share, dict(plan.achieved)),))
 
 
 def _targets(structure: Structure, budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bool]]:
@@ -216,7 +222,7 @@ def _rescored(
         plan = _next(current, structure, reference, budget, criterion, settings, plan)
         steps.append(Step(budget.share, dict(plan.achieved)))
         if wanted:
-            yield Compressed(prune(current, plan), plan, tuple(steps))
+            yield Compressed(_repaired(prune(current, plan), reference, settings), plan, tuple(steps))
 
 
 def _next(
