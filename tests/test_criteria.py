@@ -64,7 +64,8 @@ def test_lrp_epsilon_is_share_of_the_logit(setting):
     h, logits = hidden(model, reference)
     z = logits.gather(1, reference.targets[:, None])
     relevance = (h * model[2].weight[reference.targets] / z).detach()
-    found = sc.score(model, structure, reference, sc.criteria.get("lrp", reduce="abs", start="one", composite=tiny)).values
+    chosen = sc.criteria.get("lrp", reduce="abs", start="one", composite=tiny)
+    found = sc.score(model, structure, reference, chosen).values
     np.testing.assert_allclose(found, relevance.abs().mean(0).numpy(), rtol=1e-8)
 
 

@@ -118,6 +118,8 @@ def prune_network(prepared: Prepared, state_file: Path | None = None) -> PruneRu
         fit(compressed.model, data.train, data.val, finetune, state_file)
         tuned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
         compressed.model.to(prepared.device)
+        if state_file is not None:
+            state_file.unlink(missing_ok=True)
     probe = data.test.batch(range(min(64, len(data.test))))[0]
     old, new = measure_latency([model, compressed.model], probe)
     model.to("cpu")
