@@ -79,23 +79,27 @@ def command(
         ),
         out / "report.html",
     )
-    show(*summary(rows[1:]), title=f"accuracy in %, mean over seeds; achieved {chosen.compare.kind} in brackets")
+    for strategy in dict.fromkeys(row["strategy"] for row in rows[1:]):
+        show(*summary([row for row in rows[1:] if row["strategy"] == strategy]), title=f"accuracy in %: {strategy}")
     typer.echo(
         "\n".join(f"{name}: {path}" for name, path in (("table", tables[0]), ("picture", picture), ("report", page)))
     )
 
 
 def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: one line per strategy, criterion and stage; one column per budget, then their mean."""
-    cells: dict[tuple[str, str, bool], dict[float, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Header and rows of one strategy: a line per criterion and stage, a column per budget; last, what was achieved."""
+    cells: dict[tuple[str, bool], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    reached: dict[float, list[float]] = defaultdict(list)
+    kind = rows[0]["budget_kind"]
     for row in rows:
-        cells[(row["strategy"], row["criterion"], row["finetuned"])][row["budget"]].append(row)
-    budgets = sorted({row["budget"] for row in rows}, reverse=True)
+        cells[(row["criterion"], row["finetuned"])][row["budget"]].append(row["accuracy"])
+        reached[row["budget"]].append(row[kind])
+    budgets = sorted(reached, reverse=True)
     lines: list[list[object]] = []
-    for (strategy, criterion, tuned), found in cells.items():
-        means = [100 * mean(r["accuracy"] for r in found[b]) for b in budgets]
-        achieved = [100 * mean(r[r["budget_kind"]] for r in found[b]) for b in budgets]
-        shown = [f"{m:.1f} ({a:.1f})" for m, a in zip(means, achieved, strict=True)]
+    for (criterion, tuned), found in cells.items():
+        means = [100 * mean(found[b]) for b in budgets]
         stage = "fine-tuned" if tuned else "pruned"
-        lines.append([strategy, criterion, stage, *shown, f"{mean(means):.1f}"])
-    return ["strategy", "criterion", "stage", *(f"{b:g}" for b in budgets), "mean"], lines
+        lines.append([criterion, stage, *(f"{m:.1f}" for m in means), f"{mean(means):.1f}"])
+    shares = [f"{100 * min(reached[b]):.1f}-{100 * max(reached[b]):.1f}" for b in budgets]
+    lines.append([f"achieved {kind} in %", "", *shares, ""])
+    return ["criterion", "stage", *(f"{b:g}" for b in budgets), "mean"], lines
