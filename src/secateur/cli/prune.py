@@ -65,7 +65,7 @@ def command(
     check_classes(prepared)
     warn_untrained(prepared)
     structure = trace(prepared.model, prepared.data.test.batch([0])[0])
-    result = prune_network(prepared, out / "finetune.state")
+    result = prune_network(prepared, out)
     plan, slim = result.compressed.plan, result.compressed.model
     after = result.tuned or result.pruned
     metrics = {

@@ -90,8 +90,11 @@ class PruneRun:
     tuned: Evaluation | None
 
 
-def prune_network(prepared: Prepared, state_file: Path | None = None) -> PruneRun:
-    """Prune by the recipe's ``criterion``, ``budget`` and ``prune`` sections; fine-tune when it has epochs."""
+def prune_network(prepared: Prepared, folder: Path | None = None) -> PruneRun:
+    """Prune by the recipe's ``criterion``, ``budget`` and ``prune`` sections; fine-tune when it has epochs.
+
+    With a ``folder``, interrupted fine-tuning goes on from a state kept there under the plan's hash.
+    """
     recipe, data, model = prepared.recipe, prepared.data, prepared.model
     finetune = recipe.finetune.model_copy(update={"device": str(prepared.device)})
     reference = ReferenceSet.sample(
@@ -115,6 +118,7 @@ def prune_network(prepared: Prepared, state_file: Path | None = None) -> PruneRu
     pruned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
     tuned = None
     if finetune.epochs and recipe.prune.schedule != "iterative":
+        state_file = None if folder is None else folder / f"finetune-{compressed.plan.digest}.state"
         fit(compressed.model, data.train, data.val, finetune, state_file)
         tuned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
         compressed.model.to(prepared.device)

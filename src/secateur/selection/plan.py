@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -108,6 +110,11 @@ class Plan:
         for group in structure.groups:
             keep[group.first + np.array(self.removed.get(group.name, ()), np.int64)] = False
         return keep
+
+    @property
+    def digest(self) -> str:
+        """Short hash of what goes and of what ranked it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

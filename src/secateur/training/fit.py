@@ -6,7 +6,6 @@ Devices and several processes (``accelerate launch``) are accelerate's work; mix
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -180,8 +179,6 @@ class _Training:
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.history = TrainingHistory()
         self.kept = _copy(model)
-        # a state belongs to the weights it started from: same shapes do not make the same network
-        self.origin = _fingerprint(self.kept)
 
     def run(self, state_file: str | Path | None, samples: tuple[int, int]) -> TrainingHistory:
         """All epochs that are still to do."""
@@ -295,7 +292,6 @@ class _Training:
         state = {
             "settings": self.settings.model_dump_json(),
             "samples": list(samples),
-            "origin": self.origin,
             "epoch": epochs_done,
             "model": _copy(self.model),
             "best": self.kept,
@@ -326,8 +322,6 @@ class _Training:
             ) from error
         # where the work runs may change between two runs
         here = {"device": self.settings.device, "workers": self.settings.workers}
-        if state.get("origin") != self.origin:
-            raise RequestError(f"'{path}' belongs to another network; delete it or choose another --out")
         if settings.model_copy(update=here) != self.settings or tuple(size) != samples:
             raise RequestError(
                 f"'{path}' belongs to a training with other settings or data; delete it or choose another --out"
@@ -340,14 +334,6 @@ class _Training:
         self.scaler.load_state_dict(scaler)
         self.kept, self.history = kept, history
         return int(epochs_done)
-
-
-def _fingerprint(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in state.items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
