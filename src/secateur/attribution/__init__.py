@@ -1,10 +1,12 @@
 """Relevance of inputs and units, by modified gradients."""
 
 from secateur.attribution import composites
+from secateur.attribution.collect import UnitStatistics
 from secateur.attribution.composites import Composite, LayerContext
-from secateur.attribution.engine import Relevance, UnitStatistics, attribute, unit_statistics
+from secateur.attribution.engine import Relevance, Start, attribute, unit_statistics
+from secateur.attribution.operations import treat
 from secateur.attribution.reads import Read, reads
-from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
+from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, Stop, WSquare, ZBox, ZPlus
 
 __all__ = [
     "AlphaBeta",
@@ -13,9 +15,12 @@ __all__ = [
     "Flat",
     "Gamma",
     "LayerContext",
+    "Pass",
     "Read",
     "Relevance",
     "Rule",
+    "Start",
+    "Stop",
     "UnitStatistics",
     "WSquare",
     "ZBox",
@@ -23,5 +28,6 @@ __all__ = [
     "attribute",
     "composites",
     "reads",
+    "treat",
     "unit_statistics",
 ]

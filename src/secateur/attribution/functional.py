@@ -1,21 +1,23 @@
-"""Autograd functions whose backward is a rule."""
+"""Linear maps, and autograd functions whose backward is a rule."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
-from secateur.attribution.rules import LinearMap, Rule, stabilise
+from secateur.attribution.rules import LinearMap, stabilise
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @dataclass(frozen=True, eq=False)
 class ConvolutionMap:
-    """A convolution with everything but its input fixed; the batch norm behind it may be folded in."""
+    """A convolution with everything but its input fixed; ``size``: of the input, per spatial dimension."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -23,19 +25,21 @@ class ConvolutionMap:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
+    size: tuple[int, ...]
+    channel_dim: ClassVar[int] = 1
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """W x + b."""
         convolve = _CONVOLUTIONS[weight.ndim - 2]
         return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def transpose(self, s: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Wᵀ s, in the shape of x."""
-        if s.shape[0] != x.shape[0]:
-            s = s.expand(x.shape[0], *s.shape[1:])
+    def transpose(self, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Wᵀ s, in the shape of the input."""
+        # only the shape of the input matters: nothing of this size is allocated
+        shape = s.new_empty(1).expand(s.shape[0], weight.shape[1] * self.groups, *self.size)
         result: torch.Tensor = torch.ops.aten.convolution_backward(
             s,
-            x,
+            shape,
             weight,
             None,
             self.stride,
@@ -51,8 +55,44 @@ class ConvolutionMap:
     def folded(self, scale: torch.Tensor, shift: torch.Tensor) -> ConvolutionMap:
         """The map followed by scale·z + shift per output channel."""
         weight = self.weight * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
-        bias = shift if self.bias is None else shift + scale * self.bias
-        return ConvolutionMap(weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return replace(self, weight=weight, bias=_shifted(self.bias, scale, shift))
+
+    def one_output(self) -> torch.Tensor:
+        """A weight of ones that makes a single output channel."""
+        return torch.ones_like(self.weight[:1])
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedMap:
+    """A transposed convolution with everything but its input fixed; weight [in, out / groups, ...]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    channel_dim: ClassVar[int] = 1
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """W x + b."""
+        convolve = _TRANSPOSED[weight.ndim - 2]
+        return convolve(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+
+    def transpose(self, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Wᵀ s, in the shape of the input: a plain convolution."""
+        return _CONVOLUTIONS[weight.ndim - 2](s, weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def folded(self, scale: torch.Tensor, shift: torch.Tensor) -> TransposedMap:
+        """The map followed by scale·z + shift per output channel."""
+        grouped = self.weight.unflatten(0, (self.groups, -1))
+        per_output = scale.reshape(self.groups, 1, -1, *[1] * (self.weight.ndim - 2))
+        return replace(self, weight=(grouped * per_output).flatten(0, 1), bias=_shifted(self.bias, scale, shift))
+
+    def one_output(self) -> torch.Tensor:
+        """A weight of ones that makes a single output channel."""
+        return torch.ones_like(self.weight[:, :1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,91 +101,145 @@ class MatrixMap:
 
     weight: torch.Tensor
     bias: torch.Tensor | None
+    groups: ClassVar[int] = 1
+    channel_dim: ClassVar[int] = -1
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """W x + b."""
         return F.linear(x, weight, bias)
 
-    def transpose(self, s: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Wᵀ s, in the shape of x."""
+    def transpose(self, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Wᵀ s, in the shape of the input."""
         return s @ weight
 
     def folded(self, scale: torch.Tensor, shift: torch.Tensor) -> MatrixMap:
         """The map followed by scale·z + shift per output."""
-        bias = shift if self.bias is None else shift + scale * self.bias
-        return MatrixMap(self.weight * scale[:, None], bias)
+        return MatrixMap(self.weight * scale[:, None], _shifted(self.bias, scale, shift))
+
+    def one_output(self) -> torch.Tensor:
+        """A weight of ones that makes a single output."""
+        return torch.ones_like(self.weight[:1])
 
 
-class RuleFunction(torch.autograd.Function):
-    """Forward: hands out ``z``, which is ``op(x)`` already computed; backward: the rule.
+def _shifted(bias: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    return shift if bias is None else shift + scale * bias
 
-    A rule that gives relevance instead of a gradient leaves it with ``sink`` and sends no gradient.
+
+def in_dtype(op: LinearMap, dtype: torch.dtype) -> LinearMap:
+    """The map with its tensors in another type, as autocast had them in the forward pass."""
+    if op.weight.dtype == dtype:
+        return op
+    return replace(op, weight=op.weight.to(dtype), bias=None if op.bias is None else op.bias.to(dtype))  # type: ignore[type-var]
+
+
+class WeightedFunction(torch.autograd.Function):
+    """A weighted layer: ``compute()`` forward, ``back(g, wanted)`` backward.
+
+    ``anchor`` is a scalar that requires a gradient, so that the pass is recorded even where x requires none.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, z: torch.Tensor, op: LinearMap, rule: Rule, sink: Any) -> torch.Tensor:
-        """A copy of z: the network may go on in place, the rule needs z itself."""
-        ctx.op, ctx.rule, ctx.sink = op, rule, sink
-        ctx.save_for_backward(x, z)
-        return z.clone()
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        anchor: torch.Tensor,
+        compute: Callable[[], torch.Tensor],
+        back: Callable[[torch.Tensor, bool], torch.Tensor | None],
+    ) -> torch.Tensor:
+        """What the layer says."""
+        ctx.back = back
+        return compute()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The rule."""
-        x, z = ctx.saved_tensors
-        result = ctx.rule.backward(grads[0], x, z, ctx.op)
-        if ctx.rule.gives_relevance:
-            ctx.sink(result)
-            return torch.zeros_like(result), None, None, None, None
-        return result, None, None, None, None
+        return ctx.back(grads[0], ctx.needs_input_grad[0]), None, None, None
 
 
 class AffineFunction(torch.autograd.Function):
-    """A batch norm on its own in eval mode, y = scale·x + shift, under the ε-rule."""
+    """A batch norm on its own in eval mode, y = scale·x + shift, under the ε-rule; ``kept.z`` holds y."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """A copy of y; see `RuleFunction`."""
-        ctx.epsilon = epsilon
-        ctx.save_for_backward(y, scale)
-        return y.clone()
+    def forward(
+        ctx: Any, x: torch.Tensor, compute: Callable[[], torch.Tensor], kept: Any, scale: torch.Tensor, epsilon: float
+    ) -> torch.Tensor:
+        """What the norm says."""
+        ctx.kept, ctx.scale, ctx.epsilon = kept, scale, epsilon
+        return compute()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """Scale · g |y| / (|y| + ε)."""
-        y, scale = ctx.saved_tensors
-        size = y.abs()
-        return grads[0] * scale * (size / (size + ctx.epsilon)), None, None, None
+        g = grads[0] * ctx.scale
+        if ctx.epsilon:
+            g = torch.addcdiv(g, g, ctx.kept.z.abs().add_(ctx.epsilon), value=-ctx.epsilon)
+        return g, None, None, None, None
+
+
+class NormFunction(torch.autograd.Function):
+    """Layer norm over the last ``dims`` dimensions with the gradient stopped through the standard deviation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        shape: tuple[int, ...],
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        eps: float,
+    ) -> torch.Tensor:
+        """(x - mean) / std · weight + bias."""
+        if x.dtype != (x if weight is None else weight).dtype:  # autocast computes norms in single precision
+            x = x.to(torch.float32)
+        y, _, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.dims = tuple(range(-len(shape), 0))
+        ctx.save_for_backward(rstd, weight)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """(gw - mean(gw)) / std: the mean is a linear map of x, and stays one."""
+        rstd, weight = ctx.saved_tensors
+        g = grads[0] if weight is None else grads[0] * weight
+        return (g - g.mean(ctx.dims, keepdim=True)).mul_(rstd.to(g.dtype)), None, None, None, None
 
 
 class IdentityFunction(torch.autograd.Function):
-    """An activation y = f(x) that passes relevance unchanged: g_in = g·y / x."""
+    """An activation y = f(x) that passes relevance unchanged: g_in = g·(f(x) - f(0)) / x.
+
+    f(0) is 0 for most; where it is not (sigmoid), it acts as a bias and absorbs its share, or the slope would have a
+    pole at x = 0.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, epsilon: float) -> torch.Tensor:
-        """A copy of y; see `RuleFunction`."""
-        ctx.epsilon = epsilon
-        ctx.save_for_backward(x, y)
-        return y.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        """g·y / x, stabilised."""
-        x, y = ctx.saved_tensors
-        return grads[0] * y / stabilise(x, ctx.epsilon), None, None
-
-
-class ProductFunction(torch.autograd.Function):
-    """A product of two activations; each factor gets half of the relevance."""
-
-    @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """a·b."""
-        ctx.save_for_backward(a, b)
-        return a * b
+    def forward(
+        ctx: Any, x: torch.Tensor, f: Callable[[torch.Tensor], torch.Tensor], epsilon: float, at_zero: float
+    ) -> torch.Tensor:
+        """f(x)."""
+        ctx.f, ctx.epsilon, ctx.at_zero = f, epsilon, at_zero
+        ctx.save_for_backward(x)
+        return f(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """Half of the plain gradient to each."""
-        a, b = ctx.saved_tensors
-        return (0.5 * grads[0] * b).sum_to_size(a.shape), (0.5 * grads[0] * a).sum_to_size(b.shape)
+        """The secant's slope; y is computed again, which is cheaper than to keep it."""
+        (x,) = ctx.saved_tensors
+        y = ctx.f(x)
+        if ctx.at_zero:
+            y = y - ctx.at_zero
+        # sign(0) = 1 as in `stabilise`; copysign has -0 the other way round, where y = 0 as well
+        return y.mul_(grads[0]).div_(torch.copysign(x.abs().add_(ctx.epsilon), x)), None, None, None
+
+
+class RectifiedFunction(torch.autograd.Function):
+    """A ReLU for the deconvolutional network: g_in = g⁺, whatever the sign of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, f: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """f(x)."""
+        return f(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """g⁺."""
+        return grads[0].clamp(min=0), None

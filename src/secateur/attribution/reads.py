@@ -5,7 +5,6 @@ One forward pass over reference samples, watched by a torch function mode.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.attribution.engine import borrowed, conv_call, convolution_map, linear_call, norm_call
+from secateur.attribution.borrow import borrowed
 from secateur.attribution.functional import ConvolutionMap, MatrixMap
+from secateur.attribution.operations import bound
+from secateur.attribution.watch import conv_call, convolution_map, linear_call, norm_call
 from secateur.core.errors import RequestError
 
 
@@ -83,13 +84,13 @@ class _Reader(TorchFunctionMode):
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name in ("conv1d", "conv2d", "conv3d"):
-            call = inspect.getcallargs(conv_call, *args, **kwargs)
+            call = bound(conv_call, args, kwargs)
             self._read(call["weight"], call["input"], convolution_map(call["input"], call), result)
         elif name == "linear":
-            call = inspect.getcallargs(linear_call, *args, **kwargs)
+            call = bound(linear_call, args, kwargs)
             self._read(call["weight"], call["input"], MatrixMap(call["weight"], call["bias"]), result)
         elif name == "batch_norm":
-            call = inspect.getcallargs(norm_call, *args, **kwargs)
+            call = bound(norm_call, args, kwargs)
             made = self._made.get(id(call["input"]))
             if made is not None:
                 self.found[made[0]].norm = self._buffers.get(id(call["running_mean"]))

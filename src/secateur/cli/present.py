@@ -17,6 +17,7 @@ from torch import nn
 from secateur import report as rp
 from secateur.evaluation import Evaluation
 from secateur.pipeline import Explanation, Prepared, explain
+from secateur.pipeline.explain import first_of_classes
 from secateur.selection import Plan
 from secateur.structure import Structure
 
@@ -94,23 +95,23 @@ def layers(structure: Structure, plan: Plan) -> list[rp.LayerKept]:
 
 def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, count: int = 8) -> list[rp.Heatmap]:
     """Relevance of some test images before and after, spread over the classes."""
-    labels = prepared.data.test.labels
-    chosen: list[int] = []
-    for label in dict.fromkeys(labels.tolist()):
-        chosen.append(int((labels == label).argmax()))
-    found = explain([before, after], prepared.data.test, sorted(chosen[:count]))
+    test = prepared.data.test
+    found = explain([before, after], test, first_of_classes(test, count))
     return [heatmap(item) for item in found]
 
 
 def heatmap(item: Explanation) -> rp.Heatmap:
-    """One explanation as the report's record; the second network may be the first."""
-    said = item.predicted
-    caption = f"before: {said[0]}, after: {said[-1]}; agreement of the heatmaps (cosine) {item.cosine[-1]:.2f}"
+    """One explanation, by one network or two, as the report's record."""
+    said, two = item.predicted, len(item.relevance) > 1
+    caption = f"the network says {said[0]}"
+    if two:
+        agreement = f"cosine {item.cosine[-1]:.2f}, rank correlation {item.rank[-1]:.2f}"
+        caption = f"before: {said[0]}, after: {said[-1]}; agreement of the heatmaps: {agreement}"
     return rp.Heatmap(
         f"{item.label} (image {item.index})",
         rp.image_png(item.pixels),
         rp.heatmap_png(item.relevance[0]),
-        rp.heatmap_png(item.relevance[-1]),
+        rp.heatmap_png(item.relevance[-1]) if two else "",
         caption,
     )
 

@@ -5,10 +5,22 @@ from __future__ import annotations
 from secateur.report.charts import save_curves
 from secateur.report.html import load_report, render, write_report
 from secateur.report.images import heatmap_png, image_png
-from secateur.report.records import SCHEMA_VERSION, Heatmap, LayerKept, Measurement, Report
+from secateur.report.records import (
+    SCHEMA_VERSION,
+    Agreement,
+    AgreementGroup,
+    ClassUnit,
+    Heatmap,
+    LayerKept,
+    Measurement,
+    Report,
+)
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Agreement",
+    "AgreementGroup",
+    "ClassUnit",
     "Heatmap",
     "LayerKept",
     "Measurement",

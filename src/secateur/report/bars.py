@@ -1,4 +1,4 @@
-"""Bars: units kept in each layer, accuracy of each class before and after."""
+"""Bars: units kept in each layer, accuracy of each class before and after, agreement of heatmaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from secateur.report.look import INK, KEPT, Chart
+from secateur.report.look import GREY, INK, KEPT, Chart
 from secateur.report.records import LayerKept
 
 MOST_CLASSES = 40
@@ -106,3 +106,46 @@ def per_class(changes: Sequence[tuple[str, float, float]]) -> Chart:
     return alt.layer(bars).properties(
         width="container", height=alt.Step(12), description="Accuracy of each class before and after pruning"
     )
+
+
+def agreement(counts: Sequence[int], chance: Sequence[int], measure: str) -> Chart:
+    """Share of images by the agreement of their heatmaps, and of pairs of different images behind it.
+
+    Args:
+        counts: images in equal bins from -1 to 1.
+        chance: the same for pairs of different images; may be empty.
+        measure: title of the horizontal axis.
+    """
+    pairs = {"before and after": counts, "different images": chance} if sum(chance) else {"before and after": counts}
+    bins = [
+        {"pair": pair, "low": -1 + 2 * place / len(these), "high": -1 + 2 * (place + 1) / len(these), "count": count}
+        | {"share": count / sum(these)}
+        for pair, these in pairs.items()
+        for place, count in enumerate(these)
+        if count
+    ]
+    colours = alt.Scale(domain=list(pairs), range=[KEPT, GREY])
+    base = alt.Chart(alt.InlineData(values=bins)).encode(
+        x=alt.X("low:Q", bin="binned", title=measure, scale=alt.Scale(domain=[_floor(bins), 1])).axis(tickCount=6),
+        x2="high:Q",
+        y=alt.Y("share:Q", stack=None, title="share of images", axis=alt.Axis(format="%", tickCount=5)),
+        color=alt.Color("pair:N", title=None, scale=colours).legend(orient="top"),
+        tooltip=[
+            alt.Tooltip("pair:N", title="heatmaps"),
+            alt.Tooltip("low:Q", title="from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("count:Q", title="images"),
+            alt.Tooltip("share:Q", format=".1%"),
+        ],
+    )
+    # one layer each: where the bars overlap, both are to be seen
+    behind = base.transform_filter("datum.pair === 'different images'").mark_bar(opacity=0.55)
+    front = base.transform_filter("datum.pair === 'before and after'").mark_bar(opacity=0.75)
+    return alt.layer(behind, front).properties(
+        width="container", height=220, description=f"Share of images by {measure} of their heatmaps before and after"
+    )
+
+
+def _floor(bins: Sequence[Mapping[str, Any]]) -> float:
+    lowest = min((float(item["low"]) for item in bins), default=0.0)
+    return math.floor(lowest * 5 + 1e-9) / 5

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
@@ -83,6 +83,7 @@ class LayerKept:
 class Heatmap:
     """One image and its relevance before and after pruning, each a base64 PNG without prefix.
 
+    ``after_png`` is empty where one network is looked at alone.
     `secateur.report.image_png` and `secateur.report.heatmap_png` make such strings.
     """
 
@@ -91,8 +92,74 @@ class Heatmap:
     title: str
     image_png: str
     before_png: str
-    after_png: str
+    after_png: str = ""
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class ClassUnit:
+    """How much one unit speaks for a class.
+
+    Attributes:
+        class_name: the class.
+        layer: the layer that makes the unit.
+        unit: its index in the layer.
+        relevance: mean over images of the class.
+        rank: 1 for the strongest unit of the layer.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    class_name: str
+    layer: str
+    unit: int
+    relevance: Figure
+    rank: int
+
+
+@dataclass(frozen=True)
+class AgreementGroup:
+    """How alike two networks' heatmaps are, for a group of images.
+
+    Attributes:
+        kind: ``all``; ``chance``, pairs of different images; ``outcome``, by who is right; ``class``.
+        name: of the group.
+        images: how many (for ``chance``: pairs); figures of an empty group are ``None``.
+        same_answer: share of images for which both networks predict the same class, 0..1.
+        cosine_mean: of the two heatmaps, -1..1; ``q1`` and ``q3`` are the first and third quartile.
+        rank_mean: of Spearman's rank correlation, -1..1.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    kind: Literal["all", "chance", "outcome", "class"]
+    name: str
+    images: int
+    same_answer: float | None = None
+    cosine_mean: float | None = None
+    cosine_q1: float | None = None
+    cosine_median: float | None = None
+    cosine_q3: float | None = None
+    rank_mean: float | None = None
+    rank_q1: float | None = None
+    rank_median: float | None = None
+    rank_q3: float | None = None
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Whether a pruned network still looks at the same thing.
+
+    Attributes:
+        groups: means and quartiles, in reading order.
+        counts: images by agreement, in equal bins from -1 to 1, for ``cosine``, ``rank``, and the chance level of
+            both, ``chance_cosine`` and ``chance_rank``.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    groups: list[AgreementGroup] = field(default_factory=list)
+    counts: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +176,8 @@ class Report:
         rows: tidy rows of ``compare``, one per measurement.
         layers: kept units by layer, in the order of the forward pass.
         heatmaps: relevance before and after for the same images.
+        agreement: how alike the heatmaps are over many images.
+        units: the strongest units of each class, in the order of the forward pass.
         settings: the recipe, nested as it likes.
         versions: package name to version.
         notes: remarks, one paragraph each.
@@ -131,6 +200,8 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     layers: list[LayerKept] = field(default_factory=list)
     heatmaps: list[Heatmap] = field(default_factory=list)
+    agreement: Agreement | None = None
+    units: list[ClassUnit] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.report import bars, charts, figures, tables
 from secateur.report.look import specification, style
-from secateur.report.records import Heatmap, Measurement, Report
+from secateur.report.records import Agreement, ClassUnit, Heatmap, Measurement, Report
 from secateur.report.summary import Panel, aggregate, criteria, number, panels
 
 Charts = dict[str, dict[str, Any]]
@@ -36,6 +36,8 @@ def body(report: Report) -> tuple[str, Charts]:
         _curves(report, found, drawn),
         _layers_and_classes(report, drawn),
         _heatmaps(report.heatmaps),
+        _agreement(report.agreement, drawn),
+        _units(report.units),
         _notes(report.notes),
         _reproduce(report),
     ]
@@ -180,19 +182,21 @@ def _figure(title: str, hint: str, name: str) -> str:
 def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
     maps = []
     for heatmap in heatmaps:
+        shown = [("image", "Image", heatmap.image_png)]
+        if heatmap.after_png:
+            shown.append(("before", "Relevance before pruning", heatmap.before_png))
+            shown.append(("after", "Relevance after pruning", heatmap.after_png))
+        else:
+            shown.append(("relevance", "Relevance", heatmap.before_png))
         pictures = "".join(
             f'<div><span>{label}</span><img src="data:image/png;base64,{escape(data)}" '
             f'alt="{escape(f"{meaning}: {heatmap.title}")}"></div>'
-            for label, meaning, data in (
-                ("image", "Image", heatmap.image_png),
-                ("before", "Relevance before pruning", heatmap.before_png),
-                ("after", "Relevance after pruning", heatmap.after_png),
-            )
+            for label, meaning, data in shown
         )
         caption = f"<figcaption>{escape(heatmap.caption)}</figcaption>" if heatmap.caption else ""
         maps.append(
             f'<figure class="panel"><h3>{escape(heatmap.title)}</h3>'
-            f'<div class="triple">{pictures}</div>{caption}</figure>'
+            f'<div class="{"triple" if heatmap.after_png else "double"}">{pictures}</div>{caption}</figure>'
         )
     legend = (
         '<p class="hint">Relevance of each pixel: against the class '
@@ -200,6 +204,44 @@ def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
         "Each map has its own scale.</p>"
     )
     return _section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>') if maps else ""
+
+
+def _agreement(found: Agreement | None, drawn: Charts) -> str:
+    if found is None:
+        return ""
+    plots = []
+    for measure, title in (("cosine", "cosine"), ("rank", "rank correlation")):
+        if sum(found.counts.get(measure, [])):
+            name = f"agreement-{measure}"
+            drawn[name] = specification(
+                bars.agreement(found.counts[measure], found.counts.get(f"chance_{measure}", []), title)
+            )
+            plots.append(f'<figure class="panel"><div class="chart" id="{name}"></div></figure>')
+    classes = [group for group in found.groups if group.kind == "class"]
+    caption = "By class, lowest cosine first"
+    if len(classes) > bars.MOST_CLASSES:
+        caption += f" (the first {bars.MOST_CLASSES} of {len(classes)})"
+    hint = (
+        "Heatmaps of the true class before and after pruning, compared image by image: cosine, and Spearman’s rank "
+        "correlation over all pixels; 1 is the same map. Heatmaps of <em>different</em> images by the first network "
+        "are the level to read them against: agreement no higher than that says nothing."
+    )
+    return _section(
+        "Does it still look at the same thing?",
+        f'<p class="hint">{hint}</p><div class="pair">{"".join(plots)}</div>'
+        + tables.agreement([group for group in found.groups if group.kind != "class"])
+        + (tables.agreement(classes[: bars.MOST_CLASSES], caption) if classes else ""),
+    )
+
+
+def _units(units: list[ClassUnit]) -> str:
+    names = list(dict.fromkeys(unit.class_name for unit in units))
+    shown = set(names[: bars.MOST_CLASSES])
+    hint = "Index of the units with the largest relevance for each class, and their mean relevance in brackets."
+    if len(names) > len(shown):
+        hint += f" The first {len(shown)} of {len(names)} classes."
+    table = tables.strongest_units([unit for unit in units if unit.class_name in shown])
+    return _section("Units that speak for a class", f'<p class="hint">{hint}</p>{table}') if units else ""
 
 
 def _notes(notes: list[str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from secateur.report import figures
-from secateur.report.records import Measurement
+from secateur.report.records import AgreementGroup, ClassUnit, Measurement
 from secateur.report.summary import Panel, Point, best, criteria, number
 
 
@@ -96,6 +96,50 @@ def every_setting(panels: Sequence[Panel]) -> str:
             body.append(_line(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
         tables.append(_table(escape(panel.title), head, body))
     return "".join(tables)
+
+
+def agreement(groups: Sequence[AgreementGroup], caption: str = "") -> str:
+    """Mean, median and quartiles of cosine and rank correlation, one line per group."""
+    head = '<th scope="col" class="text">images</th><th scope="col">number</th><th scope="col">same answer</th>'
+    head += "".join(
+        f'<th scope="col">{measure}, {figure}</th>'
+        for measure in ("cosine", "rank")
+        for figure in ("mean", "median (quartiles)")
+    )
+    body = []
+    for group in groups:
+        cells = [str(group.images), figures.percent(group.same_answer)]
+        for mean, median, q1, q3 in (
+            (group.cosine_mean, group.cosine_median, group.cosine_q1, group.cosine_q3),
+            (group.rank_mean, group.rank_median, group.rank_q1, group.rank_q3),
+        ):
+            middle = f"{figures.plain(median, 2)} ({figures.plain(q1, 2)} to {figures.plain(q3, 2)})"
+            cells += [figures.plain(mean, 2), figures.ABSENT if median is None else middle]
+        body.append(_line(f'<th scope="row">{escape(group.name)}</th>', cells))
+    return _table(escape(caption), head, body)
+
+
+def strongest_units(units: Sequence[ClassUnit]) -> str:
+    """Index and relevance of the strongest units, one line per class and one column per layer."""
+    layers = list(dict.fromkeys(unit.layer for unit in units))
+    cells: dict[str, dict[str, list[ClassUnit]]] = {}
+    for unit in units:
+        cells.setdefault(unit.class_name, {}).setdefault(unit.layer, []).append(unit)
+    head = '<th scope="col" class="text">class</th>'
+    head += "".join(f'<th scope="col" class="text">{escape(layer)}</th>' for layer in layers)
+    body = [
+        _line(
+            f'<th scope="row">{escape(name)}</th>',
+            (" · ".join(_unit(u) for u in sorted(row.get(layer, []), key=lambda u: u.rank)) for layer in layers),
+            text=len(layers),
+        )
+        for name, row in cells.items()
+    ]
+    return _table("", head, body)
+
+
+def _unit(unit: ClassUnit) -> str:
+    return f"{unit.unit} <span class='hint'>({figures.plain(unit.relevance, 2)})</span>"
 
 
 _SHARES = (

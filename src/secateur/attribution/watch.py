@@ -1,0 +1,668 @@
+"""Watches one forward pass and gives its operations a backward of their own.
+
+A torch function mode sees every operation; the network itself is neither hooked nor rewired. Axes: N samples, C
+channels, H heads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from secateur.attribution.composites import Composite, LayerContext
+from secateur.attribution.functional import (
+    AffineFunction,
+    ConvolutionMap,
+    IdentityFunction,
+    MatrixMap,
+    NormFunction,
+    RectifiedFunction,
+    TransposedMap,
+    WeightedFunction,
+    in_dtype,
+)
+from secateur.attribution.operations import AT_ZERO, DECOMPOSITIONS, bound, in_place, out_of_place, treatment_of
+from secateur.attribution.rules import Epsilon, LinearMap, Rule
+from secateur.core.errors import RequestError, SecateurError
+
+Kind = Literal["convolution", "linear"]
+At = Literal["makers", "readers"]
+
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+_TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
+_MATRIX_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "einsum"})
+_SUMS = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "cat", "concat", "concatenate", "stack"})
+_PLAIN_GRADIENT = Epsilon(0)
+
+
+@dataclass(eq=False)
+class Look:
+    """A unit-wise look at a tensor: activation and (modified) gradient, or the relevance itself.
+
+    Attributes:
+        a: the tensor's value.
+        g: its gradient; None when ``relevance`` is given.
+        relevance: of each element.
+        dim: of the units.
+    """
+
+    a: torch.Tensor
+    g: torch.Tensor | None
+    relevance: torch.Tensor | None
+    dim: int
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of a weighted layer; x and z are aliases outside of the graph, copied before anybody overwrites them."""
+
+    name: str
+    kind: Kind
+    first: bool
+    op: LinearMap
+    rule: Rule | None
+    index: int
+    x: torch.Tensor | None = None
+    z: torch.Tensor | None = None
+    fold: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def map(self, dtype: torch.dtype) -> LinearMap:
+        """With the batch norm behind it folded in."""
+        op = self.op if self.fold is None else self.op.folded(*self.fold)  # type: ignore[attr-defined]
+        return in_dtype(op, dtype)
+
+
+@dataclass(eq=False)
+class _Facts:
+    """What is known about a tensor that depends on the inputs."""
+
+    hidden: bool = False
+    attention: bool = False
+    call: _Call | None = None
+    source: torch.Tensor | None = None
+
+
+class Watch(TorchFunctionMode):
+    """One watched forward pass.
+
+    Args:
+        model: for names.
+        samples: N.
+        composite: what to do.
+        bounds: for the z^B-rule.
+        at: look at the units where they are made or where they are read.
+        look: gets (layer name, `Look`) during the backward pass.
+        account: gets (where, absorbed relevance [N]) likewise; None: do not count.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: int,
+        composite: Composite,
+        bounds: tuple[float, float] | None,
+        at: At,
+        look: Callable[[str, Look], None],
+        account: Callable[[str, torch.Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.samples = samples
+        self.composite = composite
+        self.bounds = bounds
+        self.at = at
+        self.look = look
+        self.account = account
+        self.direct: list[torch.Tensor] = []
+        self.order: dict[str, None] = {}
+        self.anchor = torch.zeros((), requires_grad=True)
+        self._by_name = dict(model.named_modules())
+        self._modules = {id(module): name for name, module in self._by_name.items()}
+        self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
+        self._facts: Any = WeakTensorKeyDictionary()
+        self._flat: list[bool] = []
+        self._shared: dict[int, list[weakref.ref[_Call]]] = {}
+        self._handles: list[Any] = []
+
+    def begin(self, x: torch.Tensor) -> None:
+        """Name the network's input."""
+        self._facts[x] = _Facts()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        tensors = [t for t in _flat((args, kwargs)) if t in self._facts]
+        if not tensors:
+            return func(*args, **kwargs)
+        overwrites = in_place(name, kwargs)
+        target = args[0] if overwrites and args else kwargs.get("input") if overwrites else None
+        if target is not None:
+            self._rescue(name, target)
+        result = self._handle(func, name, args, kwargs, tensors, overwrites)
+        self._follow(name, tensors, (result, target))
+        return result
+
+    def _handle(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], over: bool) -> Any:
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            call = bound(conv_call if name in _CONVOLUTIONS else conv_transpose_call, args, kwargs)
+            return self._weighted(func, call, "convolution")
+        if name == "linear":
+            return self._weighted(func, bound(linear_call, args, kwargs), "linear")
+        if name == "batch_norm":
+            return self._batch_norm(func, bound(norm_call, args, kwargs))
+        if name in ("multi_head_attention_forward", "addmm"):
+            return self._decomposed(name, args, kwargs)  # weighted layers are in there
+        if name in _MATRIX_PRODUCTS and name != "einsum" and len(args) == 2:
+            layer = self._raw_parameter(*(reversed(args) if name == "__rmatmul__" else args))
+            if layer is not None:
+                return layer
+        if self.composite.choose is None:
+            return self._plain_gradient(func, name, args, kwargs, over)
+        return self._ruled(func, name, args, kwargs, tensors, over)
+
+    # -- weighted layers ----------------------------------------------------------------------------------------
+
+    def _weighted(self, func: Any, call: dict[str, Any], kind: Kind) -> torch.Tensor:
+        x, weight = call["input"], call["weight"]
+        if weight in self._facts:
+            raise self._no_rule(func.__name__, "with a weight that depends on the input")
+        name = self._layer_name(func, weight)
+        transposed = func.__name__ in _TRANSPOSED
+        wanted = weight.shape[0] if transposed else weight.shape[1] * call.get("groups", 1)
+        channel_dim = 1 if kind == "convolution" else -1
+        if (kind == "convolution" and x.ndim != weight.ndim) or x.shape[channel_dim] != wanted:
+            raise RequestError(
+                f"layer '{name}' ({func.__name__}) reads {wanted} channels in {weight.ndim - 2} spatial dimensions, "
+                f"got shape {list(x.shape)}; give inputs of the network's shape, samples first"
+                if kind == "convolution"
+                else f"layer '{name}' (linear) reads {wanted} features, got shape {list(x.shape)}; "
+                "give inputs of the network's shape, samples first"
+            )
+        if call.get("padding") == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(_each(call["dilation"], x), weight.shape[2:], strict=True)
+        ):
+            x, call = self._padded(x, call)
+        op: LinearMap = transposed_map(x, call) if transposed else (
+            convolution_map(x, call) if kind == "convolution" else MatrixMap(weight, call["bias"])
+        )  # fmt: skip
+        first = not self._facts[x].hidden
+        record = _Call(name, kind, first, op, None, len(self._flat))
+        self._flat.append(x.ndim == 2)
+        return self._apply(record, x, partial(func, **call))
+
+    def _layer_name(self, func: Any, weight: torch.Tensor) -> str:
+        """The parameter's name without ``.weight``; rows of a packed one by their start, a computed weight by its place."""
+        known = self._names.get(id(weight))
+        if known is not None:
+            return known
+        base = weight._base
+        if base is not None and id(base) in self._names:
+            name = self._names[id(base)]
+            return name if weight.numel() == base.numel() else f"{name}[{weight.storage_offset() // weight.stride(0)}:]"
+        where = self._where()
+        return where if hasattr(self._by_name.get(where), "weight") else f"{where}.{func.__name__}".lstrip(".")
+
+    def _padded(self, x: torch.Tensor, call: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """padding='same' with an even reach pads one more behind; spelt out."""
+        sides: list[int] = []
+        for d, k in zip(_each(call["dilation"], x), call["weight"].shape[2:], strict=True):
+            sides = [d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2, *sides]
+        with self:
+            padded = F.pad(x, sides)
+        return padded, call | {"input": padded, "padding": 0}
+
+    def _apply(self, record: _Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run a layer (with its norm, if ``record.fold``), and arrange for its backward."""
+        choose = self.composite.choose
+        if choose is None:
+            record.rule = _PLAIN_GRADIENT
+        elif not self.composite.by_depth:
+            record.rule = choose(LayerContext(record.kind, record.first, self.bounds))
+        keep = record.rule is None or record.rule.needs_input or self.at == "readers" or self.account is not None
+        if keep:
+            record.x = x.detach()
+            self._share(record, record.x)
+
+        def run() -> torch.Tensor:
+            z = compute()
+            record.z = z.detach()
+            return z
+
+        z: torch.Tensor = WeightedFunction.apply(x, self.anchor, run, partial(self._backward, record))
+        assert record.z is not None
+        self._share(record, record.z)
+        self.order.setdefault(record.name)
+        self._facts[z] = _Facts(hidden=True, attention=self._facts[x].attention, call=record, source=x)
+        return z
+
+    def _backward(self, record: _Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
+        assert record.z is not None
+        rule = record.rule or self._by_depth(record)
+        op = record.map(g.dtype)
+        z = record.z.to(g.dtype)
+        if self.at == "makers":
+            self.look(record.name, Look(z, g, None, op.channel_dim))
+        if not wanted:
+            return None
+        x = record.x if record.x is None else record.x.to(g.dtype)
+        result = rule.backward(g, x, z, op)  # type: ignore[arg-type]
+        direct = rule.gives_relevance
+        if self.at == "readers":
+            assert x is not None
+            self.look(record.name, Look(x, None if direct else result, result if direct else None, op.channel_dim))
+        if self.account is not None:
+            assert x is not None
+            self.account(record.name, self._each_sample(g * z) - self._each_sample(result if direct else x * result))
+        if direct:
+            if not record.first:
+                raise RequestError(f"layer '{record.name}': {rule!r} is for layers that read the network's input")
+            self.direct.append(result)
+            return torch.zeros_like(result)
+        return result
+
+    def _by_depth(self, record: _Call) -> Rule:
+        """The rule of a composite that goes by depth: only now is the number of layers known."""
+        assert self.composite.choose is not None
+        count = len(self._flat)
+        # the classifier reads one vector per sample; in a network of nothing else, it is the last layer
+        body = max((i + 1 for i in range(count) if not self._flat[i]), default=count - 1)
+        classifier = record.index >= body
+        depth = 1.0 if classifier else record.index / max(1, body - 1)
+        return self.composite.choose(LayerContext(record.kind, record.first, self.bounds, depth, classifier))
+
+    def _batch_norm(self, func: Any, call: dict[str, Any]) -> torch.Tensor:
+        x = call["input"]
+        if call["training"] or call["running_mean"] is None:
+            raise RequestError(
+                f"batch norm '{self._where()}' has no running statistics, and with those of a batch a sample's "
+                "relevance would depend on the others; train it with track_running_stats=True"
+            )
+        with torch.no_grad():
+            scale = (call["running_var"] + call["eps"]).rsqrt()
+            scale = scale if call["weight"] is None else scale * call["weight"]
+            shift = -call["running_mean"] * scale
+            shift = shift if call["bias"] is None else shift + call["bias"]
+        facts = self._facts[x]
+        compute = partial(func, **call)
+        if facts.call is not None and facts.call.fold is None:
+            # the unit is what leaves the norm; the call without it has no readers then
+            before = facts.call
+            record = _Call(before.name, before.kind, before.first, before.op, None, before.index, fold=(scale, shift))
+            return self._apply(record, facts.source, compute)
+        per_channel = scale.reshape(1, -1, *[1] * (x.ndim - 2))
+        epsilon = 0.0 if self.composite.choose is None else self.composite.epsilon
+        record = _Call("", "convolution", False, MatrixMap(per_channel, None), None, -1)
+
+        def run() -> torch.Tensor:
+            y = compute()
+            record.z = y.detach()
+            return y
+
+        y: torch.Tensor = AffineFunction.apply(self._given(x), run, record, per_channel, epsilon)
+        assert record.z is not None
+        self._share(record, record.z)
+        self._absorbs(y, y)
+        return y
+
+    def _raw_parameter(self, a: Any, b: Any) -> torch.Tensor | None:
+        """A product with a matrix that is a parameter is a linear layer, on the last or the last but one dimension."""
+        for weight, x, transposed in ((b, a, False), (a, b, True)):
+            if not (id(weight) in self._names and weight.ndim == 2 and x in self._facts and x.ndim >= 2):
+                continue
+            matrix = weight if transposed else weight.T
+            with self:
+                return F.linear(x.mT, matrix).mT if transposed else F.linear(x, matrix)
+        return None
+
+    # -- everything else ----------------------------------------------------------------------------------------
+
+    def _ruled(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], over: bool) -> Any:
+        if name == "layer_norm":
+            return self._layer_norm(*args, **kwargs)
+        if name in DECOMPOSITIONS:
+            return self._decomposed(name, args, kwargs)
+        if name == "scaled_dot_product_attention":
+            return self._attention(func, *args, **kwargs)
+        if name in ("softmax", "softmin", "_softmax"):
+            if self.composite.softmax == "cp-lrp":
+                return func(*_detached(args), **_detached(kwargs))
+            x = self._given(tensors[0])
+            y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
+            self._absorbs(y, y)
+            return y
+        if name in _MATRIX_PRODUCTS:
+            y = func(*args, **kwargs)
+            if len(tensors) > 1:
+                _hook(y, _halve)
+            self._heads_of_product(tensors, y)
+            return y
+        if name in ("pow", "pow_", "__pow__", "__ipow__"):
+            treatment = "identity" if isinstance(args[1], (int, float)) and args[1] > 0 else "constant"
+        else:
+            treatment = treatment_of(name)  # type: ignore[assignment]
+        if treatment in ("plain", "activation"):
+            y = func(*args, **kwargs)
+            if self.account is not None and name.strip("_") in _SUMS:
+                # what the sum says when all activations are zero is what its constants add
+                zero = [torch.zeros_like(t) for t in tensors]
+                swap = {id(t): z for t, z in zip(tensors, zero, strict=True)}
+                if name not in ("add_", "sub_", "__iadd__", "__isub__"):
+                    self._absorbs(y, func(*_swapped(args, swap), **_swapped(kwargs, swap)))
+                elif len(args) > 1 and not (isinstance(args[1], torch.Tensor) and args[1] in self._facts):
+                    self._absorbs(y, args[1] if "add" in name else -args[1])
+            return y
+        if treatment is None:
+            result = func(*args, **kwargs)
+            if any(t.requires_grad for t in _flat(result)):
+                raise self._no_rule(name)
+            return result
+        if over:
+            return self._in_place(func, name, args, kwargs, treatment, tensors)
+        return self._treated(func, name, args, kwargs, treatment, tensors)
+
+    def _treated(
+        self, func: Any, name: str, args: Any, kwargs: Any, treatment: str, tensors: list[torch.Tensor]
+    ) -> Any:
+        if treatment == "identity":
+            rest, others = args[1:], kwargs
+            if args:
+                x = args[0]
+            else:
+                x, others = kwargs["input"], {k: v for k, v in kwargs.items() if k != "input"}
+            at_zero = AT_ZERO.get(name.removesuffix("_"), 0.0)
+            y = IdentityFunction.apply(
+                self._given(x), lambda t: func(t, *rest, **others), self.composite.epsilon, at_zero
+            )
+            self._absorbs(y, y)
+            return y
+        if treatment == "constant":
+            return func(*_detached(args), **_detached(kwargs))
+        if treatment == "division":
+            return func(args[0], *_detached(args[1:]), **_detached(kwargs))
+        assert treatment == "product"
+        y = func(*args, **kwargs)
+        if len(tensors) > 1:
+            _hook(y, _halve)
+        return y
+
+    def _in_place(
+        self, func: Any, name: str, args: Any, kwargs: Any, treatment: str, tensors: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """The out-of-place way on a copy, written over the tensor."""
+        x = args[0] if args else kwargs["input"]
+        if treatment == "product" and len(tensors) == 1:
+            return func(*args, **kwargs)  # type: ignore[no-any-return]
+        before = x.clone()
+        self._facts[before] = _Facts()
+        again = {k: v for k, v in kwargs.items() if k not in ("inplace", "input")}
+        y = self._treated(out_of_place(func, name), name, (before, *args[1:]), again, treatment, tensors)
+        x.copy_(y)
+        return x  # type: ignore[no-any-return]
+
+    def _decomposed(self, name: str, args: Any, kwargs: Any) -> Any:
+        with self:
+            return DECOMPOSITIONS[name](*args, **kwargs)
+
+    def _plain_gradient(self, func: Any, name: str, args: Any, kwargs: Any, over: bool) -> Any:
+        how = self.composite.activations
+        if how == "plain" or treatment_of(name) not in ("activation", "identity") or name.startswith("clamp"):
+            y = func(*args, **kwargs)
+            if name == "scaled_dot_product_attention":
+                self._heads(y)
+            elif name in _MATRIX_PRODUCTS:
+                self._heads_of_product([t for t in _flat(args) if t in self._facts], y)
+            return y
+        x, rest = args[0], args[1:]
+        others = {k: v for k, v in kwargs.items() if k != "inplace"}
+        if how == "guided":
+            y = func(*args, **kwargs)
+            _hook(y, _positive)
+            return y
+        if over:
+            before = x.clone()
+            x.copy_(RectifiedFunction.apply(before, lambda t: func(t, *rest, **others)))
+            return x
+        return RectifiedFunction.apply(x, lambda t: func(t, *rest, **others))
+
+    def _layer_norm(
+        self,
+        input: torch.Tensor,
+        normalized_shape: Any,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enable: bool = True,
+    ) -> torch.Tensor:
+        y: torch.Tensor = NormFunction.apply(self._given(input), tuple(normalized_shape), weight, bias, eps)
+        self._absorbs(y, y)
+        return y
+
+    # -- attention ----------------------------------------------------------------------------------------------
+
+    def _attention(self, func: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Softmax(q k) v: half of each product to each factor, the softmax by its Taylor expansion."""
+        weighed = query in self._facts or key in self._facts
+        if self.composite.softmax == "cp-lrp":
+            query, key, weighed = query.detach(), key.detach(), False
+        share = 0.5 if query in self._facts and key in self._facts else 1.0
+        parts = [self._given(t, f) if t in self._facts else t for t, f in ((query, share), (key, share), (value, 1.0))]
+        y: torch.Tensor = func(*parts, *args, **kwargs)
+        self._absorbs(y, y)
+        if weighed and value in self._facts:
+            _hook(y, _halve)
+        self._heads(y)
+        return y
+
+    def _given(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+        """An alias of x whose gradient is scaled; what it passes on is counted as not absorbed."""
+        if not x.requires_grad or (factor == 1.0 and self.account is None):
+            return x
+        alias, account, each, where = x.view_as(x), self.account, self._each_sample, self._where()
+        value = None if account is None else x.detach().clone()
+
+        def back(g: torch.Tensor) -> torch.Tensor:
+            g = g * factor
+            if account is not None:
+                account(where, -each(value * g))
+            return g
+
+        alias.register_hook(back)
+        return alias
+
+    def _heads_of_product(self, tensors: list[torch.Tensor], y: torch.Tensor) -> None:
+        """Attention weights times values, spelt out."""
+        if y.ndim >= 4 and any(self._facts[t].attention for t in tensors):
+            self._heads(y)
+
+    def _heads(self, y: torch.Tensor) -> None:
+        """Look at the heads [.., H, L, D] that an attention makes, under its module's name."""
+        if y.ndim < 4 or not y.requires_grad or self.at != "makers":
+            return
+        name, value, dim = self._where(), y.detach(), y.ndim - 3
+        version = value._version
+
+        def collect(g: torch.Tensor) -> None:
+            if value._version != version:
+                raise SecateurError(f"the heads of '{name}' are overwritten later in the pass; avoid in-place operations")
+            self.look(name, Look(value, g, None, dim))
+
+        self.order.setdefault(name)
+        self._handles.append(y.register_hook(collect))
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------
+
+    def _follow(self, name: str, tensors: list[torch.Tensor], result: Any) -> None:
+        """What is known about the arguments holds for the results."""
+        hidden = attention = False
+        for tensor in tensors:
+            facts = self._facts.get(tensor)
+            if facts is not None:
+                hidden = hidden or facts.hidden
+                attention = attention or facts.attention
+        attention = (attention and len(tensors) == 1) or name == "softmax"
+        for tensor in _flat(result):
+            if tensor.is_floating_point() and tensor not in self._facts:
+                self._facts[tensor] = _Facts(hidden, attention)
+
+    def _share(self, record: _Call, tensor: torch.Tensor) -> None:
+        self._shared.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(record))
+
+    def _rescue(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy what calls keep, before ``tensor`` is overwritten."""
+        place = tensor.untyped_storage().data_ptr()
+        facts = self._facts.get(tensor)
+        if facts is not None and facts.call is not None:
+            facts.call = facts.source = None  # no longer a layer's bare output
+        for reference in self._shared.get(place, ()):
+            record = reference()
+            if record is None:
+                continue
+            if record.x is not None and record.x.untyped_storage().data_ptr() == place:
+                record.x = record.x.clone()
+            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy
+            if name not in ("relu_", "relu") and record.z is not None:
+                if record.z.untyped_storage().data_ptr() == place:
+                    record.z = record.z.clone()
+
+    def _absorbs(self, y: torch.Tensor, constant: Any) -> None:
+        """Count what a constant part of y receives."""
+        if self.account is None or not y.requires_grad:
+            return
+        account, each, where, shape = self.account, self._each_sample, self._where(), y.shape
+        held = torch.as_tensor(constant, dtype=y.dtype, device=y.device).detach().clone()
+        y.register_hook(lambda g: account(where, each((held * g).expand(shape))))
+
+    def _each_sample(self, relevance: torch.Tensor) -> torch.Tensor:
+        return relevance.reshape(self.samples, -1).sum(1)
+
+    def _where(self) -> str:
+        """The module whose forward is running, from the Python stack."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            name = self._modules.get(id(frame.f_locals.get("self")))
+            if name is not None:
+                return name
+            frame = frame.f_back
+        return ""
+
+    def _no_rule(self, name: str, how: str = "") -> RequestError:
+        where = self._where()
+        place = f"in module '{where}'" if where else "in the network's forward"
+        return RequestError(
+            f"operation '{name}' {place} has no relevance rule{' ' + how if how else ''}; write it with operations "
+            f"that have one, say how it passes with secateur.attribution.treat('{name}', 'identity' or 'plain'), or "
+            "use composite='gradient-input', or criterion='taylor' to prune"
+        )
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """Let go of every tensor of the pass at the end.
+
+        Hooks hold the mode and the mode holds tensors: a cycle through autograd that no collector would find.
+        """
+        try:
+            yield
+        finally:
+            for handle in self._handles:
+                if hasattr(handle, "remove"):
+                    handle.remove()
+            self._handles.clear()
+            self._facts.clear()
+            self._shared.clear()
+
+
+def _halve(g: torch.Tensor) -> torch.Tensor:
+    return g * 0.5
+
+
+def _positive(g: torch.Tensor) -> torch.Tensor:
+    return g.clamp(min=0)
+
+
+def _hook(y: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    if y.requires_grad:
+        y.register_hook(change)
+
+
+def _flat(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _flat(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _flat(item)
+
+
+def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
+    """The arguments of a call with some tensors exchanged, by identity."""
+    if isinstance(value, torch.Tensor):
+        return swap.get(id(value), value)
+    if isinstance(value, dict):
+        return {key: _swapped(item, swap) for key, item in value.items()}
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
+        return type(value)(_swapped(item, swap) for item in value)
+    return value
+
+
+def _detached(value: Any) -> Any:
+    """The arguments of a call with all tensors as constants."""
+    return _swapped(value, {id(t): t.detach() for t in _flat(value)})
+
+
+# argument names of F.conv*d, F.conv_transpose*d, F.linear and F.batch_norm, which have no signature of their own
+
+
+def conv_call(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # type: ignore[no-untyped-def]
+    """F.conv*d."""
+
+
+def conv_transpose_call(  # type: ignore[no-untyped-def]
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    """F.conv_transpose*d."""
+
+
+def linear_call(input, weight, bias=None):  # type: ignore[no-untyped-def]
+    """F.linear."""
+
+
+def norm_call(  # type: ignore[no-untyped-def]
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """F.batch_norm."""
+
+
+def _each(value: Any, x: torch.Tensor) -> tuple[int, ...]:
+    return (value,) * (x.ndim - 2) if isinstance(value, int) else tuple(value)
+
+
+def convolution_map(x: torch.Tensor, call: dict[str, Any]) -> ConvolutionMap:
+    """The linear map of a convolution call, with all sizes spelt out per dimension."""
+    weight, padding, dilation = call["weight"], call["padding"], _each(call["dilation"], x)
+    if isinstance(padding, str):
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and any(r % 2 for r in reach):
+            raise RequestError("padding='same' with an even kernel cannot be read; pad explicitly")
+        padding = tuple(r // 2 if padding == "same" else 0 for r in reach)
+    return ConvolutionMap(
+        weight, call["bias"], _each(call["stride"], x), _each(padding, x), dilation, call["groups"], tuple(x.shape[2:])
+    )
+
+
+def transposed_map(x: torch.Tensor, call: dict[str, Any]) -> TransposedMap:
+    """The linear map of a transposed convolution call."""
+    sizes = (_each(call[key], x) for key in ("stride", "padding", "output_padding", "dilation"))
+    return TransposedMap(call["weight"], call["bias"], *sizes, call["groups"])
