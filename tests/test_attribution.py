@@ -105,7 +105,7 @@ def test_rules_agree_with_their_formula(rule, seed):
     )
     op = MatrixMap(weight, bias)
     z = op(x, weight, bias)
-    found = rule.backward(g, x, z, op)
+    found = rule.backward(g, g * z, x, z, op)
     found = found if rule.gives_relevance else x * found
     torch.testing.assert_close(found, slow_truth(rule, x, weight, bias, g * z), rtol=1e-8, atol=1e-9)
 
@@ -202,7 +202,7 @@ def test_operations_without_a_rule_are_named():
         def forward(self, x):
             return torch.sin(self.fc(x))
 
-    with pytest.raises(sc.RequestError, match="operation 'sin' has no relevance rule"):
+    with pytest.raises(sc.RequestError, match="operation 'sin' in the network's forward has no relevance rule"):
         sc.attribute(Odd(), torch.randn(2, 3), [0, 1])
 
 

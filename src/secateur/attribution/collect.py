@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from secateur.attribution.watch import Look
+from secateur.attribution.layers import Look
 from secateur.core.errors import RequestError, SecateurError
 
 Positions = Literal["sum", "abs", "keep"]
@@ -55,11 +55,10 @@ class Collector:
     def look(self, name: str, look: Look) -> None:
         """Take a look in; a layer that is called again adds to itself."""
         zero = torch.zeros((), dtype=look.a.dtype, device=look.a.device)
-        if look.relevance is not None:
-            relevance = look.relevance
-        else:
+        relevance = look.r
+        if self.gradient:
             assert look.g is not None
-            relevance = look.g if self.gradient else look.a * look.g
+            relevance = look.g
         per_unit = self._over_positions(relevance, look.dim, self.positions)
         if not torch.isfinite(per_unit).all():
             raise not_finite(f"layer '{name}'", per_unit)
@@ -83,22 +82,23 @@ class Collector:
             dim = dim + 1 if dim >= 0 else dim
             tensor = tensor.unflatten(0, (self.samples, -1))  # windows
         if how == "keep":
-            return tensor
+            return tensor.clone()
         dims = [d for d in range(1, tensor.ndim) if d != dim % tensor.ndim]
         if how == "abs":
             tensor = tensor.abs()
         if not dims:
-            return tensor.to(_wide(tensor.dtype))
+            return tensor.to(_wide(tensor.dtype), copy=True)
         return tensor.mean(dims, dtype=_wide(tensor.dtype)) if how == "mean" else tensor.sum(
             dims, dtype=_wide(tensor.dtype)
         )  # fmt: skip
 
     def statistics(self, order: dict[str, None]) -> dict[str, UnitStatistics]:
         """By layer, in order of execution."""
-        return {name: _added(name, self.found[name]) for name in order if name in self.found}
+        return {name: added(name, self.found[name]) for name in order if name in self.found}
 
 
-def _added(name: str, calls: list[UnitStatistics]) -> UnitStatistics:
+def added(name: str, calls: list[UnitStatistics]) -> UnitStatistics:
+    """A layer's calls put together: relevance and gradient are sums, the activation is a mean."""
     if len(calls) == 1:
         return calls[0]
     if len({call.relevance.shape for call in calls}) > 1:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from secateur.attribution import composites
 from secateur.attribution.borrow import borrowed
-from secateur.attribution.collect import Collector, Positions, UnitStatistics, not_finite
+from secateur.attribution.collect import Collector, Positions, UnitStatistics, added, not_finite
 from secateur.attribution.composites import Composite, IntegratedGradients, SmoothGrad
+from secateur.attribution.layers import At, Look
 from secateur.attribution.rules import stabilise
-from secateur.attribution.watch import At, Look, Watch
+from secateur.attribution.watch import Watch
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.randomness import derive_seed
 
@@ -60,7 +61,7 @@ def attribute(
     account: bool = False,
     batch_size: int = 64,
 ) -> Relevance:
-    """Relevance of inputs and all units for the target logits, by layer-wise relevance propagation or a gradient method.
+    """Relevance of inputs and all units for the target logits, by rules (LRP) or by a gradient method.
 
     Args:
         model: a network giving logits [N, K] (or an object or dictionary with ``logits``); it comes back as it was.
@@ -269,12 +270,12 @@ def _backward(
         if not logits.requires_grad:
             raise RequestError("the logits do not depend on the inputs")
         start = _start_gradient(logits.detach(), y, job.start)
-        wanted = [leaf] if job.inputs else [watch.anchor]
+        wanted = [leaf] if job.inputs else [watch.layers.anchor]
         (found,) = torch.autograd.grad(logits, wanted, start, allow_unused=True)
         if job.inputs and found is None:
             raise RequestError("the logits do not depend on the inputs")
     gradient = found if job.inputs else torch.zeros_like(x)
-    return _Looked(gradient, watch.direct, logits.detach(), (start * logits.detach()).sum(1), watch.order)
+    return _Looked(gradient, watch.layers.direct, logits.detach(), (start * logits.detach()).sum(1), watch.layers.order)
 
 
 def _logits(output: Any) -> torch.Tensor:
@@ -322,7 +323,11 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
     for step in range(path.steps + 1):
         looks: dict[str, list[Look]] = {}
         point = torch.lerp(baseline, x, step / path.steps)
-        now = _backward(job, point, y, lambda name, look, to=looks: to.setdefault(name, []).append(look), _nothing)  # type: ignore[misc]
+
+        def keep(name: str, look: Look, to: dict[str, list[Look]] = looks) -> None:
+            to.setdefault(name, []).append(Look(look.a.clone(), look.g, look.r[:0], look.dim))
+
+        now = _backward(job, point, y, keep, _nothing)
         if before is None:
             logits_0 = now.logits
         else:
@@ -331,8 +336,9 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
                 for old, new in zip(before[1][name], calls, strict=True):
                     assert old.g is not None
                     assert new.g is not None
-                    collector.look(name, Look(new.a - old.a, (old.g + new.g) / 2, None, new.dim))
-        before = (now, {name: [replace(c, a=c.a.clone()) for c in calls] for name, calls in looks.items()})
+                    change, g = new.a - old.a, (old.g + new.g) / 2
+                    collector.look(name, Look(change, g, change * g, new.dim))
+        before = (now, looks)
     assert before is not None
     assert logits_0 is not None
     last, kept = before
@@ -341,14 +347,11 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
         if name not in collector.found:
             continue
         found = collector.found[name]
-        calls = len(kept[name])
         final = job.collector(len(x))
         for call in kept[name]:
-            final.look(name, replace(call, g=torch.zeros_like(call.a)))
-        relevance = sum((f.relevance for f in found[1:]), start=found[0].relevance)
-        gradient = sum((f.gradient for f in found[1:]), start=found[0].gradient) / path.steps
-        activation = sum((f.activation for f in final.found[name][1:]), start=final.found[name][0].activation) / calls
-        stats[name] = UnitStatistics(relevance, gradient, activation)
+            final.look(name, replace(call, r=call.a))
+        whole, at_input = added(name, found), added(name, final.found[name])
+        stats[name] = UnitStatistics(whole.relevance, whole.gradient / path.steps, at_input.activation)
     if not torch.isfinite(total).all():
         raise not_finite("the input", total)
     change = _start_gradient(last.logits, y, job.start) * (last.logits - logits_0)
@@ -366,7 +369,10 @@ def _smoothed(
         passes.append(_once(replace(job, composite=replace(job.composite, average=None)), x + width * noise, y))
     stats = {
         name: UnitStatistics(
-            *(sum(getattr(p.stats[name], f) for p in passes) / len(passes) for f in ("relevance", "gradient", "activation"))
+            *(
+                sum(getattr(p.stats[name], f) for p in passes) / len(passes)
+                for f in ("relevance", "gradient", "activation")
+            )
         )
         for name in passes[0].stats
     }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional as F
 
-from secateur.attribution.rules import LinearMap, stabilise
+from secateur.attribution.rules import LinearMap, damped
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -17,7 +17,10 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 
 @dataclass(frozen=True, eq=False)
 class ConvolutionMap:
-    """A convolution with everything but its input fixed; ``size``: of the input, per spatial dimension."""
+    """A convolution with everything but its input fixed.
+
+    ``size``: of the input, per spatial dimension; ``like``: a tensor of its shape, whose values do not matter.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None
@@ -26,7 +29,9 @@ class ConvolutionMap:
     dilation: tuple[int, ...]
     groups: int
     size: tuple[int, ...]
+    like: torch.Tensor | None = None
     channel_dim: ClassVar[int] = 1
+    input_dim: ClassVar[int] = 1
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """W x + b."""
@@ -35,11 +40,13 @@ class ConvolutionMap:
 
     def transpose(self, s: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Wᵀ s, in the shape of the input."""
-        # only the shape of the input matters: nothing of this size is allocated
-        shape = s.new_empty(1).expand(s.shape[0], weight.shape[1] * self.groups, *self.size)
+        shape, like = (s.shape[0], weight.shape[1] * self.groups, *self.size), self.like
+        if like is None or like.shape != shape or like.dtype != s.dtype or _channels_last(like) != _channels_last(s):
+            layout = torch.channels_last if _channels_last(s) else torch.contiguous_format
+            like = torch.empty(shape, dtype=s.dtype, device=s.device, memory_format=layout)
         result: torch.Tensor = torch.ops.aten.convolution_backward(
             s,
-            shape,
+            like,
             weight,
             None,
             self.stride,
@@ -74,6 +81,7 @@ class TransposedMap:
     dilation: tuple[int, ...]
     groups: int
     channel_dim: ClassVar[int] = 1
+    input_dim: ClassVar[int] = 0
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """W x + b."""
@@ -103,6 +111,7 @@ class MatrixMap:
     bias: torch.Tensor | None
     groups: ClassVar[int] = 1
     channel_dim: ClassVar[int] = -1
+    input_dim: ClassVar[int] = 1
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """W x + b."""
@@ -119,6 +128,10 @@ class MatrixMap:
     def one_output(self) -> torch.Tensor:
         """A weight of ones that makes a single output."""
         return torch.ones_like(self.weight[:1])
+
+
+def _channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 def _shifted(bias: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
@@ -153,7 +166,8 @@ class WeightedFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         """The rule."""
-        return ctx.back(grads[0], ctx.needs_input_grad[0]), None, None, None
+        back, ctx.back = ctx.back, None
+        return back(grads[0], ctx.needs_input_grad[0]), None, None, None
 
 
 class AffineFunction(torch.autograd.Function):
@@ -172,7 +186,8 @@ class AffineFunction(torch.autograd.Function):
         """Scale · g |y| / (|y| + ε)."""
         g = grads[0] * ctx.scale
         if ctx.epsilon:
-            g = torch.addcdiv(g, g, ctx.kept.z.abs().add_(ctx.epsilon), value=-ctx.epsilon)
+            g = damped(g, ctx.kept.z, ctx.epsilon)
+        ctx.kept.z = None
         return g, None, None, None, None
 
 

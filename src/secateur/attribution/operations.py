@@ -59,15 +59,15 @@ def treatment_of(name: str) -> Treatment | None:
 
 treat("relu", "activation")
 treat(
-    "threshold max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices "
-    "_max_pool1d _max_pool2d _max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "threshold max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices"
+    " _max_pool1d _max_pool2d _max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "_adaptive_max_pool1d _adaptive_max_pool2d _adaptive_max_pool3d max amax min amin maximum minimum topk sort gather "
     "take_along_dim index_select index_add index_copy index_fill where masked_fill masked_select scatter scatter_add",
     "plain",
 )
 treat(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add sub subtract rsub "
-    "neg negative sum mean cumsum interpolate upsample upsample_nearest upsample_bilinear grid_sample pixel_shuffle "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add sub subtract rsub"
+    " neg negative sum mean cumsum interpolate upsample upsample_nearest upsample_bilinear grid_sample pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold",
     "plain",
 )
@@ -184,7 +184,7 @@ def instance_norm(
 def rms_norm(
     input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
 ) -> torch.Tensor:
-    """x / √(mean x² + eps) · weight, the root as a constant."""
+    """X / √(mean x² + eps) · weight, the root as a constant."""
     dims = tuple(range(-len(normalized_shape), 0))
     square = input.detach().pow(2).mean(dims, keepdim=True)
     y = input * (square + (torch.finfo(input.dtype).eps if eps is None else eps)).rsqrt()
@@ -194,30 +194,32 @@ def rms_norm(
 def normalize(
     input: torch.Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """x / max(‖x‖, eps), the norm as a constant."""
-    return input / input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
+    """X / max(‖x‖, eps), the norm as a constant."""
+    norm: torch.Tensor = input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
+    return input / norm
 
 
 def glu(input: torch.Tensor, dim: int = -1) -> torch.Tensor:
-    """a · sigmoid(b)."""
+    """A · sigmoid(b)."""
     a, b = input.chunk(2, dim)
     return a * b.sigmoid()
 
 
 def addcmul(input: torch.Tensor, tensor1: torch.Tensor, tensor2: torch.Tensor, *, value: float = 1) -> torch.Tensor:
-    """input + value · tensor1 · tensor2."""
+    """Input + value · tensor1 · tensor2."""
     return input + (tensor1 * tensor2) * value
 
 
 def lerp(input: torch.Tensor, end: torch.Tensor, weight: Any) -> torch.Tensor:
-    """input + weight · (end - input)."""
-    return input + (end - input) * weight
+    """Input + weight · (end - input)."""
+    step: torch.Tensor = (end - input) * weight
+    return input + step
 
 
 def addmm(
     input: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
-    """beta · input + alpha · mat1 mat2; a plain linear layer when mat2 is a parameter."""
+    """Beta · input + alpha · mat1 mat2; a plain linear layer when mat2 is a parameter."""
     if beta == 1 and alpha == 1 and not mat2.requires_grad:
         return F.linear(mat1, mat2.T, input)
     return input * beta + (mat1 @ mat2) * alpha
@@ -226,7 +228,7 @@ def addmm(
 def baddbmm(
     input: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *, beta: float = 1, alpha: float = 1
 ) -> torch.Tensor:
-    """beta · input + alpha · batch1 batch2."""
+    """Beta · input + alpha · batch1 batch2."""
     return input * beta + torch.bmm(batch1, batch2) * alpha
 
 

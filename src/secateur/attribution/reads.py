@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.attribution.borrow import borrowed
 from secateur.attribution.functional import ConvolutionMap, MatrixMap
+from secateur.attribution.layers import conv_call, convolution_map, linear_call, norm_call
 from secateur.attribution.operations import bound
-from secateur.attribution.watch import conv_call, convolution_map, linear_call, norm_call
 from secateur.core.errors import RequestError
 
 

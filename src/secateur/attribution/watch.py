@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,67 +20,43 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from secateur.attribution.composites import Composite, LayerContext
+from secateur.attribution.composites import Composite
 from secateur.attribution.functional import (
     AffineFunction,
-    ConvolutionMap,
     IdentityFunction,
     MatrixMap,
     NormFunction,
     RectifiedFunction,
-    TransposedMap,
-    WeightedFunction,
-    in_dtype,
 )
-from secateur.attribution.operations import AT_ZERO, DECOMPOSITIONS, bound, in_place, out_of_place, treatment_of
-from secateur.attribution.rules import Epsilon, LinearMap, Rule
+from secateur.attribution.layers import (
+    At,
+    Call,
+    Kind,
+    Layers,
+    Look,
+    conv_call,
+    conv_transpose_call,
+    convolution_map,
+    each,
+    linear_call,
+    norm_call,
+    transposed_map,
+)
+from secateur.attribution.operations import (
+    AT_ZERO,
+    DECOMPOSITIONS,
+    Treatment,
+    bound,
+    in_place,
+    out_of_place,
+    treatment_of,
+)
 from secateur.core.errors import RequestError, SecateurError
-
-Kind = Literal["convolution", "linear"]
-At = Literal["makers", "readers"]
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _MATRIX_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "einsum"})
 _SUMS = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "cat", "concat", "concatenate", "stack"})
-_PLAIN_GRADIENT = Epsilon(0)
-
-
-@dataclass(eq=False)
-class Look:
-    """A unit-wise look at a tensor: activation and (modified) gradient, or the relevance itself.
-
-    Attributes:
-        a: the tensor's value.
-        g: its gradient; None when ``relevance`` is given.
-        relevance: of each element.
-        dim: of the units.
-    """
-
-    a: torch.Tensor
-    g: torch.Tensor | None
-    relevance: torch.Tensor | None
-    dim: int
-
-
-@dataclass(eq=False)
-class _Call:
-    """One call of a weighted layer; x and z are aliases outside of the graph, copied before anybody overwrites them."""
-
-    name: str
-    kind: Kind
-    first: bool
-    op: LinearMap
-    rule: Rule | None
-    index: int
-    x: torch.Tensor | None = None
-    z: torch.Tensor | None = None
-    fold: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def map(self, dtype: torch.dtype) -> LinearMap:
-        """With the batch norm behind it folded in."""
-        op = self.op if self.fold is None else self.op.folded(*self.fold)  # type: ignore[attr-defined]
-        return in_dtype(op, dtype)
 
 
 @dataclass(eq=False)
@@ -90,7 +65,7 @@ class _Facts:
 
     hidden: bool = False
     attention: bool = False
-    call: _Call | None = None
+    call: Call | None = None
     source: torch.Tensor | None = None
 
 
@@ -118,21 +93,13 @@ class Watch(TorchFunctionMode):
         account: Callable[[str, torch.Tensor], None] | None = None,
     ) -> None:
         super().__init__()
-        self.samples = samples
         self.composite = composite
-        self.bounds = bounds
-        self.at = at
-        self.look = look
         self.account = account
-        self.direct: list[torch.Tensor] = []
-        self.order: dict[str, None] = {}
-        self.anchor = torch.zeros((), requires_grad=True)
+        self.layers = Layers(samples, composite, bounds, at, look, account)
         self._by_name = dict(model.named_modules())
         self._modules = {id(module): name for name, module in self._by_name.items()}
-        self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
+        self._names: dict[int, str] = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
         self._facts: Any = WeakTensorKeyDictionary()
-        self._flat: list[bool] = []
-        self._shared: dict[int, list[weakref.ref[_Call]]] = {}
         self._handles: list[Any] = []
 
     def begin(self, x: torch.Tensor) -> None:
@@ -148,7 +115,10 @@ class Watch(TorchFunctionMode):
         overwrites = in_place(name, kwargs)
         target = args[0] if overwrites and args else kwargs.get("input") if overwrites else None
         if target is not None:
-            self._rescue(name, target)
+            facts = self._facts.get(target)
+            if facts is not None:
+                facts.call = facts.source = None  # no longer a layer's bare output
+            self.layers.rescue(name, target)
         result = self._handle(func, name, args, kwargs, tensors, overwrites)
         self._follow(name, tensors, (result, target))
         return result
@@ -190,19 +160,22 @@ class Watch(TorchFunctionMode):
                 "give inputs of the network's shape, samples first"
             )
         if call.get("padding") == "same" and any(
-            d * (k - 1) % 2 for d, k in zip(_each(call["dilation"], x), weight.shape[2:], strict=True)
+            d * (k - 1) % 2 for d, k in zip(each(call["dilation"], x), weight.shape[2:], strict=True)
         ):
             x, call = self._padded(x, call)
-        op: LinearMap = transposed_map(x, call) if transposed else (
-            convolution_map(x, call) if kind == "convolution" else MatrixMap(weight, call["bias"])
+        op: Any = transposed_map(x, call) if transposed else (
+            # a tensor of the input's shape for its backward pass: to touch fresh memory is expensive
+            replace(convolution_map(x, call), like=x.detach())
+            if kind == "convolution"
+            else MatrixMap(weight, call["bias"])
         )  # fmt: skip
         first = not self._facts[x].hidden
-        record = _Call(name, kind, first, op, None, len(self._flat))
-        self._flat.append(x.ndim == 2)
+        record = Call(name, kind, first, op, None, len(self.layers.flat))
+        self.layers.flat.append(x.ndim == 2)
         return self._apply(record, x, partial(func, **call))
 
     def _layer_name(self, func: Any, weight: torch.Tensor) -> str:
-        """The parameter's name without ``.weight``; rows of a packed one by their start, a computed weight by its place."""
+        """The parameter's name without ``.weight``; rows of a packed one by their start; else the module that runs."""
         known = self._names.get(id(weight))
         if known is not None:
             return known
@@ -216,70 +189,16 @@ class Watch(TorchFunctionMode):
     def _padded(self, x: torch.Tensor, call: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
         """padding='same' with an even reach pads one more behind; spelt out."""
         sides: list[int] = []
-        for d, k in zip(_each(call["dilation"], x), call["weight"].shape[2:], strict=True):
+        for d, k in zip(each(call["dilation"], x), call["weight"].shape[2:], strict=True):
             sides = [d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2, *sides]
         with self:
             padded = F.pad(x, sides)
         return padded, call | {"input": padded, "padding": 0}
 
-    def _apply(self, record: _Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Run a layer (with its norm, if ``record.fold``), and arrange for its backward."""
-        choose = self.composite.choose
-        if choose is None:
-            record.rule = _PLAIN_GRADIENT
-        elif not self.composite.by_depth:
-            record.rule = choose(LayerContext(record.kind, record.first, self.bounds))
-        keep = record.rule is None or record.rule.needs_input or self.at == "readers" or self.account is not None
-        if keep:
-            record.x = x.detach()
-            self._share(record, record.x)
-
-        def run() -> torch.Tensor:
-            z = compute()
-            record.z = z.detach()
-            return z
-
-        z: torch.Tensor = WeightedFunction.apply(x, self.anchor, run, partial(self._backward, record))
-        assert record.z is not None
-        self._share(record, record.z)
-        self.order.setdefault(record.name)
+    def _apply(self, record: Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        z = self.layers.apply(record, x, compute)
         self._facts[z] = _Facts(hidden=True, attention=self._facts[x].attention, call=record, source=x)
         return z
-
-    def _backward(self, record: _Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
-        assert record.z is not None
-        rule = record.rule or self._by_depth(record)
-        op = record.map(g.dtype)
-        z = record.z.to(g.dtype)
-        if self.at == "makers":
-            self.look(record.name, Look(z, g, None, op.channel_dim))
-        if not wanted:
-            return None
-        x = record.x if record.x is None else record.x.to(g.dtype)
-        result = rule.backward(g, x, z, op)  # type: ignore[arg-type]
-        direct = rule.gives_relevance
-        if self.at == "readers":
-            assert x is not None
-            self.look(record.name, Look(x, None if direct else result, result if direct else None, op.channel_dim))
-        if self.account is not None:
-            assert x is not None
-            self.account(record.name, self._each_sample(g * z) - self._each_sample(result if direct else x * result))
-        if direct:
-            if not record.first:
-                raise RequestError(f"layer '{record.name}': {rule!r} is for layers that read the network's input")
-            self.direct.append(result)
-            return torch.zeros_like(result)
-        return result
-
-    def _by_depth(self, record: _Call) -> Rule:
-        """The rule of a composite that goes by depth: only now is the number of layers known."""
-        assert self.composite.choose is not None
-        count = len(self._flat)
-        # the classifier reads one vector per sample; in a network of nothing else, it is the last layer
-        body = max((i + 1 for i in range(count) if not self._flat[i]), default=count - 1)
-        classifier = record.index >= body
-        depth = 1.0 if classifier else record.index / max(1, body - 1)
-        return self.composite.choose(LayerContext(record.kind, record.first, self.bounds, depth, classifier))
 
     def _batch_norm(self, func: Any, call: dict[str, Any]) -> torch.Tensor:
         x = call["input"]
@@ -295,23 +214,22 @@ class Watch(TorchFunctionMode):
             shift = shift if call["bias"] is None else shift + call["bias"]
         facts = self._facts[x]
         compute = partial(func, **call)
-        if facts.call is not None and facts.call.fold is None:
+        if facts.call is not None and facts.call.fold is None and (facts.call.kind == "convolution" or x.ndim == 2):
             # the unit is what leaves the norm; the call without it has no readers then
             before = facts.call
-            record = _Call(before.name, before.kind, before.first, before.op, None, before.index, fold=(scale, shift))
+            record = Call(before.name, before.kind, before.first, before.op, None, before.index, fold=(scale, shift))
             return self._apply(record, facts.source, compute)
         per_channel = scale.reshape(1, -1, *[1] * (x.ndim - 2))
         epsilon = 0.0 if self.composite.choose is None else self.composite.epsilon
-        record = _Call("", "convolution", False, MatrixMap(per_channel, None), None, -1)
+        record = Call("", "convolution", False, MatrixMap(per_channel, None), None, -1)
 
         def run() -> torch.Tensor:
-            y = compute()
+            y: torch.Tensor = compute()
             record.z = y.detach()
             return y
 
         y: torch.Tensor = AffineFunction.apply(self._given(x), run, record, per_channel, epsilon)
-        assert record.z is not None
-        self._share(record, record.z)
+        self.layers.share(record, y.detach())
         self._absorbs(y, y)
         return y
 
@@ -348,9 +266,11 @@ class Watch(TorchFunctionMode):
             self._heads_of_product(tensors, y)
             return y
         if name in ("pow", "pow_", "__pow__", "__ipow__"):
-            treatment = "identity" if isinstance(args[1], (int, float)) and args[1] > 0 else "constant"
+            treatment: Treatment | None = (
+                "identity" if isinstance(args[1], (int, float)) and args[1] > 0 else "constant"
+            )
         else:
-            treatment = treatment_of(name)  # type: ignore[assignment]
+            treatment = treatment_of(name)
         if treatment in ("plain", "activation"):
             y = func(*args, **kwargs)
             if self.account is not None and name.strip("_") in _SUMS:
@@ -468,13 +388,14 @@ class Watch(TorchFunctionMode):
         """An alias of x whose gradient is scaled; what it passes on is counted as not absorbed."""
         if not x.requires_grad or (factor == 1.0 and self.account is None):
             return x
-        alias, account, each, where = x.view_as(x), self.account, self._each_sample, self._where()
-        value = None if account is None else x.detach().clone()
+        alias: torch.Tensor = x.view_as(x)
+        account, per_sample, where = self.account, self.layers.each_sample, self._where()
+        value = x.detach() if account is None else x.detach().clone()
 
         def back(g: torch.Tensor) -> torch.Tensor:
             g = g * factor
             if account is not None:
-                account(where, -each(value * g))
+                account(where, -per_sample(value * g))
             return g
 
         alias.register_hook(back)
@@ -487,17 +408,19 @@ class Watch(TorchFunctionMode):
 
     def _heads(self, y: torch.Tensor) -> None:
         """Look at the heads [.., H, L, D] that an attention makes, under its module's name."""
-        if y.ndim < 4 or not y.requires_grad or self.at != "makers":
+        if y.ndim < 4 or not y.requires_grad or self.layers.at != "makers":
             return
         name, value, dim = self._where(), y.detach(), y.ndim - 3
         version = value._version
 
         def collect(g: torch.Tensor) -> None:
             if value._version != version:
-                raise SecateurError(f"the heads of '{name}' are overwritten later in the pass; avoid in-place operations")
-            self.look(name, Look(value, g, None, dim))
+                raise SecateurError(
+                    f"the heads of '{name}' are overwritten later in the pass; avoid in-place operations"
+                )
+            self.layers.look(name, Look(value, g, value * g, dim))
 
-        self.order.setdefault(name)
+        self.layers.order.setdefault(name)
         self._handles.append(y.register_hook(collect))
 
     # -- bookkeeping --------------------------------------------------------------------------------------------
@@ -515,42 +438,19 @@ class Watch(TorchFunctionMode):
             if tensor.is_floating_point() and tensor not in self._facts:
                 self._facts[tensor] = _Facts(hidden, attention)
 
-    def _share(self, record: _Call, tensor: torch.Tensor) -> None:
-        self._shared.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(record))
-
-    def _rescue(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy what calls keep, before ``tensor`` is overwritten."""
-        place = tensor.untyped_storage().data_ptr()
-        facts = self._facts.get(tensor)
-        if facts is not None and facts.call is not None:
-            facts.call = facts.source = None  # no longer a layer's bare output
-        for reference in self._shared.get(place, ()):
-            record = reference()
-            if record is None:
-                continue
-            if record.x is not None and record.x.untyped_storage().data_ptr() == place:
-                record.x = record.x.clone()
-            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy
-            if name not in ("relu_", "relu") and record.z is not None:
-                if record.z.untyped_storage().data_ptr() == place:
-                    record.z = record.z.clone()
-
     def _absorbs(self, y: torch.Tensor, constant: Any) -> None:
         """Count what a constant part of y receives."""
         if self.account is None or not y.requires_grad:
             return
-        account, each, where, shape = self.account, self._each_sample, self._where(), y.shape
+        account, per_sample, where, shape = self.account, self.layers.each_sample, self._where(), y.shape
         held = torch.as_tensor(constant, dtype=y.dtype, device=y.device).detach().clone()
-        y.register_hook(lambda g: account(where, each((held * g).expand(shape))))
-
-    def _each_sample(self, relevance: torch.Tensor) -> torch.Tensor:
-        return relevance.reshape(self.samples, -1).sum(1)
+        y.register_hook(lambda g: account(where, per_sample((held * g).expand(shape))))
 
     def _where(self) -> str:
         """The module whose forward is running, from the Python stack."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            name = self._modules.get(id(frame.f_locals.get("self")))
+            name: str | None = self._modules.get(id(frame.f_locals.get("self")))
             if name is not None:
                 return name
             frame = frame.f_back
@@ -579,7 +479,7 @@ class Watch(TorchFunctionMode):
                     handle.remove()
             self._handles.clear()
             self._facts.clear()
-            self._shared.clear()
+            self.layers.forget()
 
 
 def _halve(g: torch.Tensor) -> torch.Tensor:
@@ -620,49 +520,3 @@ def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
 def _detached(value: Any) -> Any:
     """The arguments of a call with all tensors as constants."""
     return _swapped(value, {id(t): t.detach() for t in _flat(value)})
-
-
-# argument names of F.conv*d, F.conv_transpose*d, F.linear and F.batch_norm, which have no signature of their own
-
-
-def conv_call(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # type: ignore[no-untyped-def]
-    """F.conv*d."""
-
-
-def conv_transpose_call(  # type: ignore[no-untyped-def]
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
-):
-    """F.conv_transpose*d."""
-
-
-def linear_call(input, weight, bias=None):  # type: ignore[no-untyped-def]
-    """F.linear."""
-
-
-def norm_call(  # type: ignore[no-untyped-def]
-    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
-):
-    """F.batch_norm."""
-
-
-def _each(value: Any, x: torch.Tensor) -> tuple[int, ...]:
-    return (value,) * (x.ndim - 2) if isinstance(value, int) else tuple(value)
-
-
-def convolution_map(x: torch.Tensor, call: dict[str, Any]) -> ConvolutionMap:
-    """The linear map of a convolution call, with all sizes spelt out per dimension."""
-    weight, padding, dilation = call["weight"], call["padding"], _each(call["dilation"], x)
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        if padding == "same" and any(r % 2 for r in reach):
-            raise RequestError("padding='same' with an even kernel cannot be read; pad explicitly")
-        padding = tuple(r // 2 if padding == "same" else 0 for r in reach)
-    return ConvolutionMap(
-        weight, call["bias"], _each(call["stride"], x), _each(padding, x), dilation, call["groups"], tuple(x.shape[2:])
-    )
-
-
-def transposed_map(x: torch.Tensor, call: dict[str, Any]) -> TransposedMap:
-    """The linear map of a transposed convolution call."""
-    sizes = (_each(call[key], x) for key in ("stride", "padding", "output_padding", "dilation"))
-    return TransposedMap(call["weight"], call["bias"], *sizes, call["groups"])

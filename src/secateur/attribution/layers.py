@@ -1,0 +1,255 @@
+"""Calls of weighted layers: what each keeps from the forward pass, and its rule in the backward pass."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+
+from secateur.attribution.composites import Composite, LayerContext
+from secateur.attribution.functional import ConvolutionMap, TransposedMap, WeightedFunction, in_dtype
+from secateur.attribution.rules import Epsilon, LinearMap, Rule, damped
+from secateur.core.errors import RequestError
+
+Kind = Literal["convolution", "linear"]
+At = Literal["makers", "readers"]
+
+_PLAIN_GRADIENT = Epsilon(0)
+
+
+@dataclass(eq=False)
+class Look:
+    """A unit-wise look at a tensor: activation and (modified) gradient, or the relevance itself.
+
+    Attributes:
+        a: the tensor's value.
+        g: its gradient; None when a rule gave relevance alone.
+        r: relevance of each element, which is overwritten afterwards.
+        dim: of the units.
+    """
+
+    a: torch.Tensor
+    g: torch.Tensor | None
+    r: torch.Tensor
+    dim: int
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a weighted layer; x and z are aliases outside of the graph, copied before anybody overwrites them."""
+
+    name: str
+    kind: Kind
+    first: bool
+    op: LinearMap
+    rule: Rule | None
+    index: int
+    x: torch.Tensor | None = None
+    z: torch.Tensor | None = None
+    fold: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def map(self, dtype: torch.dtype) -> LinearMap:
+        """With the batch norm behind it folded in."""
+        op = self.op if self.fold is None else self.op.folded(*self.fold)  # type: ignore[attr-defined]
+        return in_dtype(op, dtype)
+
+
+class Layers:
+    """The weighted layers of one pass; see `secateur.attribution.watch.Watch` for the arguments."""
+
+    def __init__(
+        self,
+        samples: int,
+        composite: Composite,
+        bounds: tuple[float, float] | None,
+        at: At,
+        look: Callable[[str, Look], None],
+        account: Callable[[str, torch.Tensor], None] | None,
+    ) -> None:
+        self.samples = samples
+        self.composite = composite
+        self.bounds = bounds
+        self.at = at
+        self.look = look
+        self.account = account
+        self.direct: list[torch.Tensor] = []
+        self.order: dict[str, None] = {}
+        self.flat: list[bool] = []
+        self.anchor = torch.zeros((), requires_grad=True)
+        self._shared: dict[int, list[weakref.ref[Call]]] = {}
+        self._buffer: torch.Tensor | None = None
+        self._largest = 0
+
+    def forget(self) -> None:
+        """Let go of the pass."""
+        self._shared.clear()
+        self._buffer = None
+
+    def each_sample(self, relevance: torch.Tensor) -> torch.Tensor:
+        """Sum per sample, [N]; windows may be folded into the first dimension."""
+        return relevance.reshape(self.samples, -1).sum(1)
+
+    def apply(self, record: Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run a layer (with its norm, if ``record.fold``), and arrange for its backward."""
+        choose = self.composite.choose
+        if choose is None:
+            record.rule = _PLAIN_GRADIENT
+        elif not self.composite.by_depth:
+            record.rule = choose(LayerContext(record.kind, record.first, self.bounds))
+        keep = record.rule is None or record.rule.needs_input or self.at == "readers" or self.account is not None
+        if keep:
+            record.x = x.detach()
+            self.share(record, record.x)
+
+        def run() -> torch.Tensor:
+            z = compute()
+            record.z = z.detach()
+            return z
+
+        z: torch.Tensor = WeightedFunction.apply(x, self.anchor, run, partial(self._backward, record))
+        assert record.z is not None
+        self._largest = max(self._largest, z.numel())
+        self.share(record, record.z)
+        self.order.setdefault(record.name)
+        return z
+
+    def _backward(self, record: Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
+        """The rule; what the call kept is let go at once, so that the pass needs no more memory than a plain one."""
+        try:
+            return self._passed(record, g, wanted)
+        finally:
+            record.x = record.z = record.op = record.fold = None  # type: ignore[assignment]
+
+    def _passed(self, record: Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
+        assert record.z is not None
+        rule = record.rule or self._by_depth(record)
+        z = record.z.to(g.dtype)
+        r = torch.mul(g, z, out=self._scratch(g))
+        op = record.op
+        if self.at == "makers":
+            self.look(record.name, Look(z, g, r, op.channel_dim))
+        if not wanted:
+            return None
+        account = self.account is not None
+        before = self.each_sample(r) if account else None
+        x = record.x if record.x is None else record.x.to(g.dtype)
+        if isinstance(rule, Epsilon) and record.fold is not None and z.numel() < op.weight.numel():
+            # a late layer: to scale the gradient is cheaper than to fold the norm into the weight
+            s = damped(g, z, rule.epsilon, r) * record.fold[0].reshape(-1, *[1] * (z.ndim - 2))
+            op = in_dtype(op, g.dtype)
+            result = op.transpose(s.to(g.dtype), op.weight)
+        else:
+            op = record.map(g.dtype)
+            result = rule.backward(g, r, x, z, op)  # type: ignore[arg-type]
+        direct = rule.gives_relevance
+        if self.at == "readers":
+            assert x is not None
+            self.look(
+                record.name, Look(x, None if direct else result, result if direct else x * result, op.channel_dim)
+            )
+        if self.account is not None:
+            assert x is not None
+            assert before is not None
+            self.account(record.name, before - self.each_sample(result if direct else x * result))
+        if direct:
+            if not record.first:
+                raise RequestError(f"layer '{record.name}': {rule!r} is for layers that read the network's input")
+            self.direct.append(result)
+            return torch.zeros_like(result)
+        return result
+
+    def _scratch(self, like: torch.Tensor) -> torch.Tensor:
+        """The same memory for every layer: to touch fresh memory costs more than to compute with it."""
+        if self._buffer is None or self._buffer.numel() < like.numel() or self._buffer.dtype != like.dtype:
+            self._buffer = torch.empty(max(self._largest, like.numel()), dtype=like.dtype, device=like.device)
+        return (
+            self._buffer[: like.numel()].as_strided(like.shape, like.stride())
+            if _dense(like)
+            else torch.empty_like(like)
+        )
+
+    def _by_depth(self, record: Call) -> Rule:
+        """The rule of a composite that goes by depth: only now is the number of layers known."""
+        assert self.composite.choose is not None
+        count = len(self.flat)
+        # the classifier reads one vector per sample; in a network of nothing else, it is the last layer
+        body = max((i + 1 for i in range(count) if not self.flat[i]), default=count - 1)
+        classifier = record.index >= body
+        depth = 1.0 if classifier else record.index / max(1, body - 1)
+        return self.composite.choose(LayerContext(record.kind, record.first, self.bounds, depth, classifier))
+
+    def share(self, record: Call, tensor: torch.Tensor) -> None:
+        """Note that a call keeps a tensor's memory."""
+        self._shared.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(record))
+
+    def rescue(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy what calls keep, before the operation ``name`` overwrites ``tensor``."""
+        place = tensor.untyped_storage().data_ptr()
+        for reference in self._shared.get(place, ()):
+            record = reference()
+            if record is None:
+                continue
+            if record.x is not None and record.x.untyped_storage().data_ptr() == place:
+                record.x = record.x.clone()
+            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy
+            z = record.z
+            if name not in ("relu_", "relu") and z is not None and z.untyped_storage().data_ptr() == place:
+                record.z = z.clone()
+
+
+def _dense(tensor: torch.Tensor) -> bool:
+    """Without gaps and overlaps, in whatever order of dimensions."""
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+# argument names of F.conv*d, F.conv_transpose*d, F.linear and F.batch_norm, which have no signature of their own
+
+
+def conv_call(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # type: ignore[no-untyped-def]
+    """F.conv*d."""
+
+
+def conv_transpose_call(  # type: ignore[no-untyped-def]
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    """F.conv_transpose*d."""
+
+
+def linear_call(input, weight, bias=None):  # type: ignore[no-untyped-def]
+    """F.linear."""
+
+
+def norm_call(  # type: ignore[no-untyped-def]
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """F.batch_norm."""
+
+
+def each(value: Any, x: torch.Tensor) -> tuple[int, ...]:
+    """One value per spatial dimension of x."""
+    return (value,) * (x.ndim - 2) if isinstance(value, int) else tuple(value)
+
+
+def convolution_map(x: torch.Tensor, call: dict[str, Any]) -> ConvolutionMap:
+    """The linear map of a convolution call, with all sizes spelt out per dimension."""
+    weight, padding, dilation = call["weight"], call["padding"], each(call["dilation"], x)
+    if isinstance(padding, str):
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        if padding == "same" and any(r % 2 for r in reach):
+            raise RequestError("padding='same' with an even kernel cannot be read; pad explicitly")
+        padding = tuple(r // 2 if padding == "same" else 0 for r in reach)
+    return ConvolutionMap(
+        weight, call["bias"], each(call["stride"], x), each(padding, x), dilation, call["groups"], tuple(x.shape[2:])
+    )
+
+
+def transposed_map(x: torch.Tensor, call: dict[str, Any]) -> TransposedMap:
+    """The linear map of a transposed convolution call."""
+    stride, padding, more, dilation = (
+        each(call[key], x) for key in ("stride", "padding", "output_padding", "dilation")
+    )
+    return TransposedMap(call["weight"], call["bias"], stride, padding, more, dilation, call["groups"])
