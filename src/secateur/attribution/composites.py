@@ -295,13 +295,13 @@ def _smoothgrad(samples: int = 25, noise: float = 0.1, seed: int = 0) -> Composi
 
 @registry.register("guided-backprop")
 def _guided_backprop() -> Composite:
-    """A gradient that only positive parts pass at each ReLU, in both directions."""
+    """A gradient of which only positive parts pass each ReLU; other activations have their derivative."""
     return Composite("guided-backprop", None, activations="guided", gives="gradient")
 
 
 @registry.register("deconvnet")
 def _deconvnet() -> Composite:
-    """A gradient rectified at each ReLU by its own sign."""
+    """A gradient rectified at each ReLU, whatever the sign of its input; other activations have their derivative."""
     return Composite("deconvnet", None, activations="deconvnet", gives="gradient")
 
 

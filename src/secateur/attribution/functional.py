@@ -228,10 +228,12 @@ class IdentityFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, f: Callable[[torch.Tensor], torch.Tensor], epsilon: float, at_zero: float
+        ctx: Any, x: torch.Tensor, f: Callable[[torch.Tensor], torch.Tensor], epsilon: float, offset: float
     ) -> torch.Tensor:
         """f(x)."""
-        ctx.f, ctx.epsilon, ctx.at_zero = f, epsilon, at_zero
+        ctx.f, ctx.offset = f, offset
+        # without an offset f(x) / x is bounded and needs no stabiliser but for x = 0
+        ctx.epsilon = epsilon if offset else torch.finfo(x.dtype).tiny
         ctx.save_for_backward(x)
         return f(x)
 
@@ -240,8 +242,8 @@ class IdentityFunction(torch.autograd.Function):
         """The secant's slope; y is computed again, which is cheaper than to keep it."""
         (x,) = ctx.saved_tensors
         y = ctx.f(x)
-        if ctx.at_zero:
-            y = y - ctx.at_zero
+        if ctx.offset:
+            y = y - ctx.offset
         # sign(0) = 1 as in `stabilise`; copysign has -0 the other way round, where y = 0 as well
         return y.mul_(grads[0]).div_(torch.copysign(x.abs().add_(ctx.epsilon), x)), None, None, None
 

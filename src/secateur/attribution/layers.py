@@ -39,17 +39,23 @@ class Look:
 
 
 @dataclass(eq=False)
-class Call:
-    """One call of a weighted layer; x and z are aliases outside of the graph, copied before anybody overwrites them."""
+class Kept:
+    """What a backward step looks at: aliases outside of the graph, copied before anybody overwrites them."""
+
+    x: torch.Tensor | None = None
+    z: torch.Tensor | None = None
+
+
+@dataclass(eq=False, kw_only=True)
+class Call(Kept):
+    """One call of a weighted layer; ``fold``: scale and shift of the batch norm behind it."""
 
     name: str
     kind: Kind
     first: bool
     op: LinearMap
-    rule: Rule | None
     index: int
-    x: torch.Tensor | None = None
-    z: torch.Tensor | None = None
+    rule: Rule | None = None
     fold: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def map(self, dtype: torch.dtype) -> LinearMap:
@@ -80,7 +86,7 @@ class Layers:
         self.order: dict[str, None] = {}
         self.flat: list[bool] = []
         self.anchor = torch.zeros((), requires_grad=True)
-        self._shared: dict[int, list[weakref.ref[Call]]] = {}
+        self._shared: dict[int, list[weakref.ref[Kept]]] = {}
         self._buffer: torch.Tensor | None = None
         self._largest = 0
 
@@ -182,7 +188,7 @@ class Layers:
         depth = 1.0 if classifier else record.index / max(1, body - 1)
         return self.composite.choose(LayerContext(record.kind, record.first, self.bounds, depth, classifier))
 
-    def share(self, record: Call, tensor: torch.Tensor) -> None:
+    def share(self, record: Kept, tensor: torch.Tensor) -> None:
         """Note that a call keeps a tensor's memory."""
         self._shared.setdefault(tensor.untyped_storage().data_ptr(), []).append(weakref.ref(record))
 

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from secateur.core.errors import RequestError
 
-Treatment = Literal["plain", "identity", "constant", "product", "division", "activation"]
+Treatment = Literal["plain", "sum", "average", "identity", "constant", "product", "division", "activation"]
 """
 plain: linear or selecting, so that autograd already shares relevance out;
+sum, average: the ε-rule; a sum with one activation is plain;
 activation: plain as well; guided backprop and the deconvolutional network treat it in their own way;
 identity: elementwise, relevance passes unchanged;
 product: of two activations, half to each; with one activation, plain;
@@ -65,9 +66,13 @@ treat(
     "take_along_dim index_select index_add index_copy index_fill where masked_fill masked_select scatter scatter_add",
     "plain",
 )
+treat("add sub subtract rsub", "sum")
 treat(
-    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d add sub subtract rsub"
-    " neg negative sum mean cumsum interpolate upsample upsample_nearest upsample_bilinear grid_sample pixel_shuffle "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum",
+    "average",
+)
+treat(
+    "neg negative cumsum interpolate upsample upsample_nearest upsample_bilinear grid_sample pixel_shuffle "
     "pixel_unshuffle channel_shuffle native_channel_shuffle unfold fold",
     "plain",
 )
@@ -102,8 +107,14 @@ treat("mul multiply", "product")
 treat("div divide true_divide truediv", "division")
 treat("__rtruediv__ __rdiv__ norm vector_norm linalg_vector_norm frobenius_norm var std rsqrt reciprocal", "constant")
 
-AT_ZERO = {"sigmoid": 0.5, "hardsigmoid": 0.5, "softplus": 0.6931471805599453}
-"""f(0) of activations where it is not 0; of softplus with β = 1."""
+_OFF_ZERO = frozenset("sigmoid hardsigmoid softplus clamp clip clamp_min clamp_max hardtanh".split())
+
+
+def at_zero(func: Callable[..., Any], name: str, like: torch.Tensor, rest: Any, kwargs: dict[str, Any]) -> float:
+    """f(0), for activations where it may not be 0."""
+    if name.removesuffix("_") not in _OFF_ZERO or any(isinstance(v, torch.Tensor) for v in (*rest, *kwargs.values())):
+        return 0.0
+    return float(func(torch.zeros((), dtype=like.dtype), *rest, **kwargs))
 
 
 def in_place(name: str, kwargs: dict[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from secateur.attribution.functional import (
 from secateur.attribution.layers import (
     At,
     Call,
+    Kept,
     Kind,
     Layers,
     Look,
@@ -43,14 +44,15 @@ from secateur.attribution.layers import (
     transposed_map,
 )
 from secateur.attribution.operations import (
-    AT_ZERO,
     DECOMPOSITIONS,
     Treatment,
+    at_zero,
     bound,
     in_place,
     out_of_place,
     treatment_of,
 )
+from secateur.attribution.rules import damped
 from secateur.core.errors import RequestError, SecateurError
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
@@ -170,7 +172,7 @@ class Watch(TorchFunctionMode):
             else MatrixMap(weight, call["bias"])
         )  # fmt: skip
         first = not self._facts[x].hidden
-        record = Call(name, kind, first, op, None, len(self.layers.flat))
+        record = Call(name=name, kind=kind, first=first, op=op, index=len(self.layers.flat))
         self.layers.flat.append(x.ndim == 2)
         return self._apply(record, x, partial(func, **call))
 
@@ -217,11 +219,11 @@ class Watch(TorchFunctionMode):
         if facts.call is not None and facts.call.fold is None and (facts.call.kind == "convolution" or x.ndim == 2):
             # the unit is what leaves the norm; the call without it has no readers then
             before = facts.call
-            record = Call(before.name, before.kind, before.first, before.op, None, before.index, fold=(scale, shift))
+            record = replace(before, x=None, z=None, fold=(scale, shift))
             return self._apply(record, facts.source, compute)
         per_channel = scale.reshape(1, -1, *[1] * (x.ndim - 2))
         epsilon = 0.0 if self.composite.choose is None else self.composite.epsilon
-        record = Call("", "convolution", False, MatrixMap(per_channel, None), None, -1)
+        record = Kept()
 
         def run() -> torch.Tensor:
             y: torch.Tensor = compute()
@@ -271,8 +273,10 @@ class Watch(TorchFunctionMode):
             )
         else:
             treatment = treatment_of(name)
-        if treatment in ("plain", "activation"):
+        if treatment in ("plain", "activation", "sum", "average"):
             y = func(*args, **kwargs)
+            if treatment == "average" or (treatment == "sum" and len(tensors) > 1):
+                self._damp(y)
             if self.account is not None and name.strip("_") in _SUMS:
                 # what the sum says when all activations are zero is what its constants add
                 zero = [torch.zeros_like(t) for t in tensors]
@@ -291,6 +295,19 @@ class Watch(TorchFunctionMode):
             return self._in_place(func, name, args, kwargs, treatment, tensors)
         return self._treated(func, name, args, kwargs, treatment, tensors)
 
+    def _damp(self, y: torch.Tensor) -> None:
+        """The stabiliser of the ε-rule for a sum, whose shares are otherwise plain."""
+        if not (self.composite.epsilon and y.requires_grad):
+            return
+        record = Kept(z=y.detach())
+        self.layers.share(record, y.detach())
+
+        def damp(g: torch.Tensor) -> torch.Tensor:
+            assert record.z is not None
+            return damped(g, record.z.to(g.dtype), self.composite.epsilon)
+
+        y.register_hook(damp)
+
     def _treated(
         self, func: Any, name: str, args: Any, kwargs: Any, treatment: str, tensors: list[torch.Tensor]
     ) -> Any:
@@ -300,9 +317,9 @@ class Watch(TorchFunctionMode):
                 x = args[0]
             else:
                 x, others = kwargs["input"], {k: v for k, v in kwargs.items() if k != "input"}
-            at_zero = AT_ZERO.get(name.removesuffix("_"), 0.0)
+            offset = at_zero(func, name, x, rest, others)
             y = IdentityFunction.apply(
-                self._given(x), lambda t: func(t, *rest, **others), self.composite.epsilon, at_zero
+                self._given(x), lambda t: func(t, *rest, **others), self.composite.epsilon, offset
             )
             self._absorbs(y, y)
             return y
@@ -336,7 +353,7 @@ class Watch(TorchFunctionMode):
 
     def _plain_gradient(self, func: Any, name: str, args: Any, kwargs: Any, over: bool) -> Any:
         how = self.composite.activations
-        if how == "plain" or treatment_of(name) not in ("activation", "identity") or name.startswith("clamp"):
+        if how == "plain" or treatment_of(name) != "activation":
             y = func(*args, **kwargs)
             if name == "scaled_dot_product_attention":
                 self._heads(y)
