@@ -85,7 +85,7 @@ treat(
 )
 treat(
     "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout to type type_as float "
-    "double half bfloat16 cpu cuda requires_grad detach fill zero new_zeros zeros_like ones_like __get__ "
+    "double half bfloat16 cpu cuda requires_grad fill zero new_zeros zeros_like ones_like __get__ "
     "_assert",
     "plain",
 )
@@ -105,7 +105,10 @@ treat(
 )
 treat("mul multiply", "product")
 treat("div divide true_divide truediv", "division")
-treat("__rtruediv__ __rdiv__ norm vector_norm linalg_vector_norm frobenius_norm var std rsqrt reciprocal", "constant")
+treat(
+    "detach __rtruediv__ __rdiv__ norm vector_norm linalg_vector_norm frobenius_norm var std rsqrt reciprocal",
+    "constant",
+)
 
 _OFF_ZERO = frozenset("sigmoid hardsigmoid softplus clamp clip clamp_min clamp_max hardtanh".split())
 

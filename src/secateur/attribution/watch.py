@@ -63,9 +63,17 @@ _SUMS = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "cat", "concat"
 
 @dataclass(eq=False)
 class _Facts:
-    """What is known about a tensor that depends on the inputs."""
+    """What is known about a tensor that depends on the inputs.
+
+    Attributes:
+        hidden: it lies behind a weighted layer.
+        constant: it counts as a constant.
+        attention: it holds attention weights.
+        call: the weighted layer whose bare output it is, and ``source``, what that layer read.
+    """
 
     hidden: bool = False
+    constant: bool = False
     attention: bool = False
     call: Call | None = None
     source: torch.Tensor | None = None
@@ -111,9 +119,14 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        tensors = [t for t in _flat((args, kwargs)) if t in self._facts]
-        if not tensors:
+        known = [t for t in _flat((args, kwargs)) if t in self._facts]
+        if not known:
             return func(*args, **kwargs)
+        tensors = [t for t in known if not self._facts[t].constant]
+        if not tensors:
+            result = func(*args, **kwargs)
+            self._follow(name, known, result)
+            return result
         overwrites = in_place(name, kwargs)
         target = args[0] if overwrites and args else kwargs.get("input") if overwrites else None
         if target is not None:
@@ -147,7 +160,7 @@ class Watch(TorchFunctionMode):
 
     def _weighted(self, func: Any, call: dict[str, Any], kind: Kind) -> torch.Tensor:
         x, weight = call["input"], call["weight"]
-        if weight in self._facts:
+        if self._depends(weight):
             raise self._no_rule(func.__name__, "with a weight that depends on the input")
         name = self._layer_name(func, weight)
         transposed = func.__name__ in _TRANSPOSED
@@ -164,7 +177,7 @@ class Watch(TorchFunctionMode):
         if call.get("padding") == "same" and any(
             d * (k - 1) % 2 for d, k in zip(each(call["dilation"], x), weight.shape[2:], strict=True)
         ):
-            x, call = self._padded(x, call)
+            return self._uneven(func, call)
         op: Any = transposed_map(x, call) if transposed else (
             # a tensor of the input's shape for its backward pass: to touch fresh memory is expensive
             replace(convolution_map(x, call), like=x.detach())
@@ -188,14 +201,16 @@ class Watch(TorchFunctionMode):
         where = self._where()
         return where if hasattr(self._by_name.get(where), "weight") else f"{where}.{func.__name__}".lstrip(".")
 
-    def _padded(self, x: torch.Tensor, call: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """padding='same' with an even reach pads one more behind; spelt out."""
-        sides: list[int] = []
-        for d, k in zip(each(call["dilation"], x), call["weight"].shape[2:], strict=True):
-            sides = [d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2, *sides]
+    def _uneven(self, func: Any, call: dict[str, Any]) -> torch.Tensor:
+        """padding='same' with an even reach, one more behind: padded alike on both sides, without the first outputs."""
+        reach = [
+            d * (k - 1) for d, k in zip(each(call["dilation"], call["input"]), call["weight"].shape[2:], strict=True)
+        ]
         with self:
-            padded = F.pad(x, sides)
-        return padded, call | {"input": padded, "padding": 0}
+            z: torch.Tensor = func(**call | {"padding": tuple(r - r // 2 for r in reach)})
+            for dim, r in enumerate(reach):
+                z = z.narrow(dim + 2, r % 2, z.shape[dim + 2] - r % 2)
+            return z
 
     def _apply(self, record: Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         z = self.layers.apply(record, x, compute)
@@ -238,7 +253,7 @@ class Watch(TorchFunctionMode):
     def _raw_parameter(self, a: Any, b: Any) -> torch.Tensor | None:
         """A product with a matrix that is a parameter is a linear layer, on the last or the last but one dimension."""
         for weight, x, transposed in ((b, a, False), (a, b, True)):
-            if not (id(weight) in self._names and weight.ndim == 2 and x in self._facts and x.ndim >= 2):
+            if not (id(weight) in self._names and weight.ndim == 2 and self._depends(x) and x.ndim >= 2):
                 continue
             matrix = weight if transposed else weight.T
             with self:
@@ -256,16 +271,16 @@ class Watch(TorchFunctionMode):
             return self._attention(func, *args, **kwargs)
         if name in ("softmax", "softmin", "_softmax"):
             if self.composite.softmax == "cp-lrp":
-                return func(*_detached(args), **_detached(kwargs))
+                return self._constant(func(*_detached(args), **_detached(kwargs)), attention=True)
             x = self._given(tensors[0])
             y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
             self._absorbs(y, y)
             return y
         if name in _MATRIX_PRODUCTS:
             y = func(*args, **kwargs)
+            self._heads_of_product(args, y)  # looks before the gradient is halved
             if len(tensors) > 1:
                 _hook(y, _halve)
-            self._heads_of_product(tensors, y)
             return y
         if name in ("pow", "pow_", "__pow__", "__ipow__"):
             treatment: Treatment | None = (
@@ -283,7 +298,7 @@ class Watch(TorchFunctionMode):
                 swap = {id(t): z for t, z in zip(tensors, zero, strict=True)}
                 if name not in ("add_", "sub_", "__iadd__", "__isub__"):
                     self._absorbs(y, func(*_swapped(args, swap), **_swapped(kwargs, swap)))
-                elif len(args) > 1 and not (isinstance(args[1], torch.Tensor) and args[1] in self._facts):
+                elif len(args) > 1 and not self._depends(args[1]):
                     self._absorbs(y, args[1] if "add" in name else -args[1])
             return y
         if treatment is None:
@@ -295,16 +310,28 @@ class Watch(TorchFunctionMode):
             return self._in_place(func, name, args, kwargs, treatment, tensors)
         return self._treated(func, name, args, kwargs, treatment, tensors)
 
+    def _constant(self, result: Any, attention: bool = False) -> Any:
+        """A result that counts as a constant from here on."""
+        for tensor in _flat(result):
+            self._facts[tensor] = _Facts(constant=True, attention=attention)
+        return result
+
     def _damp(self, y: torch.Tensor) -> None:
         """The stabiliser of the ε-rule for a sum, whose shares are otherwise plain."""
         if not (self.composite.epsilon and y.requires_grad):
             return
         record = Kept(z=y.detach())
         self.layers.share(record, y.detach())
+        epsilon, account, per_sample = self.composite.epsilon, self.account, self.layers.each_sample
+        where = "" if account is None else self._where()
 
         def damp(g: torch.Tensor) -> torch.Tensor:
             assert record.z is not None
-            return damped(g, record.z.to(g.dtype), self.composite.epsilon)
+            z = record.z.to(g.dtype)
+            after = damped(g, z, epsilon)
+            if account is not None:
+                account(where, per_sample(z * (g - after)))
+            return after
 
         y.register_hook(damp)
 
@@ -324,7 +351,7 @@ class Watch(TorchFunctionMode):
             self._absorbs(y, y)
             return y
         if treatment == "constant":
-            return func(*_detached(args), **_detached(kwargs))
+            return self._constant(func(*_detached(args), **_detached(kwargs)))
         if treatment == "division":
             return func(args[0], *_detached(args[1:]), **_detached(kwargs))
         assert treatment == "product"
@@ -358,7 +385,7 @@ class Watch(TorchFunctionMode):
             if name == "scaled_dot_product_attention":
                 self._heads(y)
             elif name in _MATRIX_PRODUCTS:
-                self._heads_of_product([t for t in _flat(args) if t in self._facts], y)
+                self._heads_of_product(args, y)
             return y
         x, rest = args[0], args[1:]
         others = {k: v for k, v in kwargs.items() if k != "inplace"}
@@ -389,16 +416,16 @@ class Watch(TorchFunctionMode):
 
     def _attention(self, func: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Softmax(q k) v: half of each product to each factor, the softmax by its Taylor expansion."""
-        weighed = query in self._facts or key in self._facts
+        weighed = self._depends(query) or self._depends(key)
         if self.composite.softmax == "cp-lrp":
             query, key, weighed = query.detach(), key.detach(), False
-        share = 0.5 if query in self._facts and key in self._facts else 1.0
-        parts = [self._given(t, f) if t in self._facts else t for t, f in ((query, share), (key, share), (value, 1.0))]
+        share = 0.5 if weighed and self._depends(query) and self._depends(key) else 1.0
+        parts = [self._given(t, f) if self._depends(t) else t for t, f in ((query, share), (key, share), (value, 1.0))]
         y: torch.Tensor = func(*parts, *args, **kwargs)
         self._absorbs(y, y)
-        if weighed and value in self._facts:
+        self._heads(y)  # looks before the gradient is halved
+        if weighed and self._depends(value):
             _hook(y, _halve)
-        self._heads(y)
         return y
 
     def _given(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
@@ -406,7 +433,8 @@ class Watch(TorchFunctionMode):
         if not x.requires_grad or (factor == 1.0 and self.account is None):
             return x
         alias: torch.Tensor = x.view_as(x)
-        account, per_sample, where = self.account, self.layers.each_sample, self._where()
+        account, per_sample = self.account, self.layers.each_sample
+        where = "" if account is None else self._where()
         value = x.detach() if account is None else x.detach().clone()
 
         def back(g: torch.Tensor) -> torch.Tensor:
@@ -418,9 +446,9 @@ class Watch(TorchFunctionMode):
         alias.register_hook(back)
         return alias
 
-    def _heads_of_product(self, tensors: list[torch.Tensor], y: torch.Tensor) -> None:
+    def _heads_of_product(self, args: Any, y: torch.Tensor) -> None:
         """Attention weights times values, spelt out."""
-        if y.ndim >= 4 and any(self._facts[t].attention for t in tensors):
+        if y.ndim >= 4 and any(t in self._facts and self._facts[t].attention for t in _flat(args)):
             self._heads(y)
 
     def _heads(self, y: torch.Tensor) -> None:
@@ -444,16 +472,18 @@ class Watch(TorchFunctionMode):
 
     def _follow(self, name: str, tensors: list[torch.Tensor], result: Any) -> None:
         """What is known about the arguments holds for the results."""
-        hidden = attention = False
-        for tensor in tensors:
-            facts = self._facts.get(tensor)
-            if facts is not None:
-                hidden = hidden or facts.hidden
-                attention = attention or facts.attention
-        attention = (attention and len(tensors) == 1) or name == "softmax"
+        known = [facts for facts in (self._facts.get(t) for t in tensors) if facts is not None]
+        hidden = any(facts.hidden for facts in known)
+        constant = all(facts.constant for facts in known)
+        attention = name == "softmax" or (len(known) == 1 and known[0].attention)
         for tensor in _flat(result):
             if tensor.is_floating_point() and tensor not in self._facts:
-                self._facts[tensor] = _Facts(hidden, attention)
+                self._facts[tensor] = _Facts(hidden, constant, attention)
+
+    def _depends(self, value: Any) -> bool:
+        """Whether a value depends on the inputs and does not count as a constant."""
+        facts = self._facts.get(value) if isinstance(value, torch.Tensor) else None
+        return facts is not None and not facts.constant
 
     def _absorbs(self, y: torch.Tensor, constant: Any) -> None:
         """Count what a constant part of y receives."""
