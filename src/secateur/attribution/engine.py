@@ -88,8 +88,13 @@ def attribute(
     """
     chosen = composites.get(composite)
     labels = _targets(targets, inputs)
+    inputs = inputs.detach()
     if bounds is None:
         bounds = (float(inputs.min()), float(inputs.max()))
+    if isinstance(start, torch.Tensor) and start.shape[:1] != inputs.shape[:1]:
+        raise RequestError(
+            f"start relevance must be given per sample and class [{len(inputs)}, classes], got {list(start.shape)}"
+        )
     job = _Job(model, chosen, _started(start, chosen), bounds, "makers", positions, account=account)
     parts = []
     for chunk in torch.arange(len(inputs)).split(_checked(batch_size)):
@@ -257,7 +262,8 @@ def _backward(
 ) -> _Looked:
     """A watched forward pass and its backward pass; the gradient is 0 unless the job wants inputs."""
     leaf = x.detach().requires_grad_(job.inputs)
-    watch = Watch(job.model, len(x), job.composite, job.bounds, job.at, look, account if job.account else None)
+    exact = job.at == "makers" and (job.full or job.composite.average is not None)
+    watch = Watch(job.model, len(x), job.composite, job.bounds, job.at, look, account if job.account else None, exact)
     with torch.enable_grad(), watch.forgetting():
         given = leaf.clone()  # the network may go on in place
         watch.begin(given)

@@ -75,6 +75,7 @@ class Layers:
         at: At,
         look: Callable[[str, Look], None],
         account: Callable[[str, torch.Tensor], None] | None,
+        exact: bool,
     ) -> None:
         self.samples = samples
         self.composite = composite
@@ -82,6 +83,7 @@ class Layers:
         self.at = at
         self.look = look
         self.account = account
+        self.exact = exact
         self.direct: list[torch.Tensor] = []
         self.order: dict[str, None] = {}
         self.flat: list[bool] = []
@@ -97,6 +99,11 @@ class Layers:
 
     def each_sample(self, relevance: torch.Tensor) -> torch.Tensor:
         """Sum per sample, [N]; windows may be folded into the first dimension."""
+        if relevance.numel() % self.samples or relevance.shape[0] % self.samples:
+            raise RequestError(
+                f"relevance of shape {list(relevance.shape)} does not belong to one of {self.samples} samples each; "
+                "account=False leaves out the accounts"
+            )
         return relevance.reshape(self.samples, -1).sum(1)
 
     def apply(self, record: Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -201,9 +208,13 @@ class Layers:
                 continue
             if record.x is not None and record.x.untyped_storage().data_ptr() == place:
                 record.x = record.x.clone()
-            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy
+            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy, unless z itself is looked at
             z = record.z
-            if name not in ("relu_", "relu") and z is not None and z.untyped_storage().data_ptr() == place:
+            if (
+                (self.exact or name not in ("relu_", "relu"))
+                and z is not None
+                and z.untyped_storage().data_ptr() == place
+            ):
                 record.z = z.clone()
 
 

@@ -85,7 +85,7 @@ treat(
 )
 treat(
     "dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout to type type_as float "
-    "double half bfloat16 cpu cuda requires_grad fill zero new_zeros zeros_like ones_like __get__ "
+    "double half bfloat16 cpu cuda requires_grad fill zero __get__ "
     "_assert",
     "plain",
 )
@@ -106,7 +106,8 @@ treat(
 treat("mul multiply", "product")
 treat("div divide true_divide truediv", "division")
 treat(
-    "detach __rtruediv__ __rdiv__ norm vector_norm linalg_vector_norm frobenius_norm var std rsqrt reciprocal",
+    "detach zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty "
+    "__rtruediv__ __rdiv__ norm vector_norm linalg_vector_norm frobenius_norm var std rsqrt reciprocal",
     "constant",
 )
 
@@ -288,11 +289,8 @@ def multi_head_attention(
     is_causal: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """`torch.nn.MultiheadAttention`'s function in steps that have rules; inputs [L, N, E] or [L, E]."""
-    if bias_k is not None or bias_v is not None or add_zero_attn or static_k is not None or static_v is not None:
-        raise RequestError(
-            "nn.MultiheadAttention with bias_k, bias_v, add_zero_attn or static keys has no relevance rule; "
-            "use scaled_dot_product_attention with the extra keys concatenated"
-        )
+    if static_k is not None or static_v is not None:
+        raise RequestError("attention with static keys has no relevance rule; use scaled_dot_product_attention")
     unbatched = query.ndim == 2
     same = query is key and key is value
     # samples first, so that units are counted per sample
@@ -311,9 +309,14 @@ def multi_head_attention(
             F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True) if w is not None
         )
     samples, length = q.shape[0], k.shape[1]
-    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     mask = _attention_mask(attn_mask, key_padding_mask, samples, num_heads, length, q.dtype)
-    if is_causal and mask is None and not need_weights:
+    more = [] if bias_k is None or bias_v is None else [(bias_k.expand(samples, 1, -1), bias_v.expand(samples, 1, -1))]
+    more += [(k.new_zeros(samples, 1, k.shape[-1]), v.new_zeros(samples, 1, v.shape[-1]))] if add_zero_attn else []
+    for extra_k, extra_v in more:
+        k, v = torch.cat([k, extra_k], 1), torch.cat([v, extra_v], 1)
+        mask = None if mask is None else F.pad(mask, (0, 1))
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    if is_causal and mask is None and not need_weights and not more:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     else:
         out = F.scaled_dot_product_attention(q, k, v, mask)
@@ -321,7 +324,7 @@ def multi_head_attention(
     out = out.squeeze(0) if unbatched else out.transpose(0, 1)
     if not need_weights:
         return out, None
-    scores = q.detach() @ k.detach().transpose(-1, -2) * q.shape[-1] ** -0.5
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     weights_NHLS = (scores if mask is None else scores + mask).softmax(-1)
     weights_out = weights_NHLS.mean(1) if average_attn_weights else weights_NHLS
     return out, weights_out.squeeze(0) if unbatched else weights_out

@@ -58,7 +58,10 @@ from secateur.core.errors import RequestError, SecateurError
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
 _MATRIX_PRODUCTS = frozenset({"matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "einsum"})
-_SUMS = frozenset({"add", "radd", "iadd", "sub", "rsub", "isub", "cat", "concat", "concatenate", "stack"})
+_WITH_CONSTANTS = frozenset(
+    "add radd iadd sub rsub isub subtract cat concat concatenate stack hstack vstack masked_fill where index_fill pad "
+    "maximum minimum".split()
+)
 
 
 @dataclass(eq=False)
@@ -90,6 +93,7 @@ class Watch(TorchFunctionMode):
         at: look at the units where they are made or where they are read.
         look: gets (layer name, `Look`) during the backward pass.
         account: gets (where, absorbed relevance [N]) likewise; None: do not count.
+        exact: whether looks need every activation, also where nothing comes back (before an in-place ReLU).
     """
 
     def __init__(
@@ -101,11 +105,12 @@ class Watch(TorchFunctionMode):
         at: At,
         look: Callable[[str, Look], None],
         account: Callable[[str, torch.Tensor], None] | None = None,
+        exact: bool = False,
     ) -> None:
         super().__init__()
         self.composite = composite
         self.account = account
-        self.layers = Layers(samples, composite, bounds, at, look, account)
+        self.layers = Layers(samples, composite, bounds, at, look, account, exact)
         self._by_name = dict(model.named_modules())
         self._modules = {id(module): name for name, module in self._by_name.items()}
         self._names: dict[int, str] = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
@@ -289,17 +294,10 @@ class Watch(TorchFunctionMode):
         else:
             treatment = treatment_of(name)
         if treatment in ("plain", "activation", "sum", "average"):
-            y = func(*args, **kwargs)
+            y = self._linear(func, name, args, kwargs, tensors, over)
             if treatment == "average" or (treatment == "sum" and len(tensors) > 1):
-                self._damp(y)
-            if self.account is not None and name.strip("_") in _SUMS:
-                # what the sum says when all activations are zero is what its constants add
-                zero = [torch.zeros_like(t) for t in tensors]
-                swap = {id(t): z for t, z in zip(tensors, zero, strict=True)}
-                if name not in ("add_", "sub_", "__iadd__", "__isub__"):
-                    self._absorbs(y, func(*_swapped(args, swap), **_swapped(kwargs, swap)))
-                elif len(args) > 1 and not self._depends(args[1]):
-                    self._absorbs(y, args[1] if "add" in name else -args[1])
+                counted = name.strip("_") in _WITH_CONSTANTS and not over  # by `_linear`
+                self._damp(y, None if counted else self.account)
             return y
         if treatment is None:
             result = func(*args, **kwargs)
@@ -316,13 +314,13 @@ class Watch(TorchFunctionMode):
             self._facts[tensor] = _Facts(constant=True, attention=attention)
         return result
 
-    def _damp(self, y: torch.Tensor) -> None:
+    def _damp(self, y: torch.Tensor, account: Callable[[str, torch.Tensor], None] | None) -> None:
         """The stabiliser of the ε-rule for a sum, whose shares are otherwise plain."""
         if not (self.composite.epsilon and y.requires_grad):
             return
         record = Kept(z=y.detach())
         self.layers.share(record, y.detach())
-        epsilon, account, per_sample = self.composite.epsilon, self.account, self.layers.each_sample
+        epsilon, per_sample = self.composite.epsilon, self.layers.each_sample
         where = "" if account is None else self._where()
 
         def damp(g: torch.Tensor) -> torch.Tensor:
@@ -334,6 +332,29 @@ class Watch(TorchFunctionMode):
             return after
 
         y.register_hook(damp)
+
+    def _linear(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], over: bool) -> Any:
+        """An operation that plain autograd is right for; what its constants receive is counted."""
+        if self.account is not None and name == "__setitem__" and not self._depends(args[2]):
+            func(*args)
+            written = torch.zeros_like(args[0].detach())
+            written[args[1]] = 1
+            self._absorbs(args[0], written * args[0].detach())
+            return None
+        if self.account is None or name.strip("_") not in _WITH_CONSTANTS:
+            return func(*args, **kwargs)
+        if over:
+            target = args[0]
+            before = target.clone()
+            self._facts[before] = self._facts.get(target) or _Facts(constant=True)
+            others = [before if t is target else t for t in tensors]
+            y = self._linear(out_of_place(func, name), "add", (before, *args[1:]), kwargs, others, False)
+            return target.copy_(y)
+        swap = {id(t): self._given(t) for t in tensors}
+        y = func(*_swapped(args, swap), **_swapped(kwargs, swap))
+        stacked = name == "stack" and kwargs.get("dim", args[1] if len(args) > 1 else 0) in (0, -y.ndim)
+        self._absorbs(y, y, samples_at=1 if stacked else 0)
+        return y
 
     def _treated(
         self, func: Any, name: str, args: Any, kwargs: Any, treatment: str, tensors: list[torch.Tensor]
@@ -485,13 +506,13 @@ class Watch(TorchFunctionMode):
         facts = self._facts.get(value) if isinstance(value, torch.Tensor) else None
         return facts is not None and not facts.constant
 
-    def _absorbs(self, y: torch.Tensor, constant: Any) -> None:
+    def _absorbs(self, y: torch.Tensor, constant: Any, samples_at: int = 0) -> None:
         """Count what a constant part of y receives."""
         if self.account is None or not y.requires_grad:
             return
         account, per_sample, where, shape = self.account, self.layers.each_sample, self._where(), y.shape
         held = torch.as_tensor(constant, dtype=y.dtype, device=y.device).detach().clone()
-        y.register_hook(lambda g: account(where, per_sample((held * g).expand(shape))))
+        y.register_hook(lambda g: account(where, per_sample((held * g).expand(shape).movedim(samples_at, 0))))
 
     def _where(self) -> str:
         """The module whose forward is running, from the Python stack."""
