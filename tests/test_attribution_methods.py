@@ -790,3 +790,29 @@ def test_integrated_gradients_of_operations_in_place_are_the_same():
     x = torch.randn(2, 3, 6, 6).double()
     found, expected = (sc.attribute(model, x, [0, 2], INTEGRATED) for model in (over, plain))
     assert_same(found, expected)
+
+
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * g
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_code_that_cannot_be_watched_is_refused(last):
+    class Hides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return Own.apply(self.two(self.one(x))) if last else self.two(Own.apply(self.one(x)))
+
+    model, x = Hides(), torch.randn(2, 4)
+    with pytest.raises(sc.RequestError, match="cannot be watched"):
+        sc.attribute(model, x, [0, 1], "epsilon")
+    assert sc.attribute(model, x, [0, 1], "gradient").input.any()

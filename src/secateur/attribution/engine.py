@@ -270,6 +270,8 @@ def _backward(
         with watch:
             output = job.model(given)
         logits = _logits(output)
+        if job.composite.choose is not None:
+            watch.check_seen([logits])
         if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
             wrong = int(y.max()) if int(y.max()) >= logits.shape[1] else int(y.min())
             raise RequestError(f"target {wrong} is out of range for {logits.shape[1]} outputs")

@@ -138,12 +138,14 @@ class AlphaBeta(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """Positive and negative contributions, each shared out on its own."""
-        plus, minus = op.weight.clamp(min=0), op.weight.clamp(max=0)
         parts = _Parts(x, op)
-        # ε goes into the bias and α into the weights, which spares passes over the activations
+        plus = op.weight.clamp(min=0)
+        minus = op.weight.clamp(max=0) if self.beta or parts.below is not None else None
+        # ε goes into the bias, which spares a pass over the activations
         z = parts.forward(plus, minus, _offset(op, z, 0.0 if op.bias is None else op.bias.clamp(min=0), self.epsilon))
         result = parts.back(torch.div(r, z, out=z), plus, minus, self.alpha)
         if self.beta:
+            assert minus is not None
             bias = _offset(op, z, 0.0 if op.bias is None else op.bias.clamp(max=0), -self.epsilon)
             z = parts.forward(minus, plus, bias)
             result += parts.back(torch.div(r, z, out=z), minus, plus, -self.beta)
@@ -169,21 +171,25 @@ class _Parts:
         else:
             self.parts = [x.clamp(min=0), x.clamp(max=0)]
 
-    def forward(self, for_pos: torch.Tensor, for_neg: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, for_pos: torch.Tensor, for_neg: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:
         """x⁺·for_pos + x⁻·for_neg + bias."""
         if self.below is None:
             return self.op(self.parts[0], for_pos, bias)
+        assert for_neg is not None
         if len(self.parts) == 1:
             return self.op(self.parts[0], torch.cat([for_pos, for_neg], self.op.input_dim), bias)
         return self.op(self.parts[0], for_pos, bias).add_(self.op(self.parts[1], for_neg))
 
-    def back(self, s: torch.Tensor, for_pos: torch.Tensor, for_neg: torch.Tensor, factor: float) -> torch.Tensor:
-        """Factor · for_posᵀ s where x >= 0, factor · for_negᵀ s elsewhere."""
+    def back(self, s: torch.Tensor, for_pos: torch.Tensor, for_neg: torch.Tensor | None, factor: float) -> torch.Tensor:
+        """Factor · for_posᵀ s where x >= 0, factor · for_negᵀ s elsewhere; ``s`` is used up."""
         if factor != 1:
-            for_pos = for_pos * factor
-            for_neg = for_neg if self.below is None else for_neg * factor
+            if s.numel() <= for_pos.numel():
+                s = s.mul_(factor)
+            else:
+                for_pos, for_neg = for_pos * factor, None if for_neg is None else for_neg * factor
         if self.below is None:
             return self.op.transpose(s, for_pos)
+        assert for_neg is not None
         if len(self.parts) == 1:
             both = self.op.transpose(s, torch.cat([for_pos, for_neg], self.op.input_dim))
             pos, neg = both.chunk(2, self.op.channel_dim)

@@ -72,12 +72,14 @@ class _Facts:
         hidden: it lies behind a weighted layer.
         constant: it counts as a constant.
         attention: it holds attention weights.
+        seen: the graph behind it was made by operations that were watched.
         call: the weighted layer whose bare output it is, and ``source``, what that layer read.
     """
 
     hidden: bool = False
     constant: bool = False
     attention: bool = False
+    seen: bool = True
     call: Call | None = None
     source: torch.Tensor | None = None
 
@@ -124,7 +126,10 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        known = [t for t in _flat((args, kwargs)) if t in self._facts]
+        given = list(_flat((args, kwargs)))
+        known = [t for t in given if t in self._facts]
+        if self.composite.choose is not None:
+            self.check_seen(given)
         if not known:
             return func(*args, **kwargs)
         tensors = [t for t in known if not self._facts[t].constant]
@@ -373,6 +378,8 @@ class Watch(TorchFunctionMode):
             return y
         if treatment == "constant":
             return self._constant(func(*_detached(args), **_detached(kwargs)))
+        if treatment == "division" and not self._depends(args[0]):
+            return self._constant(func(*_detached(args), **_detached(kwargs)))
         if treatment == "division":
             return func(args[0], *_detached(args[1:]), **_detached(kwargs))
         assert treatment == "product"
@@ -498,8 +505,14 @@ class Watch(TorchFunctionMode):
         constant = all(facts.constant for facts in known)
         attention = name == "softmax" or (len(known) == 1 and known[0].attention)
         for tensor in _flat(result):
-            if tensor.is_floating_point() and tensor not in self._facts:
-                self._facts[tensor] = _Facts(hidden, constant, attention)
+            if not tensor.is_floating_point():
+                continue
+            facts = self._facts.get(tensor)
+            if facts is None:
+                # within a user's own autograd function nothing requires a gradient, what it returns then does
+                self._facts[tensor] = _Facts(hidden, constant, attention, seen=tensor.requires_grad)
+            else:
+                facts.seen = facts.seen or tensor.requires_grad
 
     def _depends(self, value: Any) -> bool:
         """Whether a value depends on the inputs and does not count as a constant."""
@@ -523,6 +536,20 @@ class Watch(TorchFunctionMode):
                 return name
             frame = frame.f_back
         return ""
+
+    def check_seen(self, tensors: list[torch.Tensor]) -> None:
+        """Refuse what depends on the inputs, but was made by code that a function mode does not see.
+
+        Raises:
+            RequestError: naming the module that goes on with it.
+        """
+        unseen = [t for t in tensors if t.requires_grad and not getattr(self._facts.get(t), "seen", False)]
+        if unseen:
+            raise RequestError(
+                f"a tensor of shape {list(unseen[0].shape)} in module '{self._where()}' comes from code that cannot be "
+                "watched (a scripted or compiled module, or an autograd function of its own); give the network in "
+                "plain PyTorch, or use composite='gradient-input'"
+            )
 
     def _no_rule(self, name: str, how: str = "") -> RequestError:
         where = self._where()

@@ -31,9 +31,9 @@ from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 from secateur.data import LabelledImages, Normalisation
 from secateur.pipeline import Explanation, check_classes, explain, prepare, strongest_units
+from secateur.pipeline.agreement import Agreement
 from secateur.pipeline.explain import (
     HEATMAP_COMPOSITE,
-    Agreement,
     Start,
     agreement,
     check_outputs,

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from secateur.attribution import unit_statistics
+from secateur.attribution import Start, unit_statistics
 from secateur.attribution.composites import Composite
-from secateur.attribution.engine import Start
+from secateur.core.errors import RequestError
 from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, sample_relevance
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
@@ -31,6 +31,7 @@ class LRP(Criterion):
         reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``.
         at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
+        positions: over space or tokens: ``sum``, or ``abs`` (Σ |R|), which cannot be centred.
     """
 
     composite: str | Composite = "epsilon"
@@ -38,13 +39,22 @@ class LRP(Criterion):
     reduce: str = "square"
     normalise: str | None = None
     at: Literal["makers", "readers"] = "readers"
+    positions: Literal["sum", "abs"] = "sum"
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
+        if centred and self.positions == "abs":
+            raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
         statistics = unit_statistics(
-            model, reference.batches(batch_size), self.composite, start=self.start, bounds=reference.bounds, at=self.at
+            model,
+            reference.batches(batch_size),
+            self.composite,
+            start=self.start,
+            bounds=reference.bounds,
+            at=self.at,
+            positions=self.positions,
         )
         values = sample_relevance(structure, statistics, "relevance", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
