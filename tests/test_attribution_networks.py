@@ -94,7 +94,7 @@ def test_relevance_of_published_networks(build, name, attentions):
     x = torch.randn(2, 3, side, side)
     lively(model, x)
     before = copy.deepcopy(model.state_dict())
-    found = sc.attribute(model, x, [0, 1], "attnlrp")
+    found = sc.attribute(model, x, [0, 1], "attnlrp", account=True)
     again = sc.attribute(model, x, [0, 1], "attnlrp", account=True)
 
     with torch.no_grad():
