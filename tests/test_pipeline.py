@@ -12,7 +12,7 @@ import secateur as sc
 from networks import user_net
 from secateur.pipeline import COLUMNS, CompareSettings, compare, load_recipe, write_table
 from secateur.pipeline.compare import parse_criterion
-from secateur.surgery import cuts_of
+from secateur.surgery import edits_of
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_schedules_reach_nested_budgets_and_leave_the_original(setting, schedule
         assert kept is None or not (keep & ~kept).any()
         kept = keep
         # the plan against the original says exactly what the network has lost
-        assert {(c.tensor, c.dim): c.removed for c in cuts_of(result.model)} == {
+        assert {(c.tensor, c.dim): c.removed for c in edits_of(result.model).cuts} == {
             (c.tensor, c.dim): c.removed for c in result.plan.cuts
         }
         assert result.plan.achieved["macs"] <= result.plan.requested["share"] + 1e-9

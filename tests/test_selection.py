@@ -89,7 +89,7 @@ def test_plans_survive_json_and_refuse_other_networks():
     with pytest.raises(sc.RequestError, match="another network"):
         plan.keep(STRUCTURE)
     with pytest.raises(sc.RequestError, match="not a plan"):
-        sc.Plan.from_json({"version": 1})
+        sc.Plan.from_json({"version": 2})
     with pytest.raises(sc.RequestError, match="version 7"):
         sc.Plan.from_json({"version": 7})
 

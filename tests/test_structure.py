@@ -53,9 +53,12 @@ def test_residual_sums_couple_layers():
 
 def test_depthwise_and_gates_join_their_producer():
     structure = sc.trace(*user_net())
-    assert structure.group("excite") == structure.group("grouped")
-    # whole groups of a grouped convolution go together with the inputs they read
-    assert structure.group("stem.0").name in {g.name for g in structure.groups}
+    # a gate goes with what it opens; groups of a grouped convolution with the inputs that they read
+    assert "excite" in structure.group("grouped").layers
+    assert {"point", "grouped", "excite"} <= set(structure.group("point[groups]").layers)
+    assert structure.group("point[groups]").size == 8
+    # a depthwise convolution passes on what others make
+    assert structure.group("depthwise") in (structure.group("stem.0"), structure.group("dense"))
 
 
 def test_outputs_are_locked_with_the_reason():
@@ -84,10 +87,23 @@ def test_memory_layout_does_not_matter(layout):
     assert (structure.num_units, len(structure.locked)) == (448, 1)
 
 
-def test_slices_at_fixed_positions_lock():
-    structure = sc.trace(Sliced(), torch.zeros(1, 3, 4, 4))
-    assert {g.name for g in structure.groups} == {"b", "c"}
-    assert next(k for k in structure.locked if k.name == "a").reason.startswith("is picked apart")
+def pruned_equals_masked(model, x, share=0.5, **options):
+    structure = sc.trace(model, x[:1], **options)
+    scores = sc.Scores(structure, np.random.default_rng(0).random(structure.num_units), "by hand")
+    plan = sc.select(scores, sc.Budget(units=share), "per-layer")
+    model, x = model.double().eval(), x.double()
+    slim = sc.prune(model, plan)
+    torch.testing.assert_close(slim(x), sc.mask(model, plan)(x), rtol=1e-10, atol=1e-10)
+    cost = structure.cost(plan.keep(structure))
+    assert (cost.params, cost.macs) == (count_params(slim), count_macs(slim, x))
+    return structure, plan, slim
+
+
+def test_slices_follow_what_is_left_of_them():
+    structure, plan, slim = pruned_equals_masked(Sliced(), torch.randn(2, 3, 4, 4))
+    assert {g.name for g in structure.groups} == {"a", "b", "c"}
+    left = 8 - len(plan.removed["a"])
+    assert (slim.a.out_channels, "" in plan.edits.code) == (left, True)
 
 
 class Padded(nn.Module):
@@ -128,12 +144,142 @@ class Written(nn.Module):
         return self.fc(self.a(x).mean((2, 3)).view(-1, 8))
 
 
-def test_written_sizes_are_caught_by_running():
-    model = Written()
-    structure = sc.trace(model, torch.zeros(1, 3, 4, 4))
-    plan = sc.select(sc.Scores(structure, np.arange(8.0), "by hand"), sc.Budget(units=0.5))
-    with pytest.raises(sc.RequestError, match="sizes written into it"):
-        sc.prune(model, plan)
+def test_written_sizes_are_written_anew_and_any_batch_goes():
+    _, _, slim = pruned_equals_masked(Written(), torch.randn(3, 3, 4, 4))
+    assert isinstance(slim, Written)
+    assert slim(torch.randn(5, 3, 6, 6).double()).shape == (5, 2)
+
+
+class Attention(nn.Module):
+    """The most common spelling: the size of a head comes from the width of the stream."""
+
+    def __init__(self, width=24, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x):
+        B, N, C = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        attention = (q @ k.transpose(-2, -1) * (C // self.heads) ** -0.5).softmax(-1)
+        return x + self.proj((attention @ v).transpose(1, 2).reshape(B, N, C))
+
+
+class Tokens(nn.Module):
+    def __init__(self, block, width=24):
+        super().__init__()
+        self.embed = nn.Linear(6, width)
+        self.cls = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 6, width))
+        self.block = block
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.block(x)[:, 0])
+
+
+class SelfAttention(nn.Module):
+    """PyTorch's own attention module."""
+
+    def __init__(self, batch_first=True):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=batch_first)
+
+    def forward(self, x):
+        return x + self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        lambda: Attention(),
+        lambda: SelfAttention(),
+        lambda: SelfAttention(batch_first=False),
+        lambda: nn.TransformerEncoderLayer(24, 4, 48, batch_first=True),
+    ],
+)
+def test_heads_and_places_within_heads_really_go(block):
+    torch.manual_seed(0)
+    model, x = Tokens(block()), torch.randn(3, 5, 6)
+    structure, plan, slim = pruned_equals_masked(model, x)
+    kinds = {g.kind: g for g in structure.groups}
+    assert kinds["heads"].size == 4
+    assert kinds["dims"].size in (6, 12)  # queries with keys, values; or all three together
+    projection = next(p for n, p in slim.named_parameters() if n.endswith(("qkv.weight", "in_proj_weight")))
+    assert len(projection) < 72
+    assert slim(torch.randn(7, 5, 6).double()).shape == (7, 3)
+
+
+def test_the_whole_residual_stream_goes_on_request():
+    torch.manual_seed(0)
+    model, x = Tokens(Attention()), torch.randn(3, 5, 6)
+    assert "stream" not in {g.kind for g in sc.trace(model, x).groups}
+    structure, plan, slim = pruned_equals_masked(model, x, stream=True)
+    assert next(g for g in structure.groups if g.kind == "stream").size == 24
+    assert slim.block.norm.normalized_shape == (12,)
+    assert slim.cls.shape == (1, 1, 12)
+
+
+def test_a_reduced_structure_is_that_of_the_pruned_network():
+    model, x = user_net()
+    structure = sc.trace(model, x)
+    keep = np.random.default_rng(0).random(structure.num_units) < 0.6
+    slim = sc.prune(model, sc.Plan.of(structure, keep, {}, "by hand", "none"))
+    here = structure.reduced(keep)
+    assert here.num_units == keep.sum()
+    assert here.cost() == structure.cost(keep)
+    assert here.fingerprint == sc.trace(slim, x).fingerprint
+    again = sc.Plan.of(here, np.random.default_rng(1).random(here.num_units) < 0.7, {}, "by hand", "none")
+    torch.testing.assert_close(sc.prune(slim, again)(x), sc.mask(slim, again)(x))
+
+
+class Peeking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x if x.sum() > 0 else -x)
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x, y, *, scale=1.0):
+        return self.c(torch.relu(self.a(x) + self.b(y)) * scale)
+
+
+def sharing_memory():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[2].weight.data = model[0].weight.data
+    return model
+
+
+def test_several_and_keyword_inputs_are_taken():
+    x, y = torch.randn(2, 3), torch.randn(2, 5)
+    for inputs in ((x, y), {"x": x, "y": y, "scale": 2.0}):
+        structure = sc.trace(TwoInputs(), inputs)
+        assert [(g.size, g.layers) for g in structure.groups] == [(8, ("a", "b"))]
+
+
+def test_tied_weights_go_together_and_stay_tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[2].weight = model[0].weight
+    with pytest.raises(sc.RequestError, match="no prunable units"):
+        sc.trace(model, torch.randn(2, 4))  # what the tied layers read is the input
+    deep = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2))
+    deep[4].weight = deep[2].weight
+    structure, _, slim = pruned_equals_masked(deep, torch.randn(2, 3))
+    assert slim[4].weight is slim[2].weight
+    assert len(structure.groups) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,6 +288,9 @@ def test_written_sizes_are_caught_by_running():
         (nn.Linear(3, 2), torch.zeros(1, 3), "no prunable units"),
         (nn.Conv2d(3, 2, 3), torch.zeros(1, 4, 8, 8), "fails on the example input"),
         (nn.Linear(3, 2), 5, "must be a tensor"),
+        (Peeking(), torch.randn(1, 3), "looks at values of activations"),
+        (TwoInputs(), torch.randn(1, 3), "give all its inputs, as a tuple"),
+        (sharing_memory(), torch.randn(1, 4), "share memory without being one parameter"),
     ],
 )
 def test_bad_requests_are_one_line(model, inputs, message):

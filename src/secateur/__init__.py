@@ -14,13 +14,14 @@ Example:
     8
 """
 
-from secateur import criteria
+from secateur import criteria, exporting
 from secateur.attribution import Relevance, attribute, composites
 from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import Scores, score
 from secateur.criteria import register as register_criterion
 from secateur.data import DataSettings, ReferenceSet, open_data
 from secateur.evaluation import Evaluation, evaluate, measure_latency
+from secateur.exporting import export
 from secateur.models import build
 from secateur.pipeline import CompareSettings, Compressed, PruneSettings, compare, compress, prune_to_budgets
 from secateur.selection import Budget, Plan, select
@@ -54,6 +55,8 @@ __all__ = [
     "compress",
     "criteria",
     "evaluate",
+    "export",
+    "exporting",
     "fit",
     "load",
     "mask",

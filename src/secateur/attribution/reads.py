@@ -29,6 +29,7 @@ class Read:
         mean: mean input, [C, H, W] before a convolution, [F] before a linear layer.
         magnitude: mean of |x| per input channel or feature.
         square: mean of x² per input channel or feature.
+        made_mean, made_magnitude, made_square: mean of y, |y| and y² per output channel or feature.
         norm: name of the running mean of a batch norm that reads the layer's output; None without one.
         count: samples seen.
     """
@@ -37,6 +38,9 @@ class Read:
     mean: torch.Tensor
     magnitude: torch.Tensor
     square: torch.Tensor
+    made_mean: torch.Tensor
+    made_magnitude: torch.Tensor
+    made_square: torch.Tensor
     norm: str | None = None
     count: int = 0
 
@@ -45,12 +49,23 @@ class Read:
         mean = self.mean.flatten(1).mean(1) if self.mean.ndim > 1 else self.mean
         return (self.square - mean**2).clamp(min=0).sqrt()
 
+    def made_deviation(self) -> torch.Tensor:
+        """Standard deviation of y per output channel or feature, over samples and positions."""
+        return (self.made_square - self.made_mean**2).clamp(min=0).sqrt()
+
     def contribution(self, channels: torch.Tensor) -> torch.Tensor:
-        """What the input channels at ``channels`` add to each output, mean over samples and positions, [out]."""
-        weight = self.op.weight.detach().to(torch.float64)[:, channels]
+        """What the inputs at ``channels`` of the weight add to each output, mean over samples and positions, [out].
+
+        In a grouped convolution, ``channels`` are places within every group.
+        """
+        weight = self.op.weight.detach().to(torch.float64)
         if isinstance(self.op, MatrixMap):
-            return weight @ self.mean[channels]
-        return self.op(self.mean[None, channels], weight).flatten(2).mean(2)[0]
+            return weight[:, channels] @ self.mean[channels]
+        if self.op.groups > 1:
+            place = torch.arange(len(self.mean), device=channels.device) % weight.shape[1]
+            chosen = torch.isin(place, channels).reshape(-1, *[1] * (self.mean.ndim - 1))
+            return self.op((self.mean * chosen)[None], weight).flatten(2).mean(2)[0]
+        return self.op(self.mean[None, channels], weight[:, channels]).flatten(2).mean(2)[0]
 
 
 def reads(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, Read]:
@@ -104,16 +119,23 @@ class _Reader(TorchFunctionMode):
         values = x.detach().to(torch.float64)
         if isinstance(op, MatrixMap):
             rows = values.reshape(-1, values.shape[-1])
-            mean, magnitude, square = rows.mean(0), rows.abs().mean(0), (rows**2).mean(0)
+            now = [rows.mean(0), *_sizes(rows)[1:]]
+            now += _sizes(result.detach().to(torch.float64).reshape(-1, result.shape[-1]))
         else:
-            dims = (0, *range(2, values.ndim))
-            mean, magnitude, square = values.mean(0), values.abs().mean(dims), (values**2).mean(dims)
+            now = [values.mean(0), *_sizes(values)[1:], *_sizes(result.detach().to(torch.float64))]
         count = len(values)
         before = self.found.get(name)
         if before is not None:
             share = count / (before.count + count)
-            mean = before.mean + share * (mean - before.mean)
-            magnitude = before.magnitude + share * (magnitude - before.magnitude)
-            square = before.square + share * (square - before.square)
+            was = [before.mean, before.magnitude, before.square]
+            was += [before.made_mean, before.made_magnitude, before.made_square]
+            now = [old + share * (new - old) for old, new in zip(was, now, strict=True)]
             count += before.count
-        self.found[name] = Read(op, mean, magnitude, square, before.norm if before else None, count)
+        norm = before.norm if before else None
+        self.found[name] = Read(op, now[0], now[1], now[2], now[3], now[4], now[5], norm, count)
+
+
+def _sizes(values: torch.Tensor) -> list[torch.Tensor]:
+    """Mean of v, |v| and v² per channel, [N, C, ...]."""
+    dims = (0, *range(2, values.ndim))
+    return [values.mean(dims), values.abs().mean(dims), (values**2).mean(dims)]

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.main import get_command
 
-from secateur.cli import compare, demo, doctor, evaluate, explain, prune, report, train
+from secateur.cli import compare, demo, doctor, evaluate, explain, export, prune, report, train
 from secateur.core.errors import SecateurError
 
 # typer brings its own copy of click in newer versions and uses the installed one in older ones
@@ -38,7 +38,7 @@ def _root(
     """Global options."""
 
 
-for _module in (demo, doctor, train, prune, compare, evaluate, explain, report):
+for _module in (demo, doctor, train, prune, compare, evaluate, explain, export, report):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from secateur.attribution import reads
-from secateur.criteria.base import Criterion, normalise_layers, over_readers, register
+from secateur.criteria.base import Criterion, normalise_layers, over_makers, over_readers, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -34,4 +34,8 @@ class Activation(Criterion):
         """See `Criterion.unit_scores`."""
         found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
         features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in found.items()}
-        return normalise_layers(structure, over_readers(structure, features), self.normalise)
+        values = over_readers(structure, features)
+        if structure.unread.any():
+            made = {n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in found.items()}
+            values[structure.unread] = over_makers(structure, made)[structure.unread]
+        return normalise_layers(structure, values, self.normalise)

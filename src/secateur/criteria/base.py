@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from secateur.attribution import UnitStatistics
+from secateur.attribution.layers import At
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.registry import Registry
 from secateur.data import ReferenceSet
 from secateur.models.checkpoint import check_finite
 from secateur.structure import Structure
-from secateur.structure.groups import Role
 
 _registry: Registry[Criterion] = Registry("criterion")
 
@@ -155,27 +155,23 @@ def _parametrised(criterion: Criterion) -> bool:
 
 
 def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sum channel scores of the layers that make a unit, [U].
+    """Sum channel scores of the layers that make a unit, [..., U].
 
     Args:
         structure: the units.
         channels: layer name to [..., C] scores of its output channels; leading dimensions (samples) are kept.
     """
-    return _summed(structure, channels, "out")
+    return _summed(structure, structure.made, channels)
 
 
-def _summed(structure: Structure, channels: Mapping[str, np.ndarray], role: Role) -> np.ndarray:
-    names = {layer.weight: layer.name for layer in structure.layers}
+def _summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Mapping[str, np.ndarray]) -> np.ndarray:
     lead = next(iter(channels.values())).shape[:-1] if channels else ()
     result = np.zeros((*lead, structure.num_units))
-    for axis in structure.axes:
-        if axis.role != role or axis.tensor not in names:
-            continue
-        layer = names[axis.tensor]
-        if layer not in channels:
-            continue  # its output does not depend on the input, or does not matter for the logits
-        made = axis.unit >= 0
-        np.add.at(result.T, axis.unit[made], channels[layer][..., made].T)
+    for layer, rows in units.items():
+        # a layer may be missing: its output does not depend on the input, or does not matter for the logits
+        for unit in rows if layer in channels else ():
+            belongs = unit >= 0
+            np.add.at(result.T, unit[belongs], channels[layer][..., belongs].T)
     return result
 
 
@@ -186,14 +182,35 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
         structure: the units.
         features: layer name to [inputs] scores of its input channels or features.
     """
-    names = {layer.weight: layer.name for layer in structure.layers}
     total, count = np.zeros(structure.num_units), np.zeros(structure.num_units)
-    for axis in structure.axes:
-        if axis.role == "in" and names.get(axis.tensor) in features:
-            read = axis.unit >= 0
-            np.add.at(total, axis.unit[read], features[names[axis.tensor]][read])
-            np.add.at(count, axis.unit[read], 1)
+    for layer, rows in structure.read.items():
+        for unit in rows if layer in features else ():
+            read = unit >= 0
+            np.add.at(total, unit[read], features[layer][read])
+            np.add.at(count, unit[read], 1)
     return total / np.maximum(count, 1)
+
+
+def unit_relevance(
+    structure: Structure, look: Callable[[At], Mapping[str, UnitStatistics]], what: str, centred: bool, at: At
+) -> np.ndarray:
+    """Per-sample unit figures [N, U], see `sample_relevance`.
+
+    Units that no layer reads with weights (places within a head that only queries and keys have) are looked at where
+    they are made.
+
+    Args:
+        structure: the units.
+        look: gives statistics at ``readers`` or ``makers``.
+        what: ``relevance`` or ``gradient``.
+        centred: see `Criterion.unit_scores`.
+        at: where the others are looked at.
+    """
+    values = sample_relevance(structure, look(at), what, centred, at)
+    if at == "readers" and structure.unread.any():
+        made = sample_relevance(structure, look("makers"), what, centred, "makers")
+        values[:, structure.unread] = made[:, structure.unread]
+    return values
 
 
 def sample_relevance(
@@ -209,7 +226,7 @@ def sample_relevance(
         return item.centred() if centred else item.relevance
 
     found = {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()}
-    return _summed(structure, found, "out" if at == "makers" else "in")
+    return _summed(structure, structure.made if at == "makers" else structure.read, found)
 
 
 def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:

@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from secateur.attribution import unit_statistics
-from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, sample_relevance
+from secateur.attribution import UnitStatistics, unit_statistics
+from secateur.attribution.layers import At
+from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, unit_relevance
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -37,8 +38,11 @@ class Taylor(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
-        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss", at=self.at)
-        values = sample_relevance(structure, statistics, "relevance", centred, self.at)
+
+        def look(at: At) -> dict[str, UnitStatistics]:
+            return unit_statistics(model, reference.batches(batch_size), None, start="loss", at=at)
+
+        values = unit_relevance(structure, look, "relevance", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
 
 
@@ -61,6 +65,9 @@ class Gradient(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
-        statistics = unit_statistics(model, reference.batches(batch_size), None, start="loss", at=self.at)
-        values = sample_relevance(structure, statistics, "gradient", centred, self.at)
+
+        def look(at: At) -> dict[str, UnitStatistics]:
+            return unit_statistics(model, reference.batches(batch_size), None, start="loss", at=at)
+
+        values = unit_relevance(structure, look, "gradient", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 from torch import nn
 
-from secateur.attribution import Start, unit_statistics
+from secateur.attribution import Start, UnitStatistics, unit_statistics
 from secateur.attribution.composites import Composite
+from secateur.attribution.layers import At
 from secateur.core.errors import RequestError
-from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, sample_relevance
+from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, unit_relevance
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -47,14 +48,17 @@ class LRP(Criterion):
         """See `Criterion.unit_scores`."""
         if centred and self.positions == "abs":
             raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
-        statistics = unit_statistics(
-            model,
-            reference.batches(batch_size),
-            self.composite,
-            start=self.start,
-            bounds=reference.bounds,
-            at=self.at,
-            positions=self.positions,
-        )
-        values = sample_relevance(structure, statistics, "relevance", centred, self.at)
+
+        def look(at: At) -> dict[str, UnitStatistics]:
+            return unit_statistics(
+                model,
+                reference.batches(batch_size),
+                self.composite,
+                start=self.start,
+                bounds=reference.bounds,
+                at=at,
+                positions=self.positions,
+            )
+
+        values = unit_relevance(structure, look, "relevance", centred, self.at)
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from secateur.core.errors import RequestError
 from secateur.structure import Structure
 from secateur.structure.groups import Role
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,79 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Edits:
+    """All that surgery does to a network, as plain values.
+
+    Attributes:
+        cuts: what leaves which tensor.
+        attributes: new values of modules' integer attributes, by path and name.
+        code: modules whose own code names sizes, written down anew; by path.
+        masks: for a masked network instead: modules whose norms run over what stays; by path.
+    """
+
+    cuts: tuple[Cut, ...] = ()
+    attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    masks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def then(self, after: Edits) -> Edits:
+        """One set of edits that does what these and ``after`` (on the already smaller network) do in turn."""
+        attributes = {path: dict(values) for path, values in self.attributes.items()}
+        for path, values in after.attributes.items():
+            attributes.setdefault(path, {}).update(values)
+        code = dict(self.code)
+        for path, steps in after.code.items():
+            # a module's code is written down whole: the later one holds; parameters were replaced for good before
+            replaced = {key: code[path][key] for key in ("baked", "dropped") if key in code.get(path, {})}
+            code[path] = {**replaced, **steps}
+        return Edits(merge_cuts(self.cuts, after.cuts), attributes, code)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "cuts": [asdict(cut) for cut in self.cuts],
+            "attributes": {path: dict(values) for path, values in self.attributes.items()},
+            "code": dict(self.code),
+            "masks": dict(self.masks),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Edits:
+        """Read `to_json` back; raises TypeError, KeyError or ValueError for anything else."""
+        return cls(
+            tuple(cut_from_json(c) for c in value["cuts"]),
+            {str(p): {str(n): int(v) for n, v in values.items()} for p, values in value["attributes"].items()},
+            {str(p): dict(steps) for p, steps in value["code"].items()},
+            {str(p): dict(steps) for p, steps in value.get("masks", {}).items()},
+        )
+
+
+@dataclass(frozen=True)
 class Plan:
     """A frozen decision, replayable from JSON.
 
     Attributes:
         fingerprint: of the network it was made for.
         removed: group name to the positions of its units that go.
-        cuts: the same, per tensor.
+        edits: the same as what surgery does: cuts per tensor, and what keeps the network's code right.
         requested: ``{"kind": ..., "share": ...}``; achieved: shares of units, params and macs that stay.
         criterion: that ranked the units; strategy: how.
-        input_shapes: of the example input the network was traced with.
+        inputs: of the example the network was traced with: shapes and types of tensors.
     """
 
     fingerprint: str
     removed: Mapping[str, tuple[int, ...]]
-    cuts: tuple[Cut, ...]
+    edits: Edits
     requested: Mapping[str, Any]
     achieved: Mapping[str, float]
     criterion: str
     strategy: str
-    input_shapes: tuple[tuple[int, ...], ...]
+    inputs: Any
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """What leaves which tensor."""
+        return self.edits.cuts
 
     @classmethod
     def of(
@@ -77,22 +130,21 @@ class Plan:
             for g in structure.groups
             if not keep[g.units].all()
         }
-        gone = ~keep
         cuts = []
         for axis in structure.axes:
-            where = np.flatnonzero((axis.unit >= 0) & gone[axis.unit])
+            where = np.flatnonzero(~axis.stays(keep))
             if len(where):
-                cuts.append(Cut(axis.tensor, axis.dim, axis.role, len(axis.unit), tuple(int(i) for i in where)))
+                cuts.append(Cut(axis.tensor, axis.dim, axis.role, axis.unit.shape[1], tuple(int(i) for i in where)))
         achieved = structure.cost(keep).share_of(structure.cost())
         return cls(
             structure.fingerprint,
             removed,
-            tuple(cuts),
+            Edits(tuple(cuts), *structure.changes(keep), structure.masks(keep)),
             dict(requested),
             achieved,
             criterion,
             strategy,
-            structure.input_shapes,
+            structure.inputs,
         )
 
     def keep(self, structure: Structure) -> np.ndarray:
@@ -118,7 +170,17 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"version": PLAN_VERSION, **asdict(self)}
+        return {
+            "version": PLAN_VERSION,
+            "fingerprint": self.fingerprint,
+            "removed": {name: list(units) for name, units in self.removed.items()},
+            "edits": self.edits.to_json(),
+            "requested": dict(self.requested),
+            "achieved": dict(self.achieved),
+            "criterion": self.criterion,
+            "strategy": self.strategy,
+            "inputs": self.inputs,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> Plan:
@@ -129,12 +191,12 @@ class Plan:
             return cls(
                 str(value["fingerprint"]),
                 {str(k): tuple(int(i) for i in v) for k, v in value["removed"].items()},
-                tuple(cut_from_json(c) for c in value["cuts"]),
+                Edits.from_json(value["edits"]),
                 dict(value["requested"]),
                 {str(k): float(v) for k, v in value["achieved"].items()},
                 str(value["criterion"]),
                 str(value["strategy"]),
-                tuple(tuple(int(n) for n in shape) for shape in value["input_shapes"]),
+                value["inputs"],
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, RequestError):

@@ -43,6 +43,8 @@ def compensate(
         weight = f"{layer}.weight"
         if weight in outs and shapes.get(weight, (0,))[outs[weight].dim] != outs[weight].size:
             shift = shift[torch.from_numpy(outs[weight].kept())]
+        elif weight in outs:
+            shift[list(outs[weight].removed)] = 0  # closed rows stay closed
         _shift(slim, layer, shift, found[layer].norm)
     return slim
 
@@ -55,7 +57,10 @@ def mask_and_compensate(
     found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
     shifts = _shifts(found, cuts)
     close(model, cuts)
+    outs = {cut.tensor: cut for cut in cuts if cut.role == "out"}
     for layer, shift in shifts.items():
+        if f"{layer}.weight" in outs:
+            shift[list(outs[f"{layer}.weight"].removed)] = 0  # closed rows stay closed
         _shift(model, layer, shift, found[layer].norm)
 
 

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.core.errors import RequestError
-from secateur.selection import Cut, Plan, merge_cuts
+from secateur.selection import Cut, Plan
+from secateur.selection.plan import Edits
+from secateur.structure.base import tensors_in
+from secateur.structure.trace import arguments, borrowed
+from secateur.surgery.rewritten import bake, rewrite
 
-_CUTS = "_secateur_cuts"
+_EDITS = "_secateur_edits"
 ADDED_BIAS = "_secateur_added_bias"
 
 
-def prune(model: nn.Module, plan: Plan) -> nn.Module:
+def prune(model: nn.Module, plan: Plan, example_inputs: Any = None) -> nn.Module:
     """A new, physically smaller network with the same function as the masked one; ``model`` is untouched.
 
     Args:
         model: the network the plan was made for (or one with the same shapes).
         plan: which units go.
+        example_inputs: for the check that both compute the same; by default random ones of the traced shapes.
 
     Raises:
         RequestError: for a plan of another network, or when the smaller network does not run, or computes something
@@ -38,40 +45,74 @@ def prune(model: nn.Module, plan: Plan) -> nn.Module:
         Linear(in_features=4, out_features=5, bias=True)
     """
     slim = copy.deepcopy(model)
-    apply_cuts(slim, plan.cuts)
-    _verify(slim, model, plan)
+    apply_edits(slim, plan.edits)
+    _verify(slim, model, plan, example_inputs)
     return slim
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy at the old size in which no layer reads a removed unit any more: the same function as `prune`'s.
 
-    The weights that read removed units are set to zero, so norms and biases behind a removed unit cannot leak.
+    All parameters of removed units are set to zero: where they are made, on their way (norms cannot leak then), and
+    where they are read. Norms over units that go run over those that stay.
     """
     masked = copy.deepcopy(model)
+    modules = dict(masked.named_modules(remove_duplicate=False))
+    for path, code in plan.edits.masks.items():
+        bake(modules[path], code, path)
+        rewrite(modules[path], code, path)
     close(masked, plan.cuts)
     return masked
 
 
 def close(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """Set the weights that read removed units to zero, in place."""
+    """Set all parameters of removed units to zero, in place."""
     tensors = _tensors(model)
+    parameters = {id(p) for p in model.parameters()}
     for cut in cuts:
         tensor = _checked(tensors, cut)
-        if cut.role == "in":
+        if id(tensor) in parameters:
             with torch.no_grad():
                 tensor.index_fill_(cut.dim, torch.tensor(cut.removed, device=tensor.device), 0)
 
 
-def cuts_of(model: nn.Module) -> tuple[Cut, ...]:
-    """All cuts a network has gone through, in the coordinates of the original."""
-    found: tuple[Cut, ...] = getattr(model, _CUTS, ())
+def edits_of(model: nn.Module) -> Edits:
+    """All that surgery did to a network, in the coordinates of the original."""
+    found: Edits = getattr(model, _EDITS, Edits())
     return found
 
 
-def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
-    """Cut tensors of ``model`` in place, and the attributes of layers that name their sizes."""
-    cuts = tuple(cuts)
+def apply_edits(model: nn.Module, edits: Edits) -> None:
+    """Cut tensors in place, set attributes, and let modules whose code names sizes run the right ones."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path in (*edits.attributes, *edits.code):
+        if path not in modules:
+            raise RequestError(f"the plan is for another network: it changes module '{path}', which is not here")
+    for path, code in edits.code.items():
+        bake(modules[path], code, path)
+    _apply_cuts(model, edits.cuts)
+    for path, values in edits.attributes.items():
+        for name, value in values.items():
+            if type(modules[path].__dict__.get(name)) is not int:
+                raise RequestError(f"the plan is for another network: module '{path}' has no integer '{name}'")
+            modules[path].__dict__[name] = value
+    for path, code in edits.code.items():
+        rewrite(modules[path], code, path)
+    setattr(model, _EDITS, edits_of(model).then(edits))
+    _empty_caches(model)
+
+
+def _empty_caches(model: nn.Module) -> None:
+    """Networks that keep computed tensors between calls in eval mode drop them on the way through training mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    model.eval()
+    for module, mode in modes:
+        module.training = mode
+
+
+def _apply_cuts(model: nn.Module, cuts: tuple[Cut, ...]) -> None:
+    """Cut tensors in place, and the attributes of layers that name their sizes."""
     tensors = _tensors(model)
     new: dict[int, torch.Tensor] = {}
     for cut in cuts:
@@ -87,18 +128,32 @@ def apply_cuts(model: nn.Module, cuts: Iterable[Cut]) -> None:
         if out and bias is not None and id(bias) not in named:
             # a bias that the plan does not know of was added by compensation
             new[id(bias)] = bias.detach().index_select(0, torch.from_numpy(out[0].kept()).to(bias.device))
+    groups = _groups_left(model, tensors, cuts)
+    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in model.modules():
         before = None if module._parameters.get("weight") is None else module._parameters["weight"].shape  # type: ignore[union-attr]
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in new:
-                module._parameters[name] = nn.Parameter(
-                    _like(new[id(parameter)], parameter), requires_grad=parameter.requires_grad
-                )
+                if id(parameter) not in made:
+                    cut_ = _like(new[id(parameter)], parameter)
+                    made[id(parameter)] = nn.Parameter(cut_, requires_grad=parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None and id(buffer) in new:
                 module._buffers[name] = new[id(buffer)].clone()
-        _resize(module, before)
-    setattr(model, _CUTS, merge_cuts(cuts_of(model), cuts))
+        _resize(module, before, groups.get(id(module)))
+
+
+def _groups_left(model: nn.Module, tensors: dict[str, torch.Tensor], cuts: tuple[Cut, ...]) -> dict[int, int]:
+    """Groups of convolutions of which anything stays, by module."""
+    found = {}
+    for module in model.modules():
+        if isinstance(module, _ConvNd) and module.groups > 1:
+            for cut in cuts:
+                if tensors[cut.tensor] is module.weight and cut.dim == 0:
+                    stay = np.isin(np.arange(cut.size), cut.removed, invert=True)
+                    found[id(module)] = int(stay.reshape(module.groups, -1).any(1).sum())
+    return found
 
 
 def add_bias(module: nn.Module, bias: torch.Tensor) -> None:
@@ -131,39 +186,47 @@ def _checked(tensors: dict[str, torch.Tensor], cut: Cut) -> torch.Tensor:
     return tensor
 
 
-def _resize(module: nn.Module, before: torch.Size | None) -> None:
+def _resize(module: nn.Module, before: torch.Size | None, groups: int | None) -> None:
     weight = module._parameters.get("weight")
-    if isinstance(module, _ConvNd) and weight is not None and before is not None:
-        if module.groups > 1:
-            module.groups = module.groups * weight.shape[0] // before[0]
-        if module.transposed:
-            module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
-        else:
-            module.in_channels, module.out_channels = weight.shape[1] * module.groups, weight.shape[0]
-    elif isinstance(module, nn.Linear) and weight is not None:
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, _BatchNorm):
+    if isinstance(module, _NormBase):  # batch and instance norms
         known = weight if weight is not None else module._buffers.get("running_mean")
         if known is not None:
             module.num_features = known.shape[0]
-    elif isinstance(module, nn.PReLU) and weight is not None:
-        module.num_parameters = weight.shape[0]
-
-
-def _verify(slim: nn.Module, model: nn.Module, plan: Plan) -> None:
-    """Run the smaller network against the masked one; code with sizes written into it shows here, not at the user's."""
-    if len(plan.input_shapes) != 1:
+    if weight is None or before is None:
         return
+    if isinstance(module, _ConvNd):
+        module.groups = module.groups if groups is None else groups
+        # weights are [out, in / groups, ...]; transposed ones [in, out / groups, ...]
+        lead, inner = weight.shape[0], weight.shape[1] * module.groups
+        module.in_channels, module.out_channels = (lead, inner) if module.transposed else (inner, lead)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.shape[0]
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+    elif isinstance(module, nn.GroupNorm):
+        # whole groups go, or channels of the only one
+        module.num_groups = max(1, module.num_groups * weight.shape[0] // before[0])
+        module.num_channels = weight.shape[0]
+    elif hasattr(module, "normalized_shape"):
+        module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]
+
+
+def _verify(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
+    """Run the smaller network against the masked one; what surgery cannot keep equal shows here, not at the user's."""
     parameter = next(slim.parameters())
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(plan.input_shapes[0], generator=generator).to(device=parameter.device, dtype=parameter.dtype)
-    advice = "its code has sizes written into it: take sizes from tensors, or protect the layers that feed them"
-    try:
-        found = _first_output(copy.deepcopy(slim).eval(), x)
-    except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise RequestError(f"the pruned network does not run ({type(error).__name__}: {line}); {advice}") from error
-    expected = _first_output(mask(model, plan).eval(), x)
+    args, kwargs = arguments(_example(plan.inputs, parameter) if example_inputs is None else example_inputs)
+    advice = "protect the layers that it names, or take sizes from tensors in the network's code"
+    with borrowed(slim):
+        try:
+            found = _first_output(slim, args, kwargs)
+        except Exception as error:
+            line = (str(error).splitlines() or [""])[0]
+            raise RequestError(f"the pruned network does not run ({type(error).__name__}: {line}); {advice}") from error
+    masked = mask(model, plan)
+    with borrowed(masked):
+        expected = _first_output(masked, args, kwargs)
     scale = float(expected.abs().max())
     limit = (
         1e-6 if expected.dtype == torch.float64 else 1e-2 if expected.dtype in (torch.half, torch.bfloat16) else 1e-3
@@ -175,9 +238,23 @@ def _verify(slim: nn.Module, model: nn.Module, plan: Plan) -> None:
         )
 
 
-def _first_output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _example(described: Any, like: torch.Tensor) -> Any:
+    """Random inputs of the shapes and types that a network was traced with."""
+    if isinstance(described, dict) and "shape" in described:
+        dtype = getattr(torch, described["dtype"])
+        if dtype.is_floating_point:
+            drawn = torch.rand(described["shape"], generator=torch.Generator().manual_seed(0))
+            return drawn.to(device=like.device, dtype=like.dtype)
+        return torch.zeros(described["shape"], dtype=dtype, device=like.device)
+    if isinstance(described, dict) and "other" in described:
+        raise RequestError(
+            f"the network takes a {described['other']}; give prune(..., example_inputs=...) to check the result with"
+        )
+    if isinstance(described, dict):
+        return {key: _example(value, like) for key, value in described["dict"].items()}
+    return [_example(value, like) for value in described] if isinstance(described, list) else described
+
+
+def _first_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
     with torch.no_grad():
-        output = model(x)
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output
+        return next(tensors_in(model(*args, **kwargs)))

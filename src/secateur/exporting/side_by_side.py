@@ -1,0 +1,102 @@
+"""Networks before and after pruning, exported, checked, and timed in one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.exporting.capture import Example
+from secateur.exporting.export import SUFFIXES, Exported, check_format, export, open_runtime
+from secateur.exporting.timing import measure_runtime
+
+TIMED = ("onnx", "openvino")
+_BATCHES = (1, 8)
+
+
+@dataclass(frozen=True)
+class RuntimeShare:
+    """Median milliseconds per batch of one network in PyTorch and in the other runtime; share = runtime / PyTorch."""
+
+    batch_size: int
+    torch_ms: float
+    runtime_ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One network: its file, and its times (none for formats that are not timed)."""
+
+    name: str
+    exported: Exported
+    timings: tuple[RuntimeShare, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the file by its name."""
+        return {
+            "network": self.name,
+            **asdict(self.exported),
+            "path": self.exported.path.name,
+            "timings": [asdict(timing) for timing in self.timings],
+        }
+
+
+def export_networks(
+    networks: Mapping[str, nn.Module],
+    folder: Path,
+    example_inputs: Any,
+    format: str = "onnx",
+    *,
+    batch: int | None = None,
+    opset: int | None = None,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    repeats: int = 15,
+) -> list[ExportRow]:
+    """Export each network into ``folder`` under its name, then time all of them, in PyTorch and there, in turn.
+
+    Args:
+        networks: by name, e.g. ``{"original": ..., "pruned": ...}``.
+        folder: an existing one.
+        example_inputs: as for `export`.
+        format: as for `export`; ``onnx`` and ``openvino`` are timed, at batch sizes 1 and 8 unless ``batch`` is given.
+        batch: as for `export`.
+        opset: as for `export`.
+        metadata: by network, as for `export`.
+        repeats: timed rounds per batch size; 0: no timing.
+
+    Raises:
+        RequestError: as `export`.
+        SecateurError: as `export`.
+    """
+    check_format(format)
+    about = metadata or {}
+    found = {
+        name: export(
+            model,
+            folder / f"{name}{SUFFIXES[format]}",
+            example_inputs,
+            format,
+            batch=batch,
+            opset=opset,
+            metadata=about.get(name),
+        )
+        for name, model in networks.items()
+    }
+    timings: dict[str, list[RuntimeShare]] = {name: [] for name in networks}
+    if format in TIMED and repeats:
+        runners: list[Callable[..., Any]] = []
+        for name, model in networks.items():
+            runners += [model, open_runtime(found[name].path, format, torch.get_num_threads())]
+        generator = torch.Generator().manual_seed(0)
+        for size in _BATCHES if batch is None else (batch,):
+            drawn = Example.of(example_inputs).draw(size, generator)
+            times = measure_runtime(runners, drawn.kwargs or drawn.args, repeats=repeats)
+            for name, ours, theirs in zip(networks, times[::2], times[1::2], strict=True):
+                ratio = theirs.median_ms / ours.median_ms
+                timings[name].append(RuntimeShare(size, ours.median_ms, theirs.median_ms, ratio))
+    return [ExportRow(name, found[name], tuple(timings[name])) for name in networks]

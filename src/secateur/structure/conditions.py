@@ -1,0 +1,237 @@
+"""Conditions under which an index stays.
+
+Every index of every tensor dimension has a *condition*: a set of units that must all stay for the index to stay. Most
+indices hang on one unit; an index of a packed attention projection hangs on two, its head and its place in the head.
+A condition is an integer node: 0 stays always; a *leaf* is a unit of its own; a composite stands for a set of leaves.
+Nodes that must agree are united (union-find). A tensor cut this way is always a full grid, which is all that code which
+reshapes tensors needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+ALWAYS = 0
+Nodes = np.ndarray
+"""int64 [size]: one node per index of a dimension."""
+
+
+class Conditions:
+    """All nodes of one traced pass."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(1024, np.int64)
+        self._compound = np.zeros(1024, bool)
+        self._count = 1
+        self._parts: dict[int, frozenset[int]] = {}  # composite -> its nodes
+        self._composite: dict[frozenset[int], int] = {}
+        self._leaves: dict[int, frozenset[int]] = {}  # cache; emptied whenever nodes change
+        self._reasons: dict[int, str] = {}
+        self.marks: dict[int, set[str]] = {}
+        self.folds: list[tuple[Nodes, Nodes]] = []
+        """Outer and inner parts of every dimension that was folded in two."""
+
+    def fresh(self, count: int) -> Nodes:
+        """``count`` new leaves."""
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parent):
+            more = max(count, len(self._parent))
+            self._parent = np.concatenate([self._parent, np.zeros(more, np.int64)])
+            self._compound = np.concatenate([self._compound, np.zeros(more, bool)])
+        nodes = np.arange(first, self._count)
+        self._parent[first : self._count] = nodes
+        return nodes
+
+    @property
+    def count(self) -> int:
+        """How many nodes there are."""
+        return self._count
+
+    def find(self, node: int) -> int:
+        """The node that stands for all that were united with ``node``."""
+        parent = self._parent
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = int(parent[node])
+        return int(node)
+
+    def roots(self, nodes: Nodes) -> Nodes:
+        """`find` for each element."""
+        found = self._parent[nodes]
+        while not np.array_equal(further := self._parent[found], found):
+            found = further
+        return np.asarray(found)
+
+    def leaves(self, node: int) -> frozenset[int]:
+        """The units that must all stay."""
+        root = self.find(node)
+        if root == ALWAYS:
+            return frozenset()
+        if not self._compound[root]:
+            return frozenset({root})
+        known = self._leaves.get(root)
+        if known is None:
+            known = frozenset().union(*(self.leaves(part) for part in self._parts[root]))
+            self._leaves[root] = known
+        return known
+
+    def all_leaves(self, nodes: Nodes) -> set[int]:
+        """The units that any of ``nodes`` hangs on."""
+        if not len(nodes):
+            return set()
+        roots = np.unique(self.roots(nodes))
+        compound = self._compound[roots]
+        plain = set(roots[~compound].tolist()) - {ALWAYS}
+        return plain.union(*(self.leaves(int(n)) for n in roots[compound]))
+
+    def plain(self, roots: Nodes) -> bool:
+        """Whether each root hangs on one unit at most."""
+        return not self._compound[roots].any()
+
+    def node(self, leaves: Iterable[int]) -> int:
+        """The node for a set of leaves."""
+        wanted = frozenset(leaves)
+        if len(wanted) < 2:
+            return next(iter(wanted), ALWAYS)
+        known = self._composite.get(wanted)
+        if known is None:
+            known = int(self.fresh(1)[0])
+            self._parts[known] = wanted
+            self._compound[known] = True
+            self._composite[wanted] = known
+        return known
+
+    def reason(self, leaf: int) -> str | None:
+        """Why a unit cannot go; None: it can."""
+        return self._reasons.get(leaf)
+
+    def lock(self, nodes: Nodes | None, reason: str) -> None:
+        """Say why units cannot go; the first reason stays."""
+        if nodes is not None:
+            for leaf in self.all_leaves(nodes):
+                self._reasons.setdefault(leaf, reason)
+
+    def mark(self, nodes: Nodes | None, what: str) -> None:
+        """Remember what part units play."""
+        if nodes is not None:
+            for leaf in self.all_leaves(nodes):
+                self.marks.setdefault(leaf, set()).add(what)
+
+    def marked(self, leaf: int) -> set[str]:
+        """The parts a unit plays."""
+        return self.marks.get(leaf, set())
+
+    # -- agreement ----------------------------------------------------------------------------------------------
+
+    def unite(self, a: Nodes, b: Nodes) -> None:
+        """Indices at the same place go together."""
+        a, b = self.roots(a), self.roots(b)
+        differ = a != b
+        if not differ.any():
+            return
+        pairs = np.unique(np.stack([a[differ], b[differ]], 1), axis=0)
+        if (pairs > 0).all() and self.plain(pairs) and len(np.unique(pairs)) == pairs.size:
+            self._link_plain(pairs.min(1), pairs.max(1))
+        else:
+            for x, y in pairs.tolist():
+                self._unite(x, y)
+
+    def _link_plain(self, low: Nodes, high: Nodes) -> None:
+        """Unite pairs of units, each of which occurs once."""
+        self._parent[high] = low
+        self._leaves.clear()
+        for leaf, to in zip(high.tolist(), low.tolist(), strict=True):
+            if leaf in self._reasons:
+                self._reasons.setdefault(to, self._reasons.pop(leaf))
+            if leaf in self.marks:
+                self.marks.setdefault(to, set()).update(self.marks.pop(leaf))
+
+    def _unite(self, a: int, b: int) -> None:
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return
+        if not a or not b:
+            self.lock(np.array([a or b]), "is combined with channels that cannot go")
+            return
+        mine, others = self.leaves(a), self.leaves(b)
+        if mine == others:
+            return
+        if not self._compound[a] and a not in others:
+            self._link(a, b)
+        elif not self._compound[b] and b not in mine:
+            self._link(b, a)
+        else:
+            only, too = sorted(mine - others), sorted(others - mine)
+            if len(only) == len(too):  # grids folded alike: outer with outer, inner with inner
+                pairs = list(zip(only, too, strict=True))
+            else:
+                together = sorted(mine | others)
+                pairs = [(together[0], other) for other in together[1:]]
+            for x, y in pairs:
+                self._unite(x, y)
+
+    def _link(self, leaf: int, to: int) -> None:
+        """Let a leaf stand for another node from now on."""
+        if not self._compound[to] and to > leaf:
+            leaf, to = to, leaf
+        reason, marks = self._reasons.pop(leaf, None), self.marks.pop(leaf, set())
+        self._parent[leaf] = to
+        self._leaves.clear()
+        if reason is not None:
+            self.lock(np.array([to]), reason)
+        for what in marks:
+            self.mark(np.array([to]), what)
+
+    # -- folding ------------------------------------------------------------------------------------------------
+
+    def merge(self, outer: Nodes | None, inner: Nodes | None, sizes: tuple[int, int]) -> Nodes | None:
+        """Nodes of a dimension made of two: index (i, j) needs both."""
+        if inner is None:
+            return None if outer is None else np.repeat(outer, sizes[1])
+        if outer is None:
+            return np.tile(inner, sizes[0])
+        pairs = np.stack(np.broadcast_arrays(self.roots(outer)[:, None], self.roots(inner)[None]), -1).reshape(-1, 2)
+        unique, where = np.unique(pairs, axis=0, return_inverse=True)
+        nodes = [self.node(self.leaves(i) | self.leaves(j)) for i, j in unique.tolist()]
+        return np.array(nodes, np.int64)[where.reshape(-1)]
+
+    def fold(self, nodes: Nodes | None, sizes: tuple[int, int]) -> tuple[Nodes | None, Nodes | None]:
+        """Nodes of the two dimensions that one is folded into; what stays of it must be a full grid.
+
+        Where every index was a unit of its own, it now hangs on two new units, one for its row and one for its column.
+        """
+        if nodes is None or not nodes.any():
+            return None, None
+        grid = self.roots(nodes).reshape(sizes)
+        if sizes[0] == 1:
+            return None, grid[0]
+        if sizes[1] == 1:
+            return grid[:, 0], None
+        if (grid == grid[:, :1]).all():
+            return grid[:, 0], None
+        if (grid == grid[:1]).all():
+            return None, grid[0]
+        sets = [[self.leaves(n) for n in row] for row in grid.tolist()]
+        rows = [frozenset.intersection(*row) for row in sets]
+        columns = [frozenset.intersection(*column) for column in zip(*sets, strict=True)]
+        rest = [[s - r - c for s, c in zip(row, columns, strict=True)] for row, r in zip(sets, rows, strict=True)]
+        flat = [s for row in rest for s in row]
+        if any(flat):
+            single = [next(iter(s)) for s in flat if len(s) == 1]
+            if len(single) == len(flat) == len(set(single)):
+                outer, inner = self.fresh(sizes[0]), self.fresh(sizes[1])
+                self.folds.append((outer, inner))
+                for leaf, (i, j) in zip(single, np.ndindex(*sizes), strict=True):
+                    self._link(leaf, self.node((int(outer[i]), int(inner[j]))))
+                rows = [r | {int(n)} for r, n in zip(rows, outer, strict=True)]
+                columns = [c | {int(n)} for c, n in zip(columns, inner, strict=True)]
+            else:  # units of several kinds: what leaves one row leaves all
+                for row in grid[1:]:
+                    self.unite(grid[0], row)
+                return None, self.roots(grid[0])
+        return self._array(rows), self._array(columns)
+
+    def _array(self, sets: list[frozenset[int]]) -> Nodes | None:
+        return np.array([self.node(s) for s in sets], np.int64) if any(sets) else None

@@ -1,0 +1,175 @@
+"""Convolutions and matrix products: one side's units are read by the other's weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from secateur.structure.base import UNKNOWN, Base
+from secateur.structure.conditions import Nodes
+from secateur.structure.labels import Dims, Labels, unite
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """One contraction as it ran.
+
+    Attributes:
+        op: ``convolution``, ``linear`` or ``product`` (of two activations).
+        weight: name of the parameter that holds the weight; None for products of activations.
+        x: shape and nodes of what is read; w: of the weight (or second operand).
+        out: nodes of the weight's rows; read: of its columns.
+        macs: multiply-accumulates divided by the elements that remain of ``sizes``.
+        sizes: (length, nodes) whose product, times ``macs``, is the number of multiply-accumulates of the call.
+        options: of a convolution.
+    """
+
+    op: str
+    weight: str | None
+    x: tuple[tuple[int, ...], Dims]
+    w: tuple[tuple[int, ...], Dims]
+    out: Nodes | None
+    read: Nodes | None
+    macs: float
+    sizes: tuple[tuple[int, Nodes | None], ...]
+    options: dict[str, Any]
+
+
+class Contractions(Base):
+    """Weighted layers, and products of activations."""
+
+    def __init__(self, labels: Labels) -> None:
+        super().__init__(labels)
+        self.products: list[Product] = []
+
+    def convolution(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Channels are read by one dimension of the weight and made by the other; groups fold both."""
+        x, weight, bias = args[:3]
+        transposed, groups = bool(args[6]), int(args[8])
+        con = self.conditions
+        batch, read, *space = self.labels.of(x)
+        for nodes in space:
+            con.lock(nodes, "is mixed with positions by a convolution")
+        lead, inner, *kernel = self.labels.of(weight)
+        for nodes in kernel:
+            con.lock(nodes, "is a position of a kernel")
+        # in both layouts dimension 0 runs over the groups; transposed weights are [in, out / groups, ...]
+        rows = weight.shape[0] // groups
+        fixed = "is read beside channels that cannot go"
+        if transposed:
+            if read is None:
+                con.lock(lead, fixed)
+            elif lead is not None:
+                con.unite(read, lead)
+            outer, _ = con.fold(lead, (groups, rows)) if groups > 1 else (None, None)
+            made = con.merge(outer, inner, (groups, weight.shape[1]))
+            raw_read, raw_out = lead, inner
+        else:
+            outer, column = con.fold(read, (groups, x.shape[1] // groups)) if groups > 1 else (None, read)
+            if groups > 1:
+                own, _ = con.fold(lead, (groups, rows))
+                if outer is None:
+                    con.lock(own, "comes from fixed inputs through a grouped convolution")
+                elif own is not None:
+                    con.unite(outer, own)
+            if column is None:
+                con.lock(inner, fixed)
+            elif inner is None:
+                con.lock(column, fixed)
+            else:
+                con.unite(column, inner)
+            made, raw_read, raw_out = lead, inner, lead
+        if groups > 1:
+            con.mark(outer, "group" if groups < x.shape[1] else "channel")
+        if bias is not None:
+            unite(con, made, self.labels.of(bias)[0], "is combined with channels that cannot go")
+        self.labels.set(result, [batch, made, *[None] * len(space)])
+        # a transposed convolution uses each weight once per input position, a plain one once per output position
+        visited = x if transposed else result
+        positions = visited.shape[0] * math.prod(visited.shape[2:])
+        keys = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+        options = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in zip(keys, args[3:9], strict=True)}
+        sizes = tuple(zip(weight.shape, self.labels.of(weight), strict=True))
+        self._product("convolution", x, weight, raw_out, raw_read, positions, sizes, options)
+
+    def matrix(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Matrix products in all spellings."""
+        bias = args[0] if name in ("addmm", "baddbmm", "addmv") else None
+        x, w = args[1:3] if bias is not None else args[:2]
+        if name == "linear":
+            bias = args[2] if len(args) > 2 else None
+        a, b = list(self.labels.of(x)), list(self.labels.of(w))
+        if name in ("dot", "vdot", "mv", "addmv"):
+            for tensor in (x, w):
+                self.labels.lock(tensor, UNKNOWN.format(name))
+            return
+        if name == "linear":
+            b[-1], b[-2] = b[-2], b[-1]
+        lead = a[:-2] if name in ("bmm", "baddbmm") else []
+        if lead:
+            lead = [unite(self.conditions, a[0], b[0], "is combined with channels that cannot go")]
+        k_size, m_size = x.shape[-1], result.shape[-1]
+        owners = self._weight_of(w, b), self._weight_of(x, a[::-1])
+        if k_size > 1:
+            if owners == (None, None):
+                self._contract_activations(x, w, a[-1], b[-2])
+            else:
+                unite(self.conditions, a[-1], b[-2], "is read beside channels that cannot go")
+        out = [*lead, *a[len(lead) : -1], b[-1]]
+        if bias is not None:
+            self.labels.set(result, out)
+            out = list(self.meet([result, bias], result.shape))
+        self.labels.set(result, out)
+        rest = x.shape[:-1]
+        sizes = (*zip(rest, [*lead, *a[len(lead) : -1]], strict=True), (k_size, a[-1]), (m_size, b[-1]))
+        if owners[0] is not None or owners[1] is None:
+            op = "linear" if owners[0] is not None else "product"
+            self._product(op, x, w, b[-1], b[-2], 1, sizes, {"transposed": name == "linear"}, owners[0])
+        else:  # the weight stands on the left
+            self._product("linear", w, x, a[-2], a[-1], 1, sizes, {"left": True}, owners[1])
+
+    def _weight_of(self, tensor: torch.Tensor, dims: Sequence[Nodes | None]) -> str | None:
+        """Name of the parameter behind a matrix operand; None for activations."""
+        if id(tensor) in self.labels.dependent:
+            return None
+        for nodes in dims:
+            owner = self.labels.owner(nodes)
+            if owner is not None:
+                return owner[0]
+        return self.labels.name(tensor)
+
+    def _contract_activations(self, x: torch.Tensor, w: torch.Tensor, a: Nodes | None, b: Nodes | None) -> None:
+        if a is None and b is None:
+            return
+        if id(x) in self.labels.shifted and id(w) in self.labels.shifted:
+            # where both factors may differ from zero without the unit's weights, closing weights does not close it
+            for nodes in (a, b):
+                self.conditions.lock(nodes, "meets another activation behind a function that does not keep zeros")
+        for nodes in (a, b):
+            self.conditions.mark(nodes, "contracted")
+        unite(self.conditions, a, b, "is multiplied with channels that cannot go")
+
+    def _product(
+        self,
+        op: str,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        out: Nodes | None,
+        read: Nodes | None,
+        macs: float,
+        sizes: tuple[tuple[int, Nodes | None], ...],
+        options: dict[str, Any],
+        name: str | None = None,
+    ) -> None:
+        if op == "convolution":
+            name = self._weight_of(weight, self.labels.of(weight)) if name is None else name
+        if op == "product":
+            for dim in (0,):
+                self.conditions.mark(self.labels.of(x)[dim], "head")
+        x_part = tuple(x.shape), self.labels.of(x)
+        w_part = tuple(weight.shape), self.labels.of(weight)
+        self.products.append(Product(op, name, x_part, w_part, out, read, macs, sizes, options))

@@ -1,0 +1,244 @@
+"""Operations that move data move the nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from secateur.structure.base import FIXED_PICK, Base, tensors_in
+from secateur.structure.conditions import Nodes
+from secateur.structure.labels import Dims, unite
+
+
+class Moves(Base):
+    """Reshapes, slices, concatenations and the like."""
+
+    def view(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Fold and merge dimensions."""
+        self.labels.set(result, self.reshaped(self.labels.of(args[0]), args[0].shape, result.shape))
+
+    def reshaped(self, dims: Dims, before: Sequence[int], after: Sequence[int]) -> Dims:
+        """Nodes behind a reshape from one shape to another."""
+        out: list[Nodes | None] = [None] * len(after)
+        if math.prod(before) == 0:
+            return tuple(out)
+        i = j = 0
+        while i < len(before) or j < len(after):
+            ins, outs = [i] if i < len(before) else [], [j] if j < len(after) else []
+            i, j = i + len(ins), j + len(outs)
+            while math.prod(before[k] for k in ins) != math.prod(after[k] for k in outs):
+                if math.prod(before[k] for k in ins) < math.prod(after[k] for k in outs):
+                    ins, i = [*ins, i], i + 1
+                else:
+                    outs, j = [*outs, j], j + 1
+            if all(dims[k] is None for k in ins):
+                continue
+            wide_in, wide_out = [k for k in ins if before[k] > 1], [k for k in outs if after[k] > 1]
+            if len(wide_in) == len(wide_out) == 1:
+                out[wide_out[0]] = dims[wide_in[0]]
+                continue
+            nodes, size = None, 1
+            for k in reversed(wide_in):
+                nodes = self.conditions.merge(dims[k], nodes, (before[k], size))
+                size *= before[k]
+            for k in wide_out[:-1]:
+                size //= after[k]
+                out[k], nodes = self.conditions.fold(nodes, (after[k], size))
+            if wide_out:
+                out[wide_out[-1]] = nodes
+        return tuple(out)
+
+    def permute(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Reorder dimensions."""
+        dims = list(self.labels.of(args[0]))
+        if name == "permute":
+            order = [d % len(dims) for d in args[1]]
+        else:
+            a, b = (0, 1) if name == "t" else (args[1] % len(dims), args[2] % len(dims))
+            order = list(range(len(dims)))
+            if len(dims) > 1:
+                order[a], order[b] = order[b], order[a]
+        self.labels.set(result, [dims[d] for d in order])
+
+    def expand(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Repeat dimensions of size one; new ones come first."""
+        self.labels.set(result, self.meet([args[0]], result.shape))
+
+    def squeeze(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Drop or add dimensions of size one."""
+        self.labels.set(result, self.reshaped(self.labels.of(args[0]), args[0].shape, result.shape))
+
+    def slice(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """A run of indices; that code names the run's ends is for the sizes of the module to say."""
+        bound = [*args[1:], *[None] * (4 - len(args[1:]))]
+        dim = (kwargs.get("dim", bound[0]) or 0) % args[0].ndim
+        start, end = kwargs.get("start", bound[1]), kwargs.get("end", bound[2])
+        step = kwargs.get("step", bound[3]) or 1
+        dims = list(self.labels.of(args[0]))
+        if dims[dim] is not None:
+            if step != 1:
+                self.conditions.lock(dims[dim], FIXED_PICK)
+            dims[dim] = dims[dim][slice(start, end, step)]
+        self.labels.set(result, dims)
+
+    def select(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """One index, or each index by itself."""
+        dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].ndim
+        dims = self.labels.of(args[0])
+        if args[0].shape[dim] > 1:
+            self.conditions.lock(dims[dim], FIXED_PICK)
+        for output in tensors_in(result):
+            self.labels.set(output, [n for d, n in enumerate(dims) if d != dim])
+
+    def split(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Runs of indices, one after the other; equal ones stay equal."""
+        dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
+        dims = list(self.labels.of(args[0]))
+        sizes = [part.shape[dim] for part in result]
+        parts: list[Nodes | None] = [None] * len(sizes)
+        nodes = dims[dim]
+        if nodes is not None:
+            parts = list(np.split(nodes, np.cumsum(sizes)[:-1]))
+            if len(set(sizes)) == 1 and not isinstance(args[1], (list, tuple)):
+                # split in equal parts by a number: code that says chunk(2) goes on working when parts stay equal
+                for part in parts[1:]:
+                    self.conditions.unite(parts[0], part)  # type: ignore[arg-type]
+        for output, part in zip(result, parts, strict=True):
+            self.labels.set(output, [part if d == dim else n for d, n in enumerate(dims)])
+
+    def index(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Advanced indexing: indexed dimensions are fixed, the others pass."""
+        dims = self.labels.of(args[0])
+        where = [*args[1], *[None] * (len(dims) - len(args[1]))]
+        hit = [d for d, index in enumerate(where) if index is not None]
+        boolean = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in where)
+        if boolean or len(where) != len(dims):
+            self.labels.lock(args[0], FIXED_PICK)
+            return
+        for d in hit:
+            self.conditions.lock(dims[d], FIXED_PICK)
+        width = result.ndim - (len(dims) - len(hit))
+        at = hit[0] if hit == list(range(hit[0], hit[-1] + 1)) else 0
+        passed: list[Nodes | None] = [n for d, n in enumerate(dims) if d not in hit]
+        self.labels.set(result, [*passed[:at], *[None] * width, *passed[at:]])
+
+    def take(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Indices along one dimension, given by a tensor."""
+        dim = args[1] % args[0].ndim
+        dims = list(self.labels.of(args[0]))
+        self.conditions.lock(dims[dim], FIXED_PICK)
+        dims[dim] = None
+        self.labels.set(result, dims)
+
+    def glu(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """One half times a function of the other."""
+        dim = (args[1] if len(args) > 1 else -1) % args[0].ndim
+        dims = list(self.labels.of(args[0]))
+        nodes = dims[dim]
+        if nodes is not None:
+            first, second = np.split(nodes, 2)
+            self.conditions.unite(first, second)
+            dims[dim] = first
+        self.labels.set(result, dims)
+
+    def nothing(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Operations that take no data from their tensor."""
+
+    def embedding(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Rows of a table."""
+        rows, columns = self.labels.of(args[0])
+        self.conditions.lock(rows, FIXED_PICK)
+        self.labels.set(result, [*[None] * (result.ndim - 1), columns])
+
+    def flip(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Reverse dimensions."""
+        turned = {d % args[0].ndim for d in args[1]}
+        dims = self.labels.of(args[0])
+        self.labels.set(result, [n[::-1] if n is not None and d in turned else n for d, n in enumerate(dims)])
+
+    def roll(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Shift dimensions by fixed amounts."""
+        shifted = args[2] if len(args) > 2 else kwargs.get("dims", ())
+        shifted = [shifted] if isinstance(shifted, int) else shifted
+        self.labels.lock(args[0], FIXED_PICK, [d % args[0].ndim for d in shifted] or None)
+        self.labels.set(result, self.labels.of(args[0]))
+
+    def repeat(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Tile."""
+        dims = self.labels.of(args[0])
+        dims = (*[None] * (result.ndim - len(dims)), *dims)
+        self.labels.set(
+            result,
+            [None if n is None else np.tile(n, size // len(n)) for n, size in zip(dims, result.shape, strict=True)],
+        )
+
+    def pad(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Add or take away indices at the ends; constants that come in are fixed."""
+        dims = list(self.labels.of(args[0]))
+        for back, (low, high) in enumerate(zip(args[1][::2], args[1][1::2], strict=True)):
+            nodes = dims[-1 - back]
+            if nodes is None or not (low or high):
+                continue
+            if name != "constant_pad_nd":
+                self.conditions.lock(nodes, f"is extended by {name}")
+                dims[-1 - back] = None
+                continue
+            nodes = nodes[max(0, -low) : len(nodes) - max(0, -high)]
+            dims[-1 - back] = np.concatenate([np.zeros(max(0, low), np.int64), nodes, np.zeros(max(0, high), np.int64)])
+        self.labels.set(result, dims)
+
+    def unfold(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Patches as columns: [N, C, ...] -> [N, C·k, L]."""
+        channels = self.labels.of(args[0])[1]
+        self.labels.lock(args[0], f"meets a window of {name} across units", range(2, args[0].ndim))
+        nodes = None if channels is None else np.repeat(channels, result.shape[1] // len(channels))
+        self.labels.set(result, [self.labels.of(args[0])[0], nodes, None])
+
+    def shuffle_pixels(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """[N, C·r², H, W] <-> [N, C, rH, rW]."""
+        x, r = args[0], int(args[1])
+        n, channels, *space = self.labels.of(x)
+        if name == "pixel_shuffle":
+            channels, inner = self.conditions.fold(channels, (result.shape[-3], r * r))
+            self.conditions.lock(inner, "becomes a position")
+        else:
+            channels = None if channels is None else np.repeat(channels, r * r)
+        for nodes in space:
+            self.conditions.lock(nodes, f"meets a window of {name} across units")
+        self.labels.set(result, [n, channels, *[None] * len(space)])
+
+    def shuffle_channels(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Channels (g, c) -> (c, g)."""
+        dims = list(self.labels.of(args[0]))
+        sizes = (int(args[1]), args[0].shape[1] // int(args[1]))
+        outer, inner = self.conditions.fold(dims[1], sizes)
+        self.conditions.lock(outer, FIXED_PICK)
+        dims[1] = self.conditions.merge(inner, outer, sizes[::-1])
+        self.labels.set(result, dims)
+
+    def join(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Concatenate or stack."""
+        parts = [p for p in args[0] if p.numel() or p.ndim > 1]
+        given = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+        dim = given % result.ndim
+        dims: list[Nodes | None] = []
+        for d in range(result.ndim):
+            if d == dim and name == "stack":
+                dims.append(None)
+                continue
+            at = d - (name == "stack" and d > dim)
+            found = [self.labels.of(p)[at] for p in parts]
+            if d == dim:
+                known = any(n is not None for n in found)
+                filled = [np.zeros(p.shape[d], np.int64) if n is None else n for n, p in zip(found, parts, strict=True)]
+                dims.append(np.concatenate(filled) if known else None)
+                continue
+            nodes = found[0]
+            for other in found[1:]:
+                nodes = unite(self.conditions, nodes, other, "is combined with channels that cannot go")
+            dims.append(nodes)
+        self.labels.set(result, dims)

@@ -1,0 +1,379 @@
+"""Writing down what each module's own code does, with where its sizes come from.
+
+Code of networks says ``x.reshape(B, N, 3, self.num_heads, C // self.num_heads)``; when heads go, these numbers are
+wrong. While the network runs, every module's own calls of torch functions are recorded as *steps*, and sizes that the
+code takes from tensors or from the module's attributes keep their origin through arithmetic. From this, surgery knows
+which attributes to set, or writes the module's steps down anew with the right sizes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from secateur.structure.attention import multi_head_attention
+from secateur.structure.base import tensors_in
+from secateur.structure.functions import function_named
+from secateur.structure.labels import Dims, Labels
+
+Value = Any
+"""A JSON value: what a step's argument is made of."""
+
+
+class Size(int):
+    """An integer that remembers where it comes from.
+
+    ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)`` or ``("op", name, left, right)``.
+    """
+
+    source: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, value: int, *source: Any) -> Size:
+        """A size with its source."""
+        size = cls(value)
+        size.source = source
+        return size
+
+
+def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: Size, other: Any) -> Any:
+        if type(other) not in (int, Size):
+            plain = int(self)
+            return function(other, plain) if swapped else function(plain, other)
+        left, right = (other, self) if swapped else (self, other)
+        return Size.of(function(int(left), int(right)), "op", name, left, right)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Size, f"__{_name}__", _arithmetic(_name, False))
+    setattr(Size, f"__r{_name}__", _arithmetic(_name, True))
+
+
+@dataclass(eq=False)
+class Step:
+    """One call in a module's own code; ``outs`` are shape and nodes of the tensors it gave, by place."""
+
+    target: str
+    args: list[Value]
+    kwargs: dict[str, Value]
+    outs: dict[tuple[Any, ...], tuple[tuple[int, ...], Dims]]
+
+
+@dataclass(eq=False)
+class Scope:
+    """One call of a module: its steps, and what is known by which name.
+
+    Attributes:
+        path: of the module; module: itself.
+        steps: its calls; output: what it returned; broken: why it cannot be written down anew.
+        baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
+            replaced: all parameters that they are computed from.
+        shapes: shape and nodes of tensors, by reference.
+    """
+
+    path: str
+    module: nn.Module
+    steps: list[Step] = field(default_factory=list)
+    output: Value = None
+    broken: str = ""
+    baked: dict[str, Value] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
+    _known: dict[int, Value] = field(default_factory=dict)
+    _held: list[Any] = field(default_factory=list)
+
+    def bind(self, value: Any, where: dict[str, Any], labels: Labels, at: tuple[Any, ...] = ()) -> None:
+        """Let tensors and sizes in ``value`` be known as parts of an input or of a step's result."""
+        if isinstance(value, (torch.Tensor, Size)):
+            reference = {**where, "at": list(at)} if at else dict(where)
+            self._known[id(value)] = reference
+            self._held.append(value)
+            if isinstance(value, torch.Tensor):
+                self.shapes[key_of(reference)] = tuple(value.shape), labels.of(value)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self.bind(item, where, labels, (*at, key))
+        elif isinstance(value, (tuple, list)):
+            for index, item in enumerate(value):
+                self.bind(item, where, labels, (*at, index))
+
+    def known(self, value: Any) -> Value | None:
+        """How a tensor or size is called here."""
+        return self._known.get(id(value))
+
+
+def key_of(reference: Value) -> str:
+    """A text for a reference."""
+    return repr(sorted(reference.items()))
+
+
+class Recorder(TorchFunctionMode):
+    """Records every module's own steps during one pass; the modules' attributes that are integers keep their origin.
+
+    Args:
+        model: the network.
+        labels: nodes of all tensors.
+    """
+
+    def __init__(self, model: nn.Module, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
+        self.scopes: list[Scope] = []
+        self._stack: list[Scope] = []
+        self._paths: dict[int, list[str]] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            self._paths.setdefault(id(module), []).append(path)
+        self._states: dict[int, list[str]] = {}
+        for name, tensor in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ):
+            self._states.setdefault(id(tensor), []).append(name)
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Calls of modules are seen inside, and their integer attributes marked; all is undone afterwards."""
+        original = nn.Module.__call__
+        recorder = self
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return recorder._call(original, module, args, kwargs)
+
+        marked: list[tuple[nn.Module, str]] = []
+        for path, module in model.named_modules():
+            if type(module).__module__.startswith("torch.nn.") or isinstance(module, torch.jit.ScriptModule):
+                continue
+            for name, value in list(module.__dict__.items()):
+                if type(value) is int and value > 1:
+                    module.__dict__[name] = Size.of(value, "attr", path, name)
+                    marked.append((module, name))
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+            for module, name in marked:
+                if isinstance(module.__dict__.get(name), Size):
+                    module.__dict__[name] = int(module.__dict__[name])
+
+    def _call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        paths = self._paths.get(id(module))
+        if paths is None:
+            return original(module, *args, **kwargs)
+        outer = self._stack[-1] if self._stack else None
+        prefix = "" if outer is None or not outer.path else f"{outer.path}."
+        path = next((p for p in paths if outer is None or p.startswith(prefix)), None)
+        scope = Scope(paths[0] if path is None else path, module)
+        for index, value in enumerate(args):
+            scope.bind(value, {"in": index}, self.labels)
+        for key, value in kwargs.items():
+            scope.bind(value, {"in": key}, self.labels)
+        self._stack.append(scope)
+        try:
+            result = original(module, *args, **kwargs)
+        finally:
+            self._stack.pop()
+        scope.output = self._try(scope, result)
+        self.scopes.append(scope)
+        if outer is not None:
+            if path is None:
+                outer.broken = outer.broken or "calls a module that is not its own"
+            self._step(outer, f"module:{'' if path is None else path[len(prefix) :]}", args, kwargs, result)
+        return result
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        scope = self._stack[-1] if self._stack else None
+        if name == "multi_head_attention_forward":
+            with self:
+                return multi_head_attention(*args, **kwargs)
+        if scope is None:
+            return func(*args, **kwargs)
+        if name == "__get__" and getattr(func.__self__, "__name__", "") == "shape":
+            return torch.Size([self._size(args[0], d, n) for d, n in enumerate(func(*args))])
+        if name == "size" and isinstance(args[0], torch.Tensor):
+            found = func(*args, **kwargs)
+            if isinstance(found, torch.Size):
+                return torch.Size([self._size(args[0], d, n) for d, n in enumerate(found)])
+            dim = args[1] if len(args) > 1 else kwargs["dim"]
+            return self._size(args[0], dim % args[0].ndim, found)
+        if name in _WEIGHTED:
+            self._adopt(scope, args[1] if len(args) > 1 else kwargs.get("weight"))
+        result = func(*_plain(args), **_plain(kwargs))
+        if any(True for _ in tensors_in(result)) or name == "__setitem__":
+            self._step(scope, resolve_name(func) or "", args, kwargs, result, func)
+        return result
+
+    def _adopt(self, scope: Scope, weight: Any) -> None:
+        """A weight that code computes (standardised, normalised) is cut as if it were the parameter it comes from."""
+        labels = self.labels
+        if not isinstance(weight, torch.Tensor) or labels.name(weight) is not None or id(weight) in labels.dependent:
+            return
+        reference = scope.known(weight)
+        if scope.broken or reference is None or "$" not in reference:
+            return
+        behind = _states_behind(scope, reference)
+        for name in sorted(behind, key=lambda n: not n.endswith("weight")):
+            full = f"{scope.path}.{name}" if scope.path else name
+            if scope.module.get_parameter(name).shape == weight.shape and full not in labels.computed:
+                labels.computed.add(full)
+                scope.replaced += behind
+                labels.behind.update(f"{scope.path}.{n}" if scope.path else n for n in behind if n != name)
+                scope.baked[name] = reference
+                labels.adopt(full, weight)
+                scope.bind(weight, reference, labels)
+                return
+
+    def _size(self, tensor: torch.Tensor, dim: int, value: int) -> int:
+        return Size.of(value, "size", tensor, dim)
+
+    def _step(self, scope: Scope, target: str, args: Any, kwargs: Any, result: Any, function: Any = None) -> None:
+        if not target.startswith("module:") and function_named(target) is None:
+            name = getattr(function, "__name__", "of no name")
+            scope.broken = scope.broken or f"calls '{target or name}', which is no function of torch's public ones"
+        encoded = self._try(scope, [list(args), list(kwargs.values())]) or [[], []]
+        outs: dict[tuple[Any, ...], tuple[tuple[int, ...], Dims]] = {}
+        _collect(result, (), outs, self.labels)
+        number = len(scope.steps)
+        scope.steps.append(Step(target, encoded[0], dict(zip(kwargs, encoded[1], strict=False)), outs))
+        scope.bind(result, {"$": number}, self.labels)
+
+    def _try(self, scope: Scope, value: Any) -> Value:
+        try:
+            return self._encode(scope, value)
+        except _Unwritable as error:
+            scope.broken = scope.broken or str(error)
+            return None
+
+    def _encode(self, scope: Scope, value: Any) -> Value:
+        if isinstance(value, (torch.Tensor, Size)):
+            known = scope.known(value)
+            if known is not None:
+                return {**known, "is": int(value)} if isinstance(value, Size) else known
+            return self._size_source(scope, value) if isinstance(value, Size) else self._state(scope, value)
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            return value if value == value and abs(value) != float("inf") else {"float": str(value)}
+        if isinstance(value, list):
+            return [self._encode(scope, v) for v in value]
+        if type(value) in (tuple, torch.Size):
+            return {"tuple": [self._encode(scope, v) for v in value]}
+        if isinstance(value, dict) and type(value) is dict:
+            return {"dict": [[self._encode(scope, k), self._encode(scope, v)] for k, v in value.items()]}
+        if isinstance(value, slice):
+            return {"slice": [self._encode(scope, v) for v in (value.start, value.stop, value.step)]}
+        if value is Ellipsis:
+            return {"ellipsis": True}
+        if isinstance(value, torch.device):
+            return {"device": True}
+        if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
+            return {"torch": str(value).removeprefix("torch.")}
+        raise _Unwritable(f"holds a value of type {type(value).__name__}")
+
+    def _state(self, scope: Scope, tensor: torch.Tensor) -> Value:
+        prefix = f"{scope.path}." if scope.path else ""
+        for name in self._states.get(id(tensor), ()):
+            if name.startswith(prefix):
+                reference = {"state": name[len(prefix) :]}
+                scope.shapes[key_of(reference)] = tuple(tensor.shape), self.labels.of(tensor)
+                return reference
+        raise _Unwritable("uses a tensor that is neither its input nor its parameter")
+
+    def _size_source(self, scope: Scope, size: Size) -> Value:
+        """Where a size comes from, in this module's words; a plain number when it has none."""
+        kind, *rest = size.source
+        if kind == "attr":
+            return {"attr": rest, "is": int(size)}
+        if kind == "size":
+            tensor, dim = rest
+            known = scope.known(tensor)
+            if known is None:
+                try:
+                    known = self._state(scope, tensor)
+                except _Unwritable:
+                    return int(size)
+            return {"size": [known, dim]}
+        name, left, right = rest
+        sides = [self._encode(scope, s) for s in (left, right)]
+        return {"op": [name, *sides]} if any(isinstance(s, dict) for s in sides) else int(size)
+
+
+class _Unwritable(Exception):
+    """A value that cannot be written down."""
+
+
+_WEIGHTED = frozenset("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
+
+
+def _states_behind(scope: Scope, reference: Value) -> list[str]:
+    """Names of the parameters that a step's result is computed from, in order of use."""
+    found: dict[str, None] = {}
+    for number in sorted(needed(scope.steps, reference)):
+        step = scope.steps[number]
+        for state in find([step.args, list(step.kwargs.values())], "state"):
+            found[state] = None
+        if step.target.startswith("module:"):  # a parametrisation
+            path = step.target.removeprefix("module:")
+            found |= {f"{path}.{name}": None for name, _ in scope.module.get_submodule(path).named_parameters()}
+    parameters = {name for name, _ in scope.module.named_parameters()}
+    return [name for name in found if name in parameters]
+
+
+def needed(steps: list[Step], value: Value) -> set[int]:
+    """Numbers of the steps that a value is made by."""
+    found: set[int] = set()
+    left = set(find(value, "$"))
+    while left:
+        number = left.pop()
+        found.add(number)
+        left |= set(find([steps[number].args, list(steps[number].kwargs.values())], "$")) - found
+    return found
+
+
+def find(value: Value, kind: str) -> Iterator[Any]:
+    """Everything of one kind of reference in a recorded value."""
+    if isinstance(value, dict):
+        if kind in value:
+            yield value[kind]
+        for item in value.values():
+            yield from find(item, kind)
+    elif isinstance(value, list):
+        for item in value:
+            yield from find(item, kind)
+
+
+def _plain(value: Any) -> Any:
+    """Sizes as the integers they are."""
+    if isinstance(value, Size):
+        return int(value)
+    if type(value) in (tuple, list):
+        return type(value)(_plain(v) for v in value)
+    if isinstance(value, torch.Size):
+        return torch.Size([int(v) for v in value])
+    if type(value) is dict:
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(_plain(value.start), _plain(value.stop), _plain(value.step))
+    return value
+
+
+def _collect(value: Any, at: tuple[Any, ...], outs: dict[Any, Any], labels: Labels) -> None:
+    if isinstance(value, torch.Tensor):
+        outs[at] = tuple(value.shape), labels.of(value)
+    elif isinstance(value, (tuple, list)):
+        for index, item in enumerate(value):
+            _collect(item, (*at, index), outs, labels)

@@ -1,0 +1,291 @@
+"""The structure of a network: what can go, what cannot and why, and what everything costs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from secateur.core.errors import RequestError
+from secateur.structure.code import ModuleCode, changes
+from secateur.structure.groups import FIXED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Groups of removable units of one network, what cannot be removed, and all costs.
+
+    Made by `secateur.structure.trace`; it holds no reference to the network.
+
+    Attributes:
+        groups: units that can go; locked: channels that cannot, with the reason.
+        layers: with weights, in order of execution; work: every convolution and matrix product.
+        axes: units along the dimensions of parameters and buffers; shapes: of all of them; parameters: their names.
+        inputs: of the example: shapes and types of tensors.
+        modules: what their own code did; idle: layers that did not run.
+        origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
+    """
+
+    groups: tuple[Group, ...]
+    locked: tuple[Locked, ...]
+    layers: tuple[Layer, ...]
+    work: tuple[Work, ...]
+    axes: tuple[Axis, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+    inputs: Any
+    modules: tuple[ModuleCode, ...] = ()
+    idle: tuple[str, ...] = ()
+    origin: tuple[Structure, np.ndarray] | None = None
+
+    @property
+    def num_units(self) -> int:
+        """How many units can be removed in all."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weighted layers' names and shapes; plans are refused by networks with another one."""
+        text = json.dumps([[layer.weight, list(self.shapes[layer.weight])] for layer in self.layers])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def group(self, name: str) -> Group:
+        """The group that a layer's units belong to."""
+        for group in self.groups:
+            if name == group.name:
+                return group
+        for group in self.groups:
+            if name in group.layers:
+                return group
+        reasons = [f"{item.name}: {item.reason}" for item in self.locked if name in item.layers]
+        known = ", ".join(group.name for group in self.groups)
+        raise RequestError(f"layer '{name}' has no removable units ({'; '.join(reasons) or 'unknown'}); known: {known}")
+
+    @cached_property
+    def group_of(self) -> np.ndarray:
+        """Number of the group of each unit, [U]."""
+        return np.repeat(np.arange(len(self.groups)), [group.size for group in self.groups])
+
+    @cached_property
+    def _terms(self) -> dict[str, list[_Term]]:
+        by_tensor: dict[str, list[Axis]] = {}
+        for axis in self.axes:
+            by_tensor.setdefault(axis.tensor, []).append(axis)
+        params = []
+        for name, shape in self.shapes.items():
+            if name in self.parameters:
+                axes = by_tensor.get(name, [])
+                cut = {a.dim for a in axes}
+                rest = math.prod(n for d, n in enumerate(shape) if d not in cut)
+                params.append(_Term(float(rest), tuple(a.unit for a in axes)))
+        macs = []
+        for work in self.work:
+            rest = work.macs * math.prod(n for n, unit in work.sizes if unit is None)
+            macs.append(_Term(rest, tuple(unit for _, unit in work.sizes if unit is not None)))
+        return {"params": params, "macs": macs}
+
+    def cost(self, keep: np.ndarray | None = None) -> Cost:
+        """Cost of the network with only the units where ``keep`` [U] is true; None: all."""
+        kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
+        total = {m: math.fsum(term.size(kept) for term in terms) for m, terms in self._terms.items()}
+        return Cost(int(kept.sum()), round(total["params"]), round(total["macs"]))
+
+    def unit_costs(self, measure: Measure, keep: np.ndarray | None = None) -> np.ndarray:
+        """What each unit costs at the margin, [U]: the derivative of the cost with respect to keeping it."""
+        if measure == "units":
+            return np.ones(self.num_units)
+        kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
+        gradient = np.zeros(self.num_units + 1)
+        for term in self._terms[measure]:
+            term.add_gradient(kept, gradient)
+        return gradient[:-1]
+
+    def calls(self, keep: np.ndarray | None = None) -> tuple[Call, ...]:
+        """Every convolution and matrix product as it runs when only the units where ``keep`` [U] is true stay."""
+        if keep is None:
+            return tuple(work.call for work in self.work)
+        return tuple(work.at(keep) for work in self.work)
+
+    def masks(self, keep: np.ndarray) -> dict[str, dict[str, Any]]:
+        """Code of modules whose norms run over what stays, for a network at the old size; by path."""
+        found = {code.path: code.masked(keep) for code in self.modules if not code.broken}
+        return {path: code for path, code in found.items() if code is not None}
+
+    def changes(self, keep: np.ndarray) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, Any]]]:
+        """What modules need for their code to give the right sizes when only the units where ``keep`` is true stay.
+
+        Returns:
+            Values of attributes by module path and name, and modules' code written anew by path.
+
+        Raises:
+            RequestError: for code that names sizes and cannot be written anew.
+        """
+        if self.origin is not None:
+            whole, alive = self.origin
+            total = alive.copy()
+            total[alive] = keep
+            return whole.changes(total)
+        attributes, written, impossible = changes(self.modules, keep)
+        if impossible:
+            path, code = next(iter(impossible.items()))
+            raise RequestError(f"the code of '{path}' names sizes and cannot be written anew: it {code.broken}")
+        nested: dict[str, dict[str, int]] = {}
+        for (path, name), value in attributes.items():
+            nested.setdefault(path, {})[name] = value
+        return nested, written
+
+    @cached_property
+    def read(self) -> dict[str, np.ndarray]:
+        """By layer, the units that its input channels or features belong to, [factors, inputs].
+
+        Units that a grouped convolution reads and passes on with its own outputs are left out.
+        """
+        found: dict[str, np.ndarray] = {}
+        for work in self.work:
+            unit = work.input_units[1 if work.call.op == "convolution" else -1] if work.input_units else None
+            if (
+                unit is not None
+                and work.call.name
+                and work.call.name not in found
+                and not work.call.options.get("left")
+            ):
+                found[work.call.name] = _without(unit, work.weight_units[0]) if work.passes_on else unit
+        return found
+
+    @cached_property
+    def made(self) -> dict[str, np.ndarray]:
+        """By layer, the units that its output channels or features belong to, [factors, outputs]."""
+        passed = {work.call.name: work.input_units[1] for work in self.work if work.passes_on}
+        names = {layer.weight: layer.name for layer in self.layers}
+        return {
+            names[axis.tensor]: _without(axis.unit, passed.get(names[axis.tensor]))
+            for axis in self.axes
+            if axis.role == "out" and axis.tensor in names
+        }
+
+    @cached_property
+    def unread(self) -> np.ndarray:
+        """Units that no layer reads with weights (they are multiplied with other activations), [U] bool."""
+        seen = np.zeros(self.num_units + 1, bool)
+        for unit in self.read.values():
+            seen[unit] = True
+        return ~seen[:-1]
+
+    def reduced(self, keep: np.ndarray) -> Structure:
+        """The structure of the network in which only the units where ``keep`` [U] is true are left."""
+        number = np.full(self.num_units + 1, FIXED)
+        number[:-1][keep] = np.arange(int(keep.sum()))
+
+        def cut(unit: np.ndarray | None) -> np.ndarray | None:
+            return None if unit is None else number[unit[:, stays(unit, keep)]]
+
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        axes = []
+        for axis in self.axes:
+            left = number[axis.unit[:, axis.stays(keep)]]
+            shapes[axis.tensor][axis.dim] = left.shape[1]
+            axes.append(replace(axis, unit=left))
+        groups, first = [], 0
+        for group in self.groups:
+            size = int(keep[group.units].sum())
+            groups.append(replace(group, first=first, size=size))
+            first += size
+        work = tuple(
+            Work(
+                item.at(keep),
+                tuple(map(cut, item.input_units)),
+                tuple(map(cut, item.weight_units)),
+                item.macs,
+                tuple((n if u is None else int(stays(u, keep).sum()), cut(u)) for n, u in item.sizes),
+            )
+            for item in self.work
+        )
+        whole, alive = self.origin or (self, np.ones(self.num_units, bool))
+        total = alive.copy()
+        total[alive] = keep
+        return replace(
+            self,
+            groups=tuple(group for group in groups if group.size),
+            work=work,
+            axes=tuple(axes),
+            shapes={name: tuple(shape) for name, shape in shapes.items()},
+            origin=(whole, total),
+        )
+
+    def kept_per_layer(self, keep: np.ndarray) -> list[tuple[str, int, int]]:
+        """(layer, channels kept, channels before) of every layer whose outputs can be cut."""
+        outs = {axis.tensor: axis for axis in self.axes if axis.role == "out"}
+        rows = []
+        for layer in self.layers:
+            if layer.weight in outs:
+                stay = outs[layer.weight].stays(keep)
+                rows.append((layer.name, int(stay.sum()), len(stay)))
+        return rows
+
+    def table(self) -> list[dict[str, object]]:
+        """One row per group, removable or not: name, layers, units, share of parameters and MACs, reason."""
+        whole = self.cost()
+        params, macs = self.unit_costs("params"), self.unit_costs("macs")
+        rows: list[dict[str, object]] = [
+            {
+                "group": g.name,
+                "kind": g.kind,
+                "layers": len(g.layers),
+                "units": g.size,
+                "params": float(params[g.units].sum() / whole.params),
+                "macs": float(macs[g.units].sum() / max(1, whole.macs)),
+                "reason": "",
+            }
+            for g in self.groups
+        ]
+        rows += [
+            {
+                "group": k.name,
+                "kind": "",
+                "layers": len(k.layers),
+                "units": k.channels,
+                "params": None,
+                "macs": None,
+                "reason": k.reason,
+            }
+            for k in self.locked
+        ]
+        return rows
+
+    def __repr__(self) -> str:
+        whole = self.cost()
+        return (
+            f"Structure({len(self.groups)} groups, {self.num_units} removable units, {len(self.locked)} locked, "
+            f"{whole.params:,} parameters, {whole.macs:,} MACs)"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Term:
+    """``rest`` times the number of indices that stay along each axis [factors, size]."""
+
+    rest: float
+    axes: tuple[np.ndarray, ...]
+
+    def size(self, kept: np.ndarray) -> float:
+        known = np.append(kept, 1.0)
+        return self.rest * math.prod(float(known[unit].prod(0).sum()) for unit in self.axes)
+
+    def add_gradient(self, kept: np.ndarray, gradient: np.ndarray) -> None:
+        known = np.append(kept, 1.0)
+        stay = [known[unit] for unit in self.axes]
+        sizes = [float(s.prod(0).sum()) for s in stay]
+        for index, (unit, values) in enumerate(zip(self.axes, stay, strict=True)):
+            others = self.rest * math.prod(size for other, size in enumerate(sizes) if other != index)
+            for factor, row in enumerate(unit):
+                np.add.at(gradient, row, others * np.delete(values, factor, 0).prod(0))
+
+
+def _without(unit: np.ndarray, others: np.ndarray | None) -> np.ndarray:
+    return unit if others is None else np.where(np.isin(unit, others), FIXED, unit)

@@ -1,0 +1,206 @@
+"""Modules whose own code was written down anew, with the sizes that are right after surgery.
+
+Such a module keeps its class (as a base), children, parameters and names; its forward runs recorded steps. Steps are
+plain values and call nothing but torch functions of public name and the module's own children, so that reading them
+from a bundle runs no foreign code.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.structure.code import WRITTEN
+from secateur.structure.functions import function_named
+
+_BAKED = "_secateur_baked"
+_OPERATORS = frozenset("add sub mul floordiv mod".split())
+
+
+def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
+    """Let a module run recorded steps from now on.
+
+    Args:
+        module: to be changed in place.
+        code: ``{"steps": [{"call", "args", "kwargs"}, ...], "output": ...}``.
+        path: of the module, for messages.
+
+    Raises:
+        RequestError: for steps that are not of this kind, or call what is not a torch function.
+    """
+    steps, output = _checked(code, path)
+    module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output)}
+    base = type(module)
+    module.__class__ = base if issubclass(base, Rewritten) else _class(base)  # type: ignore[arg-type]
+    if isinstance(module, nn.MultiheadAttention):
+        # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
+        module._qkv_same_embed_dim = False
+
+
+def _checked(code: Mapping[str, Any], path: str) -> tuple[list[tuple[str, list[Any], dict[str, Any]]], Any]:
+    try:
+        steps = [(str(s["call"]), list(s["args"]), dict(s["kwargs"])) for s in code["steps"]]
+        output = code["output"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"the code of module '{path}' is not readable ({type(error).__name__}: {error})") from error
+    for number, (call, args, kwargs) in enumerate(steps):
+        if not call.startswith("module:") and function_named(call) is None:
+            raise RequestError(f"the code of module '{path}' calls '{call}', which is not a known torch function")
+        _check([args, list(kwargs.values())], number, path)
+    _check(output, len(steps), path)
+    return steps, output
+
+
+def bake(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
+    """Let weights that the module's code computes from its parameters take their place, for good."""
+    if module.__dict__.get(_BAKED) or not code.get("baked"):
+        return
+    values = {}
+    for name, made in code["baked"].items():
+        steps, output = _checked(made, path)
+        with torch.no_grad():
+            values[name] = _run(module, {"steps": steps, "output": output, "last": [[] for _ in steps]}, (), {})
+    for name in code.get("dropped", ()):
+        owner, _, last = name.rpartition(".")
+        module.get_submodule(owner)._parameters.pop(last, None)
+    for name, value in values.items():
+        owner, _, last = name.rpartition(".")
+        module.get_submodule(owner).register_parameter(last, nn.Parameter(value.detach().clone()))
+    module.__dict__[_BAKED] = True
+
+
+class Rewritten:
+    """Mixed into the class of a module that runs recorded steps."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the steps."""
+        return _run(self, self.__dict__[WRITTEN], args, kwargs)  # type: ignore[arg-type]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _restored, (type(self).__mro__[2],), self.__dict__
+
+
+def _run(module: nn.Module, code: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    frame = _Frame(module, args, kwargs)
+    for number, (call, step_args, step_kwargs) in enumerate(code["steps"]):
+        if call.startswith("module:"):
+            function: Any = module.get_submodule(call[len("module:") :])
+        else:
+            function = function_named(call)
+        values = [frame.get(v) for v in step_args]
+        frame.results[number] = function(*values, **{k: frame.get(v) for k, v in step_kwargs.items()})
+        for used in code["last"][number]:
+            del frame.results[used]
+    return frame.get(code["output"])
+
+
+@cache
+def _class(base: Any) -> Any:
+    return type(f"Rewritten{base.__name__}", (Rewritten, base), {"__module__": base.__module__})
+
+
+def _restored(base: type) -> Any:
+    made = _class(base)
+    return made.__new__(made)
+
+
+class _Frame:
+    """Values of one run."""
+
+    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.module = module
+        self.args = args
+        self.kwargs = kwargs
+        self.results: dict[int, Any] = {}
+
+    def get(self, value: Any) -> Any:
+        """What a recorded value is now."""
+        if isinstance(value, list):
+            return [self.get(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "$" in value:
+            return _part(self.results[value["$"]], value.get("at", ()))
+        if "in" in value:
+            given = self.args[value["in"]] if isinstance(value["in"], int) else self.kwargs[value["in"]]
+            return _part(given, value.get("at", ()))
+        if "state" in value:
+            return operator.attrgetter(value["state"])(self.module)
+        if "size" in value:
+            return self.get(value["size"][0]).shape[value["size"][1]]
+        if "op" in value:
+            name, left, right = value["op"]
+            return getattr(operator, name)(self.get(left), self.get(right))
+        if "tuple" in value:
+            return tuple(self.get(v) for v in value["tuple"])
+        if "dict" in value:
+            return {self.get(k): self.get(v) for k, v in value["dict"]}
+        if "slice" in value:
+            return slice(*(self.get(v) for v in value["slice"]))
+        if "ellipsis" in value:
+            return Ellipsis
+        if "float" in value:
+            return float(value["float"])
+        if "device" in value:
+            return next(self.module.parameters()).device
+        return getattr(torch, value["torch"])
+
+
+def _part(value: Any, at: Sequence[Any]) -> Any:
+    for key in at:
+        value = value[key]
+    return value
+
+
+def _references(value: Any) -> set[int]:
+    if isinstance(value, dict):
+        if "$" in value:
+            return {value["$"]}
+        return set().union(*(_references(v) for v in value.values()))
+    return set().union(*(_references(v) for v in value)) if isinstance(value, list) else set()
+
+
+def _last_uses(steps: list[tuple[str, list[Any], dict[str, Any]]], output: Any) -> list[list[int]]:
+    """Per step, results that nobody needs after it."""
+    last: dict[int, int] = {}
+    for number, (_, args, kwargs) in enumerate(steps):
+        last[number] = number
+        for used in _references([args, list(kwargs.values())]):
+            last[used] = number
+    for used in _references(output):
+        last.pop(used, None)
+    return [[used for used, at in last.items() if at == number] for number in range(len(steps))]
+
+
+_KINDS = frozenset("$ in at is state size op tuple dict slice ellipsis float device torch".split())
+_CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
+
+
+def _check(value: Any, step: int, path: str) -> None:
+    """Refuse values that no recording writes."""
+    if isinstance(value, list):
+        for item in value:
+            _check(item, step, path)
+        return
+    if not isinstance(value, dict):
+        return
+    bad = set(value) - _KINDS
+    name = value.get("torch")
+    private = any(part.startswith("_") for part in str(value.get("state", "")).split("."))
+    if (
+        bad
+        or ("$" in value and not 0 <= value["$"] < step)
+        or ("op" in value and value["op"][0] not in _OPERATORS)
+        or (name is not None and not isinstance(getattr(torch, name, None), _CONSTANTS))
+        or private
+    ):
+        raise RequestError(f"the code of module '{path}' holds a value that no recording writes: {str(value)[:80]}")
+    for key, item in value.items():
+        if key not in ("state", "torch", "float", "ellipsis", "device", "$", "in", "is", "at"):
+            _check(item, step, path)
