@@ -29,10 +29,13 @@ def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
     model.eval()
     device = next((p.device for p in model.parameters()), inputs.device)
     counter = FlopCounterMode(display=False)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             model(inputs[:1].to(device))
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
     return int(counter.get_total_flops()) // 2

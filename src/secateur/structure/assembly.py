@@ -208,18 +208,19 @@ class Assembly:
             for part, nodes in enumerate(fold):
                 for leaf in con.all_leaves(nodes):
                     family.setdefault(leaf, 2 * index + part + 1)
-        removable: dict[tuple[tuple[str, ...], str, int], list[int]] = {}
+        seen_by = self._seen_by()
+        removable: dict[tuple[tuple[str, ...], str, int, int], list[int]] = {}
         for leaf, widths in makers.items():
             names = tuple(sorted(widths, key=order.__getitem__))
             reason = con.reason(leaf)
             if reason is None:
-                key = names, self._kind(leaf, names, within_heads), family.get(leaf, 0)
+                key = names, self._kind(leaf, names, within_heads), family.get(leaf, 0), seen_by.get(leaf, 0)
                 removable.setdefault(key, []).append(leaf)
         groups: list[Group] = []
         self.number = {}
         taken: dict[str, int] = {}
         in_order = sorted(removable.items(), key=lambda item: (order[item[0][0][0]], min(item[1])))
-        for (names, kind, _), leaves in in_order:
+        for (names, kind, *_), leaves in in_order:
             first = len(self.number)
             for leaf in sorted(leaves):
                 self.number[leaf] = len(self.number)
@@ -231,6 +232,19 @@ class Assembly:
             width = max(makers[leaf][names[0]] for leaf in leaves)
             groups.append(Group(name, label, first, len(leaves), width, kind))
         return groups
+
+    def _seen_by(self) -> dict[int, int]:
+        """By unit, a number for the set of products that it takes part in.
+
+        Units of one layer that code slices into parts with lives of their own are groups of their own: of each,
+        something stays.
+        """
+        seen: dict[int, int] = {}
+        arrays = {id(n): n for p in self.rules.products for n in (*p.x[1], *p.w[1]) if n is not None}
+        for number, nodes in enumerate(arrays.values()):
+            for leaf in self.conditions.all_leaves(nodes):
+                seen[leaf] = hash((seen.get(leaf, 0), number))
+        return seen
 
     def _kind(self, leaf: int, names: Iterable[str], within_heads: set[int]) -> str:
         marks = self.conditions.marked(leaf)

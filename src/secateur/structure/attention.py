@@ -64,16 +64,17 @@ def multi_head_attention(
         k, v = torch.cat([k, extra_k], 1), torch.cat([v, extra_v], 1)
         mask = None if mask is None else F.pad(mask, (0, 1))
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-    if is_causal and mask is None and not need_weights and not more:
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if not need_weights:
+        causal = is_causal and mask is None and not more
+        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
     else:
-        out = F.scaled_dot_product_attention(q, k, v, mask)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        weights_NHLS = (scores if mask is None else scores + mask).softmax(-1)
+        out = weights_NHLS @ v
     out = F.linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
     out = out.squeeze(0) if unbatched else out.transpose(0, 1)
     if not need_weights:
         return out, None
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    weights_NHLS = (scores if mask is None else scores + mask).softmax(-1)
     weights_out = weights_NHLS.mean(1) if average_attn_weights else weights_NHLS
     return out, weights_out.squeeze(0) if unbatched else weights_out
 

@@ -41,6 +41,8 @@ class ModuleCode:
         outs: per step, of the tensors it gave.
         baked: results of steps that can take the place of parameters they are computed from, by parameter.
         replaced: all parameters that they are computed from.
+        factors: sizes that the code makes factors of.
+        respelled: whether the steps stand for code that has other sizes in it (PyTorch's attention module).
         by_attribute: functions whose sizes surgery sets as attributes of the layer's class.
     """
 
@@ -52,6 +54,8 @@ class ModuleCode:
     outs: tuple[Mapping[tuple[Any, ...], Shaped], ...]
     baked: Mapping[str, Value]
     replaced: tuple[str, ...]
+    factors: tuple[Value, ...]
+    respelled: bool
     by_attribute: frozenset[str]
 
     @classmethod
@@ -70,6 +74,8 @@ class ModuleCode:
             tuple({at: shaped(found) for at, found in step.outs.items()} for step in scope.steps),
             dict(scope.baked),
             tuple(scope.replaced),
+            tuple(scope.factors),
+            isinstance(scope.module, nn.MultiheadAttention) and WRITTEN not in scope.module.__dict__,
             _by_attribute(scope),
         )
 
@@ -108,6 +114,15 @@ class ModuleCode:
         """Whether units go that a computed weight belongs to."""
         tensors = [self.shapes[key_of(reference)] for reference in self.baked.values()]
         return any(tensor.after(keep) != tensor.shape for tensor in tensors)
+
+    def must_change(self, keep: np.ndarray, attributes: Attributes) -> bool:
+        """Whether the code has to be written anew although its sizes are right."""
+        if self.bakes(keep):
+            return True
+        if self.respelled and any(tensor.after(keep) != tensor.shape for tensor in self.shapes.values()):
+            return True
+        site = Site(Step("", [], {}, {}), self.shapes, {}, keep, attributes)
+        return any(site.now(size) != site.was(size) for size in self.factors)
 
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
         """Values that attributes would need for sizes that they give directly: ((path, name), value)."""
@@ -195,7 +210,7 @@ def changes(
     impossible: dict[str, ModuleCode] = {}
     for code in codes:
         fixed = code.corrections(keep, attributes)
-        if not fixed and not code.bakes(keep):
+        if not fixed and not code.must_change(keep, attributes):
             continue
         if code.broken:
             impossible[code.path] = code

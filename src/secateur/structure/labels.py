@@ -93,7 +93,13 @@ class Labels:
             raise AssertionError(f"nodes for {len(dims)} dimensions of a tensor of {tensor.ndim}")
         if any(n is not None and len(n) != size for n, size in zip(dims, tensor.shape, strict=True)):
             raise AssertionError(f"nodes for {[None if n is None else len(n) for n in dims]} of {list(tensor.shape)}")
-        self._dims[id(tensor)] = tuple(dims)
+        kept: list[Nodes | None] = []
+        for nodes in dims:
+            alone = nodes is not None and len(nodes) == 1
+            if alone:
+                self.conditions.lock(nodes, "is alone in a part of a tensor")
+            kept.append(None if alone else nodes)
+        self._dims[id(tensor)] = tuple(kept)
 
     def lock(self, tensor: torch.Tensor, reason: str, dims: Sequence[int] | None = None) -> None:
         """Lock the units along some dimensions, by default all."""

@@ -12,7 +12,7 @@ import contextlib
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -30,10 +30,14 @@ Value = Any
 class Size(int):
     """An integer that remembers where it comes from.
 
+    Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told: a trained network wants the factor that
+    it was trained with, whatever the size becomes.
+
     ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)`` or ``("op", name, left, right)``.
     """
 
     source: tuple[Any, ...]
+    noticed: ClassVar[Callable[[Size], None] | None] = None
 
     @classmethod
     def of(cls, value: int, *source: Any) -> Size:
@@ -56,6 +60,19 @@ def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
     return method
 
 
+def _factor(name: str) -> Callable[..., Any]:
+    function = getattr(int, name)
+
+    def method(self: Size, *others: Any) -> Any:
+        if Size.noticed is not None:
+            Size.noticed(self)
+        return function(int(self), *others)
+
+    return method
+
+
+for _name in ("__pow__", "__truediv__", "__rtruediv__", "__float__"):
+    setattr(Size, _name, _factor(_name))
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Size, f"__{_name}__", _arithmetic(_name, False))
     setattr(Size, f"__r{_name}__", _arithmetic(_name, True))
@@ -80,6 +97,7 @@ class Scope:
         steps: its calls; output: what it returned; broken: why it cannot be written down anew.
         baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
             replaced: all parameters that they are computed from.
+        factors: sizes that its code makes factors of.
         shapes: shape and nodes of tensors, by reference.
     """
 
@@ -90,6 +108,7 @@ class Scope:
     broken: str = ""
     baked: dict[str, Value] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
+    factors: list[Value] = field(default_factory=list)
     shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
     _known: dict[int, Value] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)
@@ -160,10 +179,12 @@ class Recorder(TorchFunctionMode):
                     module.__dict__[name] = Size.of(value, "attr", path, name)
                     marked.append((module, name))
         nn.Module.__call__ = call  # type: ignore[method-assign]
+        Size.noticed = self._notice
         try:
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
+            Size.noticed = None
             for module, name in marked:
                 if isinstance(module.__dict__.get(name), Size):
                     module.__dict__[name] = int(module.__dict__[name])
@@ -217,11 +238,26 @@ class Recorder(TorchFunctionMode):
             self._step(scope, resolve_name(func) or "", args, kwargs, result, func)
         return result
 
+    def _notice(self, size: Size) -> None:
+        if self._stack:
+            factor = self._try(self._stack[-1], size)
+            if isinstance(factor, dict):
+                self._stack[-1].factors.append(factor)
+
     def _adopt(self, scope: Scope, weight: Any) -> None:
         """A weight that code computes (standardised, normalised) is cut as if it were the parameter it comes from."""
         labels = self.labels
         if not isinstance(weight, torch.Tensor) or labels.name(weight) is not None or id(weight) in labels.dependent:
             return
+        con = labels.conditions
+        free = all(
+            nodes is not None and not any(con.reason(leaf) for leaf in con.all_leaves(nodes))
+            for nodes, size in zip(labels.of(weight)[:2], weight.shape[:2], strict=True)
+            if size > 1
+        )
+        storages = {p.untyped_storage().data_ptr() for p in scope.module.parameters()}
+        if free or weight.untyped_storage().data_ptr() in storages:
+            return  # its units can go as they are, or it is a view of a parameter
         reference = scope.known(weight)
         if scope.broken or reference is None or "$" not in reference:
             return

@@ -261,6 +261,29 @@ def _attention_scale(site: Site) -> Step | None:
     )
 
 
+_ARITHMETIC = frozenset(
+    "add sub rsub mul div true_divide divide multiply subtract pow __pow__ __rpow__ __add__ __radd__ __iadd__ __sub__ "
+    "__rsub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ add_ sub_ mul_ div_ tensor as_tensor "
+    "full full_like".split()
+)
+
+
+def _factors(site: Site) -> Step | None:
+    """Numbers that sizes gave stay what they were."""
+
+    def frozen(value: Value) -> Value:
+        if isinstance(value, dict) and {"attr", "size", "op"} & set(value):
+            return site.was(value) if site.now(value) != site.was(value) else value
+        if isinstance(value, dict):
+            return {key: frozen(item) for key, item in value.items()}
+        return [frozen(item) for item in value] if isinstance(value, list) else value
+
+    args, kwargs = frozen(site.step.args), frozen(site.step.kwargs)
+    if (args, kwargs) == (site.step.args, site.step.kwargs):
+        return None
+    return Step(site.step.target, args, kwargs, site.step.outs)
+
+
 SIZES: dict[str, Callable[[Site], Step | None]] = {
     **dict.fromkeys(("reshape", "view", "expand", "broadcast_to", "_unsafe_view"), _reshape),
     "unflatten": _unflatten,
@@ -271,4 +294,5 @@ SIZES: dict[str, Callable[[Site], Step | None]] = {
     "group_norm": _norm_groups,
     **dict.fromkeys(CONVOLUTIONS, _conv_groups),
     "scaled_dot_product_attention": _attention_scale,
+    **dict.fromkeys(_ARITHMETIC, _factors),
 }

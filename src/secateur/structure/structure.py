@@ -86,14 +86,14 @@ class Structure:
                 params.append(_Term(float(rest), tuple(a.unit for a in axes)))
         macs = []
         for work in self.work:
-            rest = work.macs * math.prod(n for n, unit in work.sizes if unit is None)
-            macs.append(_Term(rest, tuple(unit for _, unit in work.sizes if unit is not None)))
+            per = work.macs * math.prod(n for n, unit in work.sizes if unit is None)
+            macs.append(_Term(per, tuple(unit for _, unit in work.sizes if unit is not None)))
         return {"params": params, "macs": macs}
 
     def cost(self, keep: np.ndarray | None = None) -> Cost:
         """Cost of the network with only the units where ``keep`` [U] is true; None: all."""
         kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
-        total = {m: math.fsum(term.size(kept) for term in terms) for m, terms in self._terms.items()}
+        total = {m: sum((term.size(kept) for term in terms), start=0.0) for m, terms in self._terms.items()}
         return Cost(int(kept.sum()), round(total["params"]), round(total["macs"]))
 
     def unit_costs(self, measure: Measure, keep: np.ndarray | None = None) -> np.ndarray:
