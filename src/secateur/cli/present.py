@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
@@ -32,7 +33,7 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | 
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))  # names hold brackets
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table)
 

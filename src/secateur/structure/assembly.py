@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Assembly:
         self.conditions = rules.conditions
         self.scopes = scopes
         self.inputs = inputs
-        self.number: dict[int, int] = {}
+        self._numbers = np.zeros(0, np.int64)
         self._cache: dict[int, np.ndarray | None] = {}
 
     def structure(self) -> Structure:
@@ -52,10 +53,10 @@ class Assembly:
         """Of a dimension that code folds in two, the outer part goes only where it is heads or groups."""
         con = self.conditions
         for outer, inner in con.folds:
-            free = any(con.reason(leaf) is None for leaf in con.all_leaves(inner))
-            for leaf in con.all_leaves(outer):
-                if free and not con.marked(leaf) & {"head", "group", "channel"}:
-                    con.lock(np.array([leaf]), "is the outer part of a dimension that the network's code folds in two")
+            if not con.locked(con.all_leaves(inner)).all():
+                leaves = con.all_leaves(outer)
+                plain = leaves[~con.marked(leaves, "head", "group", "channel")]
+                con.lock(plain, "is the outer part of a dimension that the network's code folds in two")
 
     def _impossible(self, built: Structure) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -93,8 +94,8 @@ class Assembly:
             row = self._numbers[roots]
             return row[None] if (row >= 0).any() else None
         sets = {
-            int(root): sorted(self.number[leaf] for leaf in self.conditions.leaves(int(root)) if leaf in self.number)
-            for root in np.unique(roots)
+            root: sorted(int(n) for n in self._numbers[list(self.conditions.leaves(root))] if n >= 0)
+            for root in np.unique(roots).tolist()
         }
         factors = max(map(len, sets.values()))
         if not factors:
@@ -115,13 +116,12 @@ class Assembly:
         return tuple(found)
 
     def _build(self) -> Structure:
-        con, labels = self.conditions, self.labels
+        labels = self.labels
         self._cache.clear()
         self._ndims = {name: p.ndim for name, p in self.model.named_parameters()}
         parameters = set(self._ndims)
         roles: dict[tuple[str, int], Role] = {}
         order: dict[str, int] = {}
-        makers: dict[int, dict[str, int]] = {}
         layers: list[Layer] = []
         for product in self.rules.products:
             if product.weight is None:
@@ -138,23 +138,10 @@ class Assembly:
             nodes = labels.state_dims[name][dim]
             if role == "out" and name in order and nodes is not None:
                 made[name] = nodes
-                self._made(nodes, name, makers)
-        for product in self.rules.products:
-            # rows that a grouped convolution makes hang on their group as well
-            if product.op == "convolution" and product.options["groups"] > 1 and product.weight is not None:
-                self._made(labels.state_dims[product.weight][0], product.weight, makers)
         for name in labels.behind:
             labels.state_dims.pop(name, None)
-        for name, dims in labels.state_dims.items():
-            for nodes in dims:
-                for leaf in con.all_leaves(nodes) if nodes is not None else ():
-                    if leaf not in makers and name in parameters and con.reason(leaf) is None:
-                        order.setdefault(name, len(order))
-                        makers[leaf] = {name: 1}
         locked = self._locked(made, order)
-        groups = self._groups(makers, order)
-        self._numbers = np.full(con.count, FIXED)
-        self._numbers[list(self.number)] = list(self.number.values())
+        groups = self._groups(self._makers(made, order, parameters))
         axes = []
         for name, dims in labels.state_dims.items():
             for dim, unit in enumerate(self._dims(dims)):
@@ -171,98 +158,139 @@ class Assembly:
             tuple(code for code in codes if code.steps), tuple(idle),
         )  # fmt: skip
 
-    def _made(self, nodes: Nodes | None, name: str, makers: dict[int, dict[str, int]]) -> None:
-        if nodes is None:
-            return
-        for root, count in zip(*np.unique(self.conditions.roots(nodes), return_counts=True), strict=True):
-            for leaf in self.conditions.leaves(int(root)):
-                widths = makers.setdefault(leaf, {})
-                widths[name] = widths.get(name, 0) + int(count)
+    def _counts(self, nodes: Nodes) -> tuple[Nodes, np.ndarray]:
+        """Units that indices hang on, and how many indices each."""
+        con = self.conditions
+        roots, counts = np.unique(con.roots(nodes), return_counts=True)
+        if con.plain(roots):
+            return roots[roots > 0], counts[roots > 0]
+        total: dict[int, int] = {}
+        for root, count in zip(roots.tolist(), counts.tolist(), strict=True):
+            for leaf in con.leaves(root):
+                total[leaf] = total.get(leaf, 0) + count
+        leaves = np.array(sorted(total), np.int64)
+        return leaves, np.array([total[leaf] for leaf in leaves.tolist()], np.int64)
+
+    def _makers(self, made: dict[str, Nodes], order: dict[str, int], parameters: set[str]) -> list[_Maker]:
+        """Layers that make units, in order of execution; then parameters that no layer owns, for what is left."""
+        con = self.conditions
+        found = [_Maker(name, *self._counts(made[name])) for name in sorted(made, key=order.__getitem__)]
+        known = np.zeros(con.count, bool)
+        for maker in found:
+            known[maker.leaves] = True
+        for name, dims in self.labels.state_dims.items():
+            for nodes in dims if name in parameters else ():
+                leaves = con.all_leaves(nodes) if nodes is not None else np.zeros(0, np.int64)
+                new = leaves[~known[leaves] & ~con.locked(leaves)]
+                if len(new):
+                    known[new] = True
+                    found.append(_Maker(name, new, np.ones(len(new), np.int64)))
+        return found
 
     def _locked(self, made: dict[str, Nodes], order: dict[str, int]) -> list[Locked]:
         """Channels none of whose units can go."""
         con = self.conditions
         found: dict[int, dict[str, int]] = {}
         for name, nodes in sorted(made.items(), key=lambda item: order[item[0]]):
-            for root, count in zip(*np.unique(con.roots(nodes), return_counts=True), strict=True):
-                leaves = con.leaves(int(root))
-                if leaves and all(con.reason(leaf) is not None for leaf in leaves):
-                    found.setdefault(int(root), {})[name] = int(count)
+            roots, counts = np.unique(con.roots(nodes), return_counts=True)
+            stuck = con.locked(roots) & (roots > 0)
+            if not con.plain(roots):  # of indices that hang on several units, all must be locked
+                sets = [np.array(sorted(con.leaves(root)), np.int64) for root in roots.tolist()]
+                stuck = np.array([len(leaves) > 0 and con.locked(leaves).all() for leaves in sets], bool)
+            for root, count in zip(roots[stuck].tolist(), counts[stuck].tolist(), strict=True):
+                found.setdefault(root, {})[name] = count
         rows: dict[tuple[tuple[str, ...], str], int] = {}
-        for root, counts in found.items():
+        for root, by_name in found.items():
             reason = next(filter(None, map(con.reason, sorted(con.leaves(root)))))
-            key = tuple(counts), reason
-            rows[key] = rows.get(key, 0) + next(iter(counts.values()))
+            key = tuple(by_name), reason
+            rows[key] = rows.get(key, 0) + next(iter(by_name.values()))
         return [
             Locked(_layer_name(names[0]), tuple(map(_layer_name, names)), count, why)
             for (names, why), count in sorted(rows.items(), key=lambda item: order[item[0][0][0]])
         ]
 
-    def _groups(self, makers: dict[int, dict[str, int]], order: dict[str, int]) -> list[Group]:
+    def _groups(self, makers: list[_Maker]) -> list[Group]:
+        """Units with the same makers, of one kind, that the same products read."""
         con = self.conditions
-        family: dict[int, int] = {}
-        within_heads: set[int] = set()
-        for index, fold in enumerate(con.folds):
-            if any("head" in con.marked(leaf) for leaf in con.all_leaves(fold[0])):
-                within_heads |= con.all_leaves(fold[1])
-            for part, nodes in enumerate(fold):
-                for leaf in con.all_leaves(nodes):
-                    family.setdefault(leaf, 2 * index + part + 1)
-        seen_by = self._seen_by()
-        removable: dict[tuple[tuple[str, ...], str, int, int], list[int]] = {}
-        for leaf, widths in makers.items():
-            names = tuple(sorted(widths, key=order.__getitem__))
-            reason = con.reason(leaf)
-            if reason is None:
-                key = names, self._kind(leaf, names, within_heads), family.get(leaf, 0), seen_by.get(leaf, 0)
-                removable.setdefault(key, []).append(leaf)
+        first = np.full(con.count, -1)
+        for number, maker in enumerate(makers):
+            first[maker.leaves] = np.where(first[maker.leaves] < 0, number, first[maker.leaves])
+        reading = {id(n): n for p in self.rules.products for n in (*p.x[1], *p.w[1]) if n is not None}
+        seen = _signatures(con.count, map(con.all_leaves, reading.values()))
+        family = np.zeros(con.count, np.uint64)
+        within_heads = np.zeros(con.count, bool)
+        for index, (outer, inner) in enumerate(con.folds):
+            if con.marked(con.all_leaves(outer), "head").any():
+                within_heads[con.all_leaves(inner)] = True
+            for part, nodes in enumerate((outer, inner)):
+                leaves = con.all_leaves(nodes)
+                family[leaves] = np.where(family[leaves] == 0, 2 * index + part + 1, family[leaves])
+        leaves = np.flatnonzero(first >= 0)
+        leaves = leaves[~con.locked(leaves)]
+        kinds = self._kinds(leaves, within_heads, [makers[n].name for n in first[leaves]])
+        by = (_signatures(con.count, (m.leaves for m in makers))[leaves], kinds, family[leaves], seen[leaves])
+        _, inverse = np.unique(np.stack([b.astype(np.uint64) for b in by]), axis=1, return_inverse=True)
+        alike: dict[int, list[int]] = {}
+        for leaf, index in zip(leaves.tolist(), inverse.reshape(-1).tolist(), strict=True):
+            alike.setdefault(index, []).append(leaf)
+        kind_of = dict(zip(leaves.tolist(), kinds.tolist(), strict=True))
         groups: list[Group] = []
-        self.number = {}
-        taken: dict[str, int] = {}
-        in_order = sorted(removable.items(), key=lambda item: (order[item[0][0][0]], min(item[1])))
-        for (names, kind, *_), leaves in in_order:
-            first = len(self.number)
-            for leaf in sorted(leaves):
-                self.number[leaf] = len(self.number)
-            label = tuple(map(_layer_name, names))
+        self._numbers = np.full(con.count, FIXED)
+        number, taken = 0, dict[str, int]()
+        for members in sorted(alike.values(), key=lambda found: (first[found[0]], found[0])):
+            self._numbers[members] = np.arange(number, number + len(members))
+            own = [m for m in makers if m.count(members[0])]
+            kind = _KINDS[kind_of[members[0]]]
+            label = tuple(_layer_name(m.name) for m in own)
             name = label[0] if kind in ("channels", "neurons", "stream") else f"{label[0]}[{kind}]"
             taken[name] = taken.get(name, 0) + 1
-            if taken[name] > 1:
-                name = f"{name}#{taken[name]}"
-            width = max(makers[leaf][names[0]] for leaf in leaves)
-            groups.append(Group(name, label, first, len(leaves), width, kind))
+            name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            groups.append(Group(name, label, number, len(members), own[0].count(members[0]), kind))
+            number += len(members)
         return groups
 
-    def _seen_by(self) -> dict[int, int]:
-        """By unit, a number for the set of products that it takes part in.
-
-        Units of one layer that code slices into parts with lives of their own are groups of their own: of each,
-        something stays.
-        """
-        seen: dict[int, int] = {}
-        arrays = {id(n): n for p in self.rules.products for n in (*p.x[1], *p.w[1]) if n is not None}
-        for number, nodes in enumerate(arrays.values()):
-            for leaf in self.conditions.all_leaves(nodes):
-                seen[leaf] = hash((seen.get(leaf, 0), number))
-        return seen
-
-    def _kind(self, leaf: int, names: Iterable[str], within_heads: set[int]) -> str:
-        marks = self.conditions.marked(leaf)
-        if "head" in marks:
-            return "heads"
-        if "group" in marks:
-            return "groups"
-        if "stream" in marks:
-            return "stream"
-        if "contracted" in marks or leaf in within_heads:
-            return "dims"
-        return "channels" if self._ndims[next(iter(names))] > 2 else "neurons"
+    def _kinds(self, leaves: Nodes, within_heads: np.ndarray, names: list[str]) -> np.ndarray:
+        con = self.conditions
+        wide = np.array([self._ndims[name] > 2 for name in names], bool)
+        parts = [
+            con.marked(leaves, "head"),
+            con.marked(leaves, "group"),
+            con.marked(leaves, "stream"),
+            con.marked(leaves, "contracted") | within_heads[leaves],
+            wide,
+        ]
+        return np.select(parts, range(len(parts)), len(parts))
 
     def _work(self, product: Product) -> Work:
         name = "" if product.weight is None else _layer_name(product.weight)
         call = Call(name, product.op, product.x[0], product.w[0], product.options)
         sizes = tuple(zip((n for n, _ in product.sizes), self._dims([u for _, u in product.sizes]), strict=True))  # type: ignore[arg-type]
         return Work(call, self._dims(product.x[1]), self._dims(product.w[1]), product.macs / self.rules.batch, sizes)
+
+
+_KINDS = ("heads", "groups", "stream", "dims", "channels", "neurons")
+
+
+@dataclass(frozen=True, eq=False)
+class _Maker:
+    """A weight that makes units: sorted, and how many of its indices hang on each."""
+
+    name: str
+    leaves: Nodes
+    counts: np.ndarray
+
+    def count(self, leaf: int) -> int:
+        """Indices that hang on a unit."""
+        at = int(np.searchsorted(self.leaves, leaf))
+        return int(self.counts[at]) if at < len(self.leaves) and self.leaves[at] == leaf else 0
+
+
+def _signatures(count: int, sets: Iterable[Nodes]) -> np.ndarray:
+    """Per node, a number for the sets that it is in."""
+    found = np.zeros(count, np.uint64)
+    for number, leaves in enumerate(sets):
+        found[leaves] = found[leaves] * np.uint64(0x9E3779B97F4A7C15) + np.uint64(number + 1)
+    return found
 
 
 def _layer_name(weight: str) -> str:

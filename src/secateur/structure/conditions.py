@@ -17,6 +17,8 @@ ALWAYS = 0
 Nodes = np.ndarray
 """int64 [size]: one node per index of a dimension."""
 
+_MARKS = {name: np.uint8(1 << bit) for bit, name in enumerate(("head", "contracted", "group", "channel", "stream"))}
+
 
 class Conditions:
     """All nodes of one traced pass."""
@@ -28,8 +30,10 @@ class Conditions:
         self._parts: dict[int, frozenset[int]] = {}  # composite -> its nodes
         self._composite: dict[frozenset[int], int] = {}
         self._leaves: dict[int, frozenset[int]] = {}  # cache; emptied whenever nodes change
-        self._reasons: dict[int, str] = {}
-        self.marks: dict[int, set[str]] = {}
+        self._why = np.zeros(1024, np.int32)  # per leaf, which reason; 0: none
+        self._reasons: list[str] = [""]
+        self._marks = np.zeros(1024, np.uint8)
+        self._place = np.zeros(1024, np.int64)  # scratch
         self.folds: list[tuple[Nodes, Nodes]] = []
         """Outer and inner parts of every dimension that was folded in two."""
 
@@ -38,8 +42,9 @@ class Conditions:
         first, self._count = self._count, self._count + count
         if self._count > len(self._parent):
             more = max(count, len(self._parent))
-            self._parent = np.concatenate([self._parent, np.zeros(more, np.int64)])
-            self._compound = np.concatenate([self._compound, np.zeros(more, bool)])
+            for name in ("_parent", "_compound", "_why", "_marks", "_place"):
+                old = getattr(self, name)
+                setattr(self, name, np.concatenate([old, np.zeros(more, old.dtype)]))
         nodes = np.arange(first, self._count)
         self._parent[first : self._count] = nodes
         return nodes
@@ -77,14 +82,15 @@ class Conditions:
             self._leaves[root] = known
         return known
 
-    def all_leaves(self, nodes: Nodes) -> set[int]:
-        """The units that any of ``nodes`` hangs on."""
-        if not len(nodes):
-            return set()
-        roots = np.unique(self.roots(nodes))
+    def all_leaves(self, nodes: Nodes) -> Nodes:
+        """The units that any of ``nodes`` hangs on, sorted."""
+        roots = self.roots(np.asarray(nodes, np.int64))
         compound = self._compound[roots]
-        plain = set(roots[~compound].tolist()) - {ALWAYS}
-        return plain.union(*(self.leaves(int(n)) for n in roots[compound]))
+        if compound.any():
+            parts = [sorted(self.leaves(int(n))) for n in np.unique(roots[compound])]
+            roots = np.concatenate([roots[~compound], *(np.array(p, np.int64) for p in parts)])
+        found = np.unique(roots)
+        return found[1:] if len(found) and found[0] == ALWAYS else found
 
     def plain(self, roots: Nodes) -> bool:
         """Whether each root hangs on one unit at most."""
@@ -105,23 +111,31 @@ class Conditions:
 
     def reason(self, leaf: int) -> str | None:
         """Why a unit cannot go; None: it can."""
-        return self._reasons.get(leaf)
+        return self._reasons[self._why[leaf]] or None
+
+    def locked(self, leaves: Nodes) -> np.ndarray:
+        """Which units cannot go, bool."""
+        return np.asarray(self._why[leaves] > 0)
 
     def lock(self, nodes: Nodes | None, reason: str) -> None:
         """Say why units cannot go; the first reason stays."""
         if nodes is not None:
-            for leaf in self.all_leaves(nodes):
-                self._reasons.setdefault(leaf, reason)
+            leaves = self.all_leaves(nodes)
+            free = leaves[self._why[leaves] == 0]
+            if len(free):
+                if reason not in self._reasons:
+                    self._reasons.append(reason)
+                self._why[free] = self._reasons.index(reason)
 
     def mark(self, nodes: Nodes | None, what: str) -> None:
         """Remember what part units play."""
         if nodes is not None:
-            for leaf in self.all_leaves(nodes):
-                self.marks.setdefault(leaf, set()).add(what)
+            self._marks[self.all_leaves(nodes)] |= _MARKS[what]
 
-    def marked(self, leaf: int) -> set[str]:
-        """The parts a unit plays."""
-        return self.marks.get(leaf, set())
+    def marked(self, leaves: Nodes, *parts: str) -> np.ndarray:
+        """Which units play any of these parts, bool."""
+        wanted = np.bitwise_or.reduce([_MARKS[part] for part in parts])
+        return np.asarray((self._marks[leaves] & wanted) > 0)
 
     # -- agreement ----------------------------------------------------------------------------------------------
 
@@ -131,22 +145,23 @@ class Conditions:
         differ = a != b
         if not differ.any():
             return
-        pairs = np.unique(np.stack([a[differ], b[differ]], 1), axis=0)
-        if (pairs > 0).all() and self.plain(pairs) and len(np.unique(pairs)) == pairs.size:
-            self._link_plain(pairs.min(1), pairs.max(1))
-        else:
-            for x, y in pairs.tolist():
-                self._unite(x, y)
+        x, y = a[differ], b[differ]
+        both = np.concatenate([x, y])
+        if (both > 0).all() and self.plain(both):
+            order = np.arange(len(both))
+            self._place[both] = order
+            if (self._place[both] == order).all():  # each occurs once
+                self._link_plain(np.minimum(x, y), np.maximum(x, y))
+                return
+        for i, j in np.unique(np.stack([x, y], 1), axis=0).tolist():
+            self._unite(i, j)
 
     def _link_plain(self, low: Nodes, high: Nodes) -> None:
         """Unite pairs of units, each of which occurs once."""
         self._parent[high] = low
         self._leaves.clear()
-        for leaf, to in zip(high.tolist(), low.tolist(), strict=True):
-            if leaf in self._reasons:
-                self._reasons.setdefault(to, self._reasons.pop(leaf))
-            if leaf in self.marks:
-                self.marks.setdefault(to, set()).update(self.marks.pop(leaf))
+        self._why[low] = np.where(self._why[low] > 0, self._why[low], self._why[high])
+        self._marks[low] |= self._marks[high]
 
     def _unite(self, a: int, b: int) -> None:
         a, b = self.find(a), self.find(b)
@@ -176,13 +191,12 @@ class Conditions:
         """Let a leaf stand for another node from now on."""
         if not self._compound[to] and to > leaf:
             leaf, to = to, leaf
-        reason, marks = self._reasons.pop(leaf, None), self.marks.pop(leaf, set())
         self._parent[leaf] = to
         self._leaves.clear()
-        if reason is not None:
-            self.lock(np.array([to]), reason)
-        for what in marks:
-            self.mark(np.array([to]), what)
+        if self._why[leaf]:
+            self.lock(np.array([to]), self._reasons[self._why[leaf]])
+        if self._marks[leaf]:
+            self._marks[self.all_leaves(np.array([to]))] |= self._marks[leaf]
 
     # -- folding ------------------------------------------------------------------------------------------------
 

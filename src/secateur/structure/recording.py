@@ -251,7 +251,7 @@ class Recorder(TorchFunctionMode):
             return
         con = labels.conditions
         free = all(
-            nodes is not None and not any(con.reason(leaf) for leaf in con.all_leaves(nodes))
+            nodes is not None and not con.locked(con.all_leaves(nodes)).any()
             for nodes, size in zip(labels.of(weight)[:2], weight.shape[:2], strict=True)
             if size > 1
         )

@@ -229,7 +229,11 @@ class Structure:
         return rows
 
     def table(self) -> list[dict[str, object]]:
-        """One row per group, removable or not: name, layers, units, share of parameters and MACs, reason."""
+        """One row per group, removable or not: name, kind, layers, units, shares of parameters and MACs, reason.
+
+        The share of a group is what its units cost at the margin, where they are made, passed on and read; a locked
+        channel's is its filters'.
+        """
         whole = self.cost()
         params, macs = self.unit_costs("params"), self.unit_costs("macs")
         rows: list[dict[str, object]] = [
@@ -250,13 +254,25 @@ class Structure:
                 "kind": "",
                 "layers": len(k.layers),
                 "units": k.channels,
-                "params": None,
-                "macs": None,
+                "params": self._filters(k, "params") / max(1, whole.params),
+                "macs": self._filters(k, "macs") / max(1, whole.macs),
                 "reason": k.reason,
             }
             for k in self.locked
         ]
         return rows
+
+    def _filters(self, locked: Locked, measure: Measure) -> float:
+        """What the filters cost that make locked channels."""
+        total = 0.0
+        for layer in self.layers:
+            work = next((w for w in self.work if w.call.name == layer.name), None)
+            if layer.name in locked.layers and work is not None:
+                size = math.prod(self.shapes[layer.weight])
+                made = max(work.call.weight_shape[0], self.shapes[layer.weight][0])
+                cost = size if measure == "params" else work.macs * math.prod(n for n, _ in work.sizes)
+                total += cost * min(1.0, locked.channels / made)
+        return total
 
     def __repr__(self) -> str:
         whole = self.cost()
