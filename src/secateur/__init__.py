@@ -26,7 +26,7 @@ from secateur.models import build
 from secateur.pipeline import CompareSettings, Compressed, PruneSettings, compare, compress, prune_to_budgets
 from secateur.selection import Budget, Plan, select
 from secateur.structure import Structure, trace
-from secateur.surgery import compensate, load, mask, prune, recalibrate, save
+from secateur.surgery import compensate, from_pretrained, load, mask, prune, push_to_hub, recalibrate, save
 from secateur.training import TrainSettings, fit
 
 __version__ = "0.1.0"
@@ -58,12 +58,14 @@ __all__ = [
     "export",
     "exporting",
     "fit",
+    "from_pretrained",
     "load",
     "mask",
     "measure_latency",
     "open_data",
     "prune",
     "prune_to_budgets",
+    "push_to_hub",
     "recalibrate",
     "register_criterion",
     "save",

@@ -17,7 +17,7 @@ from secateur.core.errors import RequestError
 from secateur.core.files import atomic_folder, write_json
 from secateur.exporting import ExportRow, export_networks
 from secateur.exporting.export import TOLERANCE, check_format, writable_parent
-from secateur.models import build, origin_of, read_metadata, registered
+from secateur.models import build, input_shape, origin_of, read_metadata
 from secateur.models.build import SHIPPED, shipped_metadata
 from secateur.surgery import edits_of, read_bundle
 from secateur.surgery.bundle import Bundle
@@ -135,11 +135,12 @@ def _shape(given: str | None, name: str) -> tuple[int, ...]:
         return sizes
     if Path(name).is_dir():
         bundle = read_bundle(name)
-        shapes = (bundle.plan or {}).get("input_shapes") or []
-        if len(shapes) == 1:
-            return tuple(int(n) for n in shapes[0][1:])
+        inputs = (bundle.plan or {}).get("inputs")
+        inputs = inputs[0] if isinstance(inputs, list) and len(inputs) == 1 else inputs
+        if isinstance(inputs, dict) and "shape" in inputs:
+            return tuple(int(n) for n in inputs["shape"][1:])
         raise RequestError(f"bundle '{name}' does not record one input shape; give --shape C,H,W")
-    return (3, 32, 32) if name in registered or name in SHIPPED else (3, 224, 224)
+    return input_shape(build(name))
 
 
 def _note(text: str) -> None:

@@ -55,7 +55,7 @@ def percent(value: float | None) -> str:
 def figures(name: str, found: Evaluation, shares: dict[str, float] | None) -> list[object]:
     """One table row: accuracy, then what is left."""
     whole = shares or {"units": 1.0, "params": 1.0, "macs": 1.0}
-    latency = "-" if found.latency is None else f"{found.latency.median_ms:.2f} ms"
+    latency = "-" if found.latency is None else f"{found.latency.median_ms:.2f} ms / {found.latency.batch_size}"
     return [
         name,
         percent(found.accuracy),
@@ -68,7 +68,7 @@ def figures(name: str, found: Evaluation, shares: dict[str, float] | None) -> li
     ]
 
 
-FIGURES = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency/batch 64")
+FIGURES = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency / batch")
 
 
 def measurement(found: Evaluation, units: int) -> rp.Measurement:

@@ -38,6 +38,7 @@ def command(
     macs: Annotated[float | None, typer.Option("--macs", help="Share of MACs that stays.")] = None,
     params: Annotated[float | None, typer.Option("--params", help="Share of parameters that stays.")] = None,
     units: Annotated[float | None, typer.Option("--units", help="Share of units that stays.")] = None,
+    latency: Annotated[float | None, typer.Option("--latency", help="Share of latency that stays, measured.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, rescored, iterative.")] = None,
     strategy: Annotated[str | None, typer.Option("--strategy", help="global, per-layer, per-cost.")] = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Fine-tuning epochs.")] = None,
@@ -50,9 +51,10 @@ def command(
 ) -> None:
     """Prune a trained network to a budget; ends with a bundle and a report."""
     name, parameters = parse_criterion(criterion) if criterion else (None, None)
-    given = {k: v for k, v in (("macs", macs), ("params", params), ("units", units)) if v is not None}
+    budgets = {"macs": macs, "params": params, "units": units, "latency": latency}
+    given = {kind: share for kind, share in budgets.items() if share is not None}
     if len(given) > 1:
-        raise typer.BadParameter("give one of --macs, --params, --units")
+        raise typer.BadParameter("give one of --macs, --params, --units, --latency")
     kind, share = next(iter(given.items()), (None, None))
     chosen = recipe_from(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights, criterion__name=name,
@@ -101,4 +103,7 @@ def command(
     if result.tuned is not None:
         rows.append(figures("fine-tuned", result.tuned, dict(plan.achieved)))
     show(FIGURES, rows, f"{plan}")
+    note = result.compressed.history[-1].note
+    if note:
+        typer.echo(f"note: {note}")
     typer.echo(f"bundle: {bundle}\nreport: {page}")

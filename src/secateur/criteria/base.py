@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from secateur.core.registry import Registry
 from secateur.data import ReferenceSet
 from secateur.models.checkpoint import check_finite
 from secateur.structure import Structure
+from secateur.structure.rewritten import bake_weights
 
 _registry: Registry[Criterion] = Registry("criterion")
 
@@ -131,6 +133,8 @@ def score(
     """
     chosen = get(criterion)
     check_finite(model)
+    if structure.baked():
+        model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
     values = np.asarray(
         chosen.unit_scores(model, structure, reference, centred=centred, batch_size=batch_size), np.float64
     )

@@ -1,8 +1,8 @@
-"""Networks by name: our own small ones, torchvision's, timm's."""
+"""Networks by name: our own small ones, torchvision's, timm's, those of transformers."""
 
 from __future__ import annotations
 
-import difflib
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from secateur.core.errors import RequestError
 from secateur.core.registry import Registry
 from secateur.models.checkpoint import load_weights, read_metadata
 from secateur.models.cifar import CifarResNet, CifarVGG
+from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_transformers, hint
 
 registered: Registry[nn.Module] = Registry("model")
 registered.register("resnet20")(partial(CifarResNet, 20))
@@ -31,7 +32,7 @@ class ModelSettings(BaseModel):
     """Which network, and where its weights are.
 
     ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``), a shipped trained network
-    (``resnet20-cifar10``), ``torchvision/NAME`` or ``timm/NAME``.
+    (``resnet20-cifar10``), ``torchvision/NAME``, ``timm/NAME`` or ``transformers/CLASS``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +54,8 @@ def build(name: str, weights: str | Path | None = None, **arguments: Any) -> nn.
         name: see `ModelSettings`; a name without prefix that is not ours is looked for in torchvision's
             classifiers.
         weights: checkpoint file; shipped networks bring theirs.
-        arguments: passed to the constructor (``num_classes=5``; ours also take ``in_channels=1``).
+        arguments: passed to the constructor (``num_classes=5``; ours also take ``in_channels=1``). Networks of
+            transformers take ``config={...}``, the fields of their configuration.
 
     Raises:
         RequestError: for an unknown name, arguments the network does not take, or an unusable checkpoint.
@@ -67,16 +69,47 @@ def build(name: str, weights: str | Path | None = None, **arguments: Any) -> nn.
         shipped = shipped_metadata(name).get("arguments", {})
         return build(SHIPPED[name], weights or file, **{**shipped, **arguments})
     model = _construct(_factory(name), name, arguments)
-    setattr(model, _ORIGIN, {"name": name, "arguments": arguments})
+    own = {key: value for key, value in arguments.items() if key not in WEIGHT_SOURCES}
+    setattr(model, _ORIGIN, {"name": name, "arguments": own})
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
 
 
-def origin_of(model: nn.Module) -> dict[str, Any] | None:
+def origin_of(model: nn.Module) -> Origin | None:
     """``{"name": ..., "arguments": ...}`` of a network made by `build`; None for the user's own."""
-    origin: dict[str, Any] | None = getattr(model, _ORIGIN, None)
+    origin: Origin | None = getattr(model, _ORIGIN, None)
     return origin
+
+
+def rebuild(origin: Origin) -> nn.Module:
+    """A network like the one an origin was read off, with initial weights; the origin may come from a stranger.
+
+    Raises:
+        RequestError: for an unknown name, or arguments that are no JSON values, that no such network takes, or that
+            would fetch weights.
+
+    Example:
+        >>> rebuild({"name": "resnet20", "arguments": {"num_classes": 7}}).fc.out_features
+        7
+    """
+    name, arguments = origin["name"], origin["arguments"]
+    fetching = sorted(key for key in arguments if key in WEIGHT_SOURCES or key.startswith("pretrained"))
+    if fetching:
+        raise RequestError(f"model '{name}' is not built with '{fetching[0]}' from a file: it would fetch weights")
+    try:
+        plain = json.loads(json.dumps(arguments))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"the arguments of model '{name}' are no JSON values ({error})") from error
+    try:
+        model = _factory(name)(**plain)
+    except RequestError:
+        raise
+    except Exception as error:  # a stranger's arguments can make a constructor raise anything
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise RequestError(f"model '{name}' cannot be built with its recorded arguments: {reason}") from error
+    setattr(model, _ORIGIN, {"name": name, "arguments": plain})
+    return model.eval()
 
 
 def shipped_metadata(name: str) -> dict[str, Any]:
@@ -89,7 +122,9 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if name in registered:
         return registered.factory(name)
     if zoo == "timm":
-        return _timm(plain)
+        return from_timm(plain)
+    if zoo == "transformers":
+        return from_transformers(plain)
     # classifiers only: detectors and the like give no logits, and fetch backbone weights by default
     classifiers = torchvision.models.list_models(module=torchvision.models)
     if zoo in ("", "torchvision") and plain in classifiers:
@@ -98,29 +133,14 @@ def _factory(name: str) -> Callable[..., nn.Module]:
         return partial(torchvision.models.get_model, plain, weights=None, **extra)
     if zoo == "torchvision":
         raise RequestError(
-            f"torchvision has no classifier '{plain}'{_hint(plain, classifiers)}; "
+            f"torchvision has no classifier '{plain}'{hint(plain, classifiers)}; "
             "see torchvision.models.list_models(module=torchvision.models)"
         )
     known = known_models()
     raise RequestError(
-        f"unknown model '{name}'{_hint(name, [*known, *classifiers])}; "
-        f"known: {', '.join(known)}, torchvision/NAME, timm/NAME"
+        f"unknown model '{name}'{hint(name, [*known, *classifiers])}; "
+        f"known: {', '.join(known)}, torchvision/NAME, timm/NAME, transformers/CLASS"
     )
-
-
-def _hint(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _timm(name: str) -> Callable[..., nn.Module]:
-    try:
-        import timm
-    except ImportError as error:
-        raise RequestError(f"model 'timm/{name}' needs an extra: pip install 'secateur[timm]'") from error
-    if not timm.is_model(name):
-        raise RequestError(f"timm has no model '{name}'{_hint(name, timm.list_models())}; see timm.list_models()")
-    return partial(timm.create_model, name, pretrained=False)
 
 
 def _construct(factory: Callable[..., nn.Module], name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -129,3 +149,26 @@ def _construct(factory: Callable[..., nn.Module], name: str, arguments: dict[str
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise RequestError(f"model '{name}' cannot be built with {arguments}: {reason}") from error
+
+
+def input_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a network was made for, as far as it says so: timm's and Hugging Face's do.
+
+    Ours take 32 x 32 pixels, others are taken to be ImageNet classifiers.
+
+    Example:
+        >>> input_shape(build("resnet20"))
+        (3, 32, 32)
+    """
+    shipped = getattr(model, "default_cfg", None)
+    if isinstance(shipped, dict) and len(shipped.get("input_size") or ()) == 3:
+        channels, height, width = shipped["input_size"]
+        return int(channels), int(height), int(width)
+    config = getattr(model, "config", None)
+    side = getattr(config, "image_size", None)
+    if isinstance(side, int):
+        return int(getattr(config, "num_channels", 3)), side, side
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    name = (origin_of(model) or {"name": ""})["name"]
+    side = 32 if name in (*registered, *SHIPPED) else 299 if name.endswith("inception_v3") else 224
+    return 3 if convolution is None else convolution.in_channels, side, side

@@ -44,7 +44,7 @@ class BudgetSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["macs", "params", "units"] = "macs"
+    kind: Literal["macs", "params", "units", "latency"] = "macs"
     share: float = Field(default=0.5, gt=0, le=1)
 
 

@@ -124,8 +124,10 @@ def prune_network(prepared: Prepared, folder: Path | None = None) -> PruneRun:
         compressed.model.to(prepared.device)
         if state_file is not None:
             state_file.unlink(missing_ok=True)
-    probe = data.test.batch(range(min(64, len(data.test))))[0]
-    old, new = measure_latency([model, compressed.model], probe)
+    asked = recipe.budget.kind == "latency"  # then it is timed as it was asked for
+    probe = data.test.batch(range(min(recipe.prune.latency_batch if asked else 64, len(data.test))))[0]
+    threads, last = (recipe.prune.latency_threads, recipe.prune.latency_channels_last) if asked else (None, True)
+    old, new = measure_latency([model, compressed.model], probe, threads=threads, channels_last=last)
     model.to("cpu")
     compressed.model.to("cpu")
     return PruneRun(

@@ -165,8 +165,9 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Short hash of what goes and of what ranked it."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+        """Short hash of what goes and of what ranked it, but not of what was measured."""
+        values = {key: value for key, value in self.to_json().items() if key != "achieved"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.criteria import Scores
-from secateur.selection.budget import Budget
+from secateur.selection.budget import Budget, UnreachableBudgetError
+from secateur.selection.latency import LatencyModel
 from secateur.selection.plan import Plan
 from secateur.structure import Group, Structure
+from secateur.structure.groups import stays
 
 TOLERANCE = 0.01
 """A budget counts as met within one per cent of the request."""
 
+LATENCY_TOLERANCE = 0.05
+"""Predicted latency need not be met closer than it is known."""
 
-def _global(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
+UnitCosts = Callable[[np.ndarray], np.ndarray]
+
+
+def _global(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
     return scores.values
 
 
-def _per_cost(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
-    costs = scores.structure.unit_costs("macs" if budget.kind == "units" else budget.kind, keep)
-    return np.asarray(scores.values / np.maximum(costs, 1e-300))
+def _per_cost(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
+    return np.asarray(scores.values / np.maximum(costs(keep), 1e-300))
 
 
-def _per_layer(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
+def _per_layer(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
     """Rank within the group, as a share of its size: all groups shrink alike."""
     key = np.empty(len(scores.values))
     for group in scores.structure.groups:
@@ -37,7 +46,7 @@ def _per_layer(scores: Scores, budget: Budget, keep: np.ndarray) -> np.ndarray:
     return key
 
 
-STRATEGIES: dict[str, Callable[[Scores, Budget, np.ndarray], np.ndarray]] = {
+STRATEGIES: dict[str, Callable[[Scores, UnitCosts, np.ndarray], np.ndarray]] = {
     "global": _global,
     "per-cost": _per_cost,
     "per-layer": _per_layer,
@@ -61,25 +70,34 @@ def select(
     *,
     order: str = "least",
     min_keep: int = 1,
-    round_to: int = 1,
+    round_to: int | Literal["auto"] = 1,
     protect: Sequence[str] = (),
     within: Plan | None = None,
+    latency: LatencyModel | None = None,
 ) -> Plan:
     """Choose the units that go.
 
     Units are ranked by one key and removed from the low end until the budget is met. Where the last unit would
-    overshoot by more than 1 % of the budget, it stays and smaller ones further up go instead, if there are any.
+    overshoot by more than 1 % of the budget (5 % of a latency), it stays and smaller ones further up go instead, if
+    there are any.
+
+    Latency is predicted here, from the measured times of the network's layers at their new sizes; the plan's share is
+    called ``latency_predicted``. `secateur.compress`, which has the network, measures it and corrects.
 
     Args:
         scores: of all units.
         budget: the share that stays.
         strategy: ``global`` (raw scores), ``per-cost`` (score divided by the unit's marginal cost in the budget's
-            measure; MACs for unit budgets) or ``per-layer`` (rank within the group: the same share everywhere).
+            measure; MACs for unit budgets, milliseconds for latency) or ``per-layer`` (rank within the group: the same
+            share everywhere).
         order: ``least`` relevant first, or ``most``, for control experiments.
         min_keep: units that stay in every group.
-        round_to: units that stay in a group are a multiple of this, wherever it gives any up.
+        round_to: units that stay in a group are a multiple of this, wherever it gives any up; ``auto``: what runs
+            fast on this machine, measured (see `secateur.selection.LatencyModel.round_to`).
         protect: names of layers whose units all stay.
         within: a plan whose units go first; the new plan contains it.
+        latency: predicts times, for latency budgets and ``round_to="auto"``; None: by the layers alone, in batches of 8
+            on the CPU.
 
     Raises:
         RequestError: for unknown names, a budget that cannot be reached (saying what can, and which layer binds), or
@@ -90,11 +108,18 @@ def select(
         raise RequestError(f"unknown strategy '{strategy}'; known: {', '.join(STRATEGIES)}")
     if order not in ("least", "most"):
         raise RequestError(f"unknown order '{order}'; known: least, most")
+    if latency is None and (budget.kind == "latency" or round_to == "auto"):
+        latency = LatencyModel.by_table(structure)
+    if latency is not None and round_to == "auto":
+        round_to = latency.round_to()
+    if isinstance(round_to, str):
+        raise RequestError(f"round_to must be a number or 'auto', got '{round_to}'")
     if min_keep < 1 or round_to < 1:
         raise RequestError(f"min_keep and round_to must be at least 1, got {min_keep} and {round_to}")
     protected = {structure.group(name).name for name in protect}
     keep = np.ones(structure.num_units, bool) if within is None else within.keep(structure)
-    key = STRATEGIES[strategy](scores, budget, keep)
+    measure = _Measure(structure, budget, latency)
+    key = STRATEGIES[strategy](scores, measure.unit_costs, keep)
     key = key if order == "least" else -key
     blocks = sorted(
         (
@@ -105,9 +130,57 @@ def select(
         ),
         key=lambda b: (b.key, b.group, b.index),
     )
-    whole = getattr(structure.cost(), budget.kind)
-    keep = _reach(structure, blocks, keep, budget.kind, budget.share * whole, budget)
-    return Plan.of(structure, keep, {"kind": budget.kind, "share": budget.share}, scores.criterion, strategy)
+    keep = _reach(measure, blocks, keep)
+    plan = Plan.of(structure, keep, {"kind": budget.kind, "share": budget.share}, scores.criterion, strategy)
+    if budget.kind == "latency":
+        return replace(plan, achieved={**plan.achieved, "latency_predicted": measure.share(keep)})
+    return plan
+
+
+@dataclass(frozen=True, eq=False)
+class _Measure:
+    """What a budget counts, as shares of the whole network, and what it counts per unit and per layer."""
+
+    structure: Structure
+    budget: Budget
+    latency: LatencyModel | None
+
+    @property
+    def tolerance(self) -> float:
+        return LATENCY_TOLERANCE if self.budget.kind == "latency" else TOLERANCE
+
+    @cached_property
+    def _whole(self) -> int:
+        return max(1, int(getattr(self.structure.cost(), self.budget.kind)))
+
+    def share(self, keep: np.ndarray) -> float:
+        if self.budget.kind == "latency":
+            assert self.latency is not None
+            return self.latency.share(keep)
+        return float(getattr(self.structure.cost(keep), self.budget.kind)) / self._whole
+
+    def unit_costs(self, keep: np.ndarray) -> np.ndarray:
+        if self.budget.kind == "latency":
+            assert self.latency is not None
+            return self.latency.unit_costs(keep)
+        return self.structure.unit_costs("macs" if self.budget.kind == "units" else self.budget.kind, keep)
+
+    def layers(self, keep: np.ndarray) -> dict[str, float]:
+        """What each layer holds of it."""
+        if self.budget.kind == "latency":
+            assert self.latency is not None
+            return self.latency.layers(keep)
+        found: dict[str, float] = {}
+        if self.budget.kind == "macs":
+            for work in self.structure.work:
+                left = math.prod(n if unit is None else int(stays(unit, keep).sum()) for n, unit in work.sizes)
+                name = work.call.name or "a product of activations"
+                found[name] = found.get(name, 0.0) + work.macs * left
+            return found
+        sizes = {name: list(shape) for name, shape in self.structure.shapes.items()}
+        for axis in self.structure.axes:
+            sizes[axis.tensor][axis.dim] = int(axis.stays(keep).sum())
+        return {layer.name: float(math.prod(sizes[layer.weight])) for layer in self.structure.layers}
 
 
 def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_keep: int, round_to: int) -> list[_Block]:
@@ -127,68 +200,58 @@ def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_ke
         position, left = position + size, left - size
 
 
-def _reach(
-    structure: Structure, blocks: list[_Block], keep: np.ndarray, kind: str, target: float, budget: Budget
-) -> np.ndarray:
-    def cost(removed: list[_Block]) -> float:
-        trial = keep.copy()
-        for block in removed:
-            trial[block.units] = False
-        return float(getattr(structure.cost(trial), kind))
+def _reach(measure: _Measure, blocks: list[_Block], keep: np.ndarray) -> np.ndarray:
+    def share(removed: list[_Block]) -> float:
+        return measure.share(_without(keep, removed))
 
-    slack = 1e-9 * target  # rounding of the share
-    if cost([]) <= target + slack:
+    target = measure.budget.share * (1 + 1e-9)  # rounding of the share
+    if share([]) <= target:
         return keep
-    if cost(blocks) > target + slack:
-        raise RequestError(_unreachable(structure, blocks, keep, kind, budget))
-    low, high = 0, len(blocks)  # cost(low blocks) > target >= cost(high blocks)
+    if share(blocks) > target:
+        raise _unreachable(measure, _without(keep, blocks))
+    low, high = 0, len(blocks)  # share(low blocks) > target >= share(high blocks)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if cost(blocks[:middle]) <= target + slack else (middle, high)
+        low, high = (low, middle) if share(blocks[:middle]) <= target else (middle, high)
     chosen = blocks[:high]
-    if cost(chosen) < target * (1 - TOLERANCE):
-        chosen = _finer(blocks, low, cost, target, slack) or chosen
+    least = measure.budget.share * (1 - measure.tolerance)
+    if share(chosen) < least:
+        chosen = _finer(blocks, low, share, least, target) or chosen
+    return _without(keep, chosen)
+
+
+def _without(keep: np.ndarray, removed: list[_Block]) -> np.ndarray:
     result = keep.copy()
-    for block in chosen:
+    for block in removed:
         result[block.units] = False
     return result
 
 
 def _finer(
-    blocks: list[_Block], low: int, cost: Callable[[list[_Block]], float], target: float, slack: float
+    blocks: list[_Block], low: int, share: Callable[[list[_Block]], float], least: float, target: float
 ) -> list[_Block] | None:
     """Leave out the block that overshoots and look a little further up for smaller ones."""
     chosen, skipped = blocks[:low], {blocks[low].group}
     for block in blocks[low + 1 : low + 400]:
         if block.group in skipped:
             continue
-        reached = cost([*chosen, block])
-        if reached < target * (1 - TOLERANCE):
+        reached = share([*chosen, block])
+        if reached < least:
             skipped.add(block.group)
             continue
         chosen = [*chosen, block]
-        if reached <= target + slack:
+        if reached <= target:
             return chosen
     return None
 
 
-def _unreachable(structure: Structure, blocks: list[_Block], keep: np.ndarray, kind: str, budget: Budget) -> str:
-    least = keep.copy()
-    for block in blocks:
-        least[block.units] = False
-    whole, smallest = structure.cost(), structure.cost(least)
-    share = getattr(smallest, kind) / max(1, getattr(whole, kind))
-    # what is left when everything that may go has gone
-    sizes = {name: list(shape) for name, shape in structure.shapes.items()}
-    for axis in structure.axes:
-        sizes[axis.tensor][axis.dim] = int(((axis.unit < 0) | least[axis.unit]).sum())
-    weights = {
-        layer.name: float(np.prod(sizes[layer.weight])) * (layer.positions if kind == "macs" else 1)
-        for layer in structure.layers
-    }
-    binding = max(weights, key=weights.__getitem__)
-    reason = next((k.reason for k in structure.locked if binding in k.layers), "its group keeps its minimum")
-    return (
-        f"a budget of {budget.share:.1%} of {kind} cannot be reached: at least {share:.1%} stays; "
-        f"layer '{binding}' binds ({reason}); ask for more, or lower min_keep, round_to or protect"
+def _unreachable(measure: _Measure, least: np.ndarray) -> UnreachableBudgetError:
+    share, layers = measure.share(least), measure.layers(least)
+    binding = max(layers, key=layers.__getitem__)
+    reasons = (item.reason for item in measure.structure.locked if binding in item.layers)
+    kind = "predicted latency" if measure.budget.kind == "latency" else measure.budget.kind
+    return UnreachableBudgetError(
+        f"{measure.budget.share:.1%} of {kind}",
+        share,
+        f"layer '{binding}' binds ({next(reasons, 'its group keeps its minimum')})",
     )

@@ -151,6 +151,7 @@ class Recorder(TorchFunctionMode):
         self.labels = labels
         self.scopes: list[Scope] = []
         self._stack: list[Scope] = []
+        self._looking_away = False
         self._paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
@@ -197,22 +198,31 @@ class Recorder(TorchFunctionMode):
         prefix = "" if outer is None or not outer.path else f"{outer.path}."
         path = next((p for p in paths if outer is None or p.startswith(prefix)), None)
         scope = Scope(paths[0] if path is None else path, module)
-        for index, value in enumerate(args):
-            scope.bind(value, {"in": index}, self.labels)
-        for key, value in kwargs.items():
-            scope.bind(value, {"in": key}, self.labels)
+        with self._aside():
+            for key, value in (*enumerate(args), *kwargs.items()):
+                scope.bind(value, {"in": key}, self.labels)
         self._stack.append(scope)
         try:
             result = original(module, *args, **kwargs)
         finally:
             self._stack.pop()
-        scope.output = self._try(scope, result)
         self.scopes.append(scope)
-        if outer is not None:
-            if path is None:
-                outer.broken = outer.broken or "calls a module that is not its own"
-            self._step(outer, f"module:{'' if path is None else path[len(prefix) :]}", args, kwargs, result)
+        with self._aside():
+            scope.output = self._try(scope, result)
+            if outer is not None:
+                if path is None:
+                    outer.broken = outer.broken or "calls a module that is not its own"
+                self._step(outer, f"module:{'' if path is None else path[len(prefix) :]}", args, kwargs, result)
         return result
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """What the recorder itself asks of tensors is not the network's code."""
+        before, self._looking_away = self._looking_away, True
+        try:
+            yield
+        finally:
+            self._looking_away = before
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -221,7 +231,7 @@ class Recorder(TorchFunctionMode):
         if name == "multi_head_attention_forward":
             with self:
                 return multi_head_attention(*args, **kwargs)
-        if scope is None:
+        if scope is None or self._looking_away:
             return func(*args, **kwargs)
         if name == "__get__" and getattr(func.__self__, "__name__", "") == "shape":
             return torch.Size([self._size(args[0], d, n) for d, n in enumerate(func(*args))])
@@ -239,8 +249,9 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _notice(self, size: Size) -> None:
-        if self._stack:
-            factor = self._try(self._stack[-1], size)
+        if self._stack and not self._looking_away:
+            with self._aside():
+                factor = self._try(self._stack[-1], size)
             if isinstance(factor, dict):
                 self._stack[-1].factors.append(factor)
 

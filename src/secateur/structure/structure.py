@@ -117,6 +117,10 @@ class Structure:
         found = {code.path: code.masked(keep) for code in self.modules if not code.broken}
         return {path: code for path, code in found.items() if code is not None}
 
+    def baked(self) -> dict[str, dict[str, Any]]:
+        """Code of modules that compute their weights, with the weights as parameters of their own; by path."""
+        return {code.path: code.written({}, {}) for code in self.modules if code.baked and not code.broken}
+
     def changes(self, keep: np.ndarray) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, Any]]]:
         """What modules need for their code to give the right sizes when only the units where ``keep`` is true stay.
 

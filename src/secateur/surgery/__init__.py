@@ -2,16 +2,20 @@
 
 from secateur.surgery.bundle import Bundle, load, read_bundle, save
 from secateur.surgery.compensate import compensate, mask_and_compensate, recalibrate
-from secateur.surgery.prune import cuts_of, mask, prune
+from secateur.surgery.hub import from_pretrained, push_to_hub
+from secateur.surgery.prune import apply_edits, edits_of, mask, prune
 
 __all__ = [
     "Bundle",
+    "apply_edits",
     "compensate",
-    "cuts_of",
+    "edits_of",
+    "from_pretrained",
     "load",
     "mask",
     "mask_and_compensate",
     "prune",
+    "push_to_hub",
     "read_bundle",
     "recalibrate",
     "save",

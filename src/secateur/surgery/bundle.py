@@ -5,25 +5,60 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_folder, read_json, sha256, write_json, write_text
-from secateur.models import build, load_weights, origin_of, save_weights
-from secateur.selection import Cut, Plan
-from secateur.selection.plan import cut_from_json
-from secateur.surgery.prune import ADDED_BIAS, add_bias, apply_cuts, cuts_of
+from secateur.models.build import rebuild
+from secateur.selection import Plan
+from secateur.selection.plan import Edits
+from secateur.surgery.card import config, model_card
+from secateur.surgery.origin import added_biases, give_biases, origin_for, original_class
+from secateur.surgery.prune import apply_edits, edits_of
+from secateur.surgery.state import StateRecord, read_state, write_state
 
-BUNDLE_VERSION = 1
-_WEIGHTS, _ARCHITECTURE, _MANIFEST = "model.safetensors", "architecture.json", "manifest.json"
+BUNDLE_VERSION = 2
+MANIFEST = "manifest.json"
+MEMBERS = (
+    "model.safetensors", "architecture.json", "plan.json", "recipe.yaml", "metrics.json", "config.json", "README.md",
+)  # fmt: skip
+_WEIGHTS, _ARCHITECTURE = MEMBERS[:2]
+_MEBIBYTE = 2**20
+_LARGEST = {MANIFEST: _MEBIBYTE, _ARCHITECTURE: 512 * _MEBIBYTE}  # bytes; parsing comes after checking
+_LEFTOVER = re.compile(r"\..+\.part")
+
+
+class _Origin(BaseModel):
+    """How the original network is built by name."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class _Architecture(BaseModel):
+    """What loading reads of ``architecture.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    origin: _Origin | None
+    why_no_origin: str = ""
+    kind: str = Field("?", alias="class")
+    edits: dict[str, Any]
+    added_biases: list[str]
+    state: StateRecord
+    data: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,7 +67,7 @@ class Bundle:
 
     Attributes:
         model: the network, in eval mode.
-        architecture: how it was built, its cuts, normalisation and class names.
+        architecture: how it was built, its edits, normalisation and class names.
         plan: the last plan, as JSON values; None when it was never pruned.
         metrics: what was measured.
     """
@@ -54,6 +89,9 @@ def save(
 ) -> Path:
     """Write a bundle; an existing one is replaced only when the new one is complete.
 
+    A network that can be built by name loads by itself: those of `secateur.build`, and unchanged classes of
+    torchvision, timm and transformers, which are recognised by building them anew and comparing.
+
     Args:
         model: pruned or not.
         path: folder.
@@ -66,30 +104,47 @@ def save(
         The folder.
 
     Raises:
+        RequestError: for a folder that is something else, NaN or infinite parameters, and values that are not plain.
         SecateurError: when the disk is full; nothing is left then.
+
+    Example:
+        >>> import tempfile
+        >>> from secateur.models import build
+        >>> folder = save(build("resnet20"), Path(tempfile.mkdtemp()) / "bundle")
+        >>> load(folder).fc.out_features
+        10
     """
     target = Path(path)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / _MANIFEST).exists())):
-        raise RequestError(f"'{target}' exists and is not a bundle; choose another folder")
+    _refuse_foreign(target)
+    try:
+        json.dumps([metrics, recipe, data])
+    except TypeError as error:
+        raise RequestError(f"metrics, recipe and data of a bundle must be plain values ({error})") from error
+    origin, why_not = origin_for(model)
+    edits = edits_of(model)
     architecture = {
         "version": BUNDLE_VERSION,
-        "origin": origin_of(model),
-        "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "cuts": [asdict(cut) for cut in cuts_of(model)],
+        "origin": origin,
+        "why_no_origin": why_not,
+        "class": original_class(model),
+        "edits": edits.to_json(),
         "modules": _module_sizes(model),
-        "added_biases": _added_biases(model),
+        "added_biases": added_biases(model),
         "data": data or {},
         "versions": {name: version(name) for name in ("secateur", "torch", "torchvision")}
         | {"python": platform.python_version()},
     }
     with atomic_folder(target) as folder:
-        save_weights(model, folder / _WEIGHTS)
-        write_json(folder / _ARCHITECTURE, architecture)
+        record = write_state(model, folder / _WEIGHTS)
+        write_json(folder / _ARCHITECTURE, {**architecture, "state": record.model_dump()})
         write_json(folder / "plan.json", None if plan is None else plan.to_json())
         write_text(folder / "recipe.yaml", yaml.safe_dump(recipe or {}, sort_keys=False))
         write_json(folder / "metrics.json", metrics or {})
-        sums = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-        write_json(folder / _MANIFEST, {"version": BUNDLE_VERSION, "sha256": sums})
+        about = config(model, architecture, None if plan is None else plan.achieved)
+        write_json(folder / "config.json", about)
+        write_text(folder / "README.md", model_card(model, about, metrics or {}))
+        sums = {name: sha256(folder / name) for name in MEMBERS}
+        write_json(folder / MANIFEST, {"version": BUNDLE_VERSION, "sha256": sums})
     return target
 
 
@@ -98,7 +153,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: bundle folder.
-        model: an instance of the original, unpruned network, for networks that were not built by name.
+        model: an instance of the original, unpruned network, for networks that cannot be built by name; it is cut to
+            size and returned.
 
     Raises:
         RequestError: for a missing or changed file, a foreign version, or a network that does not fit.
@@ -106,58 +162,143 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     return read_bundle(path, model).model
 
 
-def read_bundle(path: str | Path, model: nn.Module | None = None) -> Bundle:
-    """The network of a bundle with its records; see `load`."""
+def read_bundle(path: str | Path, model: nn.Module | None = None, *, within: Path | None = None) -> Bundle:
+    """The network of a bundle with its records; see `load`.
+
+    Args:
+        path: bundle folder.
+        model: see `load`.
+        within: folder that links in the bundle may lead to; by default the bundle's own.
+
+    Raises:
+        RequestError: see `load`.
+    """
     folder = Path(path)
-    if not (folder / _MANIFEST).is_file():
-        raise RequestError(f"'{folder}' is not a bundle: {_MANIFEST} is missing")
-    manifest = read_json(folder / _MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("version") != BUNDLE_VERSION:
-        raise RequestError(
-            f"bundle '{folder}' has another version than {BUNDLE_VERSION}; load it with the version that wrote it"
-        )
-    sums = manifest.get("sha256")
-    if not isinstance(sums, dict) or not {_WEIGHTS, _ARCHITECTURE, "plan.json", "metrics.json"} <= set(sums):
-        raise RequestError(f"bundle '{folder}' has an incomplete {_MANIFEST}")
-    for name, expected in sums.items():
-        file = folder / name
-        if Path(name).name != name or not file.is_file():
-            raise RequestError(f"bundle '{folder}' lacks the file '{name}'")
-        if sha256(file) != expected:
-            raise RequestError(f"bundle '{folder}': '{name}' was changed since it was written (checksum differs)")
-    architecture = read_json(folder / _ARCHITECTURE)
+    verify(folder, within)
+    architecture, plan, metrics = (read_json(folder / name) for name in (_ARCHITECTURE, "plan.json", "metrics.json"))
     try:
-        cuts: tuple[Cut, ...] = tuple(cut_from_json(c) for c in architecture["cuts"])
-        origin, added = architecture["origin"], architecture["added_biases"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"bundle '{folder}' has an unreadable {_ARCHITECTURE} ({error})") from error
-    if model is None:
-        if origin is None:
+        read = _Architecture.model_validate(architecture)
+        edits = Edits.from_json(read.edits)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RequestError(f"bundle '{folder}' has an unreadable {_ARCHITECTURE} ({_line(error)})") from error
+    if not isinstance(plan, dict | None) or not isinstance(metrics, dict):
+        raise RequestError(f"bundle '{folder}' has an unreadable plan.json or metrics.json")
+    try:
+        if model is None:
+            if read.origin is None:
+                raise RequestError(
+                    f"it holds a network of the user's own ({read.kind}{read.why_no_origin and '; '}"
+                    f"{read.why_no_origin}); load it with sc.load(path, model=...), giving an instance of the "
+                    "unpruned network"
+                )
+            model = rebuild(read.origin.model_dump())
+        apply_edits(model, edits)
+        give_biases(model, read.added_biases)
+        read_state(model, folder / _WEIGHTS, read.state)
+    except SecateurError as error:
+        raise RequestError(f"bundle '{folder}' cannot be loaded: {error}") from error
+    except Exception as error:  # edits that fit no network can fail anywhere on their way
+        raise RequestError(f"bundle '{folder}' does not fit the network ({_line(error)})") from error
+    return Bundle(model.eval(), architecture, plan, metrics)
+
+
+def verify(folder: Path, within: Path | None = None) -> None:
+    """See that a folder is a whole bundle of this version, with no file changed; nothing else is read before.
+
+    Raises:
+        RequestError: when it is not.
+    """
+    if _LEFTOVER.fullmatch(folder.name):
+        raise RequestError(f"'{folder}' is what an interrupted save left; delete it")
+    if not (folder / MANIFEST).is_file():
+        raise RequestError(f"'{folder}' is not a bundle: {MANIFEST} is missing{_set_aside(folder)}")
+    root = (within or folder).resolve()
+    _inside(folder, MANIFEST, root)
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or manifest.get("version") != BUNDLE_VERSION:
+        raise _foreign_version(folder, manifest)
+    sums = manifest.get("sha256")
+    if not isinstance(sums, dict) or not set(MEMBERS) <= set(sums):
+        raise RequestError(f"bundle '{folder}' has an incomplete {MANIFEST}")
+    for name in sums:
+        if name not in MEMBERS:
+            # also what lies elsewhere: '../secret', '/etc/passwd', 'C:\\secret'
+            raise RequestError(f"bundle '{folder}' lists '{_short(name)}', which is no file of a bundle")
+    for name, expected in sums.items():
+        _inside(folder, name, root)
+        if sha256(folder / name) != expected:
+            raise RequestError(f"bundle '{folder}': '{name}' was changed since it was written (checksum differs)")
+    with (folder / _WEIGHTS).open("rb") as file:
+        if file.read(9)[8:] != b"{":  # a length of eight bytes, and JSON
             raise RequestError(
-                f"bundle '{folder}' holds a network of the user's own ({architecture.get('class')}); "
-                "load it with sc.load(path, model=...), giving an instance of the unpruned network"
+                f"bundle '{folder}': '{_WEIGHTS}' is no safetensors file (pickles and PyTorch archives are never read)"
             )
-        model = build(origin["name"], **origin["arguments"])
-    apply_cuts(model, cuts)
-    for name in added:
-        module = model.get_submodule(name)
-        if module._parameters.get("bias") is None:
-            add_bias(module, torch.zeros(module.get_parameter("weight").shape[0]))
-    load_weights(model, folder / _WEIGHTS)
-    return Bundle(model.eval(), architecture, read_json(folder / "plan.json"), read_json(folder / "metrics.json"))
+
+
+def _inside(folder: Path, name: str, root: Path) -> None:
+    file = folder / name
+    if not file.is_file():
+        raise RequestError(f"bundle '{folder}' lacks the file '{name}'")
+    if not file.resolve().is_relative_to(root):
+        raise RequestError(f"bundle '{folder}': '{name}' is a link that leads out of the bundle")
+    if file.stat().st_size > _LARGEST.get(name, 2**63):
+        raise RequestError(f"bundle '{folder}': '{name}' is larger than {_LARGEST[name] // _MEBIBYTE} MiB")
+
+
+def _set_aside(folder: Path) -> str:
+    """Where the old bundle is when the program died between putting it aside and the new one in its place."""
+    name = folder.resolve().name
+    kept = [old for old in sorted(folder.resolve().parent.glob(f".{name}.*.old/was")) if (old / MANIFEST).is_file()]
+    return f"; an interrupted save left the one before at '{kept[0]}', rename it" if kept and name else ""
+
+
+def _foreign_version(folder: Path, manifest: Any) -> RequestError:
+    found = manifest.get("version") if isinstance(manifest, dict) else None
+    if type(found) is not int:
+        return RequestError(f"bundle '{folder}' has another version than {BUNDLE_VERSION} ('{_short(found)}')")
+    try:
+        by = re.fullmatch(r"\d+(\.\w+)*", read_json(folder / _ARCHITECTURE)["versions"]["secateur"])
+    except (RequestError, KeyError, TypeError):
+        by = None
+    wrote = f"secateur {by[0]}" if by else "the secateur that wrote it"
+    remedy = (
+        f"it was written by {wrote}, load and save it again with that version"
+        if found < BUNDLE_VERSION
+        else "pip install --upgrade secateur"
+    )
+    return RequestError(f"bundle '{folder}' has version {found}, another version than {BUNDLE_VERSION}; {remedy}")
+
+
+def _refuse_foreign(target: Path) -> None:
+    """Replacing a folder removes all in it, so it must hold nothing but a bundle."""
+    if not target.exists():
+        return
+    names = {entry.name for entry in target.iterdir()} if target.is_dir() else {""}
+    if names and (MANIFEST not in names or not names <= {MANIFEST, *MEMBERS}):
+        other = "".join(sorted(names - {MANIFEST, *MEMBERS})[:1])
+        raise RequestError(
+            f"'{target}' exists and is not a bundle{other and f' (it holds {other!r})'}; choose another folder"
+        )
 
 
 def _module_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Sizes of the layers that were cut, for readers of the file; loading follows the cuts."""
-    touched = {cut.tensor.rpartition(".")[0] for cut in cuts_of(model)}
+    touched = {cut.tensor.rpartition(".")[0] for cut in edits_of(model).cuts}
     names = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
     return {
-        name: {"type": type(module).__name__, **{k: int(getattr(module, k)) for k in names if hasattr(module, k)}}
+        name: {"type": original_class(module), **{k: int(getattr(module, k)) for k in names if hasattr(module, k)}}
         for name, module in model.named_modules()
         if name in touched
     }
 
 
-def _added_biases(model: nn.Module) -> list[str]:
-    """Layers that compensation gave a bias which their constructor had not."""
-    return [name for name, module in model.named_modules() if getattr(module, ADDED_BIAS, False)]
+def _line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return _short(f"{type(error).__name__}: {error}".splitlines()[0], 200)
+
+
+def _short(value: Any, length: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."

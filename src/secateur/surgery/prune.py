@@ -16,8 +16,8 @@ from secateur.core.errors import RequestError
 from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
 from secateur.structure.base import tensors_in
+from secateur.structure.rewritten import bake, rewrite
 from secateur.structure.trace import arguments, borrowed
-from secateur.surgery.rewritten import bake, rewrite
 
 _EDITS = "_secateur_edits"
 ADDED_BIAS = "_secateur_added_bias"

@@ -8,7 +8,7 @@ from a bundle runs no foreign code.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Any
 
@@ -18,9 +18,12 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.structure.code import WRITTEN
 from secateur.structure.functions import function_named
+from secateur.structure.structure import Structure
 
 _BAKED = "_secateur_baked"
-_OPERATORS = frozenset("add sub mul floordiv mod".split())
+_OPERATORS = ("add", "sub", "mul", "floordiv", "mod")
+_LENGTHS = {"slice": 3, "op": 3, "size": 2}
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
@@ -34,7 +37,7 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
     Raises:
         RequestError: for steps that are not of this kind, or call what is not a torch function.
     """
-    steps, output = _checked(code, path)
+    steps, output = _checked(module, code, path)
     module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output)}
     base = type(module)
     module.__class__ = base if issubclass(base, Rewritten) else _class(base)  # type: ignore[arg-type]
@@ -43,17 +46,30 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         module._qkv_same_embed_dim = False
 
 
-def _checked(code: Mapping[str, Any], path: str) -> tuple[list[tuple[str, list[Any], dict[str, Any]]], Any]:
+def _checked(
+    module: nn.Module, code: Mapping[str, Any], path: str
+) -> tuple[list[tuple[str, list[Any], dict[str, Any]]], Any]:
     try:
         steps = [(str(s["call"]), list(s["args"]), dict(s["kwargs"])) for s in code["steps"]]
         output = code["output"]
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"the code of module '{path}' is not readable ({type(error).__name__}: {error})") from error
-    for number, (call, args, kwargs) in enumerate(steps):
-        if not call.startswith("module:") and function_named(call) is None:
-            raise RequestError(f"the code of module '{path}' calls '{call}', which is not a known torch function")
-        _check([args, list(kwargs.values())], number, path)
-    _check(output, len(steps), path)
+    children = {f"module:{name}" for name, _ in module.named_modules(remove_duplicate=False) if name}
+    states = {name for name, _ in (*module.named_parameters(remove_duplicate=False),
+                                   *module.named_buffers(remove_duplicate=False))}  # fmt: skip
+    for call, _, _ in steps:
+        known = call in children if call.startswith("module:") else callable(function_named(call))
+        if not known:
+            raise RequestError(
+                f"the code of module '{path}' calls '{call[:80]}', which is neither a known torch function nor its own"
+            )
+    for number, values in enumerate((*([*args, *kwargs.values()] for _, args, kwargs in steps), [output])):
+        try:
+            fine = _all_written(values, number, states)
+        except RecursionError:
+            fine = False
+        if not fine:
+            raise RequestError(f"the code of module '{path}' holds a value that no recording writes (step {number})")
     return steps, output
 
 
@@ -63,7 +79,7 @@ def bake(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         return
     values = {}
     for name, made in code["baked"].items():
-        steps, output = _checked(made, path)
+        steps, output = _checked(module, made, path)
         with torch.no_grad():
             values[name] = _run(module, {"steps": steps, "output": output, "last": [[] for _ in steps]}, (), {})
     for name in code.get("dropped", ()):
@@ -73,6 +89,15 @@ def bake(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         owner, _, last = name.rpartition(".")
         module.get_submodule(owner).register_parameter(last, nn.Parameter(value.detach().clone()))
     module.__dict__[_BAKED] = True
+
+
+def bake_weights(model: nn.Module, structure: Structure) -> nn.Module:
+    """Let all weights that modules compute from parameters (standardised convolutions) become parameters, in place."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path, code in structure.baked().items():
+        bake(modules[path], code, path)
+        rewrite(modules[path], code, path)
+    return model
 
 
 class Rewritten:
@@ -178,29 +203,43 @@ def _last_uses(steps: list[tuple[str, list[Any], dict[str, Any]]], output: Any) 
     return [[used for used, at in last.items() if at == number] for number in range(len(steps))]
 
 
-_KINDS = frozenset("$ in at is state size op tuple dict slice ellipsis float device torch".split())
 _CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
-def _check(value: Any, step: int, path: str) -> None:
-    """Refuse values that no recording writes."""
-    if isinstance(value, list):
-        for item in value:
-            _check(item, step, path)
-        return
+def _is_written(value: Any, step: int, states: Set[str]) -> bool:
+    """Whether a recording could have written this value: it may come from a stranger's bundle.
+
+    Args:
+        value: to be looked at.
+        step: number of the step that uses it; it can use results of earlier ones.
+        states: names of the module's parameters and buffers.
+    """
     if not isinstance(value, dict):
-        return
-    bad = set(value) - _KINDS
-    name = value.get("torch")
-    private = any(part.startswith("_") for part in str(value.get("state", "")).split("."))
-    if (
-        bad
-        or ("$" in value and not 0 <= value["$"] < step)
-        or ("op" in value and value["op"][0] not in _OPERATORS)
-        or (name is not None and not isinstance(getattr(torch, name, None), _CONSTANTS))
-        or private
-    ):
-        raise RequestError(f"the code of module '{path}' holds a value that no recording writes: {str(value)[:80]}")
-    for key, item in value.items():
-        if key not in ("state", "torch", "float", "ellipsis", "device", "$", "in", "is", "at"):
-            _check(item, step, path)
+        return _all_written(value, step, states) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+    kinds = list(value.keys() - {"at", "is"})
+    at = value.get("at", [])
+    if len(kinds) != 1 or not isinstance(at, (list, tuple)) or any(type(key) not in (int, str) for key in at):
+        return False
+    kind, item = kinds[0], value[kinds[0]]
+    if kind in ("tuple", "slice", "dict", "op", "size"):
+        if not isinstance(item, (list, tuple)) or len(item) != _LENGTHS.get(kind, len(item)):
+            return False
+        if kind == "op":
+            return item[0] in _OPERATORS and _all_written(item[1:], step, states)
+        if kind == "dict" and any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in item):
+            return False
+        return _all_written(item, step, states) and (kind != "size" or type(item[1]) is int)
+    if kind in ("$", "in"):
+        earlier = type(item) is int and item >= 0 and (kind == "in" or item < step)
+        return earlier or (kind == "in" and isinstance(item, str))
+    if kind in ("ellipsis", "device"):
+        return item is True
+    if not isinstance(item, str):
+        return False
+    if kind == "torch":
+        return isinstance(vars(torch).get(item), _CONSTANTS)
+    return item in states if kind == "state" else kind == "float" and item in ("nan", "inf", "-inf")
+
+
+def _all_written(values: Iterable[Any], step: int, states: Set[str]) -> bool:
+    return all(_is_written(value, step, states) for value in values)

@@ -1,0 +1,229 @@
+"""Latency budgets: the pruned network is measured against the original, and the request corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from torch import nn
+
+from secateur.data import ReferenceSet
+from secateur.evaluation import LatencyShare, measure_latency, measure_share
+from secateur.selection import LatencyModel, Plan, UnreachableBudgetError
+from secateur.selection.timing import shared_table
+from secateur.structure import Structure
+
+AIM = 0.05
+"""Measuring and correcting ends within 5 % of the request."""
+
+TOLERANCE = 0.10
+"""A latency budget counts as met within 10 % of the request."""
+
+ROUNDS = 6
+_BUSY = 1.15
+_AGREEMENT = 0.03
+_LEAST_CHANGE = 0.003
+
+Choose = Callable[[float], Plan]
+"""From a share of predicted latency to a plan."""
+
+
+class LatencySettings(Protocol):
+    """The part of `secateur.PruneSettings` that says how time is measured."""
+
+    @property
+    def latency_batch(self) -> int: ...  # noqa: D102
+    @property
+    def latency_threads(self) -> int | None: ...  # noqa: D102
+    @property
+    def latency_channels_last(self) -> bool: ...  # noqa: D102
+    @property
+    def latency_table(self) -> str | None: ...  # noqa: D102
+
+
+def latency_model(model: nn.Module, structure: Structure, settings: LatencySettings) -> LatencyModel:
+    """Predicts the network's time by its layers alone, on the device and in the precision it has."""
+    parameter = next(model.parameters())
+    table = shared_table(
+        settings.latency_batch,
+        settings.latency_threads,
+        str(parameter.device),
+        parameter.dtype,
+        settings.latency_channels_last,
+        settings.latency_table,
+    )
+    return LatencyModel(structure, table)
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    asked: float
+    plan: Plan
+    found: LatencyShare
+    last: UnreachableBudgetError | None
+
+
+class LatencyGoal:
+    """Brings measured latency to what was asked for.
+
+    A plan is chosen for a predicted share, its network measured in turn with the original, and the predicted share
+    corrected: first along the line through the unpruned network and what was measured, then between the nearest
+    measurement above and below the request. What one budget teaches is where the next one starts.
+
+    Attributes:
+        predicted: predicts times of the network, calibrated by one measurement of it.
+    """
+
+    def __init__(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, settings: LatencySettings
+    ) -> None:
+        self._original = model
+        self._settings = settings
+        inputs = reference.inputs
+        repeated = inputs.repeat(-(-settings.latency_batch // len(inputs)), *[1] * (inputs.ndim - 1))
+        self._inputs = repeated[: settings.latency_batch].to(next(model.parameters()).device)
+        (whole,) = measure_latency(
+            [model],
+            self._inputs,
+            threads=settings.latency_threads,
+            channels_last=settings.latency_channels_last,
+        )
+        self.predicted = latency_model(model, structure, settings).calibrated(whole.median_ms)
+        self._quiet_ms = whole.median_ms
+        self._slope = 1.0  # predicted reduction per measured reduction
+
+    def of(self, structure: Structure) -> LatencyModel:
+        """Predicts times of the network as it has become, traced anew."""
+        return self.predicted.moved(structure)
+
+    def intermediate(self, share: float, choose: Choose) -> Plan:
+        """A plan on the way to a budget: predicted only, by what measurements have taught so far.
+
+        It stays a little above, since what has gone too early cannot be put back.
+        """
+        return self._plan(self._aimed(min(share * (1 + AIM), (1 + share) / 2)), choose)[0]
+
+    def learn(self, share: float, choose: Choose, build: Callable[[Plan], nn.Module]) -> None:
+        """Measure one plan for ``share``, so that plans on the way are predicted better."""
+        asked = self._aimed(share)
+        plan, _ = self._plan(asked, choose)
+        self._note(asked, self._measure(build(plan)).share)
+
+    def reach(self, share: float, choose: Choose, build: Callable[[Plan], nn.Module]) -> tuple[Plan, str]:
+        """The plan whose network takes ``share`` of the original's time.
+
+        Args:
+            share: of measured time.
+            choose: plan for a predicted share.
+            build: the network of a plan.
+
+        Returns:
+            The plan, whose ``achieved`` holds the measured share as ``latency``; and what to know when it is more than
+            10 % off, else "".
+
+        Raises:
+            RequestError: when everything that may go has gone and the time is more than 10 % above the request.
+        """
+        tries: list[_Try] = []
+        asked: float | None = self._aimed(share)
+        while asked is not None and len(tries) < ROUNDS:
+            plan, last = self._plan(asked, choose)
+            same = next((t for t in tries if t.plan.removed == plan.removed), None)
+            found = self._measure(build(plan)) if same is None else same.found
+            if same is None and (last is not None or abs(found.share / share - 1) <= AIM):
+                found = _middle([found, self._measure(build(plan))])  # chance does not decide twice
+            tries.append(_Try(asked if last is None else last.least, plan, found, last))
+            asked = None if abs(found.share / share - 1) <= AIM else _next(tries, share)
+        best = min(tries, key=lambda t: abs(t.found.share - share))
+        if best.last is not None and best.found.share > share * (1 + TOLERANCE):
+            raise UnreachableBudgetError(f"{share:.1%} of latency", best.found.share, best.last.binding)
+        self._note(best.asked, best.found.share)
+        self.predicted.table.save()
+        plan = replace(best.plan, achieved={**best.plan.achieved, "latency": best.found.share})
+        return plan, _remark(tries, best, share)
+
+    def _aimed(self, share: float) -> float:
+        """The predicted share at which about ``share`` will be measured."""
+        return share if share >= 1 else min(0.995, max(0.01, 1 - (1 - share) * self._slope))
+
+    def _note(self, asked: float, measured: float) -> None:
+        if measured < 0.98:  # closer to the original there is more noise than difference
+            self._slope = min(3.0, max(0.3, (1 - asked) / (1 - measured)))
+
+    def _plan(self, asked: float, choose: Choose) -> tuple[Plan, UnreachableBudgetError | None]:
+        """A plan for the predicted share, or the furthest there is."""
+        try:
+            return choose(asked), None
+        except UnreachableBudgetError as error:
+            return choose(error.least), error
+
+    def _measure(self, slim: nn.Module) -> LatencyShare:
+        """The middle of up to five runs, of those in which the original is about as fast as it has been at best.
+
+        Within a run a busy machine may favour one network for a second or two; runs that agree are to be trusted more
+        than one that is long.
+        """
+        runs: list[LatencyShare] = []
+        while True:
+            run = measure_share(
+                self._original,
+                slim,
+                self._inputs,
+                threads=self._settings.latency_threads,
+                channels_last=self._settings.latency_channels_last,
+            )
+            self._quiet_ms = min(self._quiet_ms, run.before_ms)
+            runs.append(run)
+            quiet = [r for r in runs if r.before_ms <= _BUSY * self._quiet_ms]
+            found = _middle(quiet or runs)
+            if len(runs) == 5 or (len(quiet) > 1 and found.uncertainty <= _AGREEMENT):
+                return found
+
+
+def _middle(runs: list[LatencyShare]) -> LatencyShare:
+    """Median of runs; its interval holds the runs' medians, or is the only run's own."""
+    shares = sorted(run.share for run in runs)
+    interval = runs[0].interval if len(runs) == 1 else (shares[0], shares[-1])
+    return LatencyShare(
+        float(np.median(shares)), interval, sum(run.rounds for run in runs), min(run.before_ms for run in runs)
+    )
+
+
+def _next(tries: list[_Try], share: float) -> float | None:
+    """The predicted share to ask for next; None when no other one promises more."""
+    at = [(1.0, 1.0), *((t.asked, t.found.share) for t in tries)]
+    slow = min((pair for pair in at if pair[1] > share), default=at[0])
+    fast = max((pair for pair in at if pair[1] <= share), default=None)
+    if fast is None:
+        if any(t.last is not None for t in tries):
+            return None
+        asked, measured = slow
+        guess = 1 - (1 - share) * (1 - asked) / (1 - measured) if measured < 0.98 else 0.8 * asked
+        return min(0.97 * asked, max(0.5 * asked, guess))
+    width = slow[0] - fast[0]
+    if width < _LEAST_CHANGE:
+        return None  # neighbouring plans, or measurements that contradict each other
+    if len(tries) >= ROUNDS // 2:
+        return fast[0] + width / 2
+    guess = fast[0] + width * (share - fast[1]) / (slow[1] - fast[1])
+    return min(slow[0] - 0.1 * width, max(fast[0] + 0.1 * width, guess))
+
+
+def _remark(tries: list[_Try], best: _Try, share: float) -> str:
+    if abs(best.found.share / share - 1) <= TOLERANCE:
+        return ""
+    low, high = best.found.interval
+    noisy = best.found.uncertainty > AIM or any(
+        a.asked < b.asked and a.found.share > b.found.share * (1 + AIM) for a in tries for b in tries
+    )
+    reason = (
+        "times on this machine are too noisy to decide; measure on a quieter one, or with more threads to itself"
+        if noisy
+        else "times go in steps; a smaller round_to or another strategy gives other steps"
+    )
+    return (
+        f"latency {best.found.share:.1%} ({low:.1%} to {high:.1%}) for {share:.1%} asked, "
+        f"the nearest of {len(tries)} measured: {reason}"
+    )

@@ -1,0 +1,125 @@
+"""What model hubs show of a bundle: ``config.json`` and a model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from torch import nn
+
+from secateur.models.libraries import base_model
+from secateur.surgery.prune import edits_of
+
+_CARD = """---
+{front}---
+
+# {title}
+
+{what}
+
+```python
+import secateur as sc
+
+model = sc.from_pretrained("PATH_OR_REPOSITORY"{argument})
+```
+
+`pip install secateur`. Loading runs no code of this repository and reads no pickle; every file is checked against
+`manifest.json`.
+{metrics}"""
+
+
+def config(model: nn.Module, architecture: Mapping[str, Any], achieved: Mapping[str, float] | None) -> dict[str, Any]:
+    """``config.json``: what the network is, for hubs and people; loading does not read it.
+
+    Args:
+        model: the network.
+        architecture: the values of ``architecture.json``.
+        achieved: shares that stayed in the last plan.
+    """
+    return {
+        "library_name": "secateur",
+        "secateur_version": architecture["versions"]["secateur"],
+        "bundle_version": architecture["version"],
+        "architecture": architecture["class"],
+        "origin": architecture["origin"],
+        "kept": {"params": kept_parameters(model), "last_plan": dict(achieved or {})},
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def kept_parameters(model: nn.Module) -> float:
+    """Share of the original network's parameters that are left after all rounds."""
+    cuts: dict[str, list[Any]] = {}
+    for cut in edits_of(model).cuts:
+        cuts.setdefault(cut.tensor, []).append(cut)
+    seen: set[int] = set()
+    now = before = 0
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        now += parameter.numel()
+        shape = list(parameter.shape)
+        for cut in cuts.get(name, ()):
+            shape[cut.dim] = cut.size
+        before += math.prod(shape)
+    return now / before if before else 1.0
+
+
+def model_card(model: nn.Module, about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """``README.md``: the hub's front matter, what the network is, how to load it, and what was measured."""
+    front: dict[str, Any] = {"library_name": "secateur", "tags": ["secateur", "pruning", "pytorch"]}
+    base = base_model(model)
+    if base is not None:
+        front["base_model"] = base
+    origin = about["origin"]
+    name = origin["name"] if origin else about["architecture"].rpartition(".")[2]
+    share, last = about["kept"]["params"], about["kept"]["last_plan"]
+    what = f"`{_text(name)}`, pruned to {share:.1%} of its parameters ({about['parameters']:,} are left)."
+    if share == 1.0:
+        what = f"`{_text(name)}` with all its {about['parameters']:,} parameters."
+    if last:
+        what += " Last plan: " + ", ".join(f"{_text(key)} {value:.1%}" for key, value in last.items()) + " stay."
+    return _CARD.format(
+        front=yaml.safe_dump(front, sort_keys=False),
+        title=_text(name),
+        what=what,
+        argument="" if origin else f", model={_text(name)}()",
+        metrics=_table(metrics),
+    )
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    """Measured figures: one column per stage (groups of figures), one row per measure."""
+    columns: dict[str, dict[str, Any]] = {}
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            figures = {str(k): v for k, v in value.items() if _is_figure(v)}
+            if figures:
+                columns[str(key)] = figures
+        elif _is_figure(value):
+            columns.setdefault("value", {})[str(key)] = value
+    if not columns:
+        return ""
+    rows = list(dict.fromkeys(row for figures in columns.values() for row in figures))
+    lines = [f"| measure | {' | '.join(map(_text, columns))} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = [_figure(figures[row]) if row in figures else "" for figures in columns.values()]
+        lines.append(f"| {_text(row)} | {' | '.join(cells)} |")
+    return "\n## Measured\n\n" + "\n".join(lines) + "\n"
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, str))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
+def _text(value: Any) -> str:
+    """One line that is no Markdown table, code or HTML."""
+    plain = "".join(c if c.isprintable() else " " for c in str(value))[:120]
+    return plain.replace("|", "/").replace("`", "'").replace("<", "(").replace(">", ")")

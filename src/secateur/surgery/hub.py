@@ -1,0 +1,96 @@
+"""Bundles on the Hugging Face hub: a bundle's folder is a repository there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.surgery.bundle import MANIFEST, MEMBERS, load, read_bundle, verify
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def from_pretrained(path_or_repo: str | Path, model: nn.Module | None = None, revision: str | None = None) -> nn.Module:
+    """The network of a bundle in a local folder or a repository of the Hugging Face hub, in eval mode.
+
+    A folder that exists is read and no network is used. Of a repository only the files of a bundle are fetched, into
+    the hub's own cache.
+
+    Args:
+        path_or_repo: a folder, or ``OWNER/NAME``.
+        model: see `secateur.load`.
+        revision: branch, tag or commit of the repository.
+
+    Raises:
+        RequestError: for what is neither, a repository that is not found, and all that `secateur.load` refuses.
+        SecateurError: when the hub cannot be reached.
+    """
+    if Path(path_or_repo).is_dir():
+        return load(path_or_repo, model)
+    repository = _repository(path_or_repo, "is no folder and no repository OWNER/NAME of the Hugging Face hub")
+    hub = _hub()
+    try:
+        snapshot = hub.snapshot_download(repository, revision=revision, allow_patterns=[*MEMBERS, MANIFEST])
+    except Exception as error:  # the client raises errors of its own, of its HTTP library and of the system
+        raise _failed(hub, f"cannot fetch '{repository}' (which is no local folder)", error) from error
+    # the cache keeps files beside its snapshots, as links
+    return read_bundle(snapshot, model, within=Path(snapshot).parent.parent).model
+
+
+def push_to_hub(path: str | Path, repo_id: str, *, revision: str | None = None, private: bool | None = None) -> str:
+    """Upload a bundle, as one commit, to a repository of the Hugging Face hub; it is made if it does not exist.
+
+    Args:
+        path: bundle folder; it is verified first.
+        repo_id: ``OWNER/NAME``.
+        revision: branch.
+        private: whether a new repository is.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        RequestError: for a folder that is no whole bundle.
+        SecateurError: when the hub refuses (log in with ``hf auth login``) or cannot be reached.
+    """
+    verify(Path(path))
+    repository = _repository(repo_id, "is no repository OWNER/NAME")
+    hub = _hub()
+    try:
+        client = hub.HfApi(library_name="secateur")
+        address = client.create_repo(repository, private=private, exist_ok=True)
+        client.upload_folder(
+            repo_id=repository,
+            folder_path=str(path),
+            revision=revision,
+            allow_patterns=[*MEMBERS, MANIFEST],
+            commit_message="Upload a Secateur bundle",
+        )
+    except Exception as error:  # see above
+        raise _failed(hub, f"cannot upload to '{repository}'", error) from error
+    return str(address)
+
+
+def _repository(name: str | Path, refused: str) -> str:
+    text = str(name)
+    if not _REPOSITORY.fullmatch(text) or ".." in text:
+        raise RequestError(f"'{text}' {refused}")
+    return text
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise RequestError("repositories of the hub need an extra: pip install 'secateur[hub]'") from error
+    return huggingface_hub
+
+
+def _failed(hub: Any, what: str, error: Exception) -> SecateurError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    unknown = isinstance(error, (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError))
+    return (RequestError if unknown else SecateurError)(f"{what}: {reason}")

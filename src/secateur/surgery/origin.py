@@ -1,0 +1,132 @@
+"""How a pruned network can be built anew by name: found, and checked by doing it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.models import origin_of
+from secateur.models.build import rebuild
+from secateur.models.libraries import Origin, candidates
+from secateur.structure.rewritten import Rewritten
+from secateur.surgery.prune import ADDED_BIAS, add_bias, apply_edits, edits_of
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def class_of(module: nn.Module) -> type:
+    """A module's own class, also when its code was written down anew."""
+    kind = type(module)
+    return kind.__mro__[2] if issubclass(kind, Rewritten) else kind
+
+
+def original_class(module: nn.Module) -> str:
+    """The full name of a module's own class."""
+    kind = class_of(module)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def origin_for(model: nn.Module) -> tuple[Origin | None, str]:
+    """What `rebuild` takes to make the network that this one was before surgery, and why there is none.
+
+    Every candidate is built (without memory where that is possible), edited like the network, and compared with it:
+    classes, plain attributes and shapes of all modules. A network that was changed by hand after it was built has none.
+    """
+    recorded = origin_of(model)
+    first = [] if recorded is None or recorded["name"].startswith("transformers/") else [recorded]
+    reasons = []
+    for origin in (*first, *candidates(model, class_of(model))):
+        different = _difference(model, origin)
+        if not different:
+            return origin, ""
+        reasons.append(f"{origin['name']} {different}")
+    return None, reasons[0] if reasons else ""
+
+
+def added_biases(model: nn.Module) -> list[str]:
+    """Layers that compensation gave a bias which their constructor had not."""
+    return [name for name, module in model.named_modules() if getattr(module, ADDED_BIAS, False)]
+
+
+def give_biases(model: nn.Module, layers: Iterable[str]) -> None:
+    """Give these layers a bias of zeros where they have none."""
+    modules = dict(model.named_modules())
+    for name in layers:
+        weight = modules[name]._parameters.get("weight") if name in modules else None
+        if weight is None or weight.ndim == 0:
+            raise RequestError(f"the network has no layer '{name}' that could take a bias")
+        if modules[name]._parameters.get("bias") is None:
+            size = getattr(modules[name], "out_channels", weight.shape[0])
+            add_bias(modules[name], torch.zeros(size))
+
+
+def _difference(model: nn.Module, origin: Origin) -> str:
+    """What differs between a network and one that is built anew; empty when nothing does."""
+    try:
+        fresh = _edited_anew(model, origin)
+    except SecateurError as error:
+        return f"does not give it ({error})"
+    modules, others = (dict(m.named_modules(remove_duplicate=False)) for m in (model, fresh))
+    for name in (*(modules.keys() - others.keys()), *(others.keys() - modules.keys())):
+        return f"has another structure (at '{name}')"
+    for name, module in modules.items():
+        other = others[name]
+        if class_of(module) is not class_of(other):
+            return f"has a {class_of(other).__name__} at '{name}', this network a {class_of(module).__name__}"
+        for key, value in vars(other).items():
+            if key.startswith("_") or key == "training" or not _is_plain(value):
+                continue
+            ours = vars(module).get(key)
+            if (tuple(ours) if isinstance(ours, list) else ours) != (
+                tuple(value) if isinstance(value, list) else value
+            ):
+                return f"has {key}={value} at '{name}', this network {key}={ours}"
+    return _other_shapes(model, fresh)
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, (tuple, list)) and all(isinstance(v, _PLAIN) for v in value))
+
+
+def _other_shapes(model: nn.Module, fresh: nn.Module) -> str:
+    ours, theirs = model.state_dict(), fresh.state_dict()
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        return f"has another state (at '{name}')"
+    for name, tensor in ours.items():
+        if tensor.shape != theirs[name].shape:
+            return f"has shape {tuple(theirs[name].shape)} at '{name}', this network {tuple(tensor.shape)}"
+    return ""
+
+
+def _edited_anew(model: nn.Module, origin: Origin) -> nn.Module:
+    """The original network, edited like this one; without memory for its weights where that is possible."""
+
+    def made() -> nn.Module:
+        fresh = rebuild(origin)
+        apply_edits(fresh, edits_of(model))
+        give_biases(fresh, added_biases(model))
+        return fresh
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # initialising what has no memory is announced
+        try:
+            with _NoMemory():
+                return made()
+        except Exception:  # noqa: BLE001 - constructors may compute with their weights, and then fail in any way
+            return made()
+
+
+class _NoMemory(TorchFunctionMode):
+    """Tensors that are to be filled later get no memory; sizes that constructors compute with tensors stay real."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
