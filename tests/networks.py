@@ -63,3 +63,47 @@ class UserNet(nn.Module):
 def user_net(seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(seed)
     return randomised(UserNet(), seed), torch.randn(2, 3, 8, 8)
+
+
+class Attention(nn.Module):
+    """The most common spelling: the size of a head comes from the width of the stream."""
+
+    def __init__(self, width=24, heads=4):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x):
+        B, N, C = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        attention = (q @ k.transpose(-2, -1) * (C // self.heads) ** -0.5).softmax(-1)
+        return x + self.proj((attention @ v).transpose(1, 2).reshape(B, N, C))
+
+
+class Tokens(nn.Module):
+    def __init__(self, block, width=24):
+        super().__init__()
+        self.embed = nn.Linear(6, width)
+        self.cls = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 6, width))
+        self.block = block
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.position
+        return self.head(self.block(x)[:, 0])
+
+
+class SelfAttention(nn.Module):
+    """PyTorch's own attention module."""
+
+    def __init__(self, batch_first=True):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(24, 4, batch_first=batch_first)
+
+    def forward(self, x):
+        return x + self.attention(x, x, x)[0]

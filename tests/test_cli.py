@@ -86,6 +86,17 @@ def test_doctor(capsys):
     assert re.search(r"reachable: .*macs 0\.\d+%", printed)
 
 
+def test_doctor_shows_heads_and_streams(capsys):
+    assert run(["doctor", "timm/levit_128s"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\.attn\.qkv\.linear\[heads\].* heads", printed)
+    assert run(["doctor", "timm/test_vit", "--stream"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"patch_embed\.proj .* stream", printed)
+    assert run(["doctor", "timm/test_vit"]) == 0
+    assert "--stream lets them go" in capsys.readouterr().out
+
+
 def test_print_config_and_dry_run_do_no_work(tmp_path, capsys):
     assert run(["prune", "--print-config", "--macs", "0.3", "--out", str(tmp_path / "a")]) == 0
     assert "share: 0.3" in capsys.readouterr().out

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
+from networks import Attention, SelfAttention, Tokens
 from secateur.criteria import Criterion, get, known
 from secateur.criteria.contract import check_criterion
 from secateur.data import ReferenceSet
@@ -127,3 +128,16 @@ def test_bad_requests(setting):
     model[0].weight.data[0, 0] = float("inf")
     with pytest.raises(sc.RequestError, match=r"'0\.weight' holds 1 NaN or infinite"):
         sc.score(model, structure, reference, "weight")
+
+
+@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("block", [Attention, SelfAttention])
+def test_heads_places_and_streams_are_scored(name, block):
+    torch.manual_seed(0)
+    model, x = Tokens(block()).eval(), torch.randn(12, 5, 6)
+    reference = ReferenceSet(x, torch.arange(12) % 3, tuple(range(12)))
+    structure = sc.trace(model, x[:1], stream=True)
+    assert {g.kind for g in structure.groups} >= {"heads", "dims"}
+    values = sc.score(model, structure, reference, name).values
+    for group in structure.groups:
+        assert (values[group.units] != 0).all(), group.name

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import secateur as sc
-from networks import user_net, zoo
+from networks import Attention, SelfAttention, Tokens, user_net, zoo
 from secateur.evaluation import count_macs, count_params
+from secateur.structure.functions import function_named
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "mobilenet_v2", "squeezenet1_1", "regnet_y_400mf"])
@@ -151,50 +155,6 @@ def test_written_sizes_are_written_anew_and_any_batch_goes():
     assert slim(torch.randn(5, 3, 6, 6).double()).shape == (5, 2)
 
 
-class Attention(nn.Module):
-    """The most common spelling: the size of a head comes from the width of the stream."""
-
-    def __init__(self, width=24, heads=4):
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x):
-        B, N, C = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(B, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv[0], qkv[1], qkv[2]
-        attention = (q @ k.transpose(-2, -1) * (C // self.heads) ** -0.5).softmax(-1)
-        return x + self.proj((attention @ v).transpose(1, 2).reshape(B, N, C))
-
-
-class Tokens(nn.Module):
-    def __init__(self, block, width=24):
-        super().__init__()
-        self.embed = nn.Linear(6, width)
-        self.cls = nn.Parameter(torch.randn(1, 1, width))
-        self.position = nn.Parameter(torch.randn(1, 6, width))
-        self.block = block
-        self.head = nn.Linear(width, 3)
-
-    def forward(self, x):
-        x = self.embed(x)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.position
-        return self.head(self.block(x)[:, 0])
-
-
-class SelfAttention(nn.Module):
-    """PyTorch's own attention module."""
-
-    def __init__(self, batch_first=True):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(24, 4, batch_first=batch_first)
-
-    def forward(self, x):
-        return x + self.attention(x, x, x)[0]
-
-
 @pytest.mark.parametrize(
     "block",
     [
@@ -224,6 +184,59 @@ def test_the_whole_residual_stream_goes_on_request():
     assert next(g for g in structure.groups if g.kind == "stream").size == 24
     assert slim.block.norm.normalized_shape == (12,)
     assert slim.cls.shape == (1, 1, 12)
+
+
+class StandardisedConv(nn.Conv2d):
+    """A convolution whose weight is standardised anew at every call."""
+
+    def forward(self, x):
+        weight = self.weight.flatten(1)
+        weight = (weight - weight.mean(1, keepdim=True)) / (weight.var(1, keepdim=True) + 1e-5).sqrt()
+        return nn.functional.conv2d(x, weight.reshape_as(self.weight), self.bias, self.stride, self.padding)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda *sizes: StandardisedConv(*sizes, padding=1),
+        lambda *sizes: nn.utils.parametrizations.weight_norm(nn.Conv2d(*sizes, padding=1)),
+    ],
+    ids=["standardised", "weight norm"],
+)
+def test_computed_weights_become_parameters(layer, tmp_path):
+    def make():
+        torch.manual_seed(0)
+        return nn.Sequential(layer(3, 8, 3), nn.ReLU(), layer(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+
+    structure, plan, slim = pruned_equals_masked(make(), torch.randn(2, 3, 4, 4))
+    assert [g.size for g in structure.groups] == [8, 6]
+    x = torch.randn(2, 3, 4, 4).double()
+    assert torch.equal(sc.load(sc.save(slim, tmp_path / "b"), model=make())(x), slim(x))
+
+
+def test_modules_with_code_of_their_own_copy_pickle_and_train():
+    torch.manual_seed(0)
+    _, plan, slim = pruned_equals_masked(Tokens(Attention()), torch.randn(3, 5, 6))
+    assert set(plan.edits.code) == {"block"}
+    assert isinstance(slim.block, Attention)
+    x = torch.randn(2, 5, 6).double()
+    for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):
+        assert torch.equal(again(x), slim(x))
+    slim.train()(x).sum().backward()
+    assert all(p.grad is not None for p in slim.parameters())
+
+
+def test_recorded_code_calls_torch_functions_only():
+    assert function_named("torch.Tensor.reshape") is not None
+    for name in (
+        "torch.load",
+        "torch.save",
+        "torch.Tensor.apply_",
+        "torch.Tensor.__reduce_ex__",
+        "os.system",
+        "torch.hub",
+    ):
+        assert function_named(name) is None
 
 
 def test_a_reduced_structure_is_that_of_the_pruned_network():

@@ -18,6 +18,7 @@ from secateur.attribution.functional import ConvolutionMap, MatrixMap
 from secateur.attribution.layers import conv_call, convolution_map, linear_call, norm_call
 from secateur.attribution.operations import bound
 from secateur.core.errors import RequestError
+from secateur.structure.attention import multi_head_attention
 
 
 @dataclass(eq=False)
@@ -96,8 +97,11 @@ class _Reader(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if name == "multi_head_attention_forward":
+            with self:
+                return multi_head_attention(*args, **kwargs)
+        result = func(*args, **kwargs)
         if name in ("conv1d", "conv2d", "conv3d"):
             call = bound(conv_call, args, kwargs)
             self._read(call["weight"], call["input"], convolution_map(call["input"], call), result)
