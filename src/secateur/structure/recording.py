@@ -97,7 +97,7 @@ class Scope:
         steps: its calls; output: what it returned; broken: why it cannot be written down anew.
         baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
             replaced: all parameters that they are computed from.
-        factors: sizes that its code makes factors of.
+        factors: sizes that its code makes factors of; dtypes: tensors whose type it asks for, by type.
         shapes: shape and nodes of tensors, by reference.
     """
 
@@ -109,6 +109,7 @@ class Scope:
     baked: dict[str, Value] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     factors: list[Value] = field(default_factory=list)
+    dtypes: dict[torch.dtype, Value] = field(default_factory=dict)
     shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
     _known: dict[int, Value] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)
@@ -235,6 +236,11 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__" and getattr(func.__self__, "__name__", "") == "shape":
             return torch.Size([self._size(args[0], d, n) for d, n in enumerate(func(*args))])
+        if name == "__get__" and getattr(func.__self__, "__name__", "") == "dtype":
+            with self._aside():
+                reference = self._try(scope, args[0])
+            if isinstance(reference, dict):
+                scope.dtypes[func(*args)] = reference
         if name == "size" and isinstance(args[0], torch.Tensor):
             found = func(*args, **kwargs)
             if isinstance(found, torch.Size):
@@ -327,6 +333,8 @@ class Recorder(TorchFunctionMode):
             return {"ellipsis": True}
         if isinstance(value, torch.device):
             return {"device": True}
+        if isinstance(value, torch.dtype) and value in scope.dtypes:
+            return {"dtype": scope.dtypes[value]}
         if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
             return {"torch": str(value).removeprefix("torch.")}
         raise _Unwritable(f"holds a value of type {type(value).__name__}")

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.structure.base import tensors_in
 from secateur.structure.code import WRITTEN
 from secateur.structure.functions import function_named
 from secateur.structure.structure import Structure
@@ -173,7 +174,10 @@ class _Frame:
         if "float" in value:
             return float(value["float"])
         if "device" in value:
-            return next(self.module.parameters()).device
+            tensors = (*tensors_in((self.args, self.kwargs)), *self.module.parameters())
+            return next(iter(tensors), torch.zeros(0)).device
+        if "dtype" in value:
+            return self.get(value["dtype"]).dtype
         return getattr(torch, value["torch"])
 
 
@@ -234,6 +238,8 @@ def _is_written(value: Any, step: int, states: Set[str]) -> bool:
         return earlier or (kind == "in" and isinstance(item, str))
     if kind in ("ellipsis", "device"):
         return item is True
+    if kind == "dtype":
+        return isinstance(item, dict) and _is_written(item, step, states)
     if not isinstance(item, str):
         return False
     if kind == "torch":

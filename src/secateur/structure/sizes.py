@@ -108,6 +108,25 @@ def _like(value: Value, items: list[Value]) -> Value:
     return {"tuple": items} if isinstance(value, dict) else items
 
 
+def _adjusted(site: Site, old: Value, wanted: int) -> Value:
+    """A right size: where code multiplies or divides a size of a tensor (samples times heads), that stays in it."""
+    if isinstance(old, dict) and "op" in old:
+        name, left, right = old["op"]
+        for kept in (left, right):
+            if name == "mul" and _dynamic(kept) and wanted % max(1, site.now(kept)) == 0:
+                return {"op": ["mul", kept, wanted // max(1, site.now(kept))]}
+        if name == "floordiv" and _dynamic(left) and wanted and site.now(left) % wanted == 0:
+            return {"op": ["floordiv", left, site.now(left) // wanted]}
+    return wanted
+
+
+def _dynamic(value: Value) -> bool:
+    """Whether a size comes from a tensor or an input of the module."""
+    if not isinstance(value, dict):
+        return False
+    return "size" in value or "in" in value or ("op" in value and any(map(_dynamic, value["op"][1:])))
+
+
 def _right_sizes(site: Site, sizes: list[Value], out: Shaped, first: int) -> list[Value] | None:
     """Sizes for dimensions ``first`` on of the result; None when they are right as they are."""
     after = out.after(site.keep)
@@ -115,7 +134,7 @@ def _right_sizes(site: Site, sizes: list[Value], out: Shaped, first: int) -> lis
     for index, old in enumerate(sizes):
         dim = first + index
         if site.now(old) not in (-1, after[dim]):
-            fixed[index] = after[dim]
+            fixed[index] = _adjusted(site, old, after[dim])
     return fixed if fixed != sizes else None
 
 
