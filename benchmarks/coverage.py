@@ -50,7 +50,7 @@ from rich.table import Table
 from torch import nn
 
 import secateur as sc
-from secateur.core.files import read_json, write_json
+from secateur.core.files import read_json, write_json, write_text
 from secateur.core.progress import track
 from secateur.evaluation import count_macs, count_params
 
@@ -117,7 +117,13 @@ def ours(network: ZooNetwork, row: Row, step: Step, onnx: bool) -> None:
     step("build")
     model, x = prepared(network)
     step("trace")
-    structure, row["trace_s"] = timed(lambda: sc.trace(model, x[:1]))
+    try:
+        structure, row["trace_s"] = timed(lambda: sc.trace(model, x[:1]))
+    except sc.RequestError as error:
+        if "stream=True" not in str(error):
+            raise
+        row["stream"] = True  # nothing can go unless norms run over what stays
+        structure, row["trace_s"] = timed(lambda: sc.trace(model, x[:1], stream=True))
     describe(row, structure)
     step("count")
     whole = structure.cost()
@@ -313,15 +319,34 @@ def problems(row: Row) -> list[str]:
 def show(rows: dict[str, Row]) -> None:
     """Print the table and the notes."""
     table = Table(title=f"random scores, per-layer strategy, {SHARE:.0%} of the units, then of the MACs")
-    columns = ["network", "ok", "groups", "units", "locked", "heads gone", "trace s", "prune s", "fp32", "fp64", "macs"]
-    for column in [*columns, "macs at 50 %", "params", "reload", "onnx", "peer", "peer s"]:
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("network", "ok", "peer") else "right", no_wrap=True)
+    for line in lines(rows):
+        table.add_row(*line)
+    Console(width=200).print(table)
+    tell(rows)
+
+
+COLUMNS = (
+    "network", "ok", "groups", "units", "locked", "heads gone", "trace s", "prune s", "fp32", "fp64", "macs",
+    "macs at 50 %", "params", "reload", "onnx", "peer", "peer s",
+)  # fmt: skip
+
+
+def markdown(rows: dict[str, Row]) -> str:
+    """The table for a page."""
+    body = ["| " + " | ".join(line) + " |" for line in lines(rows)]
+    return "\n".join(["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|", *body]) + "\n"
+
+
+def lines(rows: dict[str, Row]) -> Iterable[list[str]]:
+    """Cells of each row."""
     for name, parts in rows.items():
         row, other = parts.get("ours", {}), parts.get("peer")
         units, macs = (row.get("plans", {}).get(kind, {}) for kind in ("units", "macs"))
         worst = max((plan["difference"] for plan in (units, macs) if "difference" in plan), default=None)
-        table.add_row(
-            name,
+        yield [
+            name + (" (stream)" if row.get("stream") else ""),
             "NO" if problems(row) else "yes",
             cell(row.get("groups"), "d"),
             cell(row.get("units"), "d"),
@@ -338,8 +363,11 @@ def show(rows: dict[str, Row]) -> None:
             cell(row.get("onnx"), ".0e"),
             "" if other is None else "fails" if "failed" in other else "works",
             "" if other is None or "failed" in other else cell(other["trace_s"] + other["prune_s"], ".1f"),
-        )
-    Console(width=200).print(table)
+        ]
+
+
+def tell(rows: dict[str, Row]) -> None:
+    """What is wrong, what cannot be, and how many networks are well."""
     say = Console(soft_wrap=True, markup=False, highlight=False).print
     for name, parts in rows.items():
         for text in problems(parts.get("ours", {})):
@@ -372,17 +400,18 @@ def speed(names: Iterable[str], rounds: int) -> dict[str, dict[str, list[float]]
     """Seconds of tracing and surgery by round, both sides in turn."""
     import torch_pruning as tp
 
-    def run_ours(model: nn.Module, x: torch.Tensor) -> tuple[float, float]:
+    def run_ours(model: nn.Module, x: torch.Tensor) -> tuple[float, float, float]:
         structure, trace_s = timed(lambda: sc.trace(model, x))
         scores = sc.Scores(structure, np.random.default_rng(0).random(structure.num_units), "random")
-        _, prune_s = timed(lambda: sc.prune(model, sc.select(scores, sc.Budget(units=SHARE), "per-layer")))
-        return trace_s, prune_s
+        plan, select_s = timed(lambda: sc.select(scores, sc.Budget(units=SHARE), "per-layer"))
+        prune_s = timed(lambda: sc.prune(model, plan, check=False))[1]
+        return trace_s, select_s + prune_s, timed(lambda: sc.prune(model, plan))[1] - prune_s
 
-    def run_theirs(model: nn.Module, x: torch.Tensor) -> tuple[float, float]:
+    def run_theirs(model: nn.Module, x: torch.Tensor) -> tuple[float, float, float]:
         made = copy.deepcopy(model)  # not timed: it works in place
         importance = tp.importance.RandomImportance()
         pruner, trace_s = timed(lambda: peer_pruner(made, x, importance, [torch.empty(1, 1000)]))
-        return trace_s, timed(pruner.step)[1]
+        return trace_s, timed(pruner.step)[1], 0.0
 
     found: dict[str, dict[str, list[float]]] = {}
     sides = [("ours", run_ours), ("peer", run_theirs)]
@@ -392,9 +421,10 @@ def speed(names: Iterable[str], rounds: int) -> dict[str, dict[str, list[float]]
         times: dict[str, list[float]] = {}
         for number in range(-1, rounds):  # one round to warm up
             for side, run in sides if number % 2 else sides[::-1]:
-                trace_s, prune_s = run(model, x)
+                trace_s, prune_s, check_s = run(model, x)
                 if number >= 0:
-                    for key, value in (("trace", trace_s), ("prune", prune_s), ("both", trace_s + prune_s)):
+                    both = trace_s + prune_s
+                    for key, value in (("trace", trace_s), ("prune", prune_s), ("both", both), ("check", check_s)):
                         times.setdefault(f"{side}_{key}", []).append(value)
         found[name] = times
     return found
@@ -403,13 +433,13 @@ def speed(names: Iterable[str], rounds: int) -> dict[str, dict[str, list[float]]
 def show_speed(found: dict[str, dict[str, list[float]]], rounds: int) -> None:
     """Print medians and the quartiles of the ratio."""
     table = Table(title=f"seconds, medians of {rounds} rounds, half of the units by random scores, 224 px")
-    for column in ("network", "trace", "peer's", "surgery", "peer's", "both", "peer's", "peer's / ours"):
+    for column in ("network", "trace", "peer's", "surgery", "peer's", "both", "peer's", "peer's / ours", "our check"):
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=True)
     for name, times in found.items():
         middle = {key: float(np.median(values)) for key, values in times.items()}
         low, ratio, high = np.quantile(np.divide(times["peer_both"], times["ours_both"]), (0.25, 0.5, 0.75))
         cells = [f"{middle[f'{side}_{key}']:.2f}" for key in ("trace", "prune", "both") for side in ("ours", "peer")]
-        table.add_row(name, *cells, f"{ratio:.2f} ({low:.2f}, {high:.2f})")
+        table.add_row(name, *cells, f"{ratio:.2f} ({low:.2f}, {high:.2f})", f"{middle['ours_check']:.2f}")
     Console(width=120).print(table)
 
 
@@ -432,6 +462,7 @@ def main(
     threads: Annotated[int, typer.Option(min=1, help="Of PyTorch.")] = 1,
     speed_mode: Annotated[bool, typer.Option("--speed", help="Time tracing and surgery instead.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="With --speed.")] = 5,
+    page: Annotated[Path | None, typer.Option("--markdown", help="Write the table here as well.")] = None,
 ) -> None:
     """Prune published networks; a table, and what is wrong or cannot be."""
     if context.invoked_subcommand is not None:
@@ -461,6 +492,8 @@ def main(
                 if json_file is not None:
                     write_json(json_file, report)
     show(report["rows"])
+    if page is not None:
+        write_text(page, markdown(report["rows"]))
 
 
 def choose(only: str, default: Iterable[str], known: Iterable[str]) -> list[str]:
