@@ -157,7 +157,7 @@ class _Measure:
         if self.budget.kind == "latency":
             assert self.latency is not None
             return self.latency.share(keep)
-        return float(getattr(self.structure.cost(keep), self.budget.kind)) / self._whole
+        return self.structure.measured(self.budget.kind, keep) / self._whole
 
     def unit_costs(self, keep: np.ndarray) -> np.ndarray:
         if self.budget.kind == "latency":
@@ -188,6 +188,10 @@ def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_ke
     ranked = present[np.argsort(key[present], kind="stable")]
     floor = -(-min(min_keep, group.size) // round_to) * round_to
     blocks: list[_Block] = []
+    if round_to == 1:
+        going = ranked[: max(0, len(ranked) - floor)]
+        rows = zip(key[going].tolist(), going.reshape(-1, 1), strict=True)
+        return [_Block(value, number, index, units) for index, (value, units) in enumerate(rows)]
     position, left, highest = 0, len(ranked), -np.inf
     while True:
         size = left % round_to or round_to
@@ -222,8 +226,8 @@ def _reach(measure: _Measure, blocks: list[_Block], keep: np.ndarray) -> np.ndar
 
 def _without(keep: np.ndarray, removed: list[_Block]) -> np.ndarray:
     result = keep.copy()
-    for block in removed:
-        result[block.units] = False
+    if removed:
+        result[np.concatenate([block.units for block in removed])] = False
     return result
 
 

@@ -96,6 +96,12 @@ class Structure:
         total = {m: sum((term.size(kept) for term in terms), start=0.0) for m, terms in self._terms.items()}
         return Cost(int(kept.sum()), round(total["params"]), round(total["macs"]))
 
+    def measured(self, measure: Measure, keep: np.ndarray) -> float:
+        """One figure of `cost`."""
+        kept = np.asarray(keep, np.float64)
+        terms = () if measure == "units" else self._terms[measure]
+        return float(kept.sum()) if measure == "units" else float(round(sum(term.size(kept) for term in terms)))
+
     def unit_costs(self, measure: Measure, keep: np.ndarray | None = None) -> np.ndarray:
         """What each unit costs at the margin, [U]: the derivative of the cost with respect to keeping it."""
         if measure == "units":

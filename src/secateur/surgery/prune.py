@@ -45,11 +45,26 @@ def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bo
         >>> prune(net, plan)[0]
         Linear(in_features=4, out_features=5, bias=True)
     """
-    slim = copy.deepcopy(model)
+    slim = _copy_to_cut(model, plan.edits)
     apply_edits(slim, plan.edits)
     if check:
         _verify(slim, model, plan, example_inputs)
     return slim
+
+
+def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
+    """A copy in which tensors that are cut next still share memory with the original's: cutting makes new ones."""
+    if any(code.get("baked") for code in edits.code.values()):
+        return copy.deepcopy(model)
+    tensors = _tensors(model)
+    shared: dict[int, Any] = {}
+    for name in {cut.tensor for cut in edits.cuts}:
+        tensor = tensors.get(name)
+        if isinstance(tensor, nn.Parameter):
+            shared[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
+        elif tensor is not None:
+            shared[id(tensor)] = tensor.detach()
+    return copy.deepcopy(model, shared)
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
