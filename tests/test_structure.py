@@ -210,6 +210,7 @@ def test_computed_weights_become_parameters(layer, tmp_path):
 
     structure, plan, slim = pruned_equals_masked(make(), torch.randn(2, 3, 4, 4))
     assert [g.size for g in structure.groups] == [8, 6]
+    assert structure.cost().params == count_params(make())
     x = torch.randn(2, 3, 4, 4).double()
     assert torch.equal(sc.load(sc.save(slim, tmp_path / "b"), model=make())(x), slim(x))
 
@@ -239,15 +240,17 @@ def test_recorded_code_calls_torch_functions_only():
         assert function_named(name) is None
 
 
-def test_a_reduced_structure_is_that_of_the_pruned_network():
-    model, x = user_net()
-    structure = sc.trace(model, x)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reduced_structure_is_that_of_the_pruned_network(stream):
+    torch.manual_seed(0)
+    model, x = (Tokens(Attention()).eval(), torch.randn(2, 5, 6)) if stream else user_net()
+    structure = sc.trace(model, x, stream=stream)
     keep = np.random.default_rng(0).random(structure.num_units) < 0.6
     slim = sc.prune(model, sc.Plan.of(structure, keep, {}, "by hand", "none"))
     here = structure.reduced(keep)
     assert here.num_units == keep.sum()
     assert here.cost() == structure.cost(keep)
-    assert here.fingerprint == sc.trace(slim, x).fingerprint
+    assert here.fingerprint == sc.trace(slim, x, stream=stream).fingerprint
     again = sc.Plan.of(here, np.random.default_rng(1).random(here.num_units) < 0.7, {}, "by hand", "none")
     torch.testing.assert_close(sc.prune(slim, again)(x), sc.mask(slim, again)(x))
 

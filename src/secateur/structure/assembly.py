@@ -153,10 +153,16 @@ class Assembly:
         idle = sorted({_layer_name(n) for n, p in self.model.named_parameters() if n not in ran and p.ndim > 1})
         state = (*self.model.named_parameters(), *self.model.named_buffers())
         shapes = {name: tuple(tensor.shape) for name, tensor in state if name not in labels.behind}
+        spare = {code.path: self._spare(code) for code in codes if code.baked and not code.broken}
         return Structure(
             tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), self.inputs,
-            tuple(code for code in codes if code.steps), tuple(idle),
+            tuple(code for code in codes if code.steps), tuple(idle), spare,
         )  # fmt: skip
+
+    def _spare(self, code: ModuleCode) -> int:
+        dropped = code.written({}, {})["dropped"]
+        module = self.model.get_submodule(code.path)
+        return sum(module.get_parameter(name).numel() for name in dropped if name not in code.baked)
 
     def _counts(self, nodes: Nodes) -> tuple[Nodes, np.ndarray]:
         """Units that indices hang on, and how many indices each."""

@@ -95,20 +95,27 @@ class ModuleCode:
                 found[number] = fixed
         return found
 
-    def masked(self, keep: np.ndarray) -> dict[str, Any] | None:
-        """The steps for a network at the old size; None: they can stay as they are.
+    def masked(self, keep: np.ndarray, alive: np.ndarray, attributes: Attributes) -> dict[str, Any] | None:
+        """The steps for a masked network; None: they can stay as they are.
 
         Norms run over what stays, and computed weights take the place of their parameters.
+
+        Args:
+            keep: units that stay.
+            alive: units that the network has before: all, or what earlier pruning left.
+            attributes: of the network as it is.
         """
         fixed: dict[int, Step] = {}
         for number, step in enumerate(self.steps):
             name = step.target.rpartition(".")[2]
             if name in ("layer_norm", "rms_norm", "group_norm"):
-                stay = normalised(self._site(number, keep, {}), name)
-                if stay is not None and not stay.all():
-                    kept = [int(i) for i in np.flatnonzero(stay)]
+                stay, there = (normalised(self._site(number, units, attributes), name) for units in (keep, alive))
+                if stay is not None and there is not None and not stay[there].all():
+                    kept = [int(i) for i in np.flatnonzero(stay[there])]
                     fixed[number] = Step(f"secateur.{name}", step.args, {**step.kwargs, "kept": kept}, step.outs)
-        return self.written(fixed, {}) if fixed or self.bakes(keep) else None
+        if not fixed and (not self.bakes(keep) or self.bakes(alive)):
+            return None
+        return self.written({**self.corrections(alive, attributes), **fixed}, attributes)
 
     def bakes(self, keep: np.ndarray) -> bool:
         """Whether units go that a computed weight belongs to."""

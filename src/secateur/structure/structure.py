@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ class Structure:
         axes: units along the dimensions of parameters and buffers; shapes: of all of them; parameters: their names.
         inputs: of the example: shapes and types of tensors.
         modules: what their own code did; idle: layers that did not run.
+        spare: by module, parameters that go when its computed weight becomes a parameter of its own.
         origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
     """
 
@@ -42,6 +43,7 @@ class Structure:
     inputs: Any
     modules: tuple[ModuleCode, ...] = ()
     idle: tuple[str, ...] = ()
+    spare: Mapping[str, int] = field(default_factory=dict)
     origin: tuple[Structure, np.ndarray] | None = None
 
     @property
@@ -94,13 +96,30 @@ class Structure:
         """Cost of the network with only the units where ``keep`` [U] is true; None: all."""
         kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
         total = {m: sum((term.size(kept) for term in terms), start=0.0) for m, terms in self._terms.items()}
-        return Cost(int(kept.sum()), round(total["params"]), round(total["macs"]))
+        return Cost(int(kept.sum()), round(total["params"]) + self._spared(kept > 0), round(total["macs"]))
+
+    def _spared(self, keep: np.ndarray) -> int:
+        """Parameters behind computed weights of modules that stay as they are."""
+        if not self.spare:
+            return 0
+        whole = self._in_original(keep)
+        return sum(self.spare.get(code.path, 0) for code in self.modules if not code.bakes(whole))
+
+    def _in_original(self, keep: np.ndarray) -> np.ndarray:
+        """Which units of the network that this one is left of stay."""
+        if self.origin is None:
+            return keep
+        total = self.origin[1].copy()
+        total[total] = keep
+        return total
 
     def measured(self, measure: Measure, keep: np.ndarray) -> float:
         """One figure of `cost`."""
         kept = np.asarray(keep, np.float64)
-        terms = () if measure == "units" else self._terms[measure]
-        return float(kept.sum()) if measure == "units" else float(round(sum(term.size(kept) for term in terms)))
+        if measure == "units":
+            return float(kept.sum())
+        spared = self._spared(kept > 0) if measure == "params" else 0
+        return float(round(sum(term.size(kept) for term in self._terms[measure])) + spared)
 
     def unit_costs(self, measure: Measure, keep: np.ndarray | None = None) -> np.ndarray:
         """What each unit costs at the margin, [U]: the derivative of the cost with respect to keeping it."""
@@ -120,7 +139,10 @@ class Structure:
 
     def masks(self, keep: np.ndarray) -> dict[str, dict[str, Any]]:
         """Code of modules whose norms run over what stays, for a network at the old size; by path."""
-        found = {code.path: code.masked(keep) for code in self.modules if not code.broken}
+        whole, alive = self.origin or (self, np.ones(self.num_units, bool))
+        attributes = {} if self.origin is None else changes(whole.modules, alive)[0]
+        total = self._in_original(keep)
+        found = {code.path: code.masked(total, alive, attributes) for code in self.modules if not code.broken}
         return {path: code for path, code in found.items() if code is not None}
 
     def baked(self) -> dict[str, dict[str, Any]]:
@@ -137,10 +159,7 @@ class Structure:
             RequestError: for code that names sizes and cannot be written anew.
         """
         if self.origin is not None:
-            whole, alive = self.origin
-            total = alive.copy()
-            total[alive] = keep
-            return whole.changes(total)
+            return self.origin[0].changes(self._in_original(keep))
         attributes, written, impossible = changes(self.modules, keep)
         if impossible:
             path, code = next(iter(impossible.items()))
@@ -216,16 +235,14 @@ class Structure:
             )
             for item in self.work
         )
-        whole, alive = self.origin or (self, np.ones(self.num_units, bool))
-        total = alive.copy()
-        total[alive] = keep
+        whole = self if self.origin is None else self.origin[0]
         return replace(
             self,
             groups=tuple(group for group in groups if group.size),
             work=work,
             axes=tuple(axes),
             shapes={name: tuple(shape) for name, shape in shapes.items()},
-            origin=(whole, total),
+            origin=(whole, self._in_original(keep)),
         )
 
     def kept_per_layer(self, keep: np.ndarray) -> list[tuple[str, int, int]]:
