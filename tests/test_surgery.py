@@ -87,6 +87,12 @@ def test_a_plan_for_another_network_is_refused():
     other, y = zoo("resnet20")
     with pytest.raises(sc.RequestError, match="another network"):
         sc.prune(model, plan_for(other, y, 0.5))
+    # one whose cut layers are alike, but not the last one
+    narrow, wide = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, n)) for n in (2, 3))
+    plan = plan_for(narrow, torch.randn(2, 4), 0.5)
+    for act in (sc.prune, sc.mask):
+        with pytest.raises(sc.RequestError, match="its fingerprint is"):
+            act(wide, plan)
 
 
 class Reader(nn.Module):

@@ -54,6 +54,7 @@ from secateur.attribution.operations import (
 )
 from secateur.attribution.rules import damped
 from secateur.core.errors import RequestError, SecateurError
+from secateur.structure.base import tensors_in
 
 _CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 _TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
@@ -126,7 +127,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        given = list(_flat((args, kwargs)))
+        given = list(tensors_in((args, kwargs)))
         known = [t for t in given if t in self._facts]
         if self.composite.choose is not None:
             self.check_seen(given)
@@ -306,7 +307,7 @@ class Watch(TorchFunctionMode):
             return y
         if treatment is None:
             result = func(*args, **kwargs)
-            if any(t.requires_grad for t in _flat(result)):
+            if any(t.requires_grad for t in tensors_in(result)):
                 raise self._no_rule(name)
             return result
         if over:
@@ -315,7 +316,7 @@ class Watch(TorchFunctionMode):
 
     def _constant(self, result: Any, attention: bool = False) -> Any:
         """A result that counts as a constant from here on."""
-        for tensor in _flat(result):
+        for tensor in tensors_in(result):
             self._facts[tensor] = _Facts(constant=True, attention=attention)
         return result
 
@@ -476,7 +477,7 @@ class Watch(TorchFunctionMode):
 
     def _heads_of_product(self, args: Any, y: torch.Tensor) -> None:
         """Attention weights times values, spelt out."""
-        if y.ndim >= 4 and any(t in self._facts and self._facts[t].attention for t in _flat(args)):
+        if y.ndim >= 4 and any(t in self._facts and self._facts[t].attention for t in tensors_in(args)):
             self._heads(y)
 
     def _heads(self, y: torch.Tensor) -> None:
@@ -504,7 +505,7 @@ class Watch(TorchFunctionMode):
         hidden = any(facts.hidden for facts in known)
         constant = all(facts.constant for facts in known)
         attention = name == "softmax" or (len(known) == 1 and known[0].attention)
-        for tensor in _flat(result):
+        for tensor in tensors_in(result):
             if not tensor.is_floating_point():
                 continue
             facts = self._facts.get(tensor)
@@ -590,17 +591,6 @@ def _hook(y: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> No
         y.register_hook(change)
 
 
-def _flat(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _flat(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _flat(item)
-
-
 def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
     """The arguments of a call with some tensors exchanged, by identity."""
     if isinstance(value, torch.Tensor):
@@ -614,4 +604,4 @@ def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
 
 def _detached(value: Any) -> Any:
     """The arguments of a call with all tensors as constants."""
-    return _swapped(value, {id(t): t.detach() for t in _flat(value)})
+    return _swapped(value, {id(t): t.detach() for t in tensors_in(value)})

@@ -92,7 +92,7 @@ class Plan:
     """A frozen decision, replayable from JSON.
 
     Attributes:
-        fingerprint: of the network it was made for.
+        fingerprint: of the network it was made for; weights: names of its layers' weights, which it is taken over.
         removed: group name to the positions of its units that go.
         edits: the same as what surgery does: cuts per tensor, and what keeps the network's code right.
         requested: ``{"kind": ..., "share": ...}``; achieved: shares of units, params and macs that stay.
@@ -101,6 +101,7 @@ class Plan:
     """
 
     fingerprint: str
+    weights: tuple[str, ...]
     removed: Mapping[str, tuple[int, ...]]
     edits: Edits
     requested: Mapping[str, Any]
@@ -138,6 +139,7 @@ class Plan:
         achieved = structure.cost(keep).share_of(structure.cost())
         return cls(
             structure.fingerprint,
+            tuple(layer.weight for layer in structure.layers),
             removed,
             Edits(tuple(cuts), *structure.changes(keep), structure.masks(keep)),
             dict(requested),
@@ -174,6 +176,7 @@ class Plan:
         return {
             "version": PLAN_VERSION,
             "fingerprint": self.fingerprint,
+            "weights": list(self.weights),
             "removed": {name: list(units) for name, units in self.removed.items()},
             "edits": self.edits.to_json(),
             "requested": dict(self.requested),
@@ -191,6 +194,7 @@ class Plan:
                 raise RequestError(f"the plan has version {value['version']}, this program reads {PLAN_VERSION}")
             return cls(
                 str(value["fingerprint"]),
+                tuple(str(name) for name in value["weights"]),
                 {str(k): tuple(int(i) for i in v) for k, v in value["removed"].items()},
                 Edits.from_json(value["edits"]),
                 dict(value["requested"]),

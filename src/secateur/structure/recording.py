@@ -9,10 +9,9 @@ which attributes to set, or writes the module's steps down anew with the right s
 from __future__ import annotations
 
 import contextlib
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,60 +21,10 @@ from secateur.structure.attention import multi_head_attention
 from secateur.structure.base import tensors_in
 from secateur.structure.functions import function_named
 from secateur.structure.labels import Dims, Labels
+from secateur.structure.provenance import Size
 
 Value = Any
 """A JSON value: what a step's argument is made of."""
-
-
-class Size(int):
-    """An integer that remembers where it comes from.
-
-    Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told: a trained network wants the factor that
-    it was trained with, whatever the size becomes.
-
-    ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)`` or ``("op", name, left, right)``.
-    """
-
-    source: tuple[Any, ...]
-    noticed: ClassVar[Callable[[Size], None] | None] = None
-
-    @classmethod
-    def of(cls, value: int, *source: Any) -> Size:
-        """A size with its source."""
-        size = cls(value)
-        size.source = source
-        return size
-
-
-def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
-    function = getattr(operator, name)
-
-    def method(self: Size, other: Any) -> Any:
-        if type(other) not in (int, Size):
-            plain = int(self)
-            return function(other, plain) if swapped else function(plain, other)
-        left, right = (other, self) if swapped else (self, other)
-        return Size.of(function(int(left), int(right)), "op", name, left, right)
-
-    return method
-
-
-def _factor(name: str) -> Callable[..., Any]:
-    function = getattr(int, name)
-
-    def method(self: Size, *others: Any) -> Any:
-        if Size.noticed is not None:
-            Size.noticed(self)
-        return function(int(self), *others)
-
-    return method
-
-
-for _name in ("__pow__", "__truediv__", "__rtruediv__", "__float__"):
-    setattr(Size, _name, _factor(_name))
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Size, f"__{_name}__", _arithmetic(_name, False))
-    setattr(Size, f"__r{_name}__", _arithmetic(_name, True))
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,12 @@ import numpy as np
 from secateur.core.errors import RequestError
 from secateur.structure.code import ModuleCode, changes
 from secateur.structure.groups import FIXED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
+
+
+def fingerprint_of(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Hash of weights' names and shapes, in order of execution."""
+    text = json.dumps([[name, list(shape)] for name, shape in shapes.items()])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +60,7 @@ class Structure:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weighted layers' names and shapes; plans are refused by networks with another one."""
-        text = json.dumps([[layer.weight, list(self.shapes[layer.weight])] for layer in self.layers])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of({layer.weight: self.shapes[layer.weight] for layer in self.layers})
 
     def group(self, name: str) -> Group:
         """The group that a layer's units belong to."""

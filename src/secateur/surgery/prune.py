@@ -17,6 +17,7 @@ from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
 from secateur.structure.base import tensors_in
 from secateur.structure.rewritten import bake, rewrite
+from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import arguments, borrowed
 
 _EDITS = "_secateur_edits"
@@ -45,11 +46,25 @@ def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bo
         >>> prune(net, plan)[0]
         Linear(in_features=4, out_features=5, bias=True)
     """
+    _check_fingerprint(model, plan)
     slim = _copy_to_cut(model, plan.edits)
     apply_edits(slim, plan.edits)
     if check:
         _verify(slim, model, plan, example_inputs)
     return slim
+
+
+def _check_fingerprint(model: nn.Module, plan: Plan) -> None:
+    """Refuse a plan of another network before anything is done."""
+    tensors = _tensors(model)
+    missing = next((name for name in plan.weights if name not in tensors), None)
+    if missing is not None:
+        raise RequestError(f"the plan is for another network: it knows a weight '{missing}', which is not here")
+    found = fingerprint_of({name: tensors[name].shape for name in plan.weights})
+    if found != plan.fingerprint:
+        raise RequestError(
+            f"the plan is for another network: its fingerprint is {plan.fingerprint}, this one's {found}"
+        )
 
 
 def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
@@ -73,6 +88,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     All parameters of removed units are set to zero: where they are made, on their way (norms cannot leak then), and
     where they are read. Norms over units that go run over those that stay.
     """
+    _check_fingerprint(model, plan)
     masked = copy.deepcopy(model)
     modules = dict(masked.named_modules(remove_duplicate=False))
     for path, code in plan.edits.masks.items():
