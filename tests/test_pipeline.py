@@ -10,8 +10,8 @@ from torch.utils.data import TensorDataset
 
 import secateur as sc
 from networks import user_net
+from secateur.criteria import parse
 from secateur.pipeline import COLUMNS, CompareSettings, compare, load_recipe, write_table
-from secateur.pipeline.compare import parse_criterion
 from secateur.surgery import edits_of
 
 
@@ -112,12 +112,12 @@ def test_compare_is_tidy_resumable_and_the_same_again(tiny_data, tmp_path):
 
 
 def test_criterion_texts():
-    assert parse_criterion("lrp:composite=epsilon-plus,reduce=abs") == (
+    assert parse("lrp:composite=epsilon-plus,reduce=abs") == (
         "lrp",
         {"composite": "epsilon-plus", "reduce": "abs"},
     )
     with pytest.raises(sc.RequestError, match="key=value"):
-        parse_criterion("lrp:abs")
+        parse("lrp:abs")
 
 
 def test_recipes(tmp_path):

@@ -6,7 +6,19 @@ from secateur.attribution.composites import Composite, LayerContext
 from secateur.attribution.engine import Relevance, Start, attribute, unit_statistics
 from secateur.attribution.operations import treat
 from secateur.attribution.reads import Read, reads
-from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, Stop, WSquare, ZBox, ZPlus
+from secateur.attribution.rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Pass,
+    PlusWeights,
+    Rule,
+    Stop,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
 
 __all__ = [
     "AlphaBeta",
@@ -16,6 +28,7 @@ __all__ = [
     "Gamma",
     "LayerContext",
     "Pass",
+    "PlusWeights",
     "Read",
     "Relevance",
     "Rule",

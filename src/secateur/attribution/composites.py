@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
+from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, PlusWeights, Rule, WSquare, ZBox, ZPlus
 from secateur.core.errors import RequestError
 from secateur.core.registry import Registry
 
@@ -195,6 +195,13 @@ def _excitation_backprop(stabiliser: float = 1e-6) -> Composite:
     """The z⁺-rule everywhere: the probability that a winner walks back to a unit."""
     rule = ZPlus(stabiliser)
     return Composite("excitation-backprop", lambda layer: rule, stabiliser)
+
+
+@registry.register("plus-weights")
+def _plus_weights(stabiliser: float = 1e-6) -> Composite:
+    """z⁺ by the sign of the weights alone, without biases, everywhere: the rule of the published 2-D toy study."""
+    rule = PlusWeights(stabiliser)
+    return Composite("plus-weights", lambda layer: rule, stabiliser)
 
 
 @registry.register("attnlrp")

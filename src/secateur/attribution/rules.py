@@ -206,6 +206,32 @@ class ZPlus(AlphaBeta):
 
 
 @dataclass(frozen=True)
+class PlusWeights(Rule):
+    """z⁺ by the sign of the weights alone: R_i = Σ_j x_i w_ij⁺ / Σ_i' x_i' w_i'j⁺ · R_j, without biases.
+
+    The same as z⁺ without biases where no input is negative; where some are, as behind a layer without ReLU,
+    contributions and relevance have both signs. So do the scripts of Yeom et al. (2021) for the 2-D toy study.
+
+    Example:
+        >>> from secateur.attribution import Composite, attribute
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> _ = net.weight.data.copy_(torch.tensor([[1.0, -3.0]]))
+        >>> rules = Composite("example", lambda layer: PlusWeights())
+        >>> attribute(net, torch.tensor([[2.0, 0.5]]), [0], rules).input.round(decimals=3).tolist()
+        [[1.0, 0.0]]
+    """
+
+    epsilon: float = STABILISER
+
+    def backward(
+        self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
+    ) -> torch.Tensor:
+        """W⁺ᵀ (R / (W⁺x + ε sign))."""
+        plus = op.weight.clamp(min=0)
+        return op.transpose(r / stabilise(op(x, plus), self.epsilon), plus)
+
+
+@dataclass(frozen=True)
 class Gamma(Rule):
     """LRP-γ for inputs of both signs.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
+from pydantic import BaseModel
 
 from secateur.core.errors import RequestError
-from secateur.pipeline import Recipe, load_recipe
+from secateur.pipeline import Recipe, load_settings
+
+S = TypeVar("S", bound=BaseModel)
 
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Shipped recipe name or YAML file.")]
 SetOption = Annotated[
@@ -34,9 +37,22 @@ def recipe_from(
     default: str | None = None,
     **flags: Any,
 ) -> Recipe:
-    """A recipe from a file or name, then flags, then ``--set`` (later wins).
+    """A recipe from a file or name, then flags, then ``--set`` (later wins); see `settings_from`."""
+    return settings_from(Recipe, recipe, overrides, default=default, **flags)
+
+
+def settings_from(
+    kind: type[S],
+    recipe: str | None,
+    overrides: list[str] | None,
+    *,
+    default: str | None = None,
+    **flags: Any,
+) -> S:
+    """Settings of one kind from a file or name, then flags, then ``--set`` (later wins).
 
     Args:
+        kind: `Recipe`, or what a study has in its place.
         recipe: given by the user.
         overrides: ``a.b=c`` strings; values are YAML.
         default: shipped recipe to use when none is given.
@@ -51,7 +67,7 @@ def recipe_from(
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise RequestError(f"--set {key}: '{text}' is not a YAML value") from error
-    return load_recipe(recipe or default, values)
+    return load_settings(kind, recipe or default, values)
 
 
 def _plain(value: Any) -> Any:
@@ -61,7 +77,7 @@ def _plain(value: Any) -> Any:
 def stop_early(recipe: Recipe, print_config: bool, dry_run: bool) -> bool:
     """Whether the command ends here: the recipe was only to be shown or checked."""
     if print_config:
-        typer.echo(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        echo_settings(recipe)
         return True
     if dry_run:
         from secateur.pipeline import check_classes, prepare
@@ -75,3 +91,8 @@ def stop_early(recipe: Recipe, print_config: bool, dry_run: bool) -> bool:
         )
         return True
     return False
+
+
+def echo_settings(settings: BaseModel) -> None:
+    """Print settings as the YAML that gives them again."""
+    typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

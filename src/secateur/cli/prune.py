@@ -22,8 +22,8 @@ from secateur.cli.options import (
 )  # fmt: skip
 from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, show, warn_untrained
 from secateur.core.files import write_json
+from secateur.criteria import parse
 from secateur.pipeline import check_classes, prepare, prune_network
-from secateur.pipeline.compare import parse_criterion
 from secateur.report import write_report
 from secateur.structure import trace
 from secateur.surgery import save
@@ -50,7 +50,7 @@ def command(
     dry_run: DryOption = False,
 ) -> None:
     """Prune a trained network to a budget; ends with a bundle and a report."""
-    name, parameters = parse_criterion(criterion) if criterion else (None, None)
+    name, parameters = parse(criterion) if criterion else (None, None)
     budgets = {"macs": macs, "params": params, "units": units, "latency": latency}
     given = {kind: share for kind, share in budgets.items() if share is not None}
     if len(given) > 1:

@@ -124,6 +124,28 @@ def _sync_folder(path: Path) -> None:
             os.close(descriptor)
 
 
+def ensure_folder(path: str | Path) -> Path:
+    """Make a folder for results before long work begins.
+
+    Raises:
+        RequestError: when it cannot be made or written to.
+
+    Example:
+        >>> import tempfile
+        >>> ensure_folder(Path(tempfile.mkdtemp()) / "out").is_dir()
+        True
+    """
+    target = Path(path)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            return target
+    except OSError as error:
+        raise RequestError(
+            f"cannot write to folder '{target}' ({error.strerror or error}); choose another place"
+        ) from error
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
@@ -158,3 +180,18 @@ def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder(name: str) -> Path:
+    """Where things that can be made again are kept between runs; made by the first write.
+
+    ``SECATEUR_CACHE``, else ``secateur`` in the user's cache (``XDG_CACHE_HOME``, else ``~/.cache``).
+
+    Example:
+        >>> cache_folder("toy").name
+        'toy'
+    """
+    given = os.environ.get("SECATEUR_CACHE")
+    if given:
+        return Path(given).expanduser() / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "secateur" / name

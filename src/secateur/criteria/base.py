@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
-from secateur.attribution import UnitStatistics
+from secateur.attribution import Composite, Start, UnitStatistics, unit_statistics
 from secateur.attribution.layers import At
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.registry import Registry
@@ -48,6 +49,86 @@ class Criterion(ABC):
                 compensated; criteria that do not look at activations ignore it.
             batch_size: samples per pass; the scores must not depend on it.
         """
+
+
+@dataclass(frozen=True)
+class View:
+    """What a backward pass over the reference samples looks at.
+
+    Attributes:
+        composite: rules, see `secateur.attribution.composites`; None: the plain gradient.
+        start: at the logits, see `secateur.attribution.attribute`.
+        positions: over space or tokens: ``sum`` or ``abs``.
+    """
+
+    composite: str | Composite | None
+    start: Start
+    positions: Literal["sum", "abs"] = "sum"
+
+
+class Passes:
+    """Per-sample statistics of one network on one reference set; each backward pass is made once."""
+
+    def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
+        self.model, self.reference, self.batch_size = model, reference, batch_size
+        self._found: dict[tuple[View, At], dict[str, UnitStatistics]] = {}
+
+    def __call__(self, view: View, at: At) -> dict[str, UnitStatistics]:
+        """Statistics by layer, looked at where units are made or read."""
+        if (view, at) not in self._found:
+            self._found[view, at] = unit_statistics(
+                self.model,
+                self.reference.batches(self.batch_size),
+                view.composite,
+                start=view.start,
+                bounds=self.reference.bounds,
+                at=at,
+                positions=view.positions,
+            )
+        return self._found[view, at]
+
+
+class SampleCriterion(Criterion):
+    """A criterion that puts per-sample figures of one backward pass together.
+
+    Subclasses are dataclasses with the fields below, and say which pass they look at.
+
+    Attributes:
+        what: ``relevance`` (a·g) or ``gradient`` (g) of the pass.
+        reduce: over samples, see `reduce_samples`.
+        normalise: per layer, see `normalise_layers`.
+        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
+    """
+
+    what: ClassVar[Literal["relevance", "gradient"]] = "relevance"
+    reduce: str
+    normalise: str | None
+    at: At
+
+    @abstractmethod
+    def view(self) -> View:
+        """The pass that the figures come from."""
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`."""
+        return self.scores_from(structure, Passes(model, reference, batch_size), centred=centred)
+
+    def scores_from(self, structure: Structure, passes: Passes, *, centred: bool) -> np.ndarray:
+        """Scores from passes that may have been made for another criterion, [U].
+
+        Units that no layer reads with weights (places within a head that only queries and keys have) are looked at
+        where they are made.
+        """
+        view = self.view()
+        if centred and view.positions == "abs":
+            raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
+        values = sample_relevance(structure, passes(view, self.at), self.what, centred, self.at)
+        if self.at == "readers" and structure.unread.any():
+            made = sample_relevance(structure, passes(view, "makers"), self.what, centred, "makers")
+            values[:, structure.unread] = made[:, structure.unread]
+        return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +184,23 @@ def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
     return _registry.create(criterion, **parameters)
 
 
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and parameters of ``name:key=value,key=value``.
+
+    Example:
+        >>> parse("weight:p=1")
+        ('weight', {'p': 1})
+    """
+    name, _, rest = text.partition(":")
+    parameters: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise RequestError(f"criterion '{text}': '{part}' should read key=value")
+        parameters[key.strip()] = yaml.safe_load(value)
+    return name.strip(), parameters
+
+
 def known() -> list[str]:
     """Names of all registered criteria."""
     return list(_registry)
@@ -131,24 +229,57 @@ def score(
         RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
         SecateurError: when a score is not finite, naming the layer.
     """
-    chosen = get(criterion)
+    return score_each(model, structure, reference, [criterion], centred=centred, batch_size=batch_size)[0]
+
+
+def score_each(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    criteria: Iterable[str | Criterion],
+    *,
+    centred: bool = False,
+    batch_size: int = 64,
+) -> list[Scores]:
+    """Score by several criteria; those that look at the same backward pass share it, see `score`.
+
+    Example:
+        >>> from secateur.structure import trace
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> reference = ReferenceSet(torch.randn(6, 2), torch.arange(6) % 2, tuple(range(6)))
+        >>> found = score_each(net, trace(net, reference.inputs), reference, ["taylor", "grad"])
+        >>> [scores.criterion for scores in found]
+        ['taylor', 'grad']
+    """
+    chosen = [get(criterion) for criterion in criteria]
     check_finite(model)
     if structure.baked():
         model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
-    values = np.asarray(
-        chosen.unit_scores(model, structure, reference, centred=centred, batch_size=batch_size), np.float64
+    passes = Passes(model, reference, batch_size)
+    return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
+
+
+def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
+    if isinstance(criterion, SampleCriterion):
+        return criterion.scores_from(structure, passes, centred=centred)
+    return criterion.unit_scores(
+        passes.model, structure, passes.reference, centred=centred, batch_size=passes.batch_size
     )
+
+
+def _checked(criterion: Criterion, structure: Structure, found: np.ndarray) -> Scores:
+    values = np.asarray(found, np.float64)
     if values.shape != (structure.num_units,):
         raise SecateurError(
-            f"criterion '{chosen.name}' gave scores of shape {values.shape} for {structure.num_units} units"
+            f"criterion '{criterion.name}' gave scores of shape {values.shape} for {structure.num_units} units"
         )
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         group = structure.groups[structure.group_of[bad[0]]]
         raise SecateurError(
-            f"criterion '{chosen.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
+            f"criterion '{criterion.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
         )
-    return Scores(structure, values, repr(chosen) if _parametrised(chosen) else chosen.name)
+    return Scores(structure, values, repr(criterion) if _parametrised(criterion) else criterion.name)
 
 
 def _parametrised(criterion: Criterion) -> bool:
@@ -175,8 +306,15 @@ def _summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Map
         # a layer may be missing: its output does not depend on the input, or does not matter for the logits
         for unit in rows if layer in channels else ():
             belongs = unit >= 0
-            np.add.at(result.T, unit[belongs], channels[layer][..., belongs].T)
+            _add(result, unit[belongs], channels[layer][..., belongs])
     return result
+
+
+def _add(result: np.ndarray, units: np.ndarray, values: np.ndarray) -> None:
+    if (np.diff(units) > 0).all():  # each once, the usual case: much faster
+        result[..., units] += values
+    else:
+        np.add.at(result.T, units, values.T)
 
 
 def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -193,28 +331,6 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
             np.add.at(total, unit[read], features[layer][read])
             np.add.at(count, unit[read], 1)
     return total / np.maximum(count, 1)
-
-
-def unit_relevance(
-    structure: Structure, look: Callable[[At], Mapping[str, UnitStatistics]], what: str, centred: bool, at: At
-) -> np.ndarray:
-    """Per-sample unit figures [N, U], see `sample_relevance`.
-
-    Units that no layer reads with weights (places within a head that only queries and keys have) are looked at where
-    they are made.
-
-    Args:
-        structure: the units.
-        look: gives statistics at ``readers`` or ``makers``.
-        what: ``relevance`` or ``gradient``.
-        centred: see `Criterion.unit_scores`.
-        at: where the others are looked at.
-    """
-    values = sample_relevance(structure, look(at), what, centred, at)
-    if at == "readers" and structure.unread.any():
-        made = sample_relevance(structure, look("makers"), what, centred, "makers")
-        values[:, structure.unread] = made[:, structure.unread]
-    return values
 
 
 def sample_relevance(
@@ -247,13 +363,17 @@ def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
 
 
 def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) -> np.ndarray:
-    """Scale each group's scores by their L1 or L2 norm, as some published scripts do."""
+    """Scale each group's scores by their ``l1`` or ``l2`` norm or their ``sum``, as some published scripts do.
+
+    A group whose scores add up to less than 0 changes sign with ``sum``; one whose norm or sum is 0 stays as it is.
+    """
     if how is None:
         return values
-    if how not in ("l1", "l2"):
-        raise RequestError(f"unknown normalisation '{how}'; known: l1, l2")
+    if how not in ("l1", "l2", "sum"):
+        raise RequestError(f"unknown normalisation '{how}'; known: l1, l2, sum")
     result = values.copy()
     for group in structure.groups:
         part = values[group.units]
-        result[group.units] = part / max(1e-300, float(np.linalg.norm(part, 1 if how == "l1" else 2)))
+        size = float(part.sum() if how == "sum" else np.linalg.norm(part, 1 if how == "l1" else 2))
+        result[group.units] = part / size if size else part
     return result

@@ -9,28 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from torch import nn
-
-from secateur.attribution import Start, UnitStatistics, unit_statistics
+from secateur.attribution import Start
 from secateur.attribution.composites import Composite
-from secateur.attribution.layers import At
-from secateur.core.errors import RequestError
-from secateur.criteria.base import Criterion, normalise_layers, reduce_samples, register, unit_relevance
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.base import SampleCriterion, View, register
 
 
 @register("lrp")
 @dataclass(frozen=True)
-class LRP(Criterion):
+class LRP(SampleCriterion):
     """Relevance of a unit for the true class, summed over positions and the layers that read it.
 
     Args:
         composite: rules, see `secateur.attribution.composites`.
         start: relevance at the true class's logit: ``logit``, its value (confident samples count more), or ``one``.
         reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
-        normalise: per layer: None, ``l1``, ``l2``.
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
         at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
         positions: over space or tokens: ``sum``, or ``abs`` (Σ |R|), which cannot be centred.
     """
@@ -42,23 +35,6 @@ class LRP(Criterion):
     at: Literal["makers", "readers"] = "readers"
     positions: Literal["sum", "abs"] = "sum"
 
-    def unit_scores(
-        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
-    ) -> np.ndarray:
-        """See `Criterion.unit_scores`."""
-        if centred and self.positions == "abs":
-            raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
-
-        def look(at: At) -> dict[str, UnitStatistics]:
-            return unit_statistics(
-                model,
-                reference.batches(batch_size),
-                self.composite,
-                start=self.start,
-                bounds=reference.bounds,
-                at=at,
-                positions=self.positions,
-            )
-
-        values = unit_relevance(structure, look, "relevance", centred, self.at)
-        return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
+    def view(self) -> View:
+        """See `SampleCriterion.view`."""
+        return View(self.composite, self.start, self.positions)

@@ -3,7 +3,7 @@
 from secateur.pipeline.compare import COLUMNS, CompareSettings, compare, write_table
 from secateur.pipeline.compress import Compressed, PruneSettings, Step, compress, prune_to_budgets
 from secateur.pipeline.explain import Explanation, explain, strongest_units
-from secateur.pipeline.recipe import Recipe, known_recipes, load_recipe
+from secateur.pipeline.recipe import Recipe, known_recipes, load_recipe, load_settings
 from secateur.pipeline.run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "explain",
     "known_recipes",
     "load_recipe",
+    "load_settings",
     "prepare",
     "prune_network",
     "prune_to_budgets",

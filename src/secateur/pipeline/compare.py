@@ -14,15 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path, read_json, write_json
 from secateur.core.progress import track
 from secateur.core.randomness import numpy_generator
-from secateur.criteria import Criterion, get
+from secateur.criteria import Criterion, get, parse
 from secateur.data import ImageData, ReferenceSet, loader
 from secateur.evaluation import Evaluation, evaluate, measure_latency
 from secateur.pipeline.compress import Compressed, PruneSettings, prune_to_budgets
@@ -81,23 +79,6 @@ class CompareSettings(BaseModel):
     latency_batch: int = Field(default=64, ge=1)
 
 
-def parse_criterion(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of ``name:key=value,key=value``.
-
-    Example:
-        >>> parse_criterion("weight:p=1")
-        ('weight', {'p': 1})
-    """
-    name, _, rest = text.partition(":")
-    parameters: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise RequestError(f"criterion '{text}': '{part}' should read key=value")
-        parameters[key.strip()] = yaml.safe_load(value)
-    return name.strip(), parameters
-
-
 def compare(
     model: nn.Module,
     data: ImageData,
@@ -126,7 +107,7 @@ def compare(
         Rows with the keys of `COLUMNS`, first one for the unpruned network (budget 1).
     """
     for text in settings.criteria:
-        name, parameters = parse_criterion(text)
+        name, parameters = parse(text)
         get(name, **parameters)
     evaluated = getattr(data, settings.split)
     if settings.limit is not None and settings.limit < len(evaluated):
@@ -192,7 +173,7 @@ def _part(
     probe: torch.Tensor,
     keep: dict[str, Compressed] | None,
 ) -> Iterator[dict[str, Any]]:
-    name, parameters = parse_criterion(text)
+    name, parameters = parse(text)
     criterion: Criterion = get(name, **({"seed": seed} | parameters if name == "random" else parameters))
     reference = ReferenceSet.sample(data.train, settings.per_class, seed)
     budgets = [Budget.of(settings.kind, share) for share in settings.budgets]

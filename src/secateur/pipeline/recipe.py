@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,8 @@ from secateur.pipeline.compress import PruneSettings
 from secateur.training import TrainSettings
 
 SCHEMA_VERSION = 1
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class ReferenceSettings(BaseModel):
@@ -86,11 +88,22 @@ def load_recipe(source: str | Path | None = None, overrides: dict[str, Any] | No
         >>> load_recipe(None, {"budget.share": 0.3}).budget.share
         0.3
     """
+    return load_settings(Recipe, source, overrides)
+
+
+def load_settings(kind: type[S], source: str | Path | None = None, overrides: dict[str, Any] | None = None) -> S:
+    """The same for any kind of settings: a study has its own.
+
+    Args:
+        kind: pydantic model to fill.
+        source: see `load_recipe`.
+        overrides: likewise.
+    """
     value: Any = {} if source is None else _read(str(source))
     for key, item in (overrides or {}).items():
         _put(value, key, item)
     try:
-        return Recipe.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
