@@ -79,11 +79,11 @@ def _minimum(structure: Structure) -> np.ndarray:
 
 def _installation() -> None:
     rows = []
-    for name in ("secateur", "torch", "torchvision", "accelerate", "altair", "timm", "mlxtend"):
+    for name in ("secateur", "torch", "torchvision", "accelerate", "altair", "timm", "mlxtend", "scikit-learn"):
         try:
             rows.append((name, version(name)))
         except PackageNotFoundError:
-            extra = {"timm": "timm", "mlxtend": "demo"}.get(name)
+            extra = {"timm": "timm", "mlxtend": "demo", "scikit-learn": "toy"}.get(name)
             rows.append((name, f"missing: pip install 'secateur[{extra}]'" if extra else "missing"))
     rows += [
         ("python", platform.python_version()),

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.main import get_command
 
-from secateur.cli import compare, demo, doctor, evaluate, explain, export, prune, report, train
+from secateur.cli import compare, demo, doctor, evaluate, explain, export, prune, report, toy, train
 from secateur.core.errors import SecateurError
 
 # typer brings its own copy of click in newer versions and uses the installed one in older ones
@@ -40,6 +40,7 @@ def _root(
 
 for _module in (demo, doctor, train, prune, compare, evaluate, explain, export, report):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
+app.add_typer(toy.app, name="toy")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +61,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         message, code = error.format_message(), 2  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         message, code = (
-            "interrupted; finished training epochs and comparison parts are found again by the same command",
+            "interrupted; finished training epochs, comparison parts and runs are found again by the same command",
             130,
         )
     except MemoryError:

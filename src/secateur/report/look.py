@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import altair as alt
+import numpy as np
+
+from secateur.core.errors import RequestError
+from secateur.core.files import atomic_path
 
 # Okabe and Ito's colours without black and yellow, the blue lightened: readable on dark and on white.
 PALETTE = ("#1F83C6", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D")
@@ -13,8 +18,25 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triang
 GREY = "#8A8F8C"
 KEPT = "#3D8B65"
 
-# "currentColor" lets one chart serve light and dark pages and paper.
+# Colours of classes. Set1, Set2 and Dark2 are ColorBrewer's; Tableau's ten are those of 2016.
+_QUALITATIVE = {
+    "okabe-ito": PALETTE,
+    "set1": "#E41A1C #377EB8 #4DAF4A #984EA3 #FF7F00 #FFFF33 #A65628 #F781BF #999999".split(),
+    "set2": "#66C2A5 #FC8D62 #8DA0CB #E78AC3 #A6D854 #FFD92F #E5C494 #B3B3B3".split(),
+    "dark2": "#1B9E77 #D95F02 #7570B3 #E7298A #66A61E #E6AB02 #A6761D #666666".split(),
+    "tableau10": "#4E79A7 #F28E2B #E15759 #76B7B2 #59A14F #EDC948 #B07AA1 #FF9DA7 #9C755F #BAB0AC".split(),
+}
+# Stops at equal distances; colours in between are interpolated. Grey ends before white, the colour of the page.
+_SEQUENTIAL = {
+    "viridis": "#440154 #472D7B #3B528B #2C728E #21918C #28AE80 #5EC962 #ADDC30 #FDE725".split(),
+    "coolwarm": "#3B4CC0 #6282EA #8DB0FE #B9D0F9 #DDDCDC #F5C4AC #F4987A #DD5F4B #B40426".split(),
+    "grey": "#252525 #BDBDBD".split(),
+}
+COLORMAPS = (*_QUALITATIVE, *_SEQUENTIAL)
+
+# "currentColor" lets one chart serve light and dark pages; on white paper it is this near-black.
 INK = "currentColor"
+PAPER_INK = "#1B2420"
 _AXIS = {
     "labelColor": INK,
     "titleColor": INK,
@@ -39,16 +61,62 @@ _LEGEND = {
     "symbolSize": 70,
     "symbolOpacity": 1,
 }
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _CONFIG = {
     "background": "transparent",
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif",
+    "font": FONT,
     "axis": _AXIS,
     "legend": _LEGEND,
     "title": {"color": INK, "fontSize": 14, "fontWeight": 600, "anchor": "start"},
     "view": {"stroke": None},
 }
 
-Chart = alt.LayerChart | alt.FacetChart | alt.HConcatChart
+Chart = alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart
+
+
+def colormap(name: str, count: int) -> list[str]:
+    """Colours of ``count`` classes, as hexadecimal RGB.
+
+    Qualitative maps give their first colours; viridis, coolwarm and grey are sampled at equal distances from end
+    to end.
+
+    Args:
+        name: one of `COLORMAPS`, in capitals or not.
+        count: number of classes.
+
+    Raises:
+        RequestError: for an unknown name, or more classes than a qualitative map has colours.
+
+    Example:
+        >>> colormap("okabe-ito", 2), colormap("viridis", 3)
+        (['#1F83C6', '#D55E00'], ['#440154', '#21918C', '#FDE725'])
+    """
+    known = name.lower()
+    if known in _QUALITATIVE:
+        colours = _QUALITATIVE[known]
+        if count > len(colours):
+            raise RequestError(
+                f"colour map '{name}' has {len(colours)} colours, {count} classes need more; "
+                f"use one of: {', '.join(_SEQUENTIAL)}"
+            )
+        return list(colours[:count])
+    if known not in _SEQUENTIAL:
+        raise RequestError(f"unknown colour map '{name}'; known: {', '.join(COLORMAPS)}")
+    stops = [rgb(stop) for stop in _SEQUENTIAL[known]]
+    places = np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])[:count]
+    channels = [np.interp(places, np.linspace(0.0, 1.0, len(stops)), values) for values in zip(*stops, strict=True)]
+    return [f"#{round(red):02X}{round(green):02X}{round(blue):02X}" for red, green, blue in zip(*channels, strict=True)]
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Red, green and blue of a hexadecimal colour, 0..255.
+
+    Example:
+        >>> rgb("#1F83C6")
+        (31, 131, 198)
+    """
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue
 
 
 def style(criterion_names: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -73,6 +141,39 @@ def specification(chart: Chart, ink: str = INK) -> dict[str, Any]:
     plain["config"] = _CONFIG
     recoloured: dict[str, Any] = _replace(plain, INK, ink)
     return recoloured
+
+
+def save_chart(chart: Chart, path: str | Path) -> Path:
+    """Draw a chart as a static picture on white.
+
+    Args:
+        chart: its width and height are in pixels.
+        path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
+
+    Raises:
+        RequestError: for another ending.
+        SecateurError: when the file cannot be written.
+    """
+    import vl_convert
+
+    target = picture_path(path)
+    spec = specification(chart, ink=PAPER_INK) | {"background": "white", "padding": 16}
+    with atomic_path(target) as temporary:
+        if target.suffix == ".svg":
+            temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+        elif target.suffix == ".png":
+            temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        else:
+            temporary.write_bytes(vl_convert.vegalite_to_pdf(spec))
+    return target
+
+
+def picture_path(path: str | Path) -> Path:
+    """Refuse a picture's name with another ending than .svg, .png or .pdf."""
+    target = Path(path)
+    if target.suffix not in (".svg", ".png", ".pdf"):
+        raise RequestError(f"cannot draw '{target}': unknown ending '{target.suffix}'; use .svg, .png or .pdf")
+    return target
 
 
 def _replace(value: Any, old: str, new: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,13 @@ from secateur.core.errors import RequestError
 SCHEMA_VERSION = 1
 
 _STRICT = {"extra": "forbid"}
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
+
+
+def _check_base64(what: str, *pictures: str) -> None:
+    for picture in pictures:
+        if not _BASE64.fullmatch(picture):
+            raise RequestError(f"{what} is not base64; give a PNG's bytes in base64, without prefix")
 
 
 def _nan_if_absent(value: Any) -> Any:
@@ -163,6 +171,77 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class FilmTrack:
+    """One criterion's decision regions while ever more is removed.
+
+    Attributes:
+        name: as a rule the criterion.
+        frames: one base64 PNG without prefix per position, all of one size; `secateur.report.film_png` makes them.
+        accuracy: in percent, one per position.
+
+    Raises:
+        RequestError: for another number of accuracies than frames, accuracy outside 0..100, or a frame that is not
+            base64.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    frames: list[str]
+    accuracy: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.accuracy):
+            raise RequestError(
+                f"track '{self.name}' has {len(self.frames)} frames and {len(self.accuracy)} accuracies; "
+                "give one of each per position"
+            )
+        if not all(0.0 <= value <= 100.0 for value in self.accuracy):
+            raise RequestError(f"track '{self.name}' has an accuracy outside 0..100; give percent")
+        _check_base64(f"a frame of track '{self.name}'", *self.frames)
+
+
+@dataclass(frozen=True)
+class Film:
+    """Tracks side by side, moved by one slider.
+
+    Attributes:
+        title: as a rule the data set.
+        positions: what the slider shows, rising: the number of removed units.
+        tracks: one or more, each with one frame per position.
+        points_png: transparent base64 PNG laid over each frame; may be empty. `secateur.report.overlay_png` draws one.
+        unit: of the positions, in words.
+        start: the frame nearest to this position is shown first; by default the one where the tracks' accuracies
+            differ most (of one track, the middle).
+
+    Raises:
+        RequestError: for positions that do not rise, no tracks, or a track of another length.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    title: str
+    positions: list[int]
+    tracks: list[FilmTrack]
+    points_png: str = ""
+    unit: str = "neurons removed"
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.positions or self.positions != sorted(set(self.positions)):
+            raise RequestError(f"the positions of film '{self.title}' do not rise; give at least one, in rising order")
+        if not self.tracks:
+            raise RequestError(f"film '{self.title}' has no tracks; give at least one")
+        for track in self.tracks:
+            if len(track.frames) != len(self.positions):
+                raise RequestError(
+                    f"film '{self.title}' has {len(self.positions)} positions, its track '{track.name}' "
+                    f"{len(track.frames)} frames; give one per position"
+                )
+        _check_base64(f"the points of film '{self.title}'", self.points_png)
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page. All parts but the title may be missing; the page leaves out what is not there.
 
@@ -178,6 +257,9 @@ class Report:
         heatmaps: relevance before and after for the same images.
         agreement: how alike the heatmaps are over many images.
         units: the strongest units of each class, in the order of the forward pass.
+        films: decision regions while ever more is removed.
+        sample_accuracy: rows of accuracy against reference samples, as `secateur.report.save_samples` takes them.
+        rank_matrices: rows of how alike pruning orders are, as `secateur.report.save_ranks` takes them.
         settings: the recipe, nested as it likes.
         versions: package name to version.
         notes: remarks, one paragraph each.
@@ -202,6 +284,9 @@ class Report:
     heatmaps: list[Heatmap] = field(default_factory=list)
     agreement: Agreement | None = None
     units: list[ClassUnit] = field(default_factory=list)
+    films: list[Film] = field(default_factory=list)
+    sample_accuracy: list[dict[str, Any]] = field(default_factory=list)
+    rank_matrices: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import bars, charts, figures, tables
+from secateur.report import bars, charts, figures, films, ranks, samples, tables
 from secateur.report.look import specification, style
-from secateur.report.records import Agreement, ClassUnit, Heatmap, Measurement, Report
-from secateur.report.summary import Panel, aggregate, criteria, number, panels
+from secateur.report.records import Agreement, ClassUnit, Film, Heatmap, Measurement, Report
+from secateur.report.summary import Panel, Row, aggregate, criteria, number, panels
 
 Charts = dict[str, dict[str, Any]]
 
@@ -34,6 +34,9 @@ def body(report: Report) -> tuple[str, Charts]:
     parts = [
         _figures(report.before, report.after),
         _curves(report, found, drawn),
+        _films(report.films, drawn),
+        _samples(report.sample_accuracy, drawn),
+        _ranks(report.rank_matrices),
         _layers_and_classes(report, drawn),
         _heatmaps(report.heatmaps),
         _agreement(report.agreement, drawn),
@@ -116,13 +119,14 @@ def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
         )
         drawn[name] = specification(chart)
         title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
-        plots.append(f'<figure class="panel">{title}<div class="chart" id="{name}" data-curves></div></figure>')
+        plots.append(f'<figure class="panel">{title}<div class="chart" id="{name}" data-steered></div></figure>')
     several = max((point["seeds"] for point in points), default=1) > 1
     stages = len({point["finetuned"] for point in points}) > 1
     hint = "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
     hint += "Solid lines are fine-tuned, dashed lines are not. " * stages
     hint += "Choose a criterion to bring it forward." if len(criteria(points)) > 1 else ""
-    steer = f'<div class="bar">{_tabs(measures)}{_chips(criteria(points))}</div>' if plots else ""
+    tabs = _tabs("What stays", "measure", {name: charts.MEASURES[name] for name in measures})
+    steer = f'<div class="bar">{tabs}{_chips(criteria(points))}</div>' if plots else ""
     numbers = "".join(tables.by_budget(panel) for panel in found if any(p["budget"] for p in panel.points))
     spread = ", mean ± standard deviation over seeds" if several else ""
     return _section(
@@ -136,23 +140,125 @@ def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
     )  # fmt: skip
 
 
-def _tabs(measures: list[str]) -> str:
+def _tabs(legend: str, name: str, choices: Mapping[str, str], kind: str = "signal") -> str:
+    """Radio buttons that steer the charts' signal of this name, or choose what is shown (``kind`` "choice")."""
     labels = "".join(
-        f'<label><input type="radio" name="measure" value="{name}"{" checked" if place == 0 else ""}>'
-        f"{charts.MEASURES[name]}</label>"
-        for place, name in enumerate(measures)
+        f'<label><input type="radio" name="{name}" data-{kind} value="{escape(value)}"'
+        f"{' checked' if place == 0 else ''}>{escape(title)}</label>"
+        for place, (value, title) in enumerate(choices.items())
     )
-    return f"<fieldset><legend>What stays</legend>{labels}</fieldset>"
+    return f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
 
 
 def _chips(names: list[str]) -> str:
     buttons = "".join(
         f'<button type="button" data-criterion="{escape(name)}" aria-pressed="false">'
-        f'<svg viewBox="0 0 12 12" aria-hidden="true" fill="{colour}">{_SYMBOLS[shape]}</svg>'
-        f"{escape(name) or 'unnamed'}</button>"
-        for name, (colour, shape) in style(names).items()
+        f"{_symbol(look)}{escape(name) or 'unnamed'}</button>"
+        for name, look in style(names).items()
     )
     return f'<div class="chips" role="group" aria-label="Criterion">{buttons}</div>'
+
+
+def _symbol(look: tuple[str, str]) -> str:
+    colour, shape = look
+    return f'<svg viewBox="0 0 12 12" aria-hidden="true" fill="{colour}">{_SYMBOLS[shape]}</svg>'
+
+
+def _films(found: Sequence[Film], drawn: Charts) -> str:
+    parts = []
+    for place, film in enumerate(found):
+        name = f"film-{place}"
+        if len(film.positions) > 1:
+            drawn[name] = specification(films.film_chart(film))
+        parts.append(_film(film, name))
+    hint = (
+        "Which class the network chooses where, and how sure it is, while more and more is removed in each criterion’s "
+        "order. Dots are training data, outlined dots the reference samples."
+    )
+    return _section("Decision boundaries", f'<p class="hint">{hint}</p>{"".join(parts)}') if parts else ""
+
+
+def _film(film: Film, name: str) -> str:
+    first = films.first_frame(film)
+    looks = style([track.name for track in film.tracks])
+    tracks = "".join(
+        f'<div><div class="frame"><img src="data:image/png;base64,{track.frames[first]}" '
+        f'alt="{escape(f"Decision regions of {track.name}")}"><span></span></div>'
+        f"<p>{_symbol(looks[track.name])}<span>{escape(track.name)}</span>"
+        f'<span class="value">{track.accuracy[first]:.1f}\u202f%</span></p></div>'
+        for track in film.tracks
+    )
+    # once for all tracks, not once each: the points are the largest picture
+    points = f";--points:url(data:image/png;base64,{film.points_png})" if film.points_png else ""
+    where = f"{film.positions[first]} {film.unit}"
+    steer = f'<p class="steer"><output>{escape(where)}</output></p>'
+    if len(film.positions) > 1:
+        frames = {
+            "positions": film.positions,
+            "tracks": [{"frames": track.frames, "accuracy": track.accuracy} for track in film.tracks],
+        }
+        # shown by the script that serves them
+        steer = (
+            '<div class="steer"><button type="button" hidden>Play</button>'
+            f'<input type="range" min="0" max="{len(film.positions) - 1}" value="{first}" '
+            f'aria-label="{escape(film.unit)}" aria-valuetext="{escape(where)}" hidden>'
+            f"<output>{escape(where)}</output></div>"
+            f'<div class="chart" id="{name}" data-steered></div>'
+            f'<script type="application/json">{json.dumps(frames, separators=(",", ":"))}</script>'
+        )
+    return (
+        f'<figure class="panel film" data-unit="{escape(film.unit)}"><h3>{escape(film.title)}</h3>'
+        f'<div class="tracks" style="--tracks:{len(film.tracks)}{points}">{tracks}</div>{steer}</figure>'
+    )
+
+
+def _samples(rows: Sequence[Row], drawn: Charts) -> str:
+    points = samples.sample_points(rows)
+    plots: list[str] = []
+    for dataset in samples.distinct(points, "dataset"):
+        name = f"samples-{len(plots)}"
+        drawn[name] = specification(samples.samples_chart(rows, dataset))
+        chart = f'<div class="chart" id="{name}" data-steered></div>'
+        plots.append(f'<figure class="panel"><h3>{escape(dataset)}</h3>{chart}</figure>')
+    evaluated = {name: name for name in samples.distinct(points, "evaluated")}
+    pruned = samples.distinct((point for point in points if point["stage"] == "post"), "criterion")
+    tabs = _tabs("Evaluated on", "evaluated", evaluated) if len(evaluated) > 1 else ""
+    return (
+        _section(
+            "Accuracy against reference samples",
+            '<p class="hint">Each line is the mean over runs, each band one standard deviation to both sides. '
+            "The dashed line is the network before pruning.</p>"
+            f'<div class="bar">{tabs}{_chips(pruned)}</div><div class="trio">{"".join(plots)}</div>'
+            f"<details><summary>All accuracies</summary>{samples.samples_table(rows)}</details>",
+        )
+        if plots
+        else ""
+    )
+
+
+def _ranks(rows: Sequence[Row]) -> str:
+    by_measure: dict[str, dict[str, list[ranks.Matrix]]] = {}
+    for matrix in ranks.matrices(rows):
+        by_measure.setdefault(matrix.measure, {}).setdefault(matrix.case, []).append(matrix)
+    if not by_measure:
+        return ""
+    titles = {measure: ranks.measure_title(measure) for measure in by_measure}
+    parts = []
+    for measure, cases in by_measure.items():
+        for place, (case, found) in enumerate(cases.items()):
+            shown = "".join(
+                f'<figure class="panel scroll"><h3>{escape(" · ".join(filter(None, (m.dataset, m.of))))}</h3>'
+                f"{ranks.matrix_table(m)}</figure>"
+                for m in found
+            )
+            parts.append(
+                f'<details data-value="{escape(measure)}"{" open" if place == 0 else ""}>'
+                f"<summary>{escape(case)} · {titles[measure]}</summary>"
+                f'<div class="trio matrices">{shown}</div></details>'
+            )
+    steer = f'<div class="bar">{_tabs("Measure", "similarity", titles, "choice")}</div>' if len(titles) > 1 else ""
+    hint = "Orders in which criteria remove units, compared in pairs; each number is the mean over pairs of runs."
+    return _section("How alike the rankings are", f'<p class="hint">{hint}</p>{steer}{"".join(parts)}')
 
 
 def _layers_and_classes(report: Report, drawn: Charts) -> str:

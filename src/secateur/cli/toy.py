@@ -1,0 +1,295 @@
+"""secateur toy: the 2-D study, one run, a grid, its analysis, its pictures."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import shlex
+import sys
+import webbrowser
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from secateur import report as rp
+from secateur.cli.options import (
+    DryOption,
+    OutOption,
+    PrintOption,
+    RecipeOption,
+    SetOption,
+    echo_settings,
+    settings_from,
+)
+from secateur.cli.present import LRP_NOTE
+from secateur.cli.toy_tables import show_against, show_ranks, show_run, show_summary
+from secateur.core.errors import RequestError
+from secateur.core.files import ensure_folder
+from secateur.studies import toy
+
+app = typer.Typer(no_args_is_help=True, help="The 2-D toy study: what a criterion does to a decision boundary.")
+
+DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="moon, circle, mult, mult-K; repeat.")]
+CriterionOption = Annotated[
+    list[str] | None, typer.Option("--criterion", help="lrp, taylor, ..., lrp:composite=NAME; repeat.")
+]
+NoiseOption = Annotated[list[float] | None, typer.Option("--noise", help="σ of unseen noisy points; repeat.")]
+RemoveOption = Annotated[int | None, typer.Option("--remove", help="Hidden neurons that go, of 3000.")]
+ReluOption = Annotated[
+    bool | None, typer.Option("--all-relu/--published", help="A ReLU behind the third hidden layer, too.")
+]
+RanksOption = Annotated[bool | None, typer.Option("--ranks/--no-ranks", help="Keep the pruning orders.")]
+RenderOption = Annotated[
+    str | None, typer.Option("--render", help="none, svg, png, pdf, or show: open in the browser.")
+]
+ColormapOption = Annotated[str | None, typer.Option("--colormap", help=f"{', '.join(rp.COLORMAPS)}.")]
+OneCountOption = Annotated[int | None, typer.Option("--samples-per-class", help="Reference samples of each class.")]
+OneSeedOption = Annotated[int | None, typer.Option("--seed", help="Of the reference samples and the noisy points.")]
+
+_SHOWN = ("spearman", "kendall", "first-1000", "last-1000")
+_ONE = {"samples_per_class": (5,), "seeds": (0,)}
+
+
+@app.command()
+def run(
+    recipe: RecipeOption = None,
+    dataset: DatasetOption = None,
+    criterion: CriterionOption = None,
+    samples_per_class: OneCountOption = None,
+    seed: OneSeedOption = None,
+    noise: NoiseOption = None,
+    remove: RemoveOption = None,
+    all_relu: ReluOption = None,
+    ranks: RanksOption = None,
+    render: RenderOption = None,
+    colormap: ColormapOption = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="Table to add the rows to; default: runs.csv in --out.")
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/toy-run"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Prune by one or more criteria on one draw of reference samples; a table and a picture of the boundaries."""
+    chosen = _settings(
+        recipe, overrides, datasets=dataset or (None if recipe else ("moon",)), criteria=criterion,
+        **_single(recipe, samples_per_class, seed), noise=noise, remove=remove, network__all_relu=all_relu,
+        ranks=ranks, render=render, colormap=colormap,
+    )  # fmt: skip
+    count, draw = _one(chosen, "run")
+    if _stop(chosen, print_config, dry_run):
+        return
+    table = results or out / "runs.csv"
+    earlier = toy.read_rows(table) if table.exists() else None
+    ensure_folder(out)
+    toy.prepare(chosen)
+    benches = [toy.Bench(name, chosen.network) for name in chosen.datasets]
+    outcomes = [
+        outcome
+        for bench in benches
+        for outcome in bench.outcomes({count: chosen.criteria}, draw, chosen.noise, chosen.remove)
+    ]
+    rows = [row for outcome in outcomes for row in outcome.rows(chosen)]
+    show_run(pd.DataFrame(rows), f"accuracy in %: {chosen.remove} of 3000 neurons removed")
+    written = {"table": toy.add_rows(rows, earlier, table)}
+    if chosen.ranks:
+        written["ranks"] = toy.write_ranks(outcomes, out / "ranks.parquet")
+    orders = {name: {o.run.criterion: o.order for o in outcomes if o.run.dataset == name} for name in chosen.datasets}
+    panels = [toy.panels(bench, orders[bench.dataset], count, draw, chosen.remove) for bench in benches]
+    _echo(written | _draw(panels, chosen, out / "boundaries"))
+
+
+@app.command()
+def grid(
+    recipe: RecipeOption = None,
+    dataset: DatasetOption = None,
+    criterion: CriterionOption = None,
+    samples_per_class: Annotated[
+        list[int] | None, typer.Option("--samples-per-class", help="Reference samples of each class; repeat.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeat for several.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="The first N seeds, from 0.", min=1)] = None,
+    noise: NoiseOption = None,
+    remove: RemoveOption = None,
+    all_relu: ReluOption = None,
+    ranks: RanksOption = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="Default: one for each core.")] = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/toy"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """All combinations of data sets, criteria, samples per class and seeds; finished runs are found again."""
+    if seed and seeds:
+        raise RequestError("give --seed (which) or --seeds (how many), not both")
+    chosen = _settings(
+        recipe, overrides, datasets=dataset, criteria=criterion, samples_per_class=samples_per_class,
+        seeds=tuple(range(seeds)) if seeds else seed, noise=noise, remove=remove, network__all_relu=all_relu,
+        ranks=ranks, processes=processes,
+    )  # fmt: skip
+    if _stop(chosen, print_config, dry_run):
+        return
+    written = toy.run_grid(chosen, out)
+    typer.echo(f"{written.done} prunings made, {written.found} found")
+    _echo({"table": written.rows} | ({"ranks": written.ranks} if written.ranks else {}))
+
+
+@app.command()
+def analyse(
+    folder: Annotated[Path, typer.Argument(help="What grid has written.")] = Path("out/toy"),
+    against: Annotated[Path | None, typer.Option("--against", help="CSV of published means to stand beside.")] = None,
+    ranks: Annotated[bool, typer.Option("--ranks/--no-ranks", help="Compare the pruning orders, too.")] = True,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures; default: FOLDER.")] = None,
+) -> None:
+    """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
+    target = out or folder
+    published = toy.read_published(against) if against else None
+    summary = toy.summarise(toy.read_rows(folder / "results.csv"))
+    rows: list[dict[str, Any]] = []
+    if ranks:
+        rows = toy.rank_rows(toy.read_ranks(folder / "ranks.parquet"))
+    show_summary(summary)
+    written = {"accuracy": toy.write_frame(summary, target / "accuracy.csv")}
+    if published is not None:
+        beside = toy.against(summary, published)
+        show_against(beside)
+        written["published"] = toy.write_frame(beside, target / "against.csv")
+    found = toy.findings(summary, published)
+    for finding in found:
+        typer.echo(f"{'holds' if finding.holds else 'DOES NOT HOLD'}: {finding.text} ({finding.figures})")
+    if rows:
+        show_ranks(rows)
+        written["ranks"] = toy.write_frame(pd.DataFrame(rows), target / "ranks.csv")
+        written["rank picture"] = rp.save_ranks(_pictured(rows), target / "ranks.svg")
+    curves = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
+    written["curves"] = rp.save_samples(curves, target / "accuracy.svg")
+    page = rp.Report(
+        title="2-D toy study: accuracy and rankings",
+        subtitle=f"{len(summary)} means of {int(summary['runs'].max())} runs",
+        sample_accuracy=curves,
+        rank_matrices=[row for row in rows if row["measure"] in _SHOWN],
+        notes=[*(f"{'Holds' if f.holds else 'Does not hold'}: {f.text} ({f.figures})." for f in found), LRP_NOTE],
+        **_origin(),
+    )
+    _echo(written | {"report": rp.write_report(page, target / "report.html")})
+
+
+@app.command(name="show")
+def show_boundaries(
+    recipe: RecipeOption = None,
+    dataset: DatasetOption = None,
+    criterion: CriterionOption = None,
+    samples_per_class: OneCountOption = None,
+    seed: OneSeedOption = None,
+    remove: RemoveOption = None,
+    all_relu: ReluOption = None,
+    render: RenderOption = None,
+    colormap: ColormapOption = None,
+    step: Annotated[int, typer.Option("--step", help="Neurons between two frames.", min=1, max=3000)] = 100,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/toy-show"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Boundaries of all data sets in one picture, and a page on which a slider removes neurons."""
+    chosen = _settings(
+        recipe, overrides, datasets=dataset, criteria=criterion, **_single(recipe, samples_per_class, seed),
+        remove=remove, network__all_relu=all_relu, render=render, colormap=colormap,
+    )  # fmt: skip
+    count, draw = _one(chosen, "show")
+    if _stop(chosen, print_config, dry_run):
+        return
+    ensure_folder(out)
+    toy.prepare(chosen)
+    panels, films = [], []
+    for name in chosen.datasets:
+        bench = toy.Bench(name, chosen.network)
+        orders = bench.orders(chosen.criteria, count, draw)
+        panels.append(toy.panels(bench, orders, count, draw, chosen.remove))
+        films.append(toy.film(bench, orders, count, draw, chosen.colormap, step=step, start=chosen.remove))
+    page = rp.Report(
+        title="What a criterion does to a decision boundary",
+        subtitle=f"{count} reference samples of each class, seed {draw}",
+        films=films,
+        settings=chosen.model_dump(mode="json"),
+        notes=[LRP_NOTE],
+        **_origin(),
+    )
+    written = {"report": rp.write_report(page, out / "report.html")}
+    _echo(written | _draw(panels, chosen.model_copy(update={"render": "svg"}) if chosen.render == "show" else chosen,
+                          out / "boundaries"))  # fmt: skip
+    if chosen.render == "show":
+        _open(written["report"])
+
+
+def _settings(recipe: str | None, overrides: list[str] | None, **flags: Any) -> toy.ToySettings:
+    given = {key: (value or None) if isinstance(value, list) else value for key, value in flags.items()}
+    return settings_from(toy.ToySettings, recipe, overrides, default=None, **given).check()
+
+
+def _single(recipe: str | None, count: int | None, seed: int | None) -> dict[str, Any]:
+    """One number of samples and one seed; where no recipe says which, 5 and 0."""
+    given = {"samples_per_class": None if count is None else (count,), "seeds": None if seed is None else (seed,)}
+    return given if recipe else {key: value or _ONE[key] for key, value in given.items()}
+
+
+def _one(chosen: toy.ToySettings, command: str) -> tuple[int, int]:
+    if len(chosen.samples_per_class) > 1 or len(chosen.seeds) > 1:
+        raise RequestError(
+            f"toy {command} draws once: give one --samples-per-class and one --seed (toy grid takes many)"
+        )
+    return chosen.samples_per_class[0], chosen.seeds[0]
+
+
+def _stop(chosen: toy.ToySettings, print_config: bool, dry_run: bool) -> bool:
+    if print_config:
+        echo_settings(chosen)
+    elif dry_run:
+        runs = len(chosen.datasets) * len(chosen.criteria) * len(chosen.samples_per_class) * len(chosen.seeds)
+        missing = [name for name in chosen.datasets if not toy.place(name, chosen.network).exists()]
+        training = f"networks to train first: {', '.join(missing)}" if missing else "all networks trained"
+        typer.echo(f"ok: {runs} prunings; {training}")
+    return print_config or dry_run
+
+
+def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Agreement over seeds, and between criteria at the fewest samples from which relevance ranks well."""
+    counts = sorted({row["samples_per_class"] for row in rows if row["samples_per_class"] is not None})
+    few = next((count for count in counts if count >= 5), counts[-1])
+    return [
+        row
+        for row in rows
+        if row["measure"] == "spearman"
+        and (row["case"] == toy.CASES[0] or (row["case"] == toy.CASES[2] and row["samples_per_class"] == few))
+    ]
+
+
+def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, path: Path) -> dict[str, Path]:
+    if chosen.render == "none":
+        return {}
+    ending = "svg" if chosen.render == "show" else chosen.render
+    picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets)
+    if chosen.render == "show":
+        _open(picture)
+    return {"picture": picture}
+
+
+def _open(path: Path) -> None:
+    if not webbrowser.open(path.resolve().as_uri()):
+        typer.echo(f"no browser could be opened here; open '{path}' yourself", err=True)
+
+
+def _origin() -> dict[str, Any]:
+    return {
+        "created": datetime.date.today().isoformat(),
+        "command": shlex.join(["secateur", *sys.argv[1:]]),
+        "versions": {name: version(name) for name in ("secateur", "torch")} | {"python": platform.python_version()},
+    }
+
+
+def _echo(written: dict[str, Path]) -> None:
+    typer.echo("\n".join(f"{name}: {path}" for name, path in written.items()))

@@ -1,0 +1,1 @@
+"""Published experiments, composed from the floors below."""

@@ -1,0 +1,80 @@
+"""What to do, as validated data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from secateur.core.errors import RequestError
+from secateur.report import colormap
+from secateur.studies.toy.criteria import criterion_for
+from secateur.studies.toy.data import SETS, classes_of
+from secateur.training import TrainSettings
+
+_Count = Annotated[int, Field(ge=1)]
+_Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]
+_Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class NetworkSettings(BaseModel):
+    """The network 2-1000-1000-1000-K and how it is trained.
+
+    As published, no ReLU stands behind the third hidden layer; ``all_relu`` puts one there. The published training is
+    SGD with 10,000 full-batch steps at a rate of 0.001; here it is 3,000 steps on batches of 200, at a rate that falls
+    from 0.05 to 0 along a cosine.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    all_relu: bool = False
+    per_class: int = Field(default=1000, ge=1, description="training points of each class")
+    epoch: int = Field(default=40_000, ge=1, description="points of an epoch: the training set over and over")
+    seed: _Seed = Field(default=0, description="of the training points, the first weights and the training")
+    train: TrainSettings = TrainSettings(
+        epochs=15,
+        batch_size=200,
+        learning_rate=0.05,
+        nesterov=False,
+        weight_decay=0.0,
+        keep="last",
+        device="cpu",
+    )
+
+
+class ToySettings(BaseModel):
+    """All runs of a grid: data sets × criteria × samples per class × seeds. The defaults are the published grid."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    datasets: tuple[str, ...] = Field(default=SETS, min_length=1)
+    criteria: tuple[str, ...] = Field(default=("lrp", "taylor", "grad", "weight"), min_length=1)
+    samples_per_class: tuple[_Count, ...] = Field(default=(1, 5, 10, 20, 50, 100, 200), min_length=1)
+    seeds: tuple[_Seed, ...] = Field(default=tuple(range(50)), min_length=1)
+    noise: tuple[_Sigma, ...] = Field(default=(0.01, 0.1, 0.3), description="σ of the unseen noisy points")
+    remove: int = Field(default=1000, ge=1, lt=3000, description="hidden neurons that go, of 3000")
+    ranks: bool = Field(default=True, description="keep the pruning orders, for rank analysis")
+    network: NetworkSettings = NetworkSettings()
+    processes: int | None = Field(default=None, ge=1, description="None: one for each core")
+    render: Literal["none", "svg", "png", "pdf", "show"] = Field(default="svg", description="how pictures are drawn")
+    colormap: str = Field(default="okabe-ito", description="of the classes, see secateur.report.COLORMAPS")
+
+    @field_validator("datasets", "criteria", "samples_per_class", "seeds", "noise")
+    @classmethod
+    def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(dict.fromkeys(values))
+
+    def check(self) -> ToySettings:
+        """Itself, when every data set and criterion is known.
+
+        Raises:
+            RequestError: naming what is not, and the colour map where it is unknown.
+        """
+        for name in self.datasets:
+            colormap(self.colormap, classes_of(name))
+        for text in self.criteria:
+            criterion_for(text, seed=0)
+        if self.network.train.device != "cpu":
+            raise RequestError(f"the toy study runs on the CPU; network.train.device is '{self.network.train.device}'")
+        return self

@@ -1,0 +1,488 @@
+"""The 2-D toy study: data, network, scores, surgery, the grid and its command line."""
+
+import copy
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import secateur as sc
+from secateur.cli.main import run as command
+from secateur.core.errors import RequestError
+from secateur.criteria import Scores
+from secateur.studies import toy
+from secateur.studies.toy.criteria import criterion_for
+from secateur.studies.toy.runs import Bench
+from secateur.studies.toy.store import Store
+from secateur.training import TrainSettings
+
+pytest.importorskip("sklearn")
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "toy"
+BRIEF = toy.NetworkSettings(
+    per_class=100,
+    epoch=2000,
+    train=TrainSettings(epochs=1, batch_size=100, learning_rate=0.1, nesterov=False, keep="last", device="cpu"),
+)
+BRIEFLY = [
+    *("--set", "network.per_class=100", "--set", "network.epoch=2000", "--set", "network.train.epochs=1"),
+    *("--set", "network.train.batch_size=100", "--set", "network.train.device=cpu"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of our own, so that no test trains for minutes or finds what another left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECATEUR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench("mult", BRIEF)
+
+
+def grid(**changes):
+    small = {"datasets": ("moon",), "seeds": (0, 1), "samples_per_class": (1, 5), "noise": (0.1,), "network": BRIEF}
+    return toy.ToySettings(**small | {"processes": 1} | changes)
+
+
+# data
+
+
+@pytest.mark.parametrize(("name", "classes"), [("moon", 2), ("circle", 2), ("mult", 4), ("mult-7", 7)])
+def test_points_are_balanced_and_follow_from_the_seed(name, classes):
+    first, again, other = (toy.draw(name, 9, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.x, again.x)
+    np.testing.assert_array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.x, other.x)
+    assert np.bincount(first.labels).tolist() == [9] * classes
+    assert first.x.dtype == np.float32
+
+
+def test_spiral_follows_its_formula():
+    points = toy.draw("mult", 50, seed=1)
+    radius = np.linspace(0, 1, 50)
+    for arm in range(4):
+        x = points.x[points.labels == arm].astype(float)
+        np.testing.assert_allclose(np.hypot(*x.T), radius, atol=1e-6)
+        angle = np.arctan2(x[1:, 0], x[1:, 1]) - np.linspace(4 * arm, 4 * (arm + 1), 50)[1:]
+        off = (angle + np.pi) % (2 * np.pi) - np.pi  # 0.2 times a normal number
+        assert 0.1 < off.std() < 0.3
+    assert (toy.draw("mult", 1, seed=1).x == 0).all()  # the arms begin at the origin
+
+
+def test_published_circle_is_ours():
+    if not REFERENCE.is_dir():
+        pytest.skip("the published training sets are not here")
+    points = toy.draw("circle", 1000, seed=0)
+    np.testing.assert_array_equal(points.x, np.load(REFERENCE / "circle_train_X.npy"))
+    np.testing.assert_array_equal(points.labels, np.load(REFERENCE / "circle_train_y.npy"))
+
+
+@given(sigma=st.floats(0, 2), seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_noisy_points_are_the_next_seeds_points_moved_by_sigma(sigma, seed):
+    noisy, still = toy.draw_noisy("moon", sigma, seed), toy.draw("moon", 250, seed + 1)
+    moved = noisy.x.astype(float) - still.x
+    direction = toy.draw_noisy("moon", 1.0, seed).x.astype(float) - still.x
+    np.testing.assert_allclose(moved, sigma * direction, atol=1e-5)
+    np.testing.assert_array_equal(noisy.labels, still.labels)
+
+
+# scores and surgery
+
+
+def test_published_scores_follow_their_formulas(bench):
+    """Each criterion against the formulas written out by hand, in float64."""
+    points = toy.draw("mult", 6, seed=2)
+    model = copy.deepcopy(bench.model).double()
+    weights = [p.detach() for n, p in model.named_parameters() if n.endswith("weight")]
+    biases = [p.detach() for n, p in model.named_parameters() if n.endswith("bias")]
+    x, labels = torch.from_numpy(points.x).double(), torch.from_numpy(points.labels)
+    z = [x @ weights[0].T + biases[0]]
+    z.append(z[0].relu() @ weights[1].T + biases[1])
+    z.append(z[1].relu() @ weights[2].T + biases[2])
+    logits = z[2] @ weights[3].T + biases[3]
+    hot = torch.nn.functional.one_hot(labels, 4).double()
+
+    relevance, back = [], hot * logits
+    for inputs, weight in ((z[2], weights[3]), (z[1].relu(), weights[2]), (z[0].relu(), weights[1])):
+        plus = weight.clamp(min=0)
+        back = inputs * ((back / (inputs @ plus.T)) @ plus)
+        relevance.insert(0, back.sum(0))
+    gradient = [None, None, (logits.softmax(1) - hot) @ weights[3]]
+    gradient[1] = (gradient[2] @ weights[2]) * (z[1] > 0)
+    gradient[0] = (gradient[1] @ weights[1]) * (z[0] > 0)
+
+    def scaled(parts, size):
+        return torch.cat([part / size(part) for part in parts]).numpy()
+
+    truth = {
+        "lrp": scaled(relevance, torch.sum),
+        "taylor": scaled([(a * g).sum(0).abs() for a, g in zip(z, gradient, strict=True)], torch.norm),
+        "grad": scaled([g.sum(0).abs() for g in gradient], torch.norm),
+        "weight": scaled([w.abs().sum(1) for w in weights[:3]], torch.sum),
+    }
+    reference = sc.ReferenceSet(x, labels, tuple(range(len(points))))
+    for name, expected in truth.items():
+        criterion = criterion_for(name, 0)
+        if name == "lrp":  # the formula has no stabiliser
+            criterion = replace(criterion, composite=sc.composites.get("plus-weights", stabiliser=1e-12))
+        found = sc.score(model, bench.structure, reference, criterion).values
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-10 * np.abs(expected).max(), err_msg=name)
+
+
+def test_parameters_of_a_criterion_override_the_published_ones():
+    assert criterion_for("lrp:composite=epsilon", 0).composite == "epsilon"
+    assert criterion_for("lrp:composite=epsilon", 0).normalise == "sum"
+    assert criterion_for("random", 7).seed == 7
+
+
+@pytest.mark.parametrize("all_relu", [False, True])
+@pytest.mark.parametrize("share", [(0.2, 0.5, 0.3), (0.9, 0.1, 0.6), (0.5, 0.5, 0.5)])
+def test_fast_cuts_are_physical_removal(all_relu, share):
+    """The same logits as the network that `sc.prune` makes smaller, on either way to add up the second layer."""
+    torch.manual_seed(1)
+    model = toy.build(3, all_relu).eval()
+    structure = sc.trace(model, torch.zeros(1, 2))
+    assert [group.layers[0] for group in structure.groups] == ["hidden1", "hidden2", "hidden3"]
+    draw = np.random.default_rng(0)
+    gone = np.concatenate([draw.random(1000) < s for s in share])
+    values = np.where(gone, 0.0, 1.0) + 1e-3 * draw.random(3000)
+    plan = sc.select(Scores(structure, values, "test"), sc.Budget(units=1 - gone.mean()), strategy="global")
+    slim = sc.prune(model, plan)
+    x = draw.normal(size=(40, 2)).astype(np.float32)
+    cutter = toy.Cutter(model)
+    logits = cutter.cut(toy.remaining(np.argsort(values, kind="stable"), int(gone.sum()))).logits(cutter.begin(x))
+    torch.testing.assert_close(logits, slim(torch.from_numpy(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_whole_layers_can_go(bench):
+    keep = np.ones(3000, bool)
+    keep[:1000] = False
+    logits = bench.cutter.cut(keep).logits(bench.begun)
+    assert torch.allclose(logits, logits[:1].expand_as(logits))  # the input no longer matters
+
+
+def test_a_run_does_not_depend_on_its_company(bench):
+    alone = bench.outcomes({5: ["grad"]}, 3, [0.1], 1000)[0]
+    others = bench.outcomes({1: ["lrp"], 5: ["lrp", "taylor", "grad"]}, 3, [0.3, 0.1], 1000)[-1]
+    assert others.run == alone.run
+    np.testing.assert_array_equal(others.order, alone.order)
+    assert set(alone.accuracies) <= set(others.accuracies)
+
+
+def test_accuracies_are_of_the_pruned_network(bench):
+    outcome = bench.outcomes({5: ["lrp"]}, 0, [0.1], 1000)[0]
+    values = np.empty(3000)
+    values[outcome.order] = np.arange(3000)
+    plan = sc.select(Scores(bench.structure, values, "order"), sc.Budget(units=2 / 3), strategy="global")
+    slim = sc.prune(bench.model, plan)
+    for name, points in (
+        ("train", toy.draw("mult", 100, 0)),
+        ("test", toy.draw("mult", 5, 0)),
+        ("noisy", toy.draw_noisy("mult", 0.1, 0)),
+    ):
+        right = slim(torch.from_numpy(points.x)).argmax(1).numpy() == points.labels
+        found = {stage: value for where, _, stage, value in outcome.accuracies if where == name}
+        assert found["post"] == pytest.approx(100 * right.mean(), abs=0.3)
+        assert found["pre"] >= 0
+
+
+@pytest.mark.parametrize("criterion", sc.criteria.known())
+def test_every_criterion_takes_part(bench, criterion):
+    order = bench.orders([criterion], 2, 0)[criterion]
+    assert sorted(order.tolist()) == list(range(3000))
+
+
+# the trained network
+
+
+def test_training_is_found_again_and_goes_on_where_it_stopped(monkeypatch, tmp_path):
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "a"))
+    two = BRIEF.model_copy(update={"train": BRIEF.train.model_copy(update={"epochs": 2})})
+    whole = toy.trained("moon", two)
+    path = toy.place("moon", two)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    stamp = path.stat().st_mtime_ns
+    again = toy.trained("moon", two)
+    assert path.stat().st_mtime_ns == stamp
+
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "b"))
+    from secateur.training.fit import _Training
+
+    def stop(self, epoch, _real=_Training._epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return _real(self, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Training, "_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            toy.trained("moon", two)
+    resumed = toy.trained("moon", two)
+    for other in (again, resumed):
+        for a, b in zip(whole.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_broken_weights_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    path = toy.place("moon", BRIEF)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"nothing")
+    with pytest.raises(RequestError, match="delete it"):
+        toy.trained("moon", BRIEF)
+
+
+# the grid
+
+
+def test_grid_writes_the_tidy_table(tmp_path):
+    written = toy.run_grid(grid(), tmp_path)
+    frame = pd.read_csv(written.rows)
+    assert list(frame.columns[:8]) == [
+        *("dataset", "criterion", "samples_per_class", "seed", "evaluated_on", "noise", "stage", "accuracy"),
+    ]
+    assert len(frame) == 4 * 2 * 2 * 3 * 2  # criteria, samples, seeds, places, stages
+    assert frame["accuracy"].between(0, 100).all()
+    assert not frame.duplicated(list(toy.COLUMNS[:7])).any()
+    pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "results.parquet"), check_dtype=False)
+    orders = toy.read_ranks(written.ranks)
+    assert len(orders) == 16
+    bench = Bench("moon", BRIEF)
+    np.testing.assert_array_equal(orders[toy.Run("moon", "grad", 5, 1)], bench.orders(["grad"], 5, 1)["grad"])
+
+
+def test_grid_finds_finished_runs_and_makes_the_missing(tmp_path):
+    first = toy.run_grid(grid(criteria=("lrp", "weight")), tmp_path)
+    before = pd.read_csv(first.rows)
+    again = toy.run_grid(grid(criteria=("lrp", "weight")), tmp_path)
+    assert (first.done, again.done, again.found) == (8, 0, 8)
+    more = toy.run_grid(grid(criteria=("lrp", "weight", "grad"), seeds=(0, 1, 2)), tmp_path)
+    assert (more.done, more.found) == (10, 8)
+    after = pd.read_csv(more.rows)
+    common = after.merge(before, on=list(toy.COLUMNS[:7]))
+    assert len(common) == len(before)
+    assert (common["accuracy_x"] == common["accuracy_y"]).all()
+
+
+def test_other_settings_are_other_runs(tmp_path):
+    toy.run_grid(grid(), tmp_path)
+    assert toy.run_grid(grid(remove=500), tmp_path).found == 0
+    assert toy.run_grid(grid(noise=(0.2,)), tmp_path).found == 0
+    assert toy.run_grid(grid(), tmp_path).found == 16
+
+
+def test_orders_that_were_not_kept_are_made(tmp_path):
+    assert toy.run_grid(grid(ranks=False), tmp_path).ranks is None
+    assert toy.run_grid(grid(ranks=False), tmp_path).done == 0
+    with_ranks = toy.run_grid(grid(), tmp_path)
+    assert with_ranks.done == 16
+    assert len(toy.read_ranks(with_ranks.ranks)) == 16
+
+
+def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
+    """A grid on two processes is killed with SIGKILL, run again, and compared with one that ran alone."""
+    settings_ = ["--dataset", "moon", "--seeds", "8", "--samples-per-class", "100", "--noise", "0.1", *BRIEFLY]
+    toy.trained("moon", toy.NetworkSettings(**_brief_network()))
+    start = [Path(sys.executable).with_name("secateur"), "toy", "grid", *settings_]
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([*start, "--processes", "2", "--out", str(killed)], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while _stored(killed) < 4 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = _stored(killed)
+    assert 0 < finished < 32
+    assert not (killed / "results.csv").exists()
+    _no_process_left(process.pid)
+    assert command(["toy", "grid", *settings_, "--processes", "1", "--out", str(killed)]) == 0
+    assert command(["toy", "grid", *settings_, "--processes", "1", "--out", str(tmp_path / "whole")]) == 0
+    for name in ("results.csv", "ranks.parquet"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def _brief_network():
+    chosen = toy.NetworkSettings().train.model_copy(update={"epochs": 1, "batch_size": 100})
+    return {"per_class": 100, "epoch": 2000, "train": chosen}
+
+
+def _stored(folder):
+    try:
+        with sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=ro", uri=True) as database:
+            return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def _no_process_left(group):
+    """The workers end with the process that started them."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a worker outlived its parent")
+
+
+def test_store_refuses_other_files(tmp_path):
+    other = tmp_path / "runs.sqlite"
+    with sqlite3.connect(other) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(RequestError, match="another version"):
+        Store(other)
+    other.write_text("no database, but long enough to look like something else entirely")
+    with pytest.raises(RequestError, match="not a file of finished runs"):
+        Store(other)
+    with pytest.raises(RequestError, match="cannot write"):
+        Store(other / "runs.sqlite")
+
+
+# the command line
+
+
+def test_run_prints_draws_and_adds_to_the_results(tmp_path, capfd):
+    results = tmp_path / "kept" / "all.csv"
+    start = ["toy", "run", "--criterion", "lrp", "--criterion", "activation", "--results", str(results), *BRIEFLY]
+    assert command([*start, "--out", str(tmp_path / "out"), "--colormap", "Set1", "--noise", "0.2"]) == 0
+    said = capfd.readouterr().out
+    assert "activation" in said
+    assert "noisy, σ 0.2" in said
+    assert (tmp_path / "out" / "boundaries.svg").read_text().startswith("<svg")
+    first = toy.read_rows(results)
+    assert len(first) == 2 * 3 * 2
+    assert command([*start, "--out", str(tmp_path / "out"), "--seed", "1", "--render", "none", "--noise", "0.2"]) == 0
+    assert command([*start, "--out", str(tmp_path / "out"), "--seed", "1", "--render", "none", "--noise", "0.2"]) == 0
+    both = toy.read_rows(results)
+    assert len(both) == 2 * len(first)
+    pd.testing.assert_frame_equal(both[: len(first)].reset_index(drop=True), first)
+    assert len(toy.read_ranks(tmp_path / "out" / "ranks.parquet")) == 2
+
+
+def test_run_and_grid_agree(tmp_path):
+    command(
+        ["toy", "run", "--criterion", "taylor", "--seed", "1", "--render", "none", "--out", str(tmp_path), *BRIEFLY]
+    )
+    command(["toy", "grid", "--dataset", "moon", "--seeds", "2", "--samples-per-class", "5", "--processes", "1",
+             "--out", str(tmp_path), *BRIEFLY])  # fmt: skip
+    mine, grids = toy.read_rows(tmp_path / "runs.csv"), toy.read_rows(tmp_path / "results.csv")
+    common = grids[(grids["criterion"] == "taylor") & (grids["seed"] == 1)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, common)
+
+
+def test_show_writes_a_page_with_a_slider(tmp_path):
+    start = ["toy", "show", "--dataset", "circle", "--criterion", "lrp", "--criterion", "weight", "--step", "1000"]
+    assert command([*start, "--out", str(tmp_path), *BRIEFLY]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert 'type="range"' in page
+    assert "patented" in page
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert record["films"][0]["positions"] == [0, 1000, 2000]
+    assert command(["report", str(tmp_path / "report.json"), "--out", str(tmp_path / "again.html")]) == 0
+
+
+def test_analyse_writes_tables_and_pictures(tmp_path, capfd):
+    assert command(["toy", "grid", "--dataset", "moon", "--seeds", "3", "--samples-per-class", "1",
+                    "--samples-per-class", "5", "--processes", "1", "--out", str(tmp_path), *BRIEFLY]) == 0  # fmt: skip
+    published = tmp_path / "published.csv"
+    with published.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow("dataset,criterion,samples_per_class,evaluated_on,stage,runs,mean_accuracy_percent,"
+                        "sd_accuracy_percent".split(","))  # fmt: skip
+        writer.writerow(["moon", "lrp", 5, "train", "post", 50, 99.858, 0.018])
+    assert command(["toy", "analyse", str(tmp_path), "--against", str(published)]) == 0
+    said = capfd.readouterr().out
+    assert "99.86 ± 0.02" in said
+    assert "same criterion, other seeds" in said
+    for name in ("accuracy.csv", "against.csv", "ranks.csv", "accuracy.svg", "ranks.svg", "report.html"):
+        assert (tmp_path / name).stat().st_size > 100, name
+    weight = pd.read_csv(tmp_path / "ranks.csv").query("a == 'weight' and b == 'weight' and measure == 'kendall'")
+    assert (weight["mean"] == 1).all()  # looks at no samples
+
+
+def test_dry_run_trains_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path))
+    assert command(["toy", "grid", "--recipe", "toy", "--dry-run"]) == 0
+    assert "4200 prunings; networks to train first: moon, circle, mult" in capfd.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_print_config_gives_the_settings_back(tmp_path, capfd):
+    assert command(["toy", "grid", "--seeds", "3", "--all-relu", "--print-config"]) == 0
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(capfd.readouterr().out)
+    assert command(["toy", "grid", "--recipe", str(recipe), "--print-config"]) == 0
+    assert capfd.readouterr().out == recipe.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--samples-per-class", "0"], "greater than or equal to 1"),
+        (["grid", "--samples-per-class", "-3"], "greater than or equal to 1"),
+        (["grid", "--seeds", "0"], "greater than or equal to 1"),
+        (["run", "--seed", "-1"], "greater than or equal to 0"),
+        (["run", "--noise", "-0.1"], "greater than or equal to 0"),
+        (["run", "--noise", "nan"], "finite"),
+        (["run", "--dataset", "moons"], "known: moon, circle, mult"),
+        (["run", "--dataset", "mult-1"], "known: moon, circle, mult"),
+        (["run", "--criterion", "lpr"], "did you mean 'lrp'"),
+        (["run", "--criterion", "lrp:rule=x"], "unexpected keyword"),
+        (["run", "--colormap", "rainbow"], "okabe-ito"),
+        (["run", "--colormap", "set1", "--dataset", "mult-20"], "set1"),
+        (["run", "--render", "jpg"], "'none', 'svg', 'png', 'pdf'"),
+        (["grid", "--remove", "3000"], "less than 3000"),
+        (["grid", "--processes", "0"], "greater than or equal to 1"),
+        (["grid", "--seed", "1", "--seeds", "2"], "not both"),
+        (["run", "--recipe", "demo"], "Extra inputs"),
+        (["run", "--recipe", "toy"], "toy run draws once"),
+        (["analyse", "nowhere"], "does not exist"),
+    ],
+)
+def test_wrong_requests_are_one_line(arguments, said, capfd):
+    assert command(["toy", *arguments]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_results_of_another_version_are_refused(tmp_path, capfd):
+    results = tmp_path / "results.csv"
+    results.write_text("dataset,method,accuracy\nmoon,lrp,99\n")
+    for arguments in (["run", "--results", str(results), *BRIEFLY], ["analyse", str(tmp_path)]):
+        assert command(["toy", *arguments, "--out", str(tmp_path / "out")]) == 2
+        error = capfd.readouterr().err
+        assert "results.csv" in error
+        assert error.count("\n") == 1
+
+
+def test_unwritable_folder_is_one_line(tmp_path, capfd):
+    (tmp_path / "file").write_text("")
+    for name in ("grid", "run", "show"):
+        arguments = ["toy", name, "--dataset", "moon", "--out", str(tmp_path / "file" / "out"), *BRIEFLY]
+        extra = ["--seeds", "1", "--processes", "1"] if name == "grid" else []
+        assert command([*arguments, *extra]) == 2
+        error = capfd.readouterr().err
+        assert "cannot write" in error
+        assert error.count("\n") == 1
