@@ -23,23 +23,19 @@ import secateur as sc
 from secateur.cli.main import run as command
 from secateur.core.errors import RequestError
 from secateur.criteria import Scores
+from secateur.models import save_weights
 from secateur.studies import toy
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.runs import Bench
 from secateur.studies.toy.store import Store
-from secateur.training import TrainSettings
 
 pytest.importorskip("sklearn")
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "toy"
-BRIEF = toy.NetworkSettings(
-    per_class=100,
-    epoch=2000,
-    train=TrainSettings(epochs=1, batch_size=100, learning_rate=0.1, nesterov=False, keep="last", device="cpu"),
-)
+BRIEF = toy.NetworkSettings(seed=0, per_class=100, epoch=2000, epochs=1, batch_size=100)
 BRIEFLY = [
-    *("--set", "network.per_class=100", "--set", "network.epoch=2000", "--set", "network.train.epochs=1"),
-    *("--set", "network.train.batch_size=100", "--set", "network.train.device=cpu"),
+    *("--set", "network.seed=0", "--set", "network.per_class=100", "--set", "network.epoch=2000"),
+    *("--set", "network.epochs=1", "--set", "network.batch_size=100"),
 ]
 
 
@@ -198,10 +194,10 @@ def test_accuracies_are_of_the_pruned_network(bench):
         ("test", toy.draw("mult", 5, 0)),
         ("noisy", toy.draw_noisy("mult", 0.1, 0)),
     ):
-        right = slim(torch.from_numpy(points.x)).argmax(1).numpy() == points.labels
         found = {stage: value for where, _, stage, value in outcome.accuracies if where == name}
-        assert found["post"] == pytest.approx(100 * right.mean(), abs=0.3)
-        assert found["pre"] >= 0
+        for stage, network in (("pre", bench.model), ("post", slim)):
+            right = network(torch.from_numpy(points.x)).argmax(1).numpy() == points.labels
+            assert found[stage] == pytest.approx(100 * right.mean(), abs=0.3)
 
 
 @pytest.mark.parametrize("criterion", sc.criteria.known())
@@ -215,7 +211,7 @@ def test_every_criterion_takes_part(bench, criterion):
 
 def test_training_is_found_again_and_goes_on_where_it_stopped(monkeypatch, tmp_path):
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "a"))
-    two = BRIEF.model_copy(update={"train": BRIEF.train.model_copy(update={"epochs": 2})})
+    two = BRIEF.model_copy(update={"epochs": 2})
     whole = toy.trained("moon", two)
     path = toy.place("moon", two)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -300,7 +296,7 @@ def test_orders_that_were_not_kept_are_made(tmp_path):
 def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
     """A grid on two processes is killed with SIGKILL, run again, and compared with one that ran alone."""
     settings_ = ["--dataset", "moon", "--seeds", "8", "--samples-per-class", "100", "--noise", "0.1", *BRIEFLY]
-    toy.trained("moon", toy.NetworkSettings(**_brief_network()))
+    toy.trained("moon", BRIEF)
     start = [Path(sys.executable).with_name("secateur"), "toy", "grid", *settings_]
     killed = tmp_path / "killed"
     process = subprocess.Popen([*start, "--processes", "2", "--out", str(killed)], start_new_session=True)
@@ -321,14 +317,9 @@ def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def _brief_network():
-    chosen = toy.NetworkSettings().train.model_copy(update={"epochs": 1, "batch_size": 100})
-    return {"per_class": 100, "epoch": 2000, "train": chosen}
-
-
 def _stored(folder):
     try:
-        with sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=ro", uri=True) as database:
+        with sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=rw", uri=True) as database:
             return database.execute("SELECT count(*) FROM runs").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
@@ -344,6 +335,44 @@ def _no_process_left(group):
             return
         time.sleep(0.05)
     pytest.fail("a worker outlived its parent")
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_everything_at_once(tmp_path):
+    """Ctrl-C goes to all processes: one line, exit code 130, nobody left, and finished runs kept."""
+    start = [Path(sys.executable).with_name("secateur"), "toy", "grid", "--dataset", "moon", "--seeds", "40", *BRIEFLY]
+    process = subprocess.Popen(
+        [*start, "--processes", "2", "--out", str(tmp_path)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while _stored(tmp_path) < 1 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].startswith("secateur: interrupted")
+    assert "Traceback" not in said
+    _no_process_left(process.pid)
+    assert _stored(tmp_path) >= 1
+
+
+def test_two_stores_begin_at_once(tmp_path):
+    stores = [Store(tmp_path / "runs.sqlite") for _ in range(2)]
+    assert [store.known(ranks=False) for store in stores] == [set(), set()]
+
+
+def test_ranks_do_not_outlive_their_table(tmp_path):
+    toy.run_grid(grid(), tmp_path)
+    toy.run_grid(grid(ranks=False, remove=500), tmp_path)
+    assert not (tmp_path / "ranks.parquet").exists()
+
+
+def test_networks_trained_otherwise_are_named_so(tmp_path):
+    assert toy.NetworkSettings().name == "published"
+    assert toy.NetworkSettings(all_relu=True).name == "all-relu"
+    frame = pd.read_csv(toy.run_grid(grid(), tmp_path).rows)
+    assert frame["network"].unique().tolist() == [BRIEF.name]
+    assert BRIEF.name.startswith("published-")
 
 
 def test_store_refuses_other_files(tmp_path):
@@ -377,7 +406,7 @@ def test_run_prints_draws_and_adds_to_the_results(tmp_path, capfd):
     both = toy.read_rows(results)
     assert len(both) == 2 * len(first)
     pd.testing.assert_frame_equal(both[: len(first)].reset_index(drop=True), first)
-    assert len(toy.read_ranks(tmp_path / "out" / "ranks.parquet")) == 2
+    assert len(toy.read_ranks(tmp_path / "out" / "run-ranks.parquet")) == 2
 
 
 def test_run_and_grid_agree(tmp_path):
@@ -402,9 +431,16 @@ def test_show_writes_a_page_with_a_slider(tmp_path):
     assert command(["report", str(tmp_path / "report.json"), "--out", str(tmp_path / "again.html")]) == 0
 
 
+def _untrained(dataset):
+    """Puts a network where the default one would be, so that `analyse` takes it for the published one."""
+    torch.manual_seed(0)
+    save_weights(toy.build(toy.classes_of(dataset)), toy.place(dataset, toy.NetworkSettings()))
+
+
 def test_analyse_writes_tables_and_pictures(tmp_path, capfd):
+    _untrained("moon")
     assert command(["toy", "grid", "--dataset", "moon", "--seeds", "3", "--samples-per-class", "1",
-                    "--samples-per-class", "5", "--processes", "1", "--out", str(tmp_path), *BRIEFLY]) == 0  # fmt: skip
+                    "--samples-per-class", "5", "--processes", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
     published = tmp_path / "published.csv"
     with published.open("w") as file:
         writer = csv.writer(file)
@@ -414,11 +450,25 @@ def test_analyse_writes_tables_and_pictures(tmp_path, capfd):
     assert command(["toy", "analyse", str(tmp_path), "--against", str(published)]) == 0
     said = capfd.readouterr().out
     assert "99.86 ± 0.02" in said
+    assert "DOES NOT HOLD: moon: LRP is within 2 points" in said
     assert "same criterion, other seeds" in said
     for name in ("accuracy.csv", "against.csv", "ranks.csv", "accuracy.svg", "ranks.svg", "report.html"):
         assert (tmp_path / name).stat().st_size > 100, name
     weight = pd.read_csv(tmp_path / "ranks.csv").query("a == 'weight' and b == 'weight' and measure == 'kendall'")
     assert (weight["mean"] == 1).all()  # looks at no samples
+
+
+def test_analyse_takes_thin_grids_and_mixed_tables(tmp_path, capfd):
+    thin = ["--dataset", "moon", "--criterion", "lrp", "--out", str(tmp_path), *BRIEFLY]
+    assert command(["toy", "grid", "--seeds", "1", "--samples-per-class", "1", "--samples-per-class", "2", *thin]) == 0
+    more = ["--render", "none", "--remove", "500", "--results", str(tmp_path / "results.csv")]
+    assert command(["toy", "run", *thin, *more]) == 0
+    assert command(["toy", "analyse", str(tmp_path), "--no-kendall"]) == 0
+    assert "500 removed" in capfd.readouterr().out
+    (tmp_path / "ranks.parquet").unlink()
+    assert command(["toy", "analyse", str(tmp_path)]) == 2
+    assert "--no-ranks" in capfd.readouterr().err
+    assert command(["toy", "analyse", str(tmp_path), "--no-ranks"]) == 0
 
 
 def test_dry_run_trains_nothing(tmp_path, capfd, monkeypatch):
@@ -449,6 +499,14 @@ def test_print_config_gives_the_settings_back(tmp_path, capfd):
         (["run", "--dataset", "mult-1"], "known: moon, circle, mult"),
         (["run", "--criterion", "lpr"], "did you mean 'lrp'"),
         (["run", "--criterion", "lrp:rule=x"], "unexpected keyword"),
+        (["run", "--criterion", "lrp:composite=nope", "--dry-run"], "known: alpha2-beta1"),
+        (["run", "--criterion", "lrp:composite=[1]"], "a name or an object"),
+        (["run", "--criterion", "lrp:at=nope"], "known: makers, readers"),
+        (["run", "--criterion", "lrp:reduce=foo"], "known: abs, square"),
+        (["run", "--criterion", "weight:p=["], "is no value"),
+        (["run", "--criterion", "weight:p=1,p=2"], "each key once"),
+        (["run", "--results", "x.parquet"], "ends in .csv"),
+        (["grid", "--set", "network.train.epochs=1"], "Extra inputs"),
         (["run", "--colormap", "rainbow"], "okabe-ito"),
         (["run", "--colormap", "set1", "--dataset", "mult-20"], "set1"),
         (["run", "--render", "jpg"], "'none', 'svg', 'png', 'pdf'"),

@@ -54,7 +54,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
     try:
         result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
-        return int(result) if isinstance(result, int) else 0
+        if result != 130:
+            return int(result) if isinstance(result, int) else 0
+        raise KeyboardInterrupt  # newer typers turn it into this code
     except SecateurError as error:
         message, code = str(error), error.exit_code
     except _UsageError as error:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -119,14 +120,16 @@ def heatmap(item: Explanation) -> rp.Heatmap:
 
 def new_report(title: str, subtitle: str, prepared: Prepared, **parts: Any) -> rp.Report:
     """A report with date, command, versions and settings filled in."""
-    return rp.Report(
-        title=title,
-        subtitle=subtitle,
-        created=datetime.date.today().isoformat(),
-        command=shlex.join(["secateur", *sys.argv[1:]]),
-        settings=prepared.recipe.model_dump(mode="json"),
-        versions={name: version(name) for name in ("secateur", "torch", "torchvision")}
+    return rp.Report(title=title, subtitle=subtitle, **origin(prepared.recipe), **parts)
+
+
+def origin(settings: BaseModel | None = None) -> dict[str, Any]:
+    """What a report says of its making: date, command, versions, settings, the note on LRP."""
+    return {
+        "created": datetime.date.today().isoformat(),
+        "command": shlex.join(["secateur", *sys.argv[1:]]),
+        "settings": {} if settings is None else settings.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("secateur", "torch", "torchvision")}
         | {"python": platform.python_version()},
-        notes=[LRP_NOTE],
-        **parts,
-    )
+        "notes": [LRP_NOTE],
+    }

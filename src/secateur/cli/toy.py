@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-import platform
-import shlex
-import sys
 import webbrowser
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +19,7 @@ from secateur.cli.options import (
     echo_settings,
     settings_from,
 )
-from secateur.cli.present import LRP_NOTE
+from secateur.cli.present import origin
 from secateur.cli.toy_tables import show_against, show_ranks, show_run, show_summary
 from secateur.core.errors import RequestError
 from secateur.core.files import ensure_folder
@@ -84,9 +79,12 @@ def run(
     if _stop(chosen, print_config, dry_run):
         return
     table = results or out / "runs.csv"
-    earlier = toy.read_rows(table) if table.exists() else None
-    ensure_folder(out)
-    toy.prepare(chosen)
+    if table.suffix != ".csv":
+        raise RequestError(f"--results names a CSV, got '{table}'; choose a name that ends in .csv")
+    if table.exists():
+        toy.read_rows(table)
+    ensure_folder(table.parent)
+    _prepare(chosen, out)
     benches = [toy.Bench(name, chosen.network) for name in chosen.datasets]
     outcomes = [
         outcome
@@ -95,12 +93,13 @@ def run(
     ]
     rows = [row for outcome in outcomes for row in outcome.rows(chosen)]
     show_run(pd.DataFrame(rows), f"accuracy in %: {chosen.remove} of 3000 neurons removed")
-    written = {"table": toy.add_rows(rows, earlier, table)}
+    # read again: another run may have added to it meanwhile
+    written = {"table": toy.add_rows(rows, toy.read_rows(table) if table.exists() else None, table)}
     if chosen.ranks:
-        written["ranks"] = toy.write_ranks(outcomes, out / "ranks.parquet")
+        written["ranks"] = toy.write_ranks(outcomes, out / "run-ranks.parquet")
     orders = {name: {o.run.criterion: o.order for o in outcomes if o.run.dataset == name} for name in chosen.datasets}
     panels = [toy.panels(bench, orders[bench.dataset], count, draw, chosen.remove) for bench in benches]
-    _echo(written | _draw(panels, chosen, out / "boundaries"))
+    _echo(written | _draw(panels, chosen, chosen.render, out / "boundaries"))
 
 
 @app.command()
@@ -133,6 +132,8 @@ def grid(
     )  # fmt: skip
     if _stop(chosen, print_config, dry_run):
         return
+    ensure_folder(out)
+    _announce(chosen)
     written = toy.run_grid(chosen, out)
     typer.echo(f"{written.done} prunings made, {written.found} found")
     _echo({"table": written.rows} | ({"ranks": written.ranks} if written.ranks else {}))
@@ -143,15 +144,17 @@ def analyse(
     folder: Annotated[Path, typer.Argument(help="What grid has written.")] = Path("out/toy"),
     against: Annotated[Path | None, typer.Option("--against", help="CSV of published means to stand beside.")] = None,
     ranks: Annotated[bool, typer.Option("--ranks/--no-ranks", help="Compare the pruning orders, too.")] = True,
+    kendall: Annotated[bool, typer.Option("--kendall/--no-kendall", help="Kendall's τ, too: takes a minute.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures; default: FOLDER.")] = None,
 ) -> None:
     """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
-    target = out or folder
+    target = ensure_folder(out) if out else folder
     published = toy.read_published(against) if against else None
     summary = toy.summarise(toy.read_rows(folder / "results.csv"))
     rows: list[dict[str, Any]] = []
     if ranks:
-        rows = toy.rank_rows(toy.read_ranks(folder / "ranks.parquet"))
+        measures = [measure for measure in toy.MEASURES if kendall or measure != "kendall"]
+        rows = toy.rank_rows(toy.read_ranks(folder / "ranks.parquet"), measures)
     show_summary(summary)
     written = {"accuracy": toy.write_frame(summary, target / "accuracy.csv")}
     if published is not None:
@@ -164,16 +167,21 @@ def analyse(
     if rows:
         show_ranks(rows)
         written["ranks"] = toy.write_frame(pd.DataFrame(rows), target / "ranks.csv")
-        written["rank picture"] = rp.save_ranks(_pictured(rows), target / "ranks.svg")
+    if pictured := _pictured(rows):
+        written["rank picture"] = rp.save_ranks(pictured, target / "ranks.svg")
     curves = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
     written["curves"] = rp.save_samples(curves, target / "accuracy.svg")
+    made = origin()
+    made["notes"] = [
+        *(f"{'Holds' if f.holds else 'Does not hold'}: {f.text} ({f.figures})." for f in found),
+        *made["notes"],
+    ]
     page = rp.Report(
         title="2-D toy study: accuracy and rankings",
         subtitle=f"{len(summary)} means of {int(summary['runs'].max())} runs",
         sample_accuracy=curves,
         rank_matrices=[row for row in rows if row["measure"] in _SHOWN],
-        notes=[*(f"{'Holds' if f.holds else 'Does not hold'}: {f.text} ({f.figures})." for f in found), LRP_NOTE],
-        **_origin(),
+        **made,
     )
     _echo(written | {"report": rp.write_report(page, target / "report.html")})
 
@@ -189,7 +197,7 @@ def show_boundaries(
     all_relu: ReluOption = None,
     render: RenderOption = None,
     colormap: ColormapOption = None,
-    step: Annotated[int, typer.Option("--step", help="Neurons between two frames.", min=1, max=3000)] = 100,
+    step: Annotated[int, typer.Option("--step", help="Neurons between two frames.", min=20, max=3000)] = 100,
     overrides: SetOption = None,
     out: OutOption = Path("out/toy-show"),
     print_config: PrintOption = False,
@@ -203,8 +211,7 @@ def show_boundaries(
     count, draw = _one(chosen, "show")
     if _stop(chosen, print_config, dry_run):
         return
-    ensure_folder(out)
-    toy.prepare(chosen)
+    _prepare(chosen, out)
     panels, films = [], []
     for name in chosen.datasets:
         bench = toy.Bench(name, chosen.network)
@@ -215,13 +222,10 @@ def show_boundaries(
         title="What a criterion does to a decision boundary",
         subtitle=f"{count} reference samples of each class, seed {draw}",
         films=films,
-        settings=chosen.model_dump(mode="json"),
-        notes=[LRP_NOTE],
-        **_origin(),
+        **origin(chosen),
     )
     written = {"report": rp.write_report(page, out / "report.html")}
-    _echo(written | _draw(panels, chosen.model_copy(update={"render": "svg"}) if chosen.render == "show" else chosen,
-                          out / "boundaries"))  # fmt: skip
+    _echo(written | _draw(panels, chosen, "svg" if chosen.render == "show" else chosen.render, out / "boundaries"))
     if chosen.render == "show":
         _open(written["report"])
 
@@ -242,7 +246,21 @@ def _one(chosen: toy.ToySettings, command: str) -> tuple[int, int]:
         raise RequestError(
             f"toy {command} draws once: give one --samples-per-class and one --seed (toy grid takes many)"
         )
+    for name in chosen.datasets:
+        rp.colormap(chosen.colormap, toy.classes_of(name))
     return chosen.samples_per_class[0], chosen.seeds[0]
+
+
+def _prepare(chosen: toy.ToySettings, out: Path) -> None:
+    """See to it that results can be written, and to the networks."""
+    ensure_folder(out)
+    _announce(chosen)
+    toy.prepare(chosen)
+
+
+def _announce(chosen: toy.ToySettings) -> None:
+    if missing := toy.untrained(chosen):
+        typer.echo(f"training the networks of {', '.join(missing)} first, once: minutes for each", err=True)
 
 
 def _stop(chosen: toy.ToySettings, print_config: bool, dry_run: bool) -> bool:
@@ -250,7 +268,7 @@ def _stop(chosen: toy.ToySettings, print_config: bool, dry_run: bool) -> bool:
         echo_settings(chosen)
     elif dry_run:
         runs = len(chosen.datasets) * len(chosen.criteria) * len(chosen.samples_per_class) * len(chosen.seeds)
-        missing = [name for name in chosen.datasets if not toy.place(name, chosen.network).exists()]
+        missing = toy.untrained(chosen)
         training = f"networks to train first: {', '.join(missing)}" if missing else "all networks trained"
         typer.echo(f"ok: {runs} prunings; {training}")
     return print_config or dry_run
@@ -259,7 +277,7 @@ def _stop(chosen: toy.ToySettings, print_config: bool, dry_run: bool) -> bool:
 def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Agreement over seeds, and between criteria at the fewest samples from which relevance ranks well."""
     counts = sorted({row["samples_per_class"] for row in rows if row["samples_per_class"] is not None})
-    few = next((count for count in counts if count >= 5), counts[-1])
+    few = next((count for count in counts if count >= 5), counts[-1] if counts else None)
     return [
         row
         for row in rows
@@ -268,12 +286,12 @@ def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, path: Path) -> dict[str, Path]:
-    if chosen.render == "none":
+def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, path: Path) -> dict[str, Path]:
+    if render == "none":
         return {}
-    ending = "svg" if chosen.render == "show" else chosen.render
+    ending = "svg" if render == "show" else render
     picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets)
-    if chosen.render == "show":
+    if render == "show":
         _open(picture)
     return {"picture": picture}
 
@@ -281,14 +299,6 @@ def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, path: Path) -> 
 def _open(path: Path) -> None:
     if not webbrowser.open(path.resolve().as_uri()):
         typer.echo(f"no browser could be opened here; open '{path}' yourself", err=True)
-
-
-def _origin() -> dict[str, Any]:
-    return {
-        "created": datetime.date.today().isoformat(),
-        "command": shlex.join(["secateur", *sys.argv[1:]]),
-        "versions": {name: version(name) for name in ("secateur", "torch")} | {"python": platform.python_version()},
-    }
 
 
 def _echo(written: dict[str, Path]) -> None:

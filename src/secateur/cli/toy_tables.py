@@ -17,15 +17,16 @@ def show_run(rows: pd.DataFrame, title: str) -> None:
     lines: list[list[object]] = []
     for (dataset, criterion), part in rows.groupby(["dataset", "criterion"], sort=False):
         found = part.set_index(["evaluated_on", "noise", "stage"])["accuracy"]
-        cells = [f"{found[(*place, 'pre')]:.1f} → {found[(*place, 'post')]:.1f}" for place in where]
+        cells = [f"{found[(*place, 'pre')]:.2f} → {found[(*place, 'post')]:.2f}" for place in where]
         lines.append([dataset, criterion, *cells])
     show(["data set", "criterion", *(_place(*place) for place in where)], lines, title)
 
 
 def show_summary(summary: pd.DataFrame) -> None:
     """Mean and standard deviation over seeds, a table for each place of measurement."""
-    for evaluated_on, noise in dict.fromkeys(zip(summary["evaluated_on"], summary["noise"], strict=True)):
-        part = summary[(summary["evaluated_on"] == evaluated_on) & (summary["noise"] == noise)]
+    by = ["network", "removed", "evaluated_on", "noise"]
+    for network, removed, evaluated_on, noise in summary[by].drop_duplicates().itertuples(index=False):
+        part = summary[(summary[by] == [network, removed, evaluated_on, noise]).all(axis=1)]
         after, before = part[part["stage"] == "post"], part[part["stage"] == "pre"]
         counts = sorted(after["samples_per_class"].unique())
         lines: list[list[object]] = []
@@ -37,7 +38,8 @@ def show_summary(summary: pd.DataFrame) -> None:
         show(
             ["data set", "criterion", *map(str, counts)],
             lines,
-            f"accuracy in % by reference samples per class, mean ± standard deviation: {_place(evaluated_on, noise)}",
+            f"accuracy in % by reference samples per class, mean ± standard deviation: {_place(evaluated_on, noise)}; "
+            f"network {network}, {removed} removed",
         )
 
 
@@ -84,7 +86,7 @@ def _cell(found: pd.DataFrame, count: Any) -> str:
     if count not in found.index:
         return "-"
     row = found.loc[count]
-    return f"{row['mean_accuracy_percent']:.1f} ± {row['sd_accuracy_percent']:.1f}"
+    return f"{row['mean_accuracy_percent']:.2f} ± {row['sd_accuracy_percent']:.2f}"
 
 
 def _place(evaluated_on: str, noise: float) -> str:

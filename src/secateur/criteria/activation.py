@@ -12,7 +12,15 @@ import numpy as np
 from torch import nn
 
 from secateur.attribution import reads
-from secateur.criteria.base import Criterion, normalise_layers, over_makers, over_readers, register
+from secateur.criteria.base import (
+    NORMALISATIONS,
+    Criterion,
+    check_known,
+    normalise_layers,
+    over_makers,
+    over_readers,
+    register,
+)
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -27,6 +35,9 @@ class Activation(Criterion):
     """
 
     normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        check_known("normalisation", self.normalise, NORMALISATIONS)
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int

@@ -6,14 +6,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 import yaml
 from torch import nn
 
-from secateur.attribution import Composite, Start, UnitStatistics, unit_statistics
+from secateur.attribution import Composite, Start, UnitStatistics, composites, unit_statistics
 from secateur.attribution.layers import At
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.registry import Registry
@@ -105,6 +105,18 @@ class SampleCriterion(Criterion):
     normalise: str | None
     at: At
 
+    def __post_init__(self) -> None:
+        view = self.view()
+        check_known("aggregation", self.reduce, REDUCTIONS)
+        check_known("normalisation", self.normalise, NORMALISATIONS)
+        check_known("place to look at units", self.at, ("makers", "readers"))
+        check_known("treatment of positions", view.positions, ("sum", "abs"))
+        check_known("start", view.start, get_args(Start))
+        if not isinstance(view.composite, str | Composite | None):
+            raise RequestError(f"a composite is a name or an object, got {view.composite!r}")
+        if view.composite is not None:
+            composites.get(view.composite)
+
     @abstractmethod
     def view(self) -> View:
         """The pass that the figures come from."""
@@ -195,9 +207,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     parameters: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals:
-            raise RequestError(f"criterion '{text}': '{part}' should read key=value")
-        parameters[key.strip()] = yaml.safe_load(value)
+        if not equals or key.strip() in parameters:
+            raise RequestError(f"criterion '{text}': '{part}' should read key=value, each key once")
+        try:
+            parameters[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RequestError(f"criterion '{text}': '{value}' is no value; quote it, or leave it out") from error
     return name.strip(), parameters
 
 
@@ -349,17 +364,28 @@ def sample_relevance(
     return _summed(structure, structure.made if at == "makers" else structure.read, found)
 
 
+REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "abs": lambda values: np.abs(values).mean(0),
+    "square": lambda values: (values**2).mean(0),
+    "signed": lambda values: values.mean(0),
+    "abs-of-mean": lambda values: np.abs(values.mean(0)),
+}
+
+
 def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
     """Over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
-    if how == "abs":
-        return np.asarray(np.abs(values_NU).mean(0))
-    if how == "square":
-        return np.asarray((values_NU**2).mean(0))
-    if how == "signed":
-        return np.asarray(values_NU.mean(0))
-    if how == "abs-of-mean":
-        return np.asarray(np.abs(values_NU.mean(0)))
-    raise RequestError(f"unknown aggregation '{how}'; known: abs, square, signed, abs-of-mean")
+    check_known("aggregation", how, REDUCTIONS)
+    return np.asarray(REDUCTIONS[how](values_NU))
+
+
+def check_known(what: str, name: object, known: Iterable[object]) -> None:
+    """Refuse a name that is not among the known ones."""
+    if name not in list(known):
+        listed = ", ".join(str(item) for item in known if item is not None)
+        raise RequestError(f"unknown {what} '{name}'; known: {listed}")
+
+
+NORMALISATIONS = (None, "l1", "l2", "sum")
 
 
 def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) -> np.ndarray:
@@ -367,10 +393,9 @@ def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) 
 
     A group whose scores add up to less than 0 changes sign with ``sum``; one whose norm or sum is 0 stays as it is.
     """
+    check_known("normalisation", how, NORMALISATIONS)
     if how is None:
         return values
-    if how not in ("l1", "l2", "sum"):
-        raise RequestError(f"unknown normalisation '{how}'; known: l1, l2, sum")
     result = values.copy()
     for group in structure.groups:
         part = values[group.units]

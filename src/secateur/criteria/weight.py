@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.criteria.base import Criterion, normalise_layers, over_makers, register
+from secateur.criteria.base import NORMALISATIONS, Criterion, check_known, normalise_layers, over_makers, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -33,6 +33,7 @@ class Weight(Criterion):
     def __post_init__(self) -> None:
         if self.p not in (1, 2):
             raise RequestError(f"the weight norm's p must be 1 or 2, got {self.p}")
+        check_known("normalisation", self.normalise, NORMALISATIONS)
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int

@@ -221,7 +221,8 @@ def _heat_map(matrix: Matrix, title: str, labels: int) -> Chart:
 
 
 def _shared(row: Row, folded: bool) -> str:
-    words = [] if row.get("criterion") is None else [str(row["criterion"])]
+    own = row.get("criterion") is not None and not (folded and str(row["criterion"]) == str(row["a"]))
+    words = [str(row["criterion"])] if own else []
     if row.get("samples_per_class") is not None and not folded:
         words.append(f"{_count(row)} samples per class")
     return ", ".join(words)

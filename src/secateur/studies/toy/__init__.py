@@ -8,11 +8,11 @@ Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural n
 
 from secateur.studies.toy.accuracy import COLUMNS, Finding, against, findings, read_published, read_rows, summarise
 from secateur.studies.toy.data import Points, classes_of, draw, draw_noisy
-from secateur.studies.toy.grid import Written, prepare, run_grid
+from secateur.studies.toy.grid import Written, prepare, run_grid, untrained
 from secateur.studies.toy.network import build, place, trained
 from secateur.studies.toy.pictures import film, panels
 from secateur.studies.toy.pruning import Cutter, remaining
-from secateur.studies.toy.ranks import CASES, Run, rank_rows
+from secateur.studies.toy.ranks import CASES, MEASURES, Run, rank_rows
 from secateur.studies.toy.runs import Bench, Outcome
 from secateur.studies.toy.settings import NetworkSettings, ToySettings
 from secateur.studies.toy.tables import add_rows, read_ranks, write_frame, write_ranks
@@ -20,6 +20,7 @@ from secateur.studies.toy.tables import add_rows, read_ranks, write_frame, write
 __all__ = [
     "CASES",
     "COLUMNS",
+    "MEASURES",
     "Bench",
     "Cutter",
     "Finding",
@@ -48,6 +49,7 @@ __all__ = [
     "run_grid",
     "summarise",
     "trained",
+    "untrained",
     "write_frame",
     "write_ranks",
 ]

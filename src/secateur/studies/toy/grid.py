@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -91,10 +92,18 @@ def run_grid(settings: ToySettings, folder: str | Path) -> Written:
                 pairs = zip((key_of(identities[job.dataset], item.run) for item in outcomes), outcomes, strict=True)
                 store.add(pairs, settings.ranks)
         rows = write_rows([row for item in store.read(keys) for row in item.rows(settings)], target)
-        ranks = write_ranks(store.read(keys), target / "ranks.parquet") if settings.ranks else None
-        return Written(rows, ranks, missing, len(keys) - missing)
+        ranks = target / "ranks.parquet"
+        ranks.unlink(missing_ok=True)  # an earlier grid's must not stand beside this one's table
+        if settings.ranks:
+            write_ranks(store.read(keys), ranks)
+        return Written(rows, ranks if settings.ranks else None, missing, len(keys) - missing)
     finally:
         store.close()
+
+
+def untrained(settings: ToySettings) -> list[str]:
+    """Data sets whose network is not in the cache."""
+    return [name for name in settings.datasets if not place(name, settings.network).exists()]
 
 
 def prepare(settings: ToySettings) -> None:
@@ -108,8 +117,7 @@ def identity(model: nn.Module, settings: ToySettings) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    network = settings.network.model_dump(mode="json")
-    digest.update(json.dumps([1, network, settings.noise, settings.remove], sort_keys=True).encode())
+    digest.update(json.dumps([1, settings.network.hash, sorted(settings.noise), settings.remove]).encode())
     return digest.hexdigest()
 
 
@@ -138,18 +146,22 @@ class _Pool:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._executor: ProcessPoolExecutor | None = None
+        self._others = set(multiprocessing.active_children())
 
     def __enter__(self) -> _Pool:
         return self
 
     def __exit__(self, kind: object, *rest: object) -> None:
-        if self._executor is not None:
-            # what is under way ends by itself, as the workers watch this process; what waits is dropped
-            self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        if self._executor is None:
+            return
+        if kind is not None:  # an interruption: what is under way is found unfinished by the next run
+            for process in set(multiprocessing.active_children()) - self._others:
+                process.terminate()
+        self._executor.shutdown(cancel_futures=True)
 
     def train(self, settings: ToySettings) -> list[nn.Sequential]:
         """The networks of all data sets; those that the cache lacks are trained side by side."""
-        missing = [name for name in settings.datasets if not place(name, settings.network).exists()]
+        missing = untrained(settings)
         if self.workers > 1 and len(missing) > 1:
             futures = [self._started().submit(_train, name, settings.network) for name in missing]
             for future in track(futures, f"training on {', '.join(missing)}", total=len(missing)):
@@ -179,6 +191,8 @@ class _Pool:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork
             self._executor = ProcessPoolExecutor(self.workers, context, initializer=_begin)
+            with _uninterrupted():
+                self._executor.submit(int)  # starts the processes
         return self._executor
 
 
@@ -192,11 +206,24 @@ def _result(future: Future[T]) -> T:
         ) from error
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes started inside ignore Ctrl-C, which goes to all: it is the parent's to handle."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _begin() -> None:
     """Let a worker end with the process that started it, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # also where signals are not inherited
 
     def watch(sentinel: int) -> None:
         wait_for([sentinel])

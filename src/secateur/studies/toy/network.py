@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,13 @@ from torch import nn
 from torch.utils.data import ConcatDataset, TensorDataset
 
 from secateur.core.errors import RequestError
-from secateur.core.files import cache_folder
+from secateur.core.files import cache_folder, ensure_folder
 from secateur.core.randomness import derive_seed
 from secateur.core.threads import one_thread
 from secateur.models import load_weights, save_weights
 from secateur.studies.toy.data import classes_of, draw
 from secateur.studies.toy.settings import NetworkSettings
-from secateur.training import fit
+from secateur.training import TrainSettings, fit
 
 WIDTH = 1000
 HIDDEN = ("hidden1", "hidden2", "hidden3")
@@ -60,6 +58,7 @@ def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
     """
     model = build(classes_of(dataset), settings.all_relu)
     path = place(dataset, settings)
+    ensure_folder(path.parent)
     if path.exists():
         try:
             load_weights(model, path)
@@ -73,13 +72,26 @@ def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
         model = build(classes_of(dataset), settings.all_relu)
         state = path.with_suffix(".state")
         repeated: ConcatDataset[Any] = ConcatDataset([points] * max(1, round(settings.epoch / len(points))))
-        fit(model, repeated, None, settings.train.model_copy(update={"seed": settings.seed}), state)
+        fit(model, repeated, None, _training(settings), state)
     save_weights(model, path, {"dataset": dataset, "settings": settings.model_dump(mode="json")})
     state.unlink(missing_ok=True)
     return model.eval()
 
 
 def place(dataset: str, settings: NetworkSettings) -> Path:
-    """Where the trained weights are, or will be: named by the hash of data set and settings."""
-    identity = json.dumps([1, dataset, settings.model_dump(mode="json")], sort_keys=True)
-    return cache_folder("toy") / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.safetensors"
+    """Where the trained weights are, or will be: named by data set and the hash of the settings."""
+    return cache_folder("toy") / f"{dataset}-{settings.hash}.safetensors"
+
+
+def _training(settings: NetworkSettings) -> TrainSettings:
+    return TrainSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=False,
+        weight_decay=settings.weight_decay,
+        keep="last",
+        seed=settings.seed,
+        device="cpu",
+    )

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from secateur.core.threads import one_thread
 from secateur.criteria import score_each
@@ -39,11 +38,9 @@ class Outcome:
 
     def rows(self, settings: ToySettings) -> list[dict[str, Any]]:
         """Rows of the table, keys as in `COLUMNS`."""
-        network = "all-relu" if settings.network.all_relu else "published"
         run = (self.run.dataset, self.run.criterion, self.run.samples_per_class, self.run.seed)
-        return [
-            dict(zip(COLUMNS, (*run, *measured, network, settings.remove), strict=True)) for measured in self.accuracies
-        ]
+        own = (settings.network.name, settings.remove)
+        return [dict(zip(COLUMNS, (*run, *measured, *own), strict=True)) for measured in self.accuracies]
 
 
 class Bench:
@@ -52,12 +49,11 @@ class Bench:
     Args:
         dataset: see `secateur.studies.toy.data.classes_of`.
         settings: of the network.
-        model: trained; None: from the cache, or trained now.
     """
 
-    def __init__(self, dataset: str, settings: NetworkSettings, model: nn.Sequential | None = None) -> None:
+    def __init__(self, dataset: str, settings: NetworkSettings) -> None:
         self.dataset = dataset
-        self.model = trained(dataset, settings) if model is None else model
+        self.model = trained(dataset, settings)
         self.train = draw(dataset, settings.per_class, settings.seed)
         with one_thread():
             self.structure = trace(self.model, torch.zeros(1, 2))

@@ -13,6 +13,7 @@ import numpy as np
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import ensure_folder
+from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.ranks import Run
 from secateur.studies.toy.runs import Outcome
 
@@ -26,7 +27,8 @@ def key_of(identity: str, run: Run) -> str:
         identity: of network and settings, see `secateur.studies.toy.grid.identity`.
         run: its coordinates.
     """
-    text = json.dumps([identity, run.dataset, run.criterion, run.samples_per_class, run.seed])
+    criterion = repr(criterion_for(run.criterion, run.seed))  # all its parameters, the study's defaults too
+    text = json.dumps([identity, run.dataset, run.criterion, criterion, run.samples_per_class, run.seed])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -44,20 +46,27 @@ class Store:
         self.path = Path(path)
         ensure_folder(self.path.parent)
         with self._errors():
-            self._database = sqlite3.connect(self.path, timeout=60)
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if version != VERSION and (version or tables):
-                raise RequestError(
-                    f"'{self.path}' was written by another version (format {version}, this secateur has {VERSION}); "
-                    "choose another --out, or delete it to start anew"
-                )
-            with self._database:
-                self._database.execute(
-                    "CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, dataset TEXT, criterion TEXT, "
-                    "samples_per_class INTEGER, seed INTEGER, accuracies TEXT, ranks BLOB)"
-                )
-                self._database.execute(f"PRAGMA user_version = {VERSION}")
+            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+        try:
+            with self._transaction():
+                self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version != VERSION and (version or tables):
+            raise RequestError(
+                f"'{self.path}' was written by another version (format {version}, this secateur has {VERSION}); "
+                "choose another --out, or delete it to start anew"
+            )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS runs (key TEXT PRIMARY KEY, dataset TEXT, criterion TEXT, "
+            "samples_per_class INTEGER, seed INTEGER, accuracies TEXT, ranks BLOB)"
+        )
+        self._database.execute(f"PRAGMA user_version = {VERSION}")
 
     def close(self) -> None:
         """Close the file."""
@@ -83,7 +92,7 @@ class Store:
             )
             for key, item in outcomes
         ]
-        with self._errors(), self._database:
+        with self._transaction():
             self._database.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def read(self, keys: Sequence[str]) -> Iterator[Outcome]:
@@ -102,11 +111,26 @@ class Store:
                 )
 
     @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, and nobody else writes meanwhile."""
+        with self._errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._database.rollback()
+                raise
+            self._database.commit()
+
+    @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise SecateurError(f"cannot read or write '{self.path}' ({error}); nothing in it was lost") from error
+            raise SecateurError(
+                f"cannot read or write '{self.path}' ({error}); what it holds is whole: free space, or wait for the "
+                "other command that writes there, and run the same command again"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise RequestError(
                 f"'{self.path}' is not a file of finished runs ({error}); choose another --out, or delete it"

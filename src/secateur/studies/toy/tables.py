@@ -77,7 +77,8 @@ def read_ranks(path: str | Path) -> dict[Run, np.ndarray]:
         orders = table.column("order").combine_chunks()
         values, ends = orders.values.to_numpy(), orders.offsets.to_numpy()
     except FileNotFoundError as error:
-        raise RequestError(f"'{path}' does not exist; run grid with --ranks first") from error
+        remedy = "run toy grid with --ranks first, or analyse with --no-ranks"
+        raise RequestError(f"'{path}' does not exist; {remedy}") from error
     except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
         raise RequestError(f"'{path}' does not hold pruning orders ({error}); run grid again") from error
     runs = [Run(*items) for items in zip(*names, strict=True)]
