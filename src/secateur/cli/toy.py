@@ -151,14 +151,14 @@ def analyse(
     target = ensure_folder(out) if out else folder
     published = toy.read_published(against) if against else None
     summary = toy.summarise(toy.read_rows(folder / "results.csv"))
+    beside = None if published is None else toy.against(summary, published)
     rows: list[dict[str, Any]] = []
     if ranks:
         measures = [measure for measure in toy.MEASURES if kendall or measure != "kendall"]
         rows = toy.rank_rows(toy.read_ranks(folder / "ranks.parquet"), measures)
     show_summary(summary)
     written = {"accuracy": toy.write_frame(summary, target / "accuracy.csv")}
-    if published is not None:
-        beside = toy.against(summary, published)
+    if beside is not None:
         show_against(beside)
         written["published"] = toy.write_frame(beside, target / "against.csv")
     found = toy.findings(summary, published)
