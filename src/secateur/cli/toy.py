@@ -98,8 +98,10 @@ def run(
     if chosen.ranks:
         written["ranks"] = toy.write_ranks(outcomes, out / "run-ranks.parquet")
     orders = {name: {o.run.criterion: o.order for o in outcomes if o.run.dataset == name} for name in chosen.datasets}
-    panels = [toy.panels(bench, orders[bench.dataset], count, draw, chosen.remove) for bench in benches]
-    _echo(written | _draw(panels, chosen, chosen.render, out / "boundaries"))
+    if chosen.render != "none":
+        panels = [toy.panels(bench, orders[bench.dataset], count, draw, chosen.remove) for bench in benches]
+        written |= _draw(panels, chosen, chosen.render, out / "boundaries")
+    _echo(written)
 
 
 @app.command()
@@ -225,7 +227,9 @@ def show_boundaries(
         **origin(chosen),
     )
     written = {"report": rp.write_report(page, out / "report.html")}
-    _echo(written | _draw(panels, chosen, "svg" if chosen.render == "show" else chosen.render, out / "boundaries"))
+    if chosen.render != "none":
+        written |= _draw(panels, chosen, "svg" if chosen.render == "show" else chosen.render, out / "boundaries")
+    _echo(written)
     if chosen.render == "show":
         _open(written["report"])
 
@@ -287,8 +291,6 @@ def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, path: Path) -> dict[str, Path]:
-    if render == "none":
-        return {}
     ending = "svg" if render == "show" else render
     picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets)
     if render == "show":

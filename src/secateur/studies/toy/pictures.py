@@ -13,7 +13,7 @@ from secateur.studies.toy.pruning import remaining
 from secateur.studies.toy.runs import Bench
 
 _MARGIN = 0.12  # of the data's range, on each side
-_PANEL = 240  # points of the mesh, across; logits between them are interpolated
+_PANEL = 120  # points of the mesh, across; logits between them are interpolated
 _FRAME = 80
 _OVERLAY = 400  # pixels
 
