@@ -68,5 +68,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         )
     except MemoryError:
         message, code = "out of memory; use a smaller batch size", 1
-    console.print(f"secateur: {' '.join(message.split())}", markup=False, style="red")
+    if message:  # none where the help was all there is to say
+        console.print(f"secateur: {' '.join(message.split())}", markup=False, style="red")
     return code
