@@ -246,7 +246,7 @@ def test_makers_and_readers_share_the_same_relevance():
     makers = unit_statistics(model, [batch], None, start="loss", at="makers")
     readers = unit_statistics(model, [batch], None, start="loss", at="readers")
     structure = sc.trace(model, x.double())
-    from secateur.criteria.base import sample_relevance
+    from secateur.criteria.aggregation import sample_relevance
 
     group = structure.group("squeeze").units
     a = sample_relevance(structure, makers, "relevance", False, "makers")[:, group]

@@ -12,15 +12,8 @@ import numpy as np
 from torch import nn
 
 from secateur.attribution import reads
-from secateur.criteria.base import (
-    NORMALISATIONS,
-    Criterion,
-    check_known,
-    normalise_layers,
-    over_makers,
-    over_readers,
-    register,
-)
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, over_readers
+from secateur.criteria.base import Criterion, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 

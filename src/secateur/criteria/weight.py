@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.criteria.base import NORMALISATIONS, Criterion, check_known, normalise_layers, over_makers, register
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
+from secateur.criteria.base import Criterion, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 

@@ -74,9 +74,7 @@ def rank_rows(orders: Mapping[Run, NDArray[Any]], measures: Sequence[str] = MEAS
     4. a criterion at one number of samples against itself at another, all pairs of seeds, equal ones too;
     5. the same, equal seeds only.
 
-    A case without a pair has no row. The published correlations were taken between lists of unit *indices* in
-    pruning order, not between the units' places, which says little about agreement: the published shares can be
-    compared with these, the published Spearman and Kendall figures cannot.
+    A case without a pair has no row.
 
     Args:
         orders: unit indices [U] in pruning order, the first to go first; a permutation of 0..U-1, of the same units
