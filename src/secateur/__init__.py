@@ -19,15 +19,35 @@ from secateur.attribution import Relevance, attribute, composites
 from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import Scores, score
 from secateur.criteria import register as register_criterion
-from secateur.data import DataSettings, ReferenceSet, open_data
+from secateur.data import DataSettings, ReferenceSet, class_indices, closest_subset, open_data
 from secateur.evaluation import Evaluation, evaluate, measure_latency
 from secateur.exporting import export
 from secateur.models import build
-from secateur.pipeline import CompareSettings, Compressed, PruneSettings, compare, compress, prune_to_budgets
-from secateur.selection import Budget, Plan, select
+from secateur.pipeline import (
+    CompareSettings,
+    Compressed,
+    PruneSettings,
+    SubsetSettings,
+    compare,
+    compress,
+    prune_to_budgets,
+    prune_to_ratios,
+)
+from secateur.selection import Budget, Plan, select, select_nominal
 from secateur.structure import Structure, trace
-from secateur.surgery import compensate, from_pretrained, load, mask, prune, push_to_hub, recalibrate, save
-from secateur.training import TrainSettings, fit
+from secateur.surgery import (
+    compensate,
+    from_pretrained,
+    load,
+    mask,
+    mask_head,
+    prune,
+    push_to_hub,
+    recalibrate,
+    save,
+    slice_head,
+)
+from secateur.training import DistillationSettings, TrainSettings, fit
 
 __version__ = "0.1.0"
 
@@ -36,6 +56,7 @@ __all__ = [
     "CompareSettings",
     "Compressed",
     "DataSettings",
+    "DistillationSettings",
     "Evaluation",
     "Plan",
     "PruneSettings",
@@ -45,10 +66,13 @@ __all__ = [
     "Scores",
     "SecateurError",
     "Structure",
+    "SubsetSettings",
     "TrainSettings",
     "__version__",
     "attribute",
     "build",
+    "class_indices",
+    "closest_subset",
     "compare",
     "compensate",
     "composites",
@@ -61,15 +85,19 @@ __all__ = [
     "from_pretrained",
     "load",
     "mask",
+    "mask_head",
     "measure_latency",
     "open_data",
     "prune",
     "prune_to_budgets",
+    "prune_to_ratios",
     "push_to_hub",
     "recalibrate",
     "register_criterion",
     "save",
     "score",
     "select",
+    "select_nominal",
+    "slice_head",
     "trace",
 ]

@@ -4,6 +4,7 @@ from secateur.attribution import composites
 from secateur.attribution.collect import UnitStatistics
 from secateur.attribution.composites import Composite, LayerContext
 from secateur.attribution.engine import Relevance, Start, attribute, unit_statistics
+from secateur.attribution.maps import maps
 from secateur.attribution.operations import treat
 from secateur.attribution.reads import Read, reads
 from secateur.attribution.rules import (
@@ -40,6 +41,7 @@ __all__ = [
     "ZPlus",
     "attribute",
     "composites",
+    "maps",
     "reads",
     "treat",
     "unit_statistics",

@@ -19,7 +19,7 @@ class UnitStatistics:
 
     Attributes:
         relevance: Σ a·g, the relevance of the unit; with positions ``abs`` Σ |a·g|, with ``keep`` a·g itself.
-        gradient: Σ g, the (modified) gradient; 0 where a rule gives relevance alone.
+        gradient: Σ g, the (modified) gradient; with ``abs`` Σ |g|; 0 where a rule gives relevance alone.
         activation: mean of a over positions.
     """
 
@@ -64,7 +64,11 @@ class Collector:
             raise not_finite(f"layer '{name}'", per_unit)
         gradient = activation = zero
         if self.full:
-            gradient = zero if look.g is None else self._over_positions(look.g, look.dim, "sum")
+            gradient = (
+                zero
+                if look.g is None
+                else self._over_positions(look.g, look.dim, "abs" if self.positions == "abs" else "sum")
+            )
             activation = self._over_positions(look.a, look.dim, "mean")
         self.found.setdefault(name, []).append(UnitStatistics(per_unit, gradient, activation))
 

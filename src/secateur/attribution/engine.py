@@ -269,7 +269,7 @@ def _backward(
         watch.begin(given)
         with watch:
             output = job.model(given)
-        logits = _logits(output)
+        logits = logits_of(output)
         if job.composite.choose is not None:
             watch.check_seen([logits])
         if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
@@ -286,7 +286,7 @@ def _backward(
     return _Looked(gradient, watch.layers.direct, logits.detach(), (start * logits.detach()).sum(1), watch.layers.order)
 
 
-def _logits(output: Any) -> torch.Tensor:
+def logits_of(output: Any) -> torch.Tensor:
     """The class scores in what a network gives back: a tensor, the first of a tuple, or what is called ``logits``."""
     if isinstance(output, dict):
         output = output.get("logits", next(iter(output.values()), None))

@@ -9,22 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
+from secateur import report as rp
 from secateur.cli.options import (
     DataOption,
     DeviceOption,
     DryOption,
+    HeadOption,
     ModelOption,
     OutOption,
     PrintOption,
     RecipeOption,
     SetOption,
     WeightsOption,
+    class_list,
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import new_report, show, warn_untrained
-from secateur.pipeline import check_classes, compare, prepare, write_table
-from secateur.report import save_curves, write_report
+from secateur.cli.present import new_report, say_notes, show
+from secateur.pipeline import Prepared, check_classes, class_rows, compare, layer_rows, prepare, write_table
+from secateur.studies import class_aware
+
+LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def command(
@@ -39,7 +44,16 @@ def command(
     seeds: Annotated[
         list[int] | None, typer.Option("--seed", help="Of the reference samples; repeat for several.")
     ] = None,
+    subsets: Annotated[
+        list[str] | None,
+        typer.Option("--subset", metavar="A,B,C", help="Classes to prune for, by name or index; repeat for several."),
+    ] = None,
+    head: HeadOption = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Also measure after this many epochs.")] = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
+    trackers: Annotated[
+        list[str] | None, typer.Option("--track", help="Also log to wandb, mlflow, tensorboard or trackio.")
+    ] = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/compare"),
@@ -50,13 +64,17 @@ def command(
     chosen = recipe_from(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights,
         compare__criteria=criteria or None,
-        compare__budgets=budgets or None, compare__seeds=seeds or None, finetune__epochs=finetune, device=device,
+        compare__budgets=budgets or None, compare__seeds=seeds or None,
+        compare__subsets=[_subset(text) for text in subsets] if subsets else None, compare__replace_head=head,
+        compare__processes=processes, compare__trackers=trackers or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
     if stop_early(chosen, print_config, dry_run):
         return
+    for tracker in chosen.compare.trackers:
+        rp.check_tracker(tracker)
     prepared = prepare(chosen)
     check_classes(prepared)
-    warn_untrained(prepared)
+    say_notes(prepared)
     rows = compare(
         prepared.model.to(prepared.device),
         prepared.data,
@@ -66,40 +84,131 @@ def command(
         finetune=chosen.finetune.model_copy(update={"device": str(prepared.device)}),
         folder=out / "parts",
     )
+    measured = [row for row in rows if row["criterion"] != "none"]
+    for strategy in dict.fromkeys(row["strategy"] for row in measured):
+        show(*summary([row for row in measured if row["strategy"] == strategy]), title=f"accuracy in %: {strategy}")
+    found = class_aware.gains(rows)
+    if found:
+        show(*gain_table(found), title="accuracy by class-aware minus class-blind scores, in points (95 % interval)")
+    latencies = class_aware.at_latency(rows, LATENCIES)
+    if latencies and chosen.compare.subsets:
+        show(*latency_table(latencies), title="accuracy in % at equal latency (PyTorch, of the unpruned network's)")
+    notes = _notes(rows)
+    typer.echo("\n".join([*notes, *_written(prepared, rows, found, notes, out)]))
+
+
+def _subset(text: str) -> dict[str, Any]:
+    classes = class_list(text) or []
+    return {"name": "-".join(classes) or text, "classes": classes}
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What tables do not say, one line each."""
+    notes = [str(line) for line in [class_aware.overhead(rows)] if line is not None]
+    fallbacks: dict[str, int] = defaultdict(int)
+    for row in rows:
+        if row["latency_note"] and not row["finetuned"]:
+            fallbacks[row["latency_note"]] += 1
+    notes += [f"{count} network(s) {text}" for text, count in fallbacks.items()]
+    if any(not row["structured"] for row in rows):
+        notes.append("masked weights are zeros in a network of full size: nothing gets smaller or faster by them")
+    return notes
+
+
+def _written(
+    prepared: Prepared, rows: list[dict[str, Any]], found: list[dict[str, Any]], notes: list[str], out: Path
+) -> list[str]:
+    """Write tables, pictures and the page, log to trackers; where all that is."""
+    chosen = prepared.recipe
+    measured = [row for row in rows if row["criterion"] != "none"]
     tables = write_table(rows, out)
-    baseline = rows[0]["accuracy"]
-    picture = save_curves(rows[1:], out / "compare.svg", baseline)
-    page = write_report(
-        new_report(
-            f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
-            f"{len(chosen.compare.criteria)} criteria, {len(chosen.compare.seeds)} seeds, "
-            f"unpruned {100 * baseline:.2f} %",
-            prepared,
-            rows=rows[1:],
-        ),
-        out / "report.html",
+    baseline = mean(row["accuracy"] for row in rows if row["criterion"] == "none")
+    lines = [f"table: {tables[0]}"]
+    if chosen.compare.kind != "ratio":
+        lines.append(
+            f"picture: {rp.save_curves([r for r in measured if r['structured']], out / 'compare.svg', baseline)}"
+        )
+    if chosen.compare.subsets:
+        lines.append(f"picture: {rp.save_subset_curves(rows, out / 'subsets.svg')}")
+    if found:
+        lines.append(f"picture: {rp.save_gains(found, out / 'gains.svg')}")
+    subsets = f"{len(chosen.compare.subsets)} subsets, " if chosen.compare.subsets else ""
+    page = new_report(
+        f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
+        f"{len(chosen.compare.criteria)} criteria, {subsets}{len(chosen.compare.seeds)} seeds, "
+        f"unpruned {100 * baseline:.2f} %",
+        prepared,
+        rows=[{k: v for k, v in row.items() if k not in ("layers", "removed", "per_class")} for row in rows],
+        gains=found,
+        class_rows=_means(class_rows(rows), "class", ("accuracy",)) if chosen.compare.subsets else [],
+        layer_rows=_means(layer_rows(rows), "layer", ("kept", "total")) if chosen.compare.subsets else [],
+        timings=class_aware.timings(rows) if chosen.compare.subsets else [],
     )
-    for strategy in dict.fromkeys(row["strategy"] for row in rows[1:]):
-        show(*summary([row for row in rows[1:] if row["strategy"] == strategy]), title=f"accuracy in %: {strategy}")
-    typer.echo(
-        "\n".join(f"{name}: {path}" for name, path in (("table", tables[0]), ("picture", picture), ("report", page)))
-    )
+    page.notes.extend(notes)
+    lines.append(f"report: {rp.write_report(page, out / 'report.html')}")
+    settings = chosen.model_dump(mode="json")
+    name = f"{chosen.model.name} on {prepared.data.name}"
+    for tracker in chosen.compare.trackers:
+        lines.append(f"{tracker}: {rp.log_rows(tracker, rows, run=name, settings=settings, folder=out)}")
+    return lines
+
+
+def _means(rows: list[dict[str, Any]], what: str, values: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Means over seeds."""
+    keys = ("subset", "criterion", "scored_on", "strategy", "budget", "finetuned", what)
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[tuple(row[key] for key in keys)].append(row)
+    return [
+        dict(zip(keys, key, strict=True)) | {value: mean(row[value] for row in group) for value in values}
+        for key, group in found.items()
+    ]
 
 
 def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of one strategy: a line per criterion and stage, a column per budget; last, what was achieved."""
+    """Header and rows of one strategy: a line per criterion and stage, a column per budget; last, what was achieved.
+
+    Figures are means over subsets and seeds.
+    """
     cells: dict[tuple[str, bool], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     reached: dict[float, list[float]] = defaultdict(list)
-    kind = rows[0]["budget_kind"]
+    kind = "units" if rows[0]["budget_kind"] == "ratio" else rows[0]["budget_kind"]
+    kind = kind if rows[0]["structured"] else "weights"
     for row in rows:
-        cells[(row["criterion"], row["finetuned"])][row["budget"]].append(row["accuracy"])
+        cells[(class_aware.name_of(row), row["finetuned"])][row["budget"]].append(row["accuracy"])
         reached[row["budget"]].append(row[kind])
-    budgets = sorted(reached, reverse=True)
+    budgets = sorted(reached, reverse=rows[0]["budget_kind"] != "ratio")
     lines: list[list[object]] = []
     for (criterion, tuned), found in cells.items():
-        means = [100 * mean(found[b]) for b in budgets]
+        means = [100 * mean(found[b]) if found[b] else None for b in budgets]
         stage = "fine-tuned" if tuned else "pruned"
-        lines.append([criterion, stage, *(f"{m:.1f}" for m in means), f"{mean(means):.1f}"])
+        shown = ["-" if m is None else f"{m:.1f}" for m in means]
+        lines.append([criterion, stage, *shown, f"{mean(m for m in means if m is not None):.1f}"])
     shares = [f"{100 * min(reached[b]):.1f}-{100 * max(reached[b]):.1f}" for b in budgets]
     lines.append([f"achieved {kind} in %", "", *shares, ""])
     return ["criterion", "stage", *(f"{b:g}" for b in budgets), "mean"], lines
+
+
+def gain_table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Header and rows: a line per criterion and stage, a column per budget, last the mean over budgets."""
+    budgets = sorted({row["budget"] for row in found if row["budget"] is not None}, reverse=True)
+    lines: dict[tuple[Any, ...], dict[float | None, str]] = defaultdict(dict)
+    for row in found:
+        spread = "" if row["low"] is None else f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+        key = (row["criterion"], row["strategy"], "fine-tuned" if row["finetuned"] else "pruned")
+        lines[key][row["budget"]] = f"{100 * row['gain']:+.1f}{spread}"
+        if row["budget"] is None:
+            lines[key][None] += f" ({row['better']} of {row['pairs']} better)"
+    body: list[list[object]] = [[*key, *(cells.get(b, "-") for b in (*budgets, None))] for key, cells in lines.items()]
+    return ["criterion", "strategy", "stage", *(f"{b:g}" for b in budgets), "mean over budgets"], body
+
+
+def latency_table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Header and rows: a line per criterion and stage, a column per latency share."""
+    shares = sorted({row["latency_share"] for row in found}, reverse=True)
+    lines: dict[tuple[Any, ...], dict[float, str]] = defaultdict(dict)
+    for row in found:
+        key = (class_aware.name_of(row), row["strategy"], "fine-tuned" if row["finetuned"] else "pruned")
+        lines[key][row["latency_share"]] = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}"
+    body: list[list[object]] = [[*key, *(cells[s] for s in shares)] for key, cells in lines.items()]
+    return ["criterion", "strategy", "stage", *(f"{s:g}" for s in shares)], body

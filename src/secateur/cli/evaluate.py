@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import (
+    ClassesOption,
     DataOption,
     DeviceOption,
     DryOption,
+    HeadOption,
     ModelOption,
     PrintOption,
     RecipeOption,
     SetOption,
     WeightsOption,
+    class_list,
     recipe_from,
     stop_early,
 )  # fmt: skip
@@ -34,6 +37,8 @@ def command(
     model: ModelOption = None,
     weights: WeightsOption = None,
     split: Annotated[str, typer.Option("--split", help="train, val or test.")] = "test",
+    classes: ClassesOption = None,
+    head: HeadOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for metrics.json.")] = None,
@@ -44,7 +49,8 @@ def command(
     if split not in ("train", "val", "test"):
         raise RequestError(f"unknown split '{split}'; known: train, val, test")
     chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, device=device
+        recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
+        model__weights=weights, model__replace_head=head, device=device
     )  # fmt: skip
     if stop_early(chosen, print_config, dry_run):
         return

@@ -14,19 +14,22 @@ import typer
 from secateur import report as rp
 from secateur.attribution import composites
 from secateur.cli.options import (
+    ClassesOption,
     DataOption,
     DeviceOption,
     DryOption,
+    HeadOption,
     ModelOption,
     OutOption,
     PrintOption,
     RecipeOption,
     SetOption,
     WeightsOption,
+    class_list,
     recipe_from,
     stop_early,
 )
-from secateur.cli.present import heatmap, new_report, percent, show, warn_untrained
+from secateur.cli.present import heatmap, new_report, percent, say_notes, show
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 from secateur.data import LabelledImages, Normalisation
@@ -71,6 +74,8 @@ def command(
         str, typer.Option("--start", help="Relevance at the class: logit, one (shares), contrast (to other classes).")
     ] = "logit",
     seed: Annotated[int | None, typer.Option("--seed", help="Of the images drawn.")] = None,
+    classes: ClassesOption = None,
+    head: HeadOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/explain"),
@@ -79,7 +84,8 @@ def command(
 ) -> None:
     """Heatmaps of test images, the units that speak for each class, and whether a pruned network looks elsewhere."""
     chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, reference__seed=seed,
+        recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
+        model__weights=weights, model__replace_head=head, reference__seed=seed,
         device=device,
     )  # fmt: skip
     # wrong names and files show before any work
@@ -90,7 +96,7 @@ def command(
         return
     prepared = prepare(chosen)
     check_classes(prepared)
-    warn_untrained(prepared)
+    say_notes(prepared)
     test = prepared.data.test
     networks = [prepared.model.to(prepared.device)]
     splits = [test]

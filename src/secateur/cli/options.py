@@ -24,6 +24,12 @@ ModelOption = Annotated[
     typer.Option("--model", help="resnet20-cifar10, resnet20, torchvision/NAME, timm/NAME, or a bundle folder."),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Checkpoint: .safetensors, or a .pt state_dict.")]
+ClassesOption = Annotated[
+    str | None, typer.Option("--classes", metavar="A,B,C", help="Work with these classes alone, by name or index.")
+]
+HeadOption = Annotated[
+    str | None, typer.Option("--head", help="For some classes: keep all logits, slice the head, or mask the others.")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for results.")]
 PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the full recipe and exit.")]
@@ -68,6 +74,11 @@ def settings_from(
         except yaml.YAMLError as error:
             raise RequestError(f"--set {key}: '{text}' is not a YAML value") from error
     return load_settings(kind, recipe or default, values)
+
+
+def class_list(text: str | None) -> list[str] | None:
+    """``cat,dog`` as a list of names or indices."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _plain(value: Any) -> Any:

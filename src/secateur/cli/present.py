@@ -39,13 +39,14 @@ def show(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | 
     console.print(table)
 
 
-def warn_untrained(prepared: Prepared) -> None:
-    """Say on standard error when a network was built by name and has random weights."""
+def say_notes(prepared: Prepared) -> None:
+    """Say on standard error what was done unasked, and when a network was built by name and has random weights."""
+    notes = list(prepared.notes)
     if not prepared.trained:
         name = prepared.recipe.model.name
-        Console(stderr=True, soft_wrap=True).print(
-            f"note: '{name}' has random weights; give --weights FILE or a bundle folder as --model", markup=False
-        )
+        notes.append(f"'{name}' has random weights; give --weights FILE or a bundle folder as --model")
+    for note in notes:
+        Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
 
 
 def percent(value: float | None) -> str:

@@ -8,19 +8,22 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import (
+    ClassesOption,
     DataOption,
     DeviceOption,
     DryOption,
+    HeadOption,
     ModelOption,
     OutOption,
     PrintOption,
     RecipeOption,
     SetOption,
     WeightsOption,
+    class_list,
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, show, warn_untrained
+from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, say_notes, show
 from secateur.core.files import write_json
 from secateur.criteria import parse
 from secateur.pipeline import check_classes, prepare, prune_network
@@ -43,6 +46,8 @@ def command(
     strategy: Annotated[str | None, typer.Option("--strategy", help="global, per-layer, per-cost.")] = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Fine-tuning epochs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the reference samples.")] = None,
+    classes: ClassesOption = None,
+    head: HeadOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/prune"),
@@ -57,7 +62,8 @@ def command(
         raise typer.BadParameter("give one of --macs, --params, --units, --latency")
     kind, share = next(iter(given.items()), (None, None))
     chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, criterion__name=name,
+        recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
+        model__weights=weights, model__replace_head=head, criterion__name=name,
         criterion__parameters=parameters, budget__kind=kind, budget__share=share, prune__schedule=schedule,
         prune__strategy=strategy, finetune__epochs=finetune, reference__seed=seed, device=device,
     )  # fmt: skip
@@ -65,7 +71,7 @@ def command(
         return
     prepared = prepare(chosen)
     check_classes(prepared)
-    warn_untrained(prepared)
+    say_notes(prepared)
     structure = trace(prepared.model, prepared.data.test.batch([0])[0])
     result = prune_network(prepared, out)
     plan, slim = result.compressed.plan, result.compressed.model

@@ -9,15 +9,18 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import (
+    ClassesOption,
     DataOption,
     DeviceOption,
     DryOption,
+    HeadOption,
     ModelOption,
     OutOption,
     PrintOption,
     RecipeOption,
     SetOption,
     WeightsOption,
+    class_list,
     recipe_from,
     stop_early,
 )  # fmt: skip
@@ -27,6 +30,8 @@ from secateur.data import loader
 from secateur.evaluation import evaluate, measure_latency
 from secateur.models import save_weights
 from secateur.pipeline import check_classes, prepare, train_network
+from secateur.selection.plan import Edits
+from secateur.surgery import edits_of, save
 
 
 def command(
@@ -37,6 +42,8 @@ def command(
     epochs: Annotated[int | None, typer.Option("--epochs", help="Training epochs.")] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of weights, order and augmentation.")] = None,
+    classes: ClassesOption = None,
+    head: HeadOption = None,
     device: DeviceOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/train"),
@@ -45,7 +52,8 @@ def command(
 ) -> None:
     """Train a network; an interrupted run goes on from its last whole epoch."""
     chosen = recipe_from(
-        recipe, overrides, data__source=data, model__name=model, model__weights=weights, train__epochs=epochs,
+        recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
+        model__weights=weights, model__replace_head=head, train__epochs=epochs,
         train__learning_rate=lr, train__seed=seed, device=device,
     )  # fmt: skip
     if stop_early(chosen, print_config, dry_run):
@@ -54,14 +62,19 @@ def command(
     check_classes(prepared)
     history = train_network(prepared, out / "training.state")
     name = chosen.model.name.replace("/", "-")
-    metadata = {"arguments": _arguments(prepared.model), **prepared.data_record()}
-    path = save_weights(prepared.model, out / f"{name}.safetensors", metadata)
     found = evaluate(prepared.model, loader(prepared.data.test), class_names=prepared.data.class_names)
     probe = prepared.data.test.batch(range(min(64, len(prepared.data.test))))[0]
     found = replace(found, latency=measure_latency([prepared.model], probe)[0])
-    write_json(out / "metrics.json", {"test": found.to_json(), "history": history.to_json()})
+    metrics = {"test": found.to_json(), "history": history.to_json()}
+    if edits_of(prepared.model) == Edits():
+        metadata = {"arguments": _arguments(prepared.model), **prepared.data_record()}
+        where = f"weights: {save_weights(prepared.model, out / f'{name}.safetensors', metadata)}"
+    else:  # a network that was cut cannot be built by its name alone
+        settings, record = chosen.model_dump(mode="json"), prepared.data_record()
+        where = f"bundle: {save(prepared.model, out / 'bundle', recipe=settings, metrics=metrics, data=record)}"
+    write_json(out / "metrics.json", metrics)
     show(FIGURES, [figures(chosen.model.name, found, None)], "test set")
-    typer.echo(f"weights: {path}")
+    typer.echo(where)
 
 
 def _arguments(model: object) -> dict[str, object]:

@@ -1,6 +1,16 @@
 """Criteria: a model and a few labelled samples in, one score per unit out."""
 
-from secateur.criteria import activation, gradient, lrp, random, weight  # noqa: F401 - they register themselves
+from secateur.criteria import (  # noqa: F401 - they register themselves
+    activation,
+    filters,
+    gradient,
+    lrp,
+    norm,
+    parameters,
+    random,
+    shapley,
+    weight,
+)
 from secateur.criteria.base import (
     Criterion,
     SampleCriterion,
@@ -13,5 +23,18 @@ from secateur.criteria.base import (
     score,
     score_each,
 )
+from secateur.criteria.maps import kept_at
 
-__all__ = ["Criterion", "SampleCriterion", "Scores", "View", "get", "known", "parse", "register", "score", "score_each"]
+__all__ = [
+    "Criterion",
+    "SampleCriterion",
+    "Scores",
+    "View",
+    "get",
+    "kept_at",
+    "known",
+    "parse",
+    "register",
+    "score",
+    "score_each",
+]

@@ -41,6 +41,8 @@ class Criterion(ABC):
     name: ClassVar[str]
     equivariant: ClassVar[bool] = True
     """Whether scores move along when channels are permuted; chance does not."""
+    standing: ClassVar[bool] = False
+    """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
 
     @abstractmethod
     def unit_scores(
@@ -158,11 +160,14 @@ class Scores:
         structure: the units.
         values: [U] float64, finite.
         criterion: name and parameters that differ from the defaults.
+        standing: ⌊score · C⌋ is how many of the C units of its group can go before a unit does, so that the scores
+            themselves say what stays at a nominal ratio, see `secateur.criteria.kept_at`.
     """
 
     structure: Structure
     values: np.ndarray
     criterion: str
+    standing: bool = False
 
     def group(self, name: str) -> np.ndarray:
         """Scores of the units that a layer belongs to, [units]."""
@@ -302,7 +307,8 @@ def _checked(criterion: Criterion, structure: Structure, found: np.ndarray) -> S
         raise SecateurError(
             f"criterion '{criterion.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
         )
-    return Scores(structure, values, repr(criterion) if _parametrised(criterion) else criterion.name)
+    described = repr(criterion) if _parametrised(criterion) else criterion.name
+    return Scores(structure, values, described, criterion.standing)
 
 
 def _parametrised(criterion: Criterion) -> bool:

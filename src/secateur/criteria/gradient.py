@@ -1,7 +1,8 @@
 """Criteria from the loss gradient.
 
 Source: Molchanov et al., "Importance estimation for neural network pruning" (2019) for Taylor on the gate; the
-coursework and toy scripts around Yeom et al. (2021) for the plain gradient.
+coursework and toy scripts around Yeom et al. (2021) for the plain gradient; Mittal et al., "Studying the plasticity in
+deep convolutional neural networks using random pruning" (2019) compare its absolute value, the sensitivity.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from secateur.criteria.base import SampleCriterion, View, register
+import numpy as np
+
+from secateur.criteria.base import Passes, SampleCriterion, View, register
+from secateur.structure import Structure
 
 _LOSS = View(None, "loss")
 
@@ -53,3 +57,30 @@ class Gradient(SampleCriterion):
     def view(self) -> View:
         """See `SampleCriterion.view`."""
         return _LOSS
+
+
+@register("sensitivity")
+@dataclass(frozen=True)
+class Sensitivity(SampleCriterion):
+    """How much the loss can change with the unit: Σ_positions |∂L/∂a| per sample, mean over samples.
+
+    A mean activation does not enter: centred scores are the same.
+
+    Args:
+        reduce: over samples: ``abs`` (the mean), ``square``; the figures have no sign to lose.
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        at: sum over the layers that read the unit (behind its nonlinearity) or that make it.
+    """
+
+    reduce: str = "abs"
+    normalise: str | None = None
+    at: Literal["makers", "readers"] = "readers"
+    what: ClassVar[Literal["relevance", "gradient"]] = "gradient"
+
+    def view(self) -> View:
+        """See `SampleCriterion.view`."""
+        return View(None, "loss", "abs")
+
+    def scores_from(self, structure: Structure, passes: Passes, *, centred: bool) -> np.ndarray:
+        """See `SampleCriterion.scores_from`."""
+        return super().scores_from(structure, passes, centred=False)

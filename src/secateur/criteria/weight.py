@@ -14,6 +14,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
 from secateur.criteria.base import Criterion, register
+from secateur.criteria.filters import filters
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -40,15 +41,8 @@ class Weight(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; looks at no sample."""
-        weights = dict(model.named_parameters())
-        out_dim = {axis.tensor: axis.dim for axis in structure.axes if axis.role == "out"}
         norms = {
-            layer.name: torch.linalg.vector_norm(
-                weights[layer.weight].detach().to(torch.float64).movedim(out_dim[layer.weight], 0).flatten(1), self.p, 1
-            )
-            .cpu()
-            .numpy()
-            for layer in structure.layers
-            if layer.weight in out_dim
+            name: torch.linalg.vector_norm(w_CD, self.p, 1).cpu().numpy()
+            for name, w_CD in filters(model, structure).items()
         }
         return normalise_layers(structure, over_makers(structure, norms), self.normalise)

@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
+from secateur.data.classes import class_indices, label_of
 from secateur.data.images import read_image
 
 
@@ -145,6 +146,32 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         images: Any = self.images[picked] if isinstance(self.images, np.ndarray) else [self.images[i] for i in picked]
         return self.replace(images=images, labels=self.labels[picked])
 
+    def only(self, classes: Sequence[int | str], renumber: bool = False) -> LabelledImages:
+        """The images of some classes.
+
+        Args:
+            classes: indices or names.
+            renumber: let labels run from 0 to k-1 and keep the chosen names only, both in ascending order of the old
+                indices: the order in which a network cut to these classes gives its logits. Otherwise labels and
+                names stay.
+
+        Raises:
+            RequestError: for an unknown class, one named twice, or one without images.
+
+        Example:
+            >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
+            >>> split = LabelledImages(pixels, np.array([0, 1, 2, 2]), ("a", "b", "c"), Normalisation((0.5,), (0.5,)))
+            >>> split.only(["c", "a"]).labels.tolist(), split.only(["c", "a"], renumber=True).labels.tolist()
+            ([0, 2, 2], [0, 1, 1])
+        """
+        chosen = class_indices(classes, self.class_names)
+        left = self.subset(samples_of(self.labels, chosen, self.class_names, "these images"))
+        if not renumber:
+            return left
+        return left.replace(
+            labels=np.searchsorted(chosen, left.labels), class_names=[self.class_names[index] for index in chosen]
+        )
+
     def replace(self, **changes: Any) -> LabelledImages:
         """A copy with some constructor arguments changed."""
         names = ("images", "labels", "class_names", "normalisation", "size", "augmentation")
@@ -187,6 +214,44 @@ class ImageData:
             )
         splits = {s: getattr(self, s).replace(normalisation=normalisation) for s in ("train", "val", "test")}
         return dataclasses.replace(self, **splits)
+
+    def only(self, classes: Sequence[int | str], renumber: bool = False) -> ImageData:
+        """The images of some classes in every split; see `LabelledImages.only`. An empty split stays empty.
+
+        Normalisation stays that of the whole data set, which networks trained on it expect.
+
+        Raises:
+            RequestError: for an unknown class, one named twice, or one without images in a split.
+        """
+        chosen = class_indices(classes, self.class_names)
+        parts: dict[str, Any] = {}
+        for name in ("train", "val", "test"):
+            split: LabelledImages = getattr(self, name)
+            if len(split):
+                samples_of(split.labels, chosen, self.class_names, f"the {name} split of '{self.name}'")
+                split = split.only(chosen, renumber)
+            elif renumber:
+                split = split.replace(class_names=[self.class_names[index] for index in chosen])
+            parts[name] = split
+        return dataclasses.replace(self, **parts)
+
+
+def samples_of(labels: np.ndarray, chosen: Sequence[int], class_names: Sequence[str], where: str) -> np.ndarray:
+    """Positions of the samples of some classes, each of which must have one.
+
+    Args:
+        labels: class indices, [N].
+        chosen: class indices.
+        class_names: for the message.
+        where: what the message calls the samples.
+
+    Raises:
+        RequestError: for a class without samples.
+    """
+    missing = [label_of(index, class_names) for index in chosen if not (labels == index).any()]
+    if missing:
+        raise RequestError(f"class {missing[0]} has no images in {where}; leave it out")
+    return np.flatnonzero(np.isin(labels, chosen))
 
 
 def loader(

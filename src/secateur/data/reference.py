@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import numpy_generator
+from secateur.data.classes import indices_in_order
 from secateur.data.dataset import LabelledImages, Normalisation
 
 
@@ -46,8 +47,8 @@ class ReferenceSet:
                 has them, else from the samples. Augmentation of a `LabelledImages` is switched off.
             per_class: samples of each class.
             seed: of the draw; one class's draw does not depend on which other classes are asked for.
-            classes: indices, or names where the data set has ``class_names`` or ``classes``; None: all that
-                occur.
+            classes: indices, or names where the data set has ``class_names`` or ``classes``, in the order in
+                which their samples are wanted; None: all that occur.
 
         Raises:
             RequestError: for an empty data set, an unknown class, or a class with too few samples.
@@ -65,7 +66,8 @@ class ReferenceSet:
         if len(labels) == 0:
             raise RequestError("cannot draw reference samples from an empty data set")
         names = tuple(getattr(dataset, "class_names", None) or getattr(dataset, "classes", None) or ())
-        wanted = _class_indices(classes, names, labels)
+        present = sorted({int(v) for v in labels})
+        wanted = present if classes is None else indices_in_order(classes, names, present)
         chosen: list[int] = []
         for index in wanted:
             where = np.flatnonzero(labels == index)
@@ -127,19 +129,3 @@ def _stacked(dataset: Dataset[Any], chosen: list[int]) -> tuple[torch.Tensor, to
             f"reference samples do not make a batch ({reason}); give the data set a transform to tensors of one shape"
         ) from error
     return inputs, torch.as_tensor(targets).reshape(-1).long()
-
-
-def _class_indices(classes: Sequence[int | str] | None, names: tuple[str, ...], labels: np.ndarray) -> list[int]:
-    present = sorted({int(v) for v in labels})
-    if classes is None:
-        return present
-    known = ", ".join(names) if names else ", ".join(map(str, present))
-    result: list[int] = []
-    for item in classes:
-        index = names.index(item) if isinstance(item, str) and item in names else item
-        if not isinstance(index, int | np.integer) or not (index in present or 0 <= index < len(names)):
-            raise RequestError(f"unknown class {item!r}; known: {known}")
-        result.append(int(index))
-    if not result or len(set(result)) != len(result):
-        raise RequestError(f"classes must be a non-empty list without repeats, got {list(classes)}")
-    return result

@@ -16,7 +16,8 @@ from secateur.core.errors import RequestError
 from secateur.core.progress import track
 from secateur.core.randomness import numpy_generator
 from secateur.data.augmentation import AUGMENTATIONS, augmentation
-from secateur.data.dataset import ImageData, LabelledImages, Normalisation
+from secateur.data.classes import class_indices, label_of
+from secateur.data.dataset import ImageData, LabelledImages, Normalisation, samples_of
 from secateur.data.images import SUFFIXES, read_image
 
 Split = tuple[Any, np.ndarray]
@@ -46,13 +47,20 @@ class DataSettings(BaseModel):
     on_bad_sample: Literal["fail", "skip"] = "fail"
     seed: int = Field(default=0, description="of splits made here, where the source has none")
     limit: int | None = Field(default=None, ge=1, description="use at most this many samples per split")
+    classes: tuple[int | str, ...] | None = Field(
+        default=None, description="use the images of these classes only, by name or index; labels stay as they are"
+    )
 
 
 def open_data(settings: DataSettings | str) -> ImageData:
     """Open a data set with its splits.
 
+    With ``classes``, normalisation is what it is without them (networks were trained on all), and ``limit`` counts the
+    images of these classes.
+
     Raises:
-        RequestError: for an unknown source, a broken file, an empty split, or fewer than two classes.
+        RequestError: for an unknown source, a broken file, an empty split, fewer than two classes, or a chosen class
+            without images in a split.
     """
     if isinstance(settings, str):
         settings = DataSettings(source=settings)
@@ -60,19 +68,17 @@ def open_data(settings: DataSettings | str) -> ImageData:
     splits, class_names, skipped = _read(settings)
     if not len(splits["val"][1]) and len(splits["train"][1]):
         splits["train"], splits["val"] = _split_two(splits["train"], 0.1, settings.seed)
-    if settings.limit is not None:
-        splits = {name: _limited(split, settings.limit, settings.seed) for name, split in splits.items()}
-    for name in ("train", "test"):
-        if len(splits[name][1]) == 0:
-            raise RequestError(f"data '{settings.source}' has no {name} images")
-    if len(np.unique(splits["train"][1])) < 2:
-        raise RequestError(f"data '{settings.source}' has training images of one class only; at least two are needed")
-    normalisation = _measure(*splits["train"], settings)
+    limited = _limited(splits, settings)
+    _check_enough(limited, settings.source)
+    normalisation = _measure(*limited["train"], settings)
+    if settings.classes is not None:
+        limited = _limited(_only(splits, class_names, settings), settings)
+        _check_enough(limited, settings.source)
     made = {
         name: LabelledImages(
             images, labels, class_names, normalisation, settings.size, transform if name == "train" else None
         )
-        for name, (images, labels) in splits.items()
+        for name, (images, labels) in limited.items()
     }
     name = Path(settings.source).expanduser().resolve().stem
     return ImageData(name, made["train"], made["val"], made["test"], tuple(skipped))
@@ -270,10 +276,37 @@ def _split_two(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     return _pick(split, np.sort(np.concatenate(rest))), _pick(split, np.sort(np.concatenate(parted)))
 
 
-def _limited(split: Split, limit: int, seed: int) -> Split:
-    if len(split[1]) <= limit:
-        return split
-    return _pick(split, np.sort(numpy_generator(seed, "limit").permutation(len(split[1]))[:limit]))
+def _limited(splits: Splits, settings: DataSettings) -> Splits:
+    limit = settings.limit
+    if limit is None:
+        return splits
+    found = {}
+    for name, split in splits.items():
+        order = numpy_generator(settings.seed, "limit").permutation(len(split[1]))
+        found[name] = split if len(order) <= limit else _pick(split, np.sort(order[:limit]))
+    return found
+
+
+def _only(splits: Splits, class_names: tuple[str, ...], settings: DataSettings) -> Splits:
+    """The images of the chosen classes; a split that has none of any class stays empty."""
+    chosen = class_indices(settings.classes or (), class_names)
+    if len(chosen) < 2:
+        raise RequestError(
+            f"data.classes names one class only ({label_of(chosen[0], class_names)}); at least two are needed"
+        )
+    found = {}
+    for name, split in splits.items():
+        where = f"the {name} split of '{settings.source}'"
+        found[name] = _pick(split, samples_of(split[1], chosen, class_names, where)) if len(split[1]) else split
+    return found
+
+
+def _check_enough(splits: Splits, source: str) -> None:
+    for name in ("train", "test"):
+        if len(splits[name][1]) == 0:
+            raise RequestError(f"data '{source}' has no {name} images")
+    if len(np.unique(splits["train"][1])) < 2:
+        raise RequestError(f"data '{source}' has training images of one class only; at least two are needed")
 
 
 def _measure(images: Any, labels: np.ndarray, settings: DataSettings) -> Normalisation:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torchvision
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +40,9 @@ class ModelSettings(BaseModel):
     name: str = "resnet20"
     arguments: dict[str, Any] = Field(default_factory=dict, description="passed to the network's constructor")
     weights: Path | None = Field(default=None, description=".safetensors, or .pt/.pth that loads with weights_only")
+    replace_head: Literal["keep", "slice", "mask"] = Field(
+        default="keep", description="with data.classes: keep all logits, slice the head to the chosen classes, or mask"
+    )
 
 
 def known_models() -> list[str]:
@@ -110,6 +113,30 @@ def rebuild(origin: Origin) -> nn.Module:
         raise RequestError(f"model '{name}' cannot be built with its recorded arguments: {reason}") from error
     setattr(model, _ORIGIN, {"name": name, "arguments": plain})
     return model.eval()
+
+
+def fetched(arguments: dict[str, Any]) -> bool:
+    """Whether a library is asked for trained weights, by a constructor's arguments."""
+    return bool(arguments.get("weights") or arguments.get("pretrained"))
+
+
+def fetched_normalisation(name: str, arguments: dict[str, Any], model: nn.Module) -> dict[str, Any] | None:
+    """Mean and standard deviation that weights fetched by torchvision or timm were trained with, per channel.
+
+    Example:
+        >>> fetched_normalisation("torchvision/resnet18", {"weights": "DEFAULT"}, nn.Identity())["mean"]
+        [0.485, 0.456, 0.406]
+    """
+    if not fetched(arguments):
+        return None
+    zoo, _, plain = name.rpartition("/")
+    if zoo == "timm":
+        shipped = getattr(model, "default_cfg", {})
+        mean, std = shipped.get("mean"), shipped.get("std")
+    else:
+        transforms = torchvision.models.get_model_weights(plain)[arguments["weights"]].transforms()
+        mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
 
 def shipped_metadata(name: str) -> dict[str, Any]:

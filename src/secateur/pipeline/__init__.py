@@ -1,10 +1,14 @@
 """Whole experiments in memory: one-shot, re-scored, iterative, compared."""
 
-from secateur.pipeline.compare import COLUMNS, CompareSettings, compare, write_table
-from secateur.pipeline.compress import Compressed, PruneSettings, Step, compress, prune_to_budgets
+from secateur.pipeline.compare import compare
+from secateur.pipeline.comparison import COLUMNS, CompareSettings, class_rows, layer_rows, write_table
+from secateur.pipeline.compress import compress, prune_to_budgets
 from secateur.pipeline.explain import Explanation, explain, strongest_units
+from secateur.pipeline.nominal import prune_to_ratios
 from secateur.pipeline.recipe import Recipe, known_recipes, load_recipe, load_settings
 from secateur.pipeline.run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
+from secateur.pipeline.settings import Compressed, PruneSettings, Step
+from secateur.pipeline.tasks import SubsetSettings
 
 __all__ = [
     "COLUMNS",
@@ -16,16 +20,20 @@ __all__ = [
     "PruneSettings",
     "Recipe",
     "Step",
+    "SubsetSettings",
     "check_classes",
+    "class_rows",
     "compare",
     "compress",
     "explain",
     "known_recipes",
+    "layer_rows",
     "load_recipe",
     "load_settings",
     "prepare",
     "prune_network",
     "prune_to_budgets",
+    "prune_to_ratios",
     "strongest_units",
     "train_network",
     "write_table",

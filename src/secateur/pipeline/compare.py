@@ -2,81 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
+import pickle
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from secateur.core.files import atomic_path, read_json, write_json
+from secateur.core.errors import RequestError
+from secateur.core.files import read_json, write_json
+from secateur.core.pool import Pool, cores
 from secateur.core.progress import track
-from secateur.core.randomness import numpy_generator
-from secateur.criteria import Criterion, get, parse
-from secateur.data import ImageData, ReferenceSet, loader
-from secateur.evaluation import Evaluation, evaluate, measure_latency
-from secateur.pipeline.compress import Compressed, PruneSettings, prune_to_budgets
-from secateur.selection import Budget
-from secateur.structure import Structure, trace
-from secateur.training import TrainSettings, fit
-
-COLUMNS = (
-    "model",
-    "dataset",
-    "criterion",
-    "strategy",
-    "seed",
-    "budget_kind",
-    "budget",
-    "units",
-    "params",
-    "macs",
-    "accuracy",
-    "balanced_accuracy",
-    "loss",
-    "latency_ms",
-    "latency_share",
-    "size_bytes",
-    "finetuned",
-)
-
-
-class CompareSettings(BaseModel):
-    """What to compare.
-
-    ``criteria`` are names, with parameters behind a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    criteria: tuple[str, ...] = (
-        "lrp",
-        "lrp:composite=epsilon-plus",
-        "taylor",
-        "grad",
-        "activation",
-        "weight",
-        "random",
-    )
-    budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    kind: Literal["macs", "params", "units"] = "macs"
-    seeds: tuple[int, ...] = (0, 1, 2)
-    per_class: int = Field(default=10, ge=1, description="reference samples of each class")
-    published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
-    split: Literal["val", "test"] = "test"
-    limit: int | None = Field(
-        default=None, ge=1, description="measure on this many images of the split, drawn by chance"
-    )
-    latency_repeats: int = Field(default=5, ge=0, description="0: do not time")
-    latency_batch: int = Field(default=64, ge=1)
+from secateur.criteria import get, parse
+from secateur.data import ImageData
+from secateur.exporting.capture import need
+from secateur.pipeline.bench import Bench
+from secateur.pipeline.comparison import CompareSettings, Part, Row, parts_of
+from secateur.pipeline.settings import Compressed, PruneSettings
+from secateur.pipeline.timed import Timer
+from secateur.training import TrainSettings
 
 
 def compare(
@@ -89,8 +38,8 @@ def compare(
     finetune: TrainSettings | None = None,
     folder: str | Path | None = None,
     keep: dict[str, Compressed] | None = None,
-) -> list[dict[str, Any]]:
-    """Prune by every criterion to every budget for every seed, and measure.
+) -> list[Row]:
+    """Prune by every criterion to every budget for every subset of classes and seed, and measure.
 
     Args:
         model: trained network; untouched.
@@ -101,160 +50,129 @@ def compare(
         finetune: also measure after this training, when it has epochs.
         folder: finished parts are kept there and found again after an interruption.
         keep: when given, filled with the last seed's pruned network of each criterion at the smallest budget (after
-            fine-tuning, if any); such parts are always computed.
+            fine-tuning, if any); such parts are always computed, in this process.
 
     Returns:
-        Rows with the keys of `COLUMNS`, first one for the unpruned network (budget 1).
+        Rows with the keys of `COLUMNS`, and behind them ``per_class`` (accuracy by class), ``layers`` (name, kept and
+        all channels), ``removed`` (units by group) and ``part_s`` (seconds of the whole part without retraining). First
+        for each subset comes one for the unpruned network (budget 1).
+
+    Raises:
+        RequestError: before any work, for unknown criteria or classes, subsets that do not go together, a head that
+            cannot be sliced, budgets out of range, or a missing package.
     """
-    for text in settings.criteria:
+    _check(settings, prune_settings)
+    bench = Bench(model, data, settings, finetune, model_name)
+    for task in bench.tasks.values():
+        assert task.structure  # what cannot be traced fails before any work
+        if settings.blind:
+            assert task.whole_structure
+    identity = _identity(model, data, settings, finetune)
+    places = {part: _place(folder, f"{identity}/{part.key(settings)}") for part in parts_of(settings, prune_settings)}
+    found: dict[Part, list[Row]] = {}
+    for part, place in places.items():
+        if place is not None and place.exists() and keep is None:
+            found[part] = read_json(place)
+    missing = [part for part in places if part not in found]
+    for part, rows in track(_worked(bench, missing, keep), "comparing", total=len(missing)):
+        place = places[part]
+        if place is not None:
+            write_json(place, rows)
+        found[part] = rows
+    baselines = {subset: bench.baseline(subset) for subset in bench.tasks}
+    _time(bench, found, baselines, {part: places[part] for part in found})
+    table: list[Row] = []
+    for subset, row in baselines.items():
+        table += [row, *(r for part in places if part.subset == subset for r in found[part])]
+    return table
+
+
+def _check(settings: CompareSettings, prune: PruneSettings) -> None:
+    for text in (*settings.criteria, *settings.blind):
         name, parameters = parse(text)
         get(name, **parameters)
-    evaluated = getattr(data, settings.split)
-    if settings.limit is not None and settings.limit < len(evaluated):
-        drawn = numpy_generator(0, "compare", settings.split).permutation(len(evaluated))[: settings.limit]
-        evaluated = evaluated.subset(np.sort(drawn))
-    example = data.test.batch([0])[0].to(next(model.parameters()).device)
-    structure = trace(model, example)
-    identity = _identity(model, data, settings, prune_settings, finetune)
-    variants = [PruneSettings.published(batch_size=prune_settings.batch_size)] if settings.published else []
-    variants.append(prune_settings)
-    baseline = evaluate(model, loader(evaluated), class_names=data.class_names)
-    probe = evaluated.batch(range(min(settings.latency_batch, len(evaluated))))[0]
-    common = {"model": model_name, "dataset": data.name}
-    before_ms = (
-        measure_latency([model], probe, repeats=settings.latency_repeats)[0].median_ms
-        if settings.latency_repeats
-        else None
-    )
-    rows = [
-        _row(
-            common,
-            "none",
-            "unpruned",
-            0,
-            settings.kind,
-            1.0,
-            {"units": 1.0, "params": 1.0, "macs": 1.0},
-            baseline,
-            before_ms,
-            None if before_ms is None else 1.0,
-            False,
+    nominal = settings.kind == "ratio"
+    for share in settings.budgets:
+        if not 0 < share < (1 if nominal else 1 + 1e-12):
+            raise RequestError(f"compare.budgets must be shares in (0, 1{')' if nominal else ']'}, got {share}")
+    for name in ("finetune_budgets", "onnx_budgets"):
+        for share in getattr(settings, name) or ():
+            if share not in settings.budgets:
+                raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
+    if settings.blind and not settings.subsets:
+        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
+    if not settings.published and not settings.default:
+        raise RequestError("compare.published and compare.default are both false; switch one on")
+    if nominal and settings.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
         )
-    ]
-    jobs = [(v, c, s) for v in variants for s in settings.seeds for c in settings.criteria]
-    for variant, text, seed in track(jobs, "comparing"):
-        part = None
-        if folder is not None:
-            key = hashlib.sha256(f"{identity}/{variant.model_dump_json()}/{text}/{seed}".encode()).hexdigest()[:16]
-            part = Path(folder) / f"{key}.json"
-        if part is not None and part.exists() and keep is None:
-            rows += read_json(part)
-            continue
-        found = list(
-            _part(model, data, structure, settings, variant, text, seed, finetune, common, evaluated, probe, keep)
-        )
-        if part is not None:
-            write_json(part, found)
-        rows += found
-    return rows
+    if settings.onnx_budgets and settings.latency_repeats:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            need(package, "onnx")
 
 
-def _part(
-    model: nn.Module,
-    data: ImageData,
-    structure: Structure,
-    settings: CompareSettings,
-    variant: PruneSettings,
-    text: str,
-    seed: int,
-    finetune: TrainSettings | None,
-    common: dict[str, Any],
-    evaluated: Any,
-    probe: torch.Tensor,
-    keep: dict[str, Compressed] | None,
-) -> Iterator[dict[str, Any]]:
-    name, parameters = parse(text)
-    criterion: Criterion = get(name, **({"seed": seed} | parameters if name == "random" else parameters))
-    reference = ReferenceSet.sample(data.train, settings.per_class, seed)
-    budgets = [Budget.of(settings.kind, share) for share in settings.budgets]
-    for budget, result in zip(
-        sorted(budgets, key=lambda b: -b.share),
-        prune_to_budgets(
-            model,
-            reference,
-            budgets,
-            criterion,
-            variant,
-            structure=structure,
-            train=data.train,
-            val=data.val,
-            finetune=finetune,
-        ),
-        strict=True,
-    ):
-        latency, share = None, None
-        if settings.latency_repeats:
-            before, after = measure_latency([model, result.model], probe, repeats=settings.latency_repeats)
-            latency, share = after.median_ms, after.median_ms / before.median_ms
-        stages = [(result.model, False)]
-        if finetune is not None and finetune.epochs and variant.schedule != "iterative":
-            tuned = copy.deepcopy(result.model)
-            fit(tuned, data.train, data.val, finetune.model_copy(update={"seed": seed}))
-            stages.append((tuned, True))
-        for network, tuned_flag in stages:
-            found = evaluate(network, loader(evaluated), class_names=data.class_names)
-            yield _row(
-                common,
-                text,
-                variant.label,
-                seed,
-                settings.kind,
-                budget.share,
-                result.plan.achieved,
-                found,
-                latency,
-                share,
-                tuned_flag,
-            )
-        if keep is not None:
-            keep[text] = Compressed(stages[-1][0], result.plan, result.history)
+def _place(folder: str | Path | None, identity: str) -> Path | None:
+    return None if folder is None else Path(folder) / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
 
 
-def _row(
-    common: dict[str, Any],
-    criterion: str,
-    strategy: str,
-    seed: int,
-    kind: str,
-    budget: float,
-    achieved: dict[str, float] | Any,
-    found: Evaluation,
-    latency: float | None,
-    share: float | None,
-    finetuned: bool,
-) -> dict[str, Any]:
-    row = {
-        **common,
-        "criterion": criterion,
-        "strategy": strategy,
-        "seed": seed,
-        "budget_kind": kind,
-        "budget": budget,
-        **{k: float(achieved[k]) for k in ("units", "params", "macs")},
-        "accuracy": found.accuracy,
-        "balanced_accuracy": found.balanced_accuracy,
-        "loss": found.loss,
-        "latency_ms": latency,
-        "latency_share": share,
-        "size_bytes": found.size_bytes,
-        "finetuned": finetuned,
-    }
-    return {column: row[column] for column in COLUMNS}
+def _worked(
+    bench: Bench, parts: Sequence[Part], keep: dict[str, Compressed] | None
+) -> Iterator[tuple[Part, list[Row]]]:
+    """Finished parts, in any order."""
+    workers = min(bench.settings.processes or cores(), max(1, len(parts)))
+    if workers == 1 or keep is not None:
+        for part in parts:
+            yield part, bench.rows(part, keep)
+        return
+    if any(p.is_cuda for p in bench.model.parameters()):
+        raise RequestError("several processes would share one GPU; set compare.processes=1, or device=cpu")
+    try:
+        packed = pickle.dumps(Bench(bench.model, bench.data, bench.settings, bench.finetune, bench.model_name))
+    except Exception as error:  # whatever a stranger's class raises, the remedy is the same
+        raise RequestError(f"the network or its data cannot be sent to processes ({error}); use one process") from error
+    with Pool(workers, _receive, (packed,)) as pool:
+        yield from pool.work(_rows, parts)
 
 
-def _identity(
-    model: nn.Module, data: ImageData, settings: CompareSettings, prune: PruneSettings, finetune: TrainSettings | None
-) -> str:
+_bench: Bench | None = None
+
+
+def _receive(packed: bytes) -> None:
+    """In a process that works: unpack, and take one thread, as the others take theirs."""
+    global _bench
+    torch.set_num_threads(1)
+    _bench = pickle.loads(packed)
+
+
+def _rows(part: Part) -> list[Row]:
+    assert _bench is not None
+    return _bench.rows(part)
+
+
+def _time(
+    bench: Bench, found: dict[Part, list[Row]], baselines: dict[str, Row], places: dict[Part, Path | None]
+) -> None:
+    """Fill in times; they are kept beside the parts, and found again."""
+    with tempfile.TemporaryDirectory() as folder:
+        timer = Timer(bench, folder)
+        wanted = [part for part in places if timer.wants(part)]
+        for subset in dict.fromkeys(part.subset for part in wanted):
+            baselines[subset] |= timer.whole(subset)
+        for part in track(wanted, "timing"):
+            place = places[part]
+            beside = None if place is None else place.with_suffix(f".{timer.identity}.json")
+            if beside is not None and beside.exists():
+                times = {float(budget): columns for budget, columns in read_json(beside).items()}
+            else:
+                times = timer.times(part, found[part])
+                if beside is not None:
+                    write_json(beside, {str(budget): columns for budget, columns in times.items()})
+            for row in found[part]:
+                row |= times.get(row["budget"], {})
+
+
+def _identity(model: nn.Module, data: ImageData, settings: CompareSettings, finetune: TrainSettings | None) -> str:
     """Hash of everything that a part's result depends on, but the part's own coordinates."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -264,18 +182,10 @@ def _identity(
         digest.update(split.labels.tobytes())
         digest.update(split.replace(augmentation=None).batch(range(min(16, len(split))))[0].numpy().tobytes())
     digest.update(version("secateur").encode())
-    own = settings.model_dump(exclude={"criteria", "seeds", "published"})
+    # coordinates of parts, and what does not change their results
+    others = {"criteria", "blind", "unstructured", "subsets", "seeds", "published", "default", "processes", "trackers"}
+    timing = {name for name in CompareSettings.model_fields if name.startswith(("latency_", "onnx_"))}
+    own = settings.model_dump(mode="json", exclude=others | timing)
     tuned = finetune.model_dump(mode="json") if finetune is not None and finetune.epochs else None
     digest.update(json.dumps([own, tuned, asdict(data.normalisation), data.name], sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def write_table(rows: Sequence[dict[str, Any]], folder: str | Path, name: str = "compare") -> list[Path]:
-    """Write rows as CSV, Parquet and JSON, each atomically."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    paths = [Path(folder) / f"{name}.{suffix}" for suffix in ("csv", "parquet")]
-    with atomic_path(paths[0]) as temporary:
-        frame.to_csv(temporary, index=False)
-    with atomic_path(paths[1]) as temporary:
-        frame.to_parquet(temporary, index=False)
-    return [*paths, write_json(Path(folder) / f"{name}.json", list(rows))]

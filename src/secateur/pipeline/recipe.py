@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from secateur.core.errors import RequestError
 from secateur.data import DataSettings
 from secateur.models import ModelSettings
-from secateur.pipeline.compare import CompareSettings
-from secateur.pipeline.compress import PruneSettings
+from secateur.pipeline.comparison import CompareSettings
+from secateur.pipeline.settings import PruneSettings
 from secateur.training import TrainSettings
 
 SCHEMA_VERSION = 1

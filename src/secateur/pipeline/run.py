@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.attribution.borrow import borrowed
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError
 from secateur.core.randomness import derive_seed
 from secateur.criteria import get
-from secateur.data import ImageData, Normalisation, ReferenceSet, loader, open_data
+from secateur.data import ImageData, Normalisation, ReferenceSet, class_indices, loader, open_data
 from secateur.evaluation import Evaluation, evaluate, measure_latency
 from secateur.models import build, read_metadata, registered
-from secateur.models.build import SHIPPED, shipped_metadata
-from secateur.pipeline.compress import Compressed, compress
+from secateur.models.build import SHIPPED, fetched, fetched_normalisation, shipped_metadata
+from secateur.pipeline.compress import compress
 from secateur.pipeline.recipe import Recipe
+from secateur.pipeline.settings import Compressed
+from secateur.pipeline.tasks import with_head
 from secateur.selection import Budget
 from secateur.surgery import read_bundle
 from secateur.training import TrainingHistory, fit
@@ -33,6 +36,7 @@ class Prepared:
     model: nn.Module
     device: torch.device
     trained: bool = True
+    notes: tuple[str, ...] = ()
 
     def data_record(self) -> dict[str, Any]:
         """What a bundle says about the images the network expects."""
@@ -46,7 +50,8 @@ def prepare(recipe: Recipe) -> Prepared:
     """Open the data and build the network: by name, with weights, or from a bundle folder.
 
     The network's outputs and input channels follow the data unless the recipe says otherwise; normalisation follows
-    the network's record where it has one.
+    the network's record where it has one. Of a network that was cut to some of the data's classes, by its record, data
+    are restricted to these; with ``data.classes``, it is first given the head that the recipe asks for.
     """
     device = choose_device(recipe.device)
     name, arguments = recipe.model.name, dict(recipe.model.arguments)
@@ -67,11 +72,33 @@ def prepare(recipe: Recipe) -> Prepared:
         # initial weights follow from the recipe's seed
         torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
         model = build(name, recipe.model.weights, **arguments)
-    known = metadata.get("normalisation")
+    known = metadata.get("normalisation") or fetched_normalisation(name, arguments, model)
     if known:
         data = data.with_normalisation(Normalisation(tuple(known["mean"]), tuple(known["std"])))
-    trained = Path(name).is_dir() or name in SHIPPED or recipe.model.weights is not None
+    trained = Path(name).is_dir() or name in SHIPPED or recipe.model.weights is not None or fetched(arguments)
+    outputs = _outputs(model, data)
+    names, own_names = data.class_names, tuple(metadata.get("class_names") or ())
+    if outputs < len(names) and len(own_names) == outputs and set(own_names) < set(names):
+        note = f"the network answers for {outputs} of {len(names)} classes; the data are restricted to them"
+        data = data.only(own_names, renumber=True)
+        if data.class_names != own_names:
+            raise RequestError(
+                f"the network's classes ({', '.join(own_names)}) are in another order than the data's "
+                f"({', '.join(data.class_names)}); their labels cannot be matched"
+            )
+        return Prepared(recipe, data, model, device, trained, (note,))
+    if settings.classes is not None and recipe.model.replace_head != "keep":
+        classes = class_indices(settings.classes, names)
+        model = with_head(model, classes, recipe.model.replace_head, data.test.batch([0])[0])
+        data = data.only(classes, renumber=recipe.model.replace_head == "slice")
     return Prepared(recipe, data, model, device, trained)
+
+
+def _outputs(model: nn.Module, data: ImageData) -> int:
+    """How many logits the network gives; 0 when its output is of another kind."""
+    with borrowed(model), torch.no_grad():
+        found = model(data.test.batch([0])[0])
+    return int(found.shape[1]) if isinstance(found, torch.Tensor) and found.ndim == 2 else 0
 
 
 def train_network(prepared: Prepared, state_file: Path | None = None) -> TrainingHistory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from secateur.report.charts import save_curves
 from secateur.report.fields import Field, field_png, save_fields
 from secateur.report.films import film_png, overlay_png, to_base64
+from secateur.report.gains import save_gains
 from secateur.report.html import load_report, render, write_report
 from secateur.report.images import heatmap_png, image_png
 from secateur.report.look import COLORMAPS, colormap
@@ -22,10 +23,13 @@ from secateur.report.records import (
     Report,
 )
 from secateur.report.samples import samples_chart, save_samples
+from secateur.report.subsets import save_subset_curves
+from secateur.report.trackers import TRACKERS, check_tracker, log_rows
 
 __all__ = [
     "COLORMAPS",
     "SCHEMA_VERSION",
+    "TRACKERS",
     "Agreement",
     "AgreementGroup",
     "ClassUnit",
@@ -36,20 +40,24 @@ __all__ = [
     "LayerKept",
     "Measurement",
     "Report",
+    "check_tracker",
     "colormap",
     "field_png",
     "film_png",
     "heatmap_png",
     "image_png",
     "load_report",
+    "log_rows",
     "overlay_png",
     "ranks_chart",
     "render",
     "samples_chart",
     "save_curves",
     "save_fields",
+    "save_gains",
     "save_ranks",
     "save_samples",
+    "save_subset_curves",
     "to_base64",
     "write_report",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,25 @@ import altair as alt
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
-from secateur.report.look import INK, Chart, specification, style
+from secateur.report.look import INK, Chart, Looks, specification, style
 from secateur.report.summary import Panel, Point, Row, aggregate, criteria, panels
 
-MEASURES = {"macs": "MACs", "params": "Parameters", "units": "Units"}
+MEASURES = {
+    "macs": "MACs",
+    "params": "Parameters",
+    "units": "Units",
+    "latency_share": "Latency",
+    "onnx_share": "ONNX latency",
+}
+MASKED = "weights"  # the share of weights that are not zero: single weights masked, at full size
+_TIMED = ("latency_share", "onnx_share")
 
 
 def curves(
     points: Sequence[Point],
     *,
     every: Sequence[Point] | None = None,
+    looks: Looks | None = None,
     baseline: float | None = None,
     measure: str = "macs",
     across_title: str = "share that stays",
@@ -30,14 +40,15 @@ def curves(
 ) -> Chart:
     """Accuracy against the share that stays: mean over seeds, band from the lowest to the highest seed.
 
-    The page steers two signals: ``measure`` (macs, params or units on the horizontal axis) and ``focus``
-    (the one criterion in full colour; empty for all).
+    The page steers two signals: ``measure`` (what of `MEASURES` is on the horizontal axis) and ``focus`` (the one
+    criterion in full colour; empty for all). `MASKED` weights have an axis of their own, which is not steered.
 
     Args:
         points: from `secateur.report.summary.aggregate`.
         every: points of all charts that stand side by side, so that axes and colours agree.
+        looks: colour and shape of each criterion; by default those of the criteria in ``every``.
         baseline: accuracy of the unpruned network, a dashed rule.
-        measure: what the horizontal axis shows first.
+        measure: what the horizontal axis shows first: one of `MEASURES`, or `MASKED`.
         across_title: of the horizontal axis.
         legend: draw one beside the chart.
         width: in pixels, or "container".
@@ -46,12 +57,11 @@ def curves(
     Raises:
         RequestError: for an unknown measure.
     """
-    if measure not in MEASURES:
-        raise RequestError(f"unknown measure '{measure}'; known: {', '.join(MEASURES)}")
+    if measure not in MEASURES and measure != MASKED:
+        raise RequestError(f"unknown measure '{measure}'; known: {', '.join((*MEASURES, MASKED))}")
     every = points if every is None else every
-    looks = style(criteria(every))
-    across = alt.X("x:Q", title=across_title, scale=alt.Scale(domain=_x_domain(every)))
-    across = across.axis(format="%", tickCount=6, labelFlush=False)
+    looks = style(criteria(every)) if looks is None else looks
+    across = horizontal(every, across_title, measure)
     colour = alt.Color(
         "criterion:N",
         title="criterion",
@@ -64,13 +74,14 @@ def curves(
         scale=alt.Scale(domain=list(looks), range=[look[1] for look in looks.values()]),
         legend=alt.Legend() if legend else None,
     )
-    up_scale = alt.Scale(domain=_y_domain(every, baseline), zero=False)
+    up_scale = alt.Scale(domain=accuracies([*every, {"accuracy_low": baseline}]), zero=False)
     up = alt.Y("accuracy:Q", title="accuracy", scale=up_scale).axis(format="%", tickCount=6)
     focused = "focus === '' || datum.criterion === focus"
-    values = [_datum(point) for point in points if point["accuracy"] is not None]
+    shown = measures(every) if measure in MEASURES else [measure]
+    values = [datum(point, shown) for point in points if point["accuracy"] is not None]
     base = (
         alt.Chart(alt.InlineData(values=values))
-        .transform_calculate(x="datum[measure]")
+        .transform_calculate(x="datum[measure]" if measure in MEASURES else f"datum.{measure}")
         .transform_filter("isValid(datum.x)")
     )
     band = base.mark_area().encode(
@@ -96,7 +107,7 @@ def curves(
         color=colour,
         shape=shape,
         opacity=alt.condition(focused, alt.value(1), alt.value(0.12)),
-        tooltip=_tooltip(),
+        tooltip=tooltip(shown),
     )
     layers: list[alt.Chart] = [band, line, dots]
     if baseline is not None:
@@ -116,6 +127,9 @@ def curves(
 def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = None) -> Path:
     """Draw accuracy against MACs as a static picture on white, one panel by strategy, for a page or a paper.
 
+    Masked weights and class-blind scores are left out: the former save no MACs, for the latter see
+    `secateur.report.save_subset_curves`.
+
     Args:
         rows: tidy rows of ``compare``.
         path: ends in ``.png`` (drawn at twice the size) or ``.svg``.
@@ -129,10 +143,15 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
     target = Path(path)
     if target.suffix not in (".png", ".svg"):
         raise RequestError(f"cannot draw '{target}': unknown ending '{target.suffix}'; use .png or .svg")
-    points = [p for p in aggregate(rows) if p["accuracy"] is not None and p["macs"] is not None]
+    points = [
+        point
+        for point in aggregate(rows)
+        if point["structured"] and point["scored_on"] == "subset" and None not in (point["accuracy"], point["macs"])
+    ]
     if not points:
         raise RequestError(f"cannot draw '{target}': no row has both accuracy and macs; run compare first")
-    points = [point | {"params": None, "units": None} for point in points]  # the axis spans MACs alone
+    alone = dict.fromkeys(name for name in MEASURES if name != "macs")
+    points = [point | alone for point in points]  # the axis spans MACs alone
     found: list[Panel] = panels(points)
     charts = [
         curves(
@@ -157,11 +176,22 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
     return target
 
 
-def _datum(point: Point) -> dict[str, Any]:
-    names = ("criterion", "strategy", "budget", "budget_kind", *MEASURES)
+def measures(points: Iterable[Point]) -> list[str]:
+    """What the horizontal axis can show: the shares of size always, the timed ones where some point has them."""
+    points = list(points)
+    return [name for name in MEASURES if name not in _TIMED or any(point[name] is not None for point in points)]
+
+
+def datum(point: Point, shown: Sequence[str]) -> dict[str, Any]:
+    """What a chart needs of a point; ``shown`` are measures."""
+    names = ("criterion", "strategy", "budget", "budget_kind", *shown)
     spread = ("accuracy", "accuracy_low", "accuracy_high", "seeds")
-    stage = "fine-tuned" if point["finetuned"] else "not fine-tuned"
-    return {name: point[name] for name in (*names, *spread)} | {"stage": stage}
+    return {name: point[name] for name in (*names, *spread)} | {"stage": stage(point)}
+
+
+def stage(point: Point) -> str:
+    """In words, whether a network was trained again after pruning."""
+    return "fine-tuned" if point["finetuned"] else "not fine-tuned"
 
 
 def _dash(legend: bool) -> alt.StrokeDash:
@@ -170,27 +200,48 @@ def _dash(legend: bool) -> alt.StrokeDash:
     return alt.StrokeDash("stage:N", title=None, scale=scale, legend=shown)
 
 
-def _tooltip() -> list[alt.Tooltip]:
-    shares = {"budget": "budget", "macs": "MACs", "params": "parameters", "units": "units"}
+def tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
+    """Everything about one point; ``shown`` are measures."""
+    shares = {
+        "budget": "budget",
+        "macs": "MACs",
+        "params": "parameters",
+        "units": "units",
+        "latency_share": "latency",
+        "onnx_share": "ONNX latency",
+        MASKED: "weights left",
+    }
     figures = {"accuracy": "accuracy", "accuracy_low": "lowest seed", "accuracy_high": "highest seed"}
     return [
         alt.Tooltip("criterion:N"),
         alt.Tooltip("strategy:N"),
         alt.Tooltip("stage:N"),
-        *(alt.Tooltip(f"{name}:Q", title=title, format=".0%") for name, title in shares.items()),
+        *(alt.Tooltip(f"{name}:Q", title=shares[name], format=".0%") for name in ("budget", *shown)),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in figures.items()),
         alt.Tooltip("seeds:Q"),
     ]
 
 
-def _x_domain(points: Sequence[Point]) -> list[float]:
-    shares = [point[name] for point in points for name in MEASURES if point[name] is not None]
+def horizontal(points: Sequence[Point], title: str, measure: str) -> alt.X:
+    """Axis over the shares of all points; timed shares, which may be longer than 1, have a range of their own."""
+    sizes = [name for name in MEASURES if name not in _TIMED] if measure in MEASURES else [measure]
+    domain: Any = _shares(points, sizes)
+    timed = [name for name in measures(points) if name in _TIMED and measure in MEASURES]
+    if timed:
+        ranges = json.dumps({name: _shares(points, [name]) for name in timed})
+        domain = alt.ExprRef(expr=f"{ranges}[measure] || {json.dumps(domain)}")
+    across = alt.X("x:Q", title=title, scale=alt.Scale(domain=domain))
+    return across.axis(format="%", tickCount=6, labelFlush=False)
+
+
+def accuracies(points: Iterable[Mapping[str, Any]]) -> list[float]:
+    """Range of the vertical axis, rounded outwards."""
+    found = [p[name] for p in points for name in ("accuracy_low", "accuracy_high") if p.get(name) is not None]
+    low, high = min(found, default=0.0), max(found, default=1.0)
+    return [max(0.0, math.floor(low * 10 - 1e-9) / 10), min(1.0, math.ceil(high * 20 - 1e-9) / 20)]
+
+
+def _shares(points: Sequence[Point], names: Sequence[str]) -> list[float]:
+    shares = [point[name] for point in points for name in names if point[name] is not None]
     low = min(shares, default=0.0)
     return [max(0.0, math.floor(low * 20 - 1e-9) / 20), max(1.0, *shares) if shares else 1.0]
-
-
-def _y_domain(points: Sequence[Point], baseline: float | None) -> list[float]:
-    values = [p[name] for p in points for name in ("accuracy_low", "accuracy_high") if p[name] is not None]
-    values += [] if baseline is None else [baseline]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    return [max(0.0, math.floor(low * 10 - 1e-9) / 10), min(1.0, math.ceil(high * 20 - 1e-9) / 20)]

@@ -60,6 +60,19 @@ def milliseconds(value: float | None) -> str:
     return ABSENT if value is None or number(value) is None else f"{_three(value)}{_GAP}ms"
 
 
+def seconds(value: float | None) -> str:
+    """Time in seconds, beyond two minutes in minutes, beyond two hours in hours.
+
+    Example:
+        >>> seconds(0.25).replace(_GAP, " "), seconds(300).replace(_GAP, " "), seconds(None)
+        ('0.25 s', '5.00 min', '–')
+    """
+    if value is None or number(value) is None:
+        return ABSENT
+    amount, name = (value, "s") if value < 120 else (value / 60, "min") if value < 7200 else (value / 3600, "h")
+    return f"{_three(amount)}{_GAP}{name}"
+
+
 def factor(before: float, after: float) -> str:
     """How many times smaller; empty when there is nothing to divide.
 

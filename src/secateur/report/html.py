@@ -64,7 +64,7 @@ def render(report: Report) -> str:
     parts, charts = sections.body(report)
     # Charts bring 0.9 MB of script: a page without them stays small.
     scripts = [_vega()] if charts else []
-    scripts += [_asset("page.js")] if charts or report.films or report.rank_matrices else []
+    scripts += [_asset("page.js")] if charts or report.films or report.rank_matrices or report.class_rows else []
     script_tags = "".join(f"<script>{script}</script>\n" for script in scripts)
     data = f'<script type="application/json" id="charts">{_embedded(charts)}</script>\n' if charts else ""
     return (

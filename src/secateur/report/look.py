@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ _CONFIG = {
     "view": {"stroke": None},
 }
 
+Looks = Mapping[str, tuple[str, str]]  # colour and shape by criterion
 Chart = alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart
 
 

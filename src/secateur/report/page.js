@@ -40,6 +40,20 @@
     input.addEventListener("change", apply);
     apply();
   }
+  for (const box of document.querySelectorAll("select[data-signal]")) {
+    const apply = () => send(box.closest("section"), box.name, box.value);
+    box.addEventListener("change", apply);
+    apply();
+  }
+  for (const box of document.querySelectorAll("select[data-choice]")) {
+    const apply = () => {
+      for (const part of box.closest("section").querySelectorAll("[data-value]")) {
+        part.hidden = part.dataset.value !== box.value;
+      }
+    };
+    box.addEventListener("change", apply);
+    apply();
+  }
   for (const group of document.querySelectorAll(".chips")) {
     const chips = [...group.querySelectorAll("button")];
     for (const chip of chips) {

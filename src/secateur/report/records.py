@@ -260,6 +260,12 @@ class Report:
         films: decision regions while ever more is removed.
         sample_accuracy: rows of accuracy against reference samples, as `secateur.report.save_samples` takes them.
         rank_matrices: rows of how alike pruning orders are, as `secateur.report.save_ranks` takes them.
+        gains: rows of class-aware minus class-blind accuracy, as `secateur.report.save_gains` takes them.
+        class_rows: rows of accuracy by subset, criterion, budget and class (subset, criterion, scored_on, strategy,
+            budget, finetuned, class, accuracy; means over seeds).
+        layer_rows: rows of kept units by criterion, subset, budget and layer (criterion, scored_on, subset, budget,
+            layer, kept, total).
+        timings: one row per criterion: scoring_s, surgery_s, retraining_s (seconds), accuracy (0..1).
         settings: the recipe, nested as it likes.
         versions: package name to version.
         notes: remarks, one paragraph each.
@@ -287,6 +293,10 @@ class Report:
     films: list[Film] = field(default_factory=list)
     sample_accuracy: list[dict[str, Any]] = field(default_factory=list)
     rank_matrices: list[dict[str, Any]] = field(default_factory=list)
+    gains: list[dict[str, Any]] = field(default_factory=list)
+    class_rows: list[dict[str, Any]] = field(default_factory=list)
+    layer_rows: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import bars, charts, figures, films, ranks, samples, tables
+from secateur.report import bars, figures, films, ranks, samples, tables
+from secateur.report.class_sections import class_section, gain_section, layer_section, timing_section
+from secateur.report.controls import chips, section, symbol, tabs
+from secateur.report.curve_sections import curves
 from secateur.report.look import specification, style
 from secateur.report.records import Agreement, ClassUnit, Film, Heatmap, Measurement, Report
-from secateur.report.summary import Panel, Row, aggregate, criteria, number, panels
+from secateur.report.summary import Row, number
 
 Charts = dict[str, dict[str, Any]]
-
-# The shapes of Vega's symbols in a box of 12 by 12.
-_SYMBOLS = {
-    "circle": '<circle cx="6" cy="6" r="5"/>',
-    "square": '<path d="M1.5 1.5h9v9h-9z"/>',
-    "triangle-up": '<path d="M6 1l5.5 10H.5z"/>',
-    "triangle-down": '<path d="M6 11L.5 1h11z"/>',
-    "triangle-right": '<path d="M11 6L1 .5v11z"/>',
-    "triangle-left": '<path d="M1 6l10 5.5V.5z"/>',
-    "diamond": '<path d="M6 0l5 6-5 6-5-6z"/>',
-    "cross": '<path d="M4 .5h4V4h3.5v4H8v3.5H4V8H.5V4H4z"/>',
-}
 
 
 def body(report: Report) -> tuple[str, Charts]:
     """Header, sections and footer, and the charts to be drawn in them (element id to specification)."""
     drawn: Charts = {}
-    found = panels(aggregate(report.rows))
     parts = [
         _figures(report.before, report.after),
-        _curves(report, found, drawn),
+        curves(report, drawn),
+        gain_section(report.gains, drawn),
+        class_section(report.class_rows),
+        layer_section(report.layer_rows, drawn),
+        timing_section(report.timings),
         _films(report.films, drawn),
         _samples(report.sample_accuracy, drawn),
         _ranks(report.rank_matrices),
@@ -97,71 +91,7 @@ def _figures(before: Measurement | None, after: Measurement | None) -> str:
     if before is None and after is None:
         return ""
     title = "Before and after" if before and after else "Measured"
-    return _section(title, tables.before_after(before, after))
-
-
-def _curves(report: Report, found: list[Panel], drawn: Charts) -> str:
-    if not found:
-        return ""
-    points = [point for panel in found for point in panel.points]
-    measures = [
-        name for name in charts.MEASURES if any(p[name] is not None and p["accuracy"] is not None for p in points)
-    ]
-    plots: list[str] = []
-    for panel in found if measures else []:
-        name = f"curves-{len(plots)}"
-        chart = charts.curves(
-            panel.points,
-            every=points,
-            baseline=None if report.before is None else number(report.before.accuracy),
-            measure=measures[0],
-            legend=False,
-        )
-        drawn[name] = specification(chart)
-        title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
-        plots.append(f'<figure class="panel">{title}<div class="chart" id="{name}" data-steered></div></figure>')
-    several = max((point["seeds"] for point in points), default=1) > 1
-    stages = len({point["finetuned"] for point in points}) > 1
-    hint = "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
-    hint += "Solid lines are fine-tuned, dashed lines are not. " * stages
-    hint += "Choose a criterion to bring it forward." if len(criteria(points)) > 1 else ""
-    tabs = _tabs("What stays", "measure", {name: charts.MEASURES[name] for name in measures})
-    steer = f'<div class="bar">{tabs}{_chips(criteria(points))}</div>' if plots else ""
-    numbers = "".join(tables.by_budget(panel) for panel in found if any(p["budget"] for p in panel.points))
-    spread = ", mean ± standard deviation over seeds" if several else ""
-    return _section(
-        "Accuracy against what stays",
-        (f'<p class="hint">{hint.strip()}</p>' if plots and hint else "")
-        + f'{steer}<div class="pair">{"".join(plots)}</div>'
-        + (f'</section>\n<section><h2>Accuracy by budget</h2><p class="hint">In percent{spread}; '
-           f"the best of each column is bold.</p>{numbers}" if numbers else "")
-        + f"<details><summary>All settings, with what was achieved</summary>{tables.every_setting(found)}"
-        "</details>",
-    )  # fmt: skip
-
-
-def _tabs(legend: str, name: str, choices: Mapping[str, str], kind: str = "signal") -> str:
-    """Radio buttons that steer the charts' signal of this name, or choose what is shown (``kind`` "choice")."""
-    labels = "".join(
-        f'<label><input type="radio" name="{name}" data-{kind} value="{escape(value)}"'
-        f"{' checked' if place == 0 else ''}>{escape(title)}</label>"
-        for place, (value, title) in enumerate(choices.items())
-    )
-    return f"<fieldset><legend>{legend}</legend>{labels}</fieldset>"
-
-
-def _chips(names: list[str]) -> str:
-    buttons = "".join(
-        f'<button type="button" data-criterion="{escape(name)}" aria-pressed="false">'
-        f"{_symbol(look)}{escape(name) or 'unnamed'}</button>"
-        for name, look in style(names).items()
-    )
-    return f'<div class="chips" role="group" aria-label="Criterion">{buttons}</div>'
-
-
-def _symbol(look: tuple[str, str]) -> str:
-    colour, shape = look
-    return f'<svg viewBox="0 0 12 12" aria-hidden="true" fill="{colour}">{_SYMBOLS[shape]}</svg>'
+    return section(title, tables.before_after(before, after))
 
 
 def _films(found: Sequence[Film], drawn: Charts) -> str:
@@ -175,7 +105,7 @@ def _films(found: Sequence[Film], drawn: Charts) -> str:
         "Which class the network chooses where, and how sure it is, while more and more is removed in each criterion’s "
         "order. Dots are training data, outlined dots the reference samples."
     )
-    return _section("Decision boundaries", f'<p class="hint">{hint}</p>{"".join(parts)}') if parts else ""
+    return section("Decision boundaries", f'<p class="hint">{hint}</p>{"".join(parts)}') if parts else ""
 
 
 def _film(film: Film, name: str) -> str:
@@ -184,7 +114,7 @@ def _film(film: Film, name: str) -> str:
     tracks = "".join(
         f'<div><div class="frame"><img src="data:image/png;base64,{track.frames[first]}" '
         f'alt="{escape(f"Decision regions of {track.name}")}"><span></span></div>'
-        f"<p>{_symbol(looks[track.name])}<span>{escape(track.name)}</span>"
+        f"<p>{symbol(looks[track.name])}<span>{escape(track.name)}</span>"
         f'<span class="value">{track.accuracy[first]:.1f}\u202f%</span></p></div>'
         for track in film.tracks
     )
@@ -222,13 +152,13 @@ def _samples(rows: Sequence[Row], drawn: Charts) -> str:
         plots.append(f'<figure class="panel"><h3>{escape(dataset)}</h3>{chart}</figure>')
     evaluated = {name: name for name in samples.distinct(points, "evaluated")}
     pruned = samples.distinct((point for point in points if point["stage"] == "post"), "criterion")
-    tabs = _tabs("Evaluated on", "evaluated", evaluated) if len(evaluated) > 1 else ""
+    choices = tabs("Evaluated on", "evaluated", evaluated) if len(evaluated) > 1 else ""
     return (
-        _section(
+        section(
             "Accuracy against reference samples",
             '<p class="hint">Each line is the mean over runs, each band one standard deviation to both sides. '
             "The dashed line is the network before pruning.</p>"
-            f'<div class="bar">{tabs}{_chips(pruned)}</div><div class="trio">{"".join(plots)}</div>'
+            f'<div class="bar">{choices}{chips(style(pruned))}</div><div class="trio">{"".join(plots)}</div>'
             f"<details><summary>All accuracies</summary>{samples.samples_table(rows)}</details>",
         )
         if plots
@@ -256,9 +186,9 @@ def _ranks(rows: Sequence[Row]) -> str:
                 f"<summary>{escape(case)} · {titles[measure]}</summary>"
                 f'<div class="trio matrices">{shown}</div></details>'
             )
-    steer = f'<div class="bar">{_tabs("Measure", "similarity", titles, "choice")}</div>' if len(titles) > 1 else ""
+    steer = f'<div class="bar">{tabs("Measure", "similarity", titles, "choice")}</div>' if len(titles) > 1 else ""
     hint = "Orders in which criteria remove units, compared in pairs; each number is the mean over pairs of runs."
-    return _section("How alike the rankings are", f'<p class="hint">{hint}</p>{steer}{"".join(parts)}')
+    return section("How alike the rankings are", f'<p class="hint">{hint}</p>{steer}{"".join(parts)}')
 
 
 def _layers_and_classes(report: Report, drawn: Charts) -> str:
@@ -309,7 +239,7 @@ def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
         '<span class="scale" role="img" aria-label="blue through white to red"></span> for the class. '
         "Each map has its own scale.</p>"
     )
-    return _section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>') if maps else ""
+    return section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>') if maps else ""
 
 
 def _agreement(found: Agreement | None, drawn: Charts) -> str:
@@ -332,7 +262,7 @@ def _agreement(found: Agreement | None, drawn: Charts) -> str:
         "correlation over all pixels; 1 is the same map. Heatmaps of <em>different</em> images by the first network "
         "are the level to read them against: agreement no higher than that says nothing."
     )
-    return _section(
+    return section(
         "Does it still look at the same thing?",
         f'<p class="hint">{hint}</p><div class="pair">{"".join(plots)}</div>'
         + tables.agreement([group for group in found.groups if group.kind != "class"])
@@ -347,12 +277,12 @@ def _units(units: list[ClassUnit]) -> str:
     if len(names) > len(shown):
         hint += f" The first {len(shown)} of {len(names)} classes."
     table = tables.strongest_units([unit for unit in units if unit.class_name in shown])
-    return _section("Units that speak for a class", f'<p class="hint">{hint}</p>{table}') if units else ""
+    return section("Units that speak for a class", f'<p class="hint">{hint}</p>{table}') if units else ""
 
 
 def _notes(notes: list[str]) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return _section("Notes", f'<ul class="notes">{items}</ul>') if items else ""
+    return section("Notes", f'<ul class="notes">{items}</ul>') if items else ""
 
 
 def _reproduce(report: Report) -> str:
@@ -367,11 +297,7 @@ def _reproduce(report: Report) -> str:
         parts.append(f"<h3>Versions</h3><pre><code>{escape(text)}</code></pre>")
     if not parts:
         return ""
-    return _section(
+    return section(
         "How to get this again",
         f'<details class="settings"><summary>Command, settings and versions</summary>{"".join(parts)}</details>',
     )
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"

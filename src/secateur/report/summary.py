@@ -12,7 +12,11 @@ Row = Mapping[str, Any]
 Point = dict[str, Any]
 
 PANEL_KEYS = ("model", "dataset", "strategy", "budget_kind")
-POINT_KEYS = (*PANEL_KEYS, "criterion", "budget", "finetuned")
+POINT_KEYS = (*PANEL_KEYS, "criterion", "scored_on", "structured", "budget", "finetuned")
+BLIND = " (class-blind)"
+MASKED = " (masked weights)"
+# what a row means that does not say it
+_DEFAULTS = {"subset": "all", "scored_on": "subset", "structured": True}
 FIGURES = (
     "units",
     "params",
@@ -23,6 +27,9 @@ FIGURES = (
     "latency_ms",
     "latency_share",
     "size_bytes",
+    "weights",
+    "onnx_ms",
+    "onnx_share",
 )
 
 
@@ -50,14 +57,20 @@ def number(value: Any) -> float | None:
     return result if math.isfinite(result) else None
 
 
-def aggregate(rows: Iterable[Row]) -> list[Point]:
-    """Average over seeds.
+def aggregate(rows: Iterable[Row], *, by_subset: bool = False) -> list[Point]:
+    """Average over seeds, and over subsets of classes where there are several.
+
+    Args:
+        rows: tidy rows of ``compare``. Missing columns mean: subset "all", scored_on "subset", structured.
+        by_subset: one point for each subset of classes instead, its name under ``subset``.
 
     Returns:
-        One point per model, data set, strategy, kind of budget, criterion, budget and stage (fine-tuned or
-        not), in the order of first appearance; with the mean of every figure under its own name,
-        ``<figure>_low``, ``<figure>_high``, ``<figure>_std`` (sample standard deviation, ``None`` for one
-        seed), and ``seeds``, the number of rows.
+        One point per model, data set, strategy, kind of budget, criterion, samples it was scored on (``scored_on``:
+        those of the subset, or class-blind those of all classes), budget and stage (fine-tuned or not), in the order
+        of first appearance; with the mean of every figure under its own name, ``<figure>_low``, ``<figure>_high``,
+        ``<figure>_std`` (sample standard deviation, ``None`` for one seed), and ``seeds``, the number of rows. Of
+        several subsets, the spread is that of the seeds' means over the subsets. ``criterion`` of a point of
+        masked weights or class-blind scores says so; ``base`` leaves the latter out.
 
     Example:
         >>> rows = [{"criterion": "lrp", "budget": 0.5, "accuracy": a} for a in (0.8, 0.9)]
@@ -65,10 +78,49 @@ def aggregate(rows: Iterable[Row]) -> list[Point]:
         >>> round(point["accuracy"], 3), point["accuracy_low"], point["seeds"]
         (0.85, 0.8, 2)
     """
+    keys = (*POINT_KEYS, "subset") if by_subset else POINT_KEYS
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(tuple(_key(row, name) for name in POINT_KEYS), []).append(row)
-    return [_point(key, members) for key, members in groups.items()]
+        groups.setdefault(tuple(_key(row, name) for name in keys), []).append(row)
+    return [_point(dict(zip(keys, key, strict=True)), members) for key, members in groups.items()]
+
+
+def subsets(rows: Iterable[Row]) -> dict[str, str]:
+    """Classes of each subset, joined by commas, in the order of first appearance.
+
+    Example:
+        >>> subsets([{"subset": "pets", "classes": "cat;dog"}, {}])
+        {'pets': 'cat, dog', 'all': ''}
+    """
+    found: dict[str, str] = {}
+    for row in rows:
+        name = _key(row, "subset")
+        found[name] = found.get(name) or ", ".join(part for part in _key(row, "classes").split(";") if part)
+    return found
+
+
+def class_aware(rows: Sequence[Row]) -> bool:
+    """Whether rows tell subsets of classes apart, or class-blind scores."""
+    return len(subsets(rows)) > 1 or any(
+        _key(row, "subset") != "all" or _key(row, "scored_on") == "all" for row in rows
+    )
+
+
+def split_unpruned(rows: Iterable[Row]) -> tuple[dict[str, float], list[Row]]:
+    """Accuracy of the unpruned network by subset of classes (mean over its rows), and the rows of pruned networks.
+
+    Example:
+        >>> split_unpruned([{"criterion": "none", "strategy": "unpruned", "accuracy": 0.9}, {"criterion": "lrp"}])
+        ({'all': 0.9}, [{'criterion': 'lrp'}])
+    """
+    pruned: list[Row] = []
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("criterion") != "none" or row.get("strategy") != "unpruned":
+            pruned.append(row)
+        elif (accuracy := number(row.get("accuracy"))) is not None and not _key(row, "finetuned"):
+            found.setdefault(_key(row, "subset"), []).append(accuracy)
+    return {name: statistics.fmean(values) for name, values in found.items()}, pruned
 
 
 def panels(points: Sequence[Point]) -> list[Panel]:
@@ -88,6 +140,12 @@ def panels(points: Sequence[Point]) -> list[Panel]:
         title = " · ".join(words)
         found.append(Panel(title[:1].upper() + title[1:], members))
     return found
+
+
+def masked_panels(points: Iterable[Point]) -> list[Panel]:
+    """Panels of the points whose weights are masked alone; their budget is a share of the weights."""
+    masked = [point for point in points if not point["structured"]]
+    return panels([p | ({} if p["budget_kind"] == "ratio" else {"budget_kind": "weights"}) for p in masked])
 
 
 def criteria(points: Iterable[Point]) -> list[str]:
@@ -112,7 +170,9 @@ def best(points: Iterable[Point]) -> set[int]:
 
 def _key(row: Row, name: str) -> Any:
     value = row.get(name)
-    if name == "finetuned":
+    if (value is None or value != value) and name in _DEFAULTS:
+        return _DEFAULTS[name]
+    if name in ("finetuned", "structured"):
         return str(value).lower() in ("true", "1", "1.0")
     if name == "budget":
         share = number(value)
@@ -120,13 +180,26 @@ def _key(row: Row, name: str) -> Any:
     return "" if value is None or value != value else str(value)
 
 
-def _point(key: tuple[Any, ...], rows: Sequence[Row]) -> Point:
-    point: Point = dict(zip(POINT_KEYS, key, strict=True))
+def _point(point: Point, rows: Sequence[Row]) -> Point:
+    # structured criteria have the same names
+    point["base"] = point["criterion"] + ("" if point["structured"] else MASKED)
+    point["criterion"] = point["base"] + (BLIND if point["scored_on"] == "all" else "")
+    several = len({_key(row, "subset") for row in rows}) > 1
+    seeds: dict[str, list[Row]] = {}
+    for row in rows:
+        seeds.setdefault(_key(row, "seed"), []).append(row)
     for name in FIGURES:
-        values = [value for row in rows if (value := number(row.get(name))) is not None]
+        values = _values(rows, name)
+        # subsets are not equally hard: what their mean varies by is the seed
+        runs = [statistics.fmean(found) for these in seeds.values() if (found := _values(these, name))]
+        runs = runs if several else values
         point[name] = statistics.fmean(values) if values else None
-        point[f"{name}_low"] = min(values, default=None)
-        point[f"{name}_high"] = max(values, default=None)
-        point[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    point["seeds"] = len(rows)
+        point[f"{name}_low"] = min(runs, default=None)
+        point[f"{name}_high"] = max(runs, default=None)
+        point[f"{name}_std"] = statistics.stdev(runs) if len(runs) > 1 else None
+    point["seeds"] = len(seeds) if several else len(rows)
     return point
+
+
+def _values(rows: Iterable[Row], name: str) -> list[float]:
+    return [value for row in rows if (value := number(row.get(name))) is not None]

@@ -9,7 +9,7 @@ from html import escape
 
 from secateur.report import figures
 from secateur.report.records import AgreementGroup, ClassUnit, Measurement
-from secateur.report.summary import Panel, Point, best, criteria, number
+from secateur.report.summary import BLIND, Panel, Point, Row, best, criteria, number
 
 
 def before_after(before: Measurement | None, after: Measurement | None) -> str:
@@ -35,29 +35,39 @@ def before_after(before: Measurement | None, after: Measurement | None) -> str:
     return _table("", head, body)
 
 
-def by_budget(panel: Panel) -> str:
-    """Mean accuracy (in %) of each criterion at each budget; the best of a column is bold."""
-    budgets = sorted({p["budget"] for p in panel.points if p["budget"] is not None}, reverse=True)
+def by_budget(panel: Panel, *, brief: bool = False) -> str:
+    """Mean accuracy (in %) of each criterion at each budget; the best of a column is bold.
+
+    Args:
+        panel: points to compare.
+        brief: standard deviations in tooltips, lest the table outgrow the page.
+    """
+    kinds = {p["budget_kind"] for p in panel.points} - {""}
+    stays = f"{_kind(kinds.pop())} that stay" if len(kinds) == 1 else "budget"
+    goes = panel.points[0]["budget_kind"] == "ratio"
+    stays = "nominal share that goes" if goes else stays
+    budgets = sorted({p["budget"] for p in panel.points if p["budget"] is not None}, reverse=not goes)
     stages = [stage for stage in (False, True) if any(p["finetuned"] is stage for p in panel.points)]
     leaders = best(panel.points)
     cells = {(p["criterion"], p["finetuned"], p["budget"]): p for p in panel.points}
-    kinds = {p["budget_kind"] for p in panel.points} - {""}
-    stays = f"{_kind(kinds.pop())} that stay" if len(kinds) == 1 else "budget"
     head = f'<th scope="col" class="text">criterion · {escape(stays)}</th>'
     head += "".join(f'<th scope="col">{figures.percent(budget, 0)}</th>' for budget in budgets)
     head += '<th scope="col">mean</th>' if len(budgets) > 1 else ""
     body: list[str] = []
     for stage in stages:
         body += ["</tbody><tbody>"] if body else []
+        measured = {p["budget"] for p in panel.points if p["finetuned"] is stage}
         means = {
-            name: _mean([cells.get((name, stage, budget)) for budget in budgets]) for name in criteria(panel.points)
+            name: _mean([cells.get((name, stage, budget)) for budget in budgets if budget in measured])
+            for name in criteria(panel.points)
         }
         top = max((mean for mean in means.values() if mean is not None), default=None)
         for name in criteria(panel.points):
             row = [cells.get((name, stage, budget)) for budget in budgets]
             if not any(row):
                 continue
-            texts = [figures.ABSENT if p is None else _bold(p, "accuracy", id(p) in leaders) for p in row]
+            show = _brief if brief else _bold
+            texts = [figures.ABSENT if p is None else show(p, "accuracy", id(p) in leaders) for p in row]
             if len(budgets) > 1:
                 mean = means[name]
                 text = figures.ABSENT if mean is None else f"{100 * mean:.1f}"
@@ -96,6 +106,35 @@ def every_setting(panels: Sequence[Panel]) -> str:
             body.append(_line(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
         tables.append(_table(escape(panel.title), head, body))
     return "".join(tables)
+
+
+def preparation(timings: Sequence[Row]) -> str:
+    """Time that each criterion takes to score, cut and train again, and the accuracy that goes with it.
+
+    Args:
+        timings: with criterion; scoring_s, surgery_s, retraining_s (seconds) and any column whose name begins with
+            "accuracy" (0..1) are shown where some row has them.
+    """
+    times = [name for name in _TIMES if any(number(row.get(name)) is not None for row in timings)]
+    found = dict.fromkeys(name for row in timings for name in row if name.startswith("accuracy"))
+    accuracies = [name for name in found if any(number(row.get(name)) is not None for row in timings)]
+    heads = [_TIMES[name] for name in times] + ["all together"] * (len(times) > 1)
+    heads += [f"{name.replace('_', ' ')}, %" for name in accuracies]
+    head = '<th scope="col" class="text">criterion</th>'
+    head += "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
+    tops = {name: max((number(row.get(name)) or 0.0 for row in timings), default=0.0) for name in accuracies}
+    body = []
+    for row in timings:
+        known = [number(row.get(name)) for name in times]
+        cells = [figures.seconds(value) for value in known]
+        cells += [figures.seconds(sum(value or 0.0 for value in known))] * (len(times) > 1)
+        for name in accuracies:
+            value = number(row.get(name))
+            text = figures.ABSENT if value is None else f"{100 * value:.1f}"
+            cells.append(f"<strong>{text}</strong>" if value is not None and value == tops[name] else text)
+        label = str(row.get("criterion", "")) + (BLIND if row.get("scored_on") == "all" else "")
+        body.append(_line(f'<th scope="row">{escape(label) or "–"}</th>', cells))
+    return _table("", head, body)
 
 
 def agreement(groups: Sequence[AgreementGroup], caption: str = "") -> str:
@@ -142,6 +181,7 @@ def _unit(unit: ClassUnit) -> str:
     return f"{unit.unit} <span class='hint'>({figures.plain(unit.relevance, 2)})</span>"
 
 
+_TIMES = {"scoring_s": "scoring", "surgery_s": "surgery", "retraining_s": "training again"}
 _SHARES = (
     ("macs", "MACs, %"),
     ("params", "parameters, %"),
@@ -149,6 +189,8 @@ _SHARES = (
     ("accuracy", "accuracy, %"),
     ("balanced_accuracy", "balanced, %"),
     ("latency_share", "latency, %"),
+    ("onnx_share", "ONNX latency, %"),
+    ("weights", "weights, %"),
 )
 
 
@@ -190,6 +232,12 @@ def _mean(row: Sequence[Point | None]) -> float | None:
 def _bold(point: Point, name: str, bold: bool) -> str:
     text = figures.spread(point, name)
     return f"<strong>{text}</strong>" if bold else text
+
+
+def _brief(point: Point, name: str, bold: bool) -> str:
+    mean, _, spread = figures.spread(point, name).partition(" ± ")
+    mean = f"<strong>{mean}</strong>" if bold else mean
+    return f'<span title="± {spread}">{mean}</span>' if spread else mean
 
 
 def _line(head: str, cells: Iterable[str], text: int = 0) -> str:

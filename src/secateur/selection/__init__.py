@@ -2,6 +2,7 @@
 
 from secateur.selection.budget import Budget, UnreachableBudgetError
 from secateur.selection.latency import LatencyModel
+from secateur.selection.nominal import select_nominal
 from secateur.selection.plan import Cut, Plan, merge_cuts
 from secateur.selection.select import STRATEGIES, select
 from secateur.selection.timing import LatencyTable
@@ -16,4 +17,5 @@ __all__ = [
     "UnreachableBudgetError",
     "merge_cuts",
     "select",
+    "select_nominal",
 ]

@@ -37,12 +37,23 @@ def _per_cost(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
 
 def _per_layer(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
     """Rank within the group, as a share of its size: all groups shrink alike."""
-    key = np.empty(len(scores.values))
-    for group in scores.structure.groups:
-        order = np.argsort(scores.values[group.units], kind="stable")
-        ranks = np.empty(group.size)
-        ranks[order] = (np.arange(group.size) + 0.5) / group.size
-        key[group.units] = ranks
+    return _standing(scores.values, scores.structure.group_of)
+
+
+def _isomorphic(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
+    """Rank within all groups of one make, as a share of their size: only like is compared with like."""
+    numbers: dict[tuple[object, ...], int] = {}
+    makes = [numbers.setdefault(make, len(numbers)) for make in scores.structure.makes]
+    return _standing(scores.values, np.array(makes)[scores.structure.group_of])
+
+
+def _standing(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Rank of each value among those with the same number, as a share: (rank + 1/2) / how many."""
+    key = np.empty(len(values))
+    for number in np.unique(among):
+        members = np.flatnonzero(among == number)
+        order = np.argsort(values[members], kind="stable")
+        key[members[order]] = (np.arange(len(members)) + 0.5) / len(members)
     return key
 
 
@@ -50,6 +61,7 @@ STRATEGIES: dict[str, Callable[[Scores, UnitCosts, np.ndarray], np.ndarray]] = {
     "global": _global,
     "per-cost": _per_cost,
     "per-layer": _per_layer,
+    "isomorphic": _isomorphic,
 }
 
 
@@ -88,8 +100,9 @@ def select(
         scores: of all units.
         budget: the share that stays.
         strategy: ``global`` (raw scores), ``per-cost`` (score divided by the unit's marginal cost in the budget's
-            measure; MACs for unit budgets, milliseconds for latency) or ``per-layer`` (rank within the group: the same
-            share everywhere).
+            measure; MACs for unit budgets, milliseconds for latency), ``per-layer`` (rank within the group: the same
+            share everywhere) or ``isomorphic`` (rank within all groups of one make, see `Structure.makes`: the same
+            share of each make; Fang et al., "Isomorphic pruning for vision models", 2024).
         order: ``least`` relevant first, or ``most``, for control experiments.
         min_keep: units that stay in every group.
         round_to: units that stay in a group are a multiple of this, wherever it gives any up; ``auto``: what runs

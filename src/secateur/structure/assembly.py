@@ -49,6 +49,30 @@ class Assembly:
             raise RequestError(f"the network has no prunable units ({reasons or 'it has no weighted layer'}){remedy}")
         return built
 
+    def outputs(self, nodes: Nodes | None) -> tuple[Structure, np.ndarray]:
+        """The structure, and the number of the unit that each index hangs on alone, [size].
+
+        Raises:
+            RequestError: when one cannot go, or not alone, with the reason.
+        """
+        self._refuse_stuck(nodes)
+        built = self.structure()
+        self._refuse_stuck(nodes)  # putting it together may lock more
+        found = self._units(nodes)
+        assert found is not None
+        return built, found[0]
+
+    def _refuse_stuck(self, nodes: Nodes | None) -> None:
+        con = self.conditions
+        leaves = [] if nodes is None else [sorted(con.leaves(root)) for root in con.roots(nodes).tolist()]
+        if not leaves or not all(leaves):
+            raise RequestError("an output is made by, or combined with, what cannot be cut")
+        reason = next(filter(None, (con.reason(leaf) for found in leaves for leaf in found)), None)
+        if reason:
+            raise RequestError(f"an output {reason}")
+        if any(len(found) > 1 for found in leaves) or len({found[0] for found in leaves}) < len(leaves):
+            raise RequestError("outputs hang together: one cannot go alone")
+
     def _lock_outer_folds(self) -> None:
         """Of a dimension that code folds in two, the outer part goes only where it is heads or groups."""
         con = self.conditions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -78,6 +78,31 @@ class Structure:
     def group_of(self) -> np.ndarray:
         """Number of the group of each unit, [U]."""
         return np.repeat(np.arange(len(self.groups)), [group.size for group in self.groups])
+
+    @cached_property
+    def makes(self) -> tuple[tuple[object, ...], ...]:
+        """How each group is made and read, whatever its width: groups with the same make are isomorphic.
+
+        The kind of units, and the operations (with kernel sizes, strides left out) that make and that read them.
+        """
+        operation = {w.call.name: (w.call.op, w.call.weight_shape[2:], w.passes_on) for w in self.work if w.call.name}
+        readers: list[set[str]] = [set() for _ in self.groups]
+        for name, unit in self.read.items():
+            for number in np.unique(self.group_of[unit[unit >= 0]]):
+                readers[number].add(name)
+
+        def operations(names: Iterable[str]) -> tuple[object, ...]:
+            return tuple(sorted(operation[name] for name in names if name in operation))
+
+        return tuple(
+            (group.kind, operations(group.layers), operations(names))
+            for group, names in zip(self.groups, readers, strict=True)
+        )
+
+    def first_layers(self, count: int) -> tuple[str, ...]:
+        """Names of those of the first ``count`` weighted layers, in order of execution, whose units could go."""
+        names = {name for group in self.groups for name in group.layers}
+        return tuple(layer.name for layer in self.layers[:count] if layer.name in names)
 
     @cached_property
     def _terms(self) -> dict[str, list[_Term]]:

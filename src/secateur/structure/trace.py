@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -52,6 +53,49 @@ def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Str
         >>> structure.locked[0].reason
         'is an output of the network'
     """
+    assembly, outputs = _watched(model, example_inputs, stream)
+    for tensor in outputs:
+        assembly.labels.lock(tensor, _OUTPUT)
+    return assembly.structure()
+
+
+def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.ndarray]:
+    """The structure of a classifier whose outputs can go as well, one by one.
+
+    Args:
+        model: gives logits [N, K], alone or as the first of several tensors; see `trace`.
+        example_inputs: see `trace`.
+
+    Returns:
+        The structure, and for each output the number of its unit, [K].
+
+    Raises:
+        RequestError: as `trace`, and when outputs cannot go one by one, with the reason.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> structure, outputs = trace_outputs(net, torch.zeros(1, 4))
+        >>> structure.group("2").units, outputs.tolist()
+        (slice(8, 11, None), [8, 9, 10])
+    """
+    assembly, outputs = _watched(model, example_inputs, stream=False)
+    if not outputs or outputs[0].ndim != 2:
+        shape = list(outputs[0].shape) if outputs else "of no tensor"
+        raise RequestError(f"the network's output is {shape}, not [samples, classes]")
+    logits, *others = outputs
+    assembly.labels.lock(logits, _OUTPUT, [0])
+    for tensor in others:
+        assembly.labels.lock(tensor, "is also given out beside the logits")
+    return assembly.outputs(assembly.labels.of(logits)[1])
+
+
+_OUTPUT = "is an output of the network"
+ASIDE = "_secateur_aside"
+"""Attribute of forward hooks that are no part of the network's structure; set to True, they do not run in a trace."""
+
+
+def _watched(model: nn.Module, example_inputs: Any, stream: bool) -> tuple[Assembly, list[torch.Tensor]]:
+    """What one pass taught, nothing assembled yet; and the tensors that it gave."""
     args, kwargs = arguments(example_inputs)
     tensors = list(tensors_in((args, kwargs)))
     batch = int(tensors[0].shape[0]) if tensors and tensors[0].ndim else 1
@@ -62,7 +106,7 @@ def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Str
     labels.hold(tensors)
     watcher = _Watcher(labels, batch, stream)
     recorder = Recorder(model, labels)
-    with borrowed(model), recorder.watching(model):
+    with borrowed(model), _without_hooks(model), recorder.watching(model):
         try:
             with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), recorder, watcher:
                 output = model(*args, **kwargs)
@@ -71,10 +115,10 @@ def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Str
         except Exception as error:  # the user's own code may raise anything; the remedy is the same
             raise RequestError(failure(error, tensors)) from error
     outputs = list(tensors_in(list(output.values()) if isinstance(output, dict) else output))
-    for tensor in outputs or _attributes(output):
+    outputs = outputs or list(_attributes(output))
+    for tensor in outputs:
         watcher.rules.used(tensor)
-        labels.lock(tensor, "is an output of the network")
-    return Assembly(model, watcher.rules, recorder.scopes, describe(example_inputs)).structure()
+    return Assembly(model, watcher.rules, recorder.scopes, describe(example_inputs)), outputs
 
 
 def failure(error: Exception, tensors: Sequence[torch.Tensor]) -> str:
@@ -146,6 +190,22 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes:
             module.training = mode
+
+
+@contextlib.contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    """Hooks that are to stand aside do, in their old order afterwards: what they do must not become the network's."""
+    before = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
+    for hooks, all_ in before:
+        for key, hook in all_.items():
+            if getattr(hook, ASIDE, False):
+                del hooks[key]
+    try:
+        yield
+    finally:
+        for hooks, all_ in before:
+            hooks.clear()
+            hooks.update(all_)
 
 
 class _Watcher(TorchDispatchMode):

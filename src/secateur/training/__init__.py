@@ -1,5 +1,6 @@
 """Training and fine-tuning."""
 
+from secateur.training.distillation import DistillationSettings
 from secateur.training.fit import TrainingHistory, TrainSettings, fit
 
-__all__ = ["TrainSettings", "TrainingHistory", "fit"]
+__all__ = ["DistillationSettings", "TrainSettings", "TrainingHistory", "fit"]

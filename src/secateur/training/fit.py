@@ -31,6 +31,7 @@ from secateur.core.files import atomic_path
 from secateur.core.progress import track
 from secateur.core.randomness import derive_seed
 from secateur.data import loader
+from secateur.training.distillation import DistillationSettings, Teacher, check_teacher
 
 
 class TrainSettings(BaseModel):
@@ -62,6 +63,7 @@ class TrainSettings(BaseModel):
     workers: int = Field(default=0, ge=0)
     seed: int = 0
     device: str = "auto"
+    distillation: DistillationSettings | None = Field(default=None, description="learn from a teacher as well")
 
 
 @dataclass
@@ -88,6 +90,7 @@ def fit(
     val: Dataset[Any] | None,
     settings: TrainSettings,
     state_file: str | Path | None = None,
+    teacher: nn.Module | None = None,
 ) -> TrainingHistory:
     """Train ``model`` in place; it ends in eval mode on the CPU, with the kept epoch's weights.
 
@@ -102,10 +105,13 @@ def fit(
         settings: see `TrainSettings`. The optimiser is always built anew.
         state_file: the whole state is written there after each epoch (without pickled code); when it exists,
             training goes on from it, with the same result as an uninterrupted run on the same machine.
+        teacher: a network to learn from by ``settings.distillation``; a copy of it is asked, in eval mode, and it stays
+            as it is.
 
     Raises:
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
-            parameters, a precision the device lacks, or a state file of another request.
+            parameters, a precision the device lacks, a state file of another request, or distillation without a
+            teacher of the same outputs.
         SecateurError: when the loss is no longer finite, or the state cannot be written.
     """
     samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
@@ -113,6 +119,7 @@ def fit(
         raise RequestError("cannot train on an empty data set")
     if not any(p.requires_grad for p in model.parameters()):
         raise RequestError("the network has no trainable parameters; set requires_grad on some")
+    check_teacher(settings.distillation, teacher)
     device = choose_device(settings.device)
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise RequestError("mixed_precision fp16 needs a GPU; on the CPU use bf16 or no")
@@ -120,7 +127,8 @@ def fit(
         if settings.epochs == 0:
             return TrainingHistory()
         with _accelerator(device) as accelerator:
-            return _Training(model, train, val if samples[1] else None, settings, accelerator).run(state_file, samples)
+            training = _Training(model, train, val if samples[1] else None, settings, accelerator, teacher)
+            return training.run(state_file, samples)
     finally:
         model.__dict__.pop("_is_accelerate_prepared", None)
         model.zero_grad(set_to_none=True)
@@ -162,7 +170,11 @@ class _Training:
         val: Dataset[Any] | None,
         settings: TrainSettings,
         accelerator: Accelerator,
+        teacher: nn.Module | None = None,
     ) -> None:
+        distillation, device = settings.distillation, accelerator.device
+        # copied first: a network may be its own teacher, as it was
+        self.teacher = Teacher(teacher, distillation, device) if teacher is not None and distillation else None
         # channels-last halves the time of convolutions on CPUs
         model.to(memory_format=torch.channels_last)
         self.model, self.train = model, train
@@ -227,9 +239,14 @@ class _Training:
             rate = settings.learning_rate * self._rate(epoch * self.steps + index)
             for group in optimiser.param_groups:
                 group["lr"] = rate
+            if inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(**self.autocast):
                 logits = self._logits(inputs, targets)
+                answers = None if self.teacher is None else self.teacher.logits(inputs)
             loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
+            if self.teacher is not None and answers is not None:
+                loss = self.teacher.loss(logits, answers, loss)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
@@ -244,8 +261,6 @@ class _Training:
         return total / count
 
     def _logits(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if inputs.ndim == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         try:
             output = self.wrapped(inputs)
         except ValueError as error:
@@ -292,6 +307,7 @@ class _Training:
         state = {
             "settings": self.settings.model_dump_json(),
             "samples": list(samples),
+            "teacher": None if self.teacher is None else self.teacher.digest,
             "epoch": epochs_done,
             "model": _copy(self.model),
             "best": self.kept,
@@ -322,9 +338,15 @@ class _Training:
             ) from error
         # where the work runs may change between two runs
         here = {"device": self.settings.device, "workers": self.settings.workers}
-        if settings.model_copy(update=here) != self.settings or tuple(size) != samples:
+        taught = None if self.teacher is None else self.teacher.digest
+        if (
+            settings.model_copy(update=here) != self.settings
+            or tuple(size) != samples
+            or state.get("teacher") != taught
+        ):
             raise RequestError(
-                f"'{path}' belongs to a training with other settings or data; delete it or choose another --out"
+                f"'{path}' belongs to a training with other settings or data, or another teacher; "
+                "delete it or choose another --out"
             )
         try:
             self.model.load_state_dict(model)

@@ -1,0 +1,290 @@
+"""What each weighted layer makes, as one figure per image and channel, behind its norm or its activation.
+
+One forward pass over images, watched by a torch function mode. Axes: N images, C channels, P positions (space, tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from secateur.attribution.borrow import borrowed
+from secateur.attribution.layers import conv_call, conv_transpose_call, linear_call
+from secateur.attribution.operations import bound, in_place
+from secateur.core.errors import RequestError
+from secateur.structure.attention import multi_head_attention
+from secateur.structure.base import tensors_in
+
+Stage = Literal["norm", "activation"]
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+_CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
+_TRANSPOSED = frozenset("conv_transpose1d conv_transpose2d conv_transpose3d".split())
+_PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm addmm".split())
+_NORMS = frozenset("batch_norm instance_norm group_norm layer_norm rms_norm".split())
+_NONLINEARITIES = frozenset(
+    "relu relu6 threshold leaky_relu prelu rrelu elu celu selu gelu silu hardswish mish sigmoid hardsigmoid logsigmoid "
+    "tanh hardtanh softplus softsign tanhshrink hardshrink softshrink clamp clip clamp_min clamp_max".split()
+)
+# the same values in the same order, at most with other dimensions; dropout does nothing in eval mode
+_SAME = frozenset(
+    "view view_as reshape reshape_as flatten unflatten squeeze unsqueeze ravel contiguous clone detach to type type_as "
+    "float double half bfloat16 cpu cuda dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout "
+    "feature_alpha_dropout".split()
+)
+_PERMUTATIONS = frozenset("permute transpose swapaxes swapdims movedim moveaxis t adjoint".split())
+_CONCATENATIONS = frozenset("cat concat concatenate".split())
+_SCALES = frozenset("mul multiply div divide true_divide truediv".split())
+
+
+def maps(
+    model: nn.Module, batches: Iterable[torch.Tensor], reduce: Reduce, stage: Stage = "norm"
+) -> dict[str, torch.Tensor]:
+    """A figure of every map that the weighted layers make, [N, C] float64 on the CPU, by layer name.
+
+    Args:
+        model: any network; it comes back as it was.
+        batches: inputs, [N, ...] each.
+        reduce: maps [N, C, P] to figures [N, C]; neurons that read one vector per image have P = 1.
+        stage: ``norm``: behind the norm that reads the layer's output and nothing else before it, the bare output where
+            there is none; ``activation``: behind the first nonlinearity that the output reaches elementwise (through
+            norms, sums, scales, concatenation), as at ``norm`` where there is none. What has left a nonlinearity
+            belongs to no later one: behind a residual sum, a ReLU belongs to the layers that were just added.
+
+    Returns:
+        By layer in order of execution; the mean over its calls for a layer that is called several times. Layers that do
+        not depend on the inputs are left out.
+
+    Raises:
+        RequestError: for no inputs, an unknown stage, or code that cannot be watched.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
+        >>> found = maps(net, [torch.randn(5, 3, 4, 4)], lambda maps_NCP: maps_NCP.amin(2), "activation")
+        >>> {name: list(figures.shape) for name, figures in found.items()}, bool((found["0"] >= 0).all())
+        ({'0': [5, 4], '3': [5, 2]}, True)
+    """
+    if stage not in get_args(Stage):
+        raise RequestError(f"unknown stage '{stage}'; known: {', '.join(get_args(Stage))}")
+    parts: list[dict[str, torch.Tensor]] = []
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with borrowed(model), torch.no_grad():
+        for inputs in batches:
+            given = inputs.detach().to(device).clone()  # the network may go on in place
+            watch = _Watch(model, given, reduce, stage)
+            with watch:
+                output = model(given)
+            watch.check_seen(output)
+            parts.append(watch.figures())
+    if not parts:
+        raise RequestError("there are no reference samples to look at")
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of a weighted layer.
+
+    Attributes:
+        name: of the layer.
+        rows: of its weight, and the ``first`` that this call uses (packed projections are called in parts).
+        figure: [N, C], replaced when a norm or nonlinearity is met.
+        normed, activated: whether it was.
+    """
+
+    name: str
+    rows: int
+    first: int
+    figure: torch.Tensor
+    normed: bool = False
+    activated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a call's channels are in a tensor: from ``start`` along ``dim``; ``bare``: nothing but shapes changed."""
+
+    call: _Call
+    dim: int
+    start: int = 0
+    bare: bool = True
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, model: nn.Module, inputs: torch.Tensor, reduce: Reduce, stage: Stage) -> None:
+        super().__init__()
+        self.samples, self.reduce, self.stage = len(inputs), reduce, stage
+        self.calls: list[_Call] = []
+        self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
+        # of every tensor that depends on the inputs
+        self._places: Any = WeakTensorKeyDictionary()
+        self._places[inputs] = ()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "multi_head_attention_forward":
+            with self:
+                return multi_head_attention(*args, **kwargs)
+        known = [t for t in tensors_in((args, kwargs)) if t in self._places]
+        result = func(*args, **kwargs)
+        if known:
+            found = self._follow(func, name, args, kwargs, known, result) if isinstance(result, torch.Tensor) else ()
+            for tensor in tensors_in((result, args[:1] if in_place(name, kwargs) else ())):
+                self._places[tensor] = found
+        return result
+
+    def figures(self) -> dict[str, torch.Tensor]:
+        """[N, C] by layer, the mean over its calls."""
+        sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for call in self.calls:
+            figure = call.figure.to("cpu", torch.float64)
+            rows = max(call.rows, figure.shape[1])
+            total, count = sums.setdefault(call.name, (figure.new_zeros(self.samples, rows), figure.new_zeros(rows)))
+            total[:, call.first : call.first + figure.shape[1]] += figure
+            count[call.first : call.first + figure.shape[1]] += 1
+        return {name: total / count.clamp(min=1) for name, (total, count) in sums.items()}
+
+    def check_seen(self, output: Any) -> None:
+        """Refuse an output that was made by code that a function mode does not see."""
+        tensors = list(tensors_in(output))
+        if tensors and not any(t in self._places for t in tensors):
+            raise RequestError(
+                "the network's output comes from code that cannot be watched (a scripted or compiled module, or an "
+                "autograd function of its own), or does not depend on the inputs; give the network in plain PyTorch"
+            )
+
+    def _follow(
+        self, func: Any, name: str, args: Any, kwargs: Any, known: list[torch.Tensor], result: torch.Tensor
+    ) -> tuple[_Place, ...]:
+        """Places in the result, after a look where they are at a norm or a nonlinearity."""
+        made = self._made(name, args, kwargs, result)
+        if made is not None:
+            return made
+        x = args[0] if args else kwargs.get("input")
+        places: tuple[_Place, ...] = self._places.get(x, ()) if isinstance(x, torch.Tensor) else ()
+        if _is(name, _NORMS):
+            for place in places:
+                if place.bare and not place.call.normed:
+                    place.call.figure, place.call.normed = self._figure(place, result), True
+            return _passed(places)
+        if _is(name, _NONLINEARITIES):
+            for place in places if self.stage == "activation" else ():
+                if not place.call.activated:
+                    place.call.figure, place.call.activated = self._figure(place, result), True
+            return ()
+        if name in _SAME and places:
+            return _reshaped(places, x.shape, result.shape)
+        if name in _PERMUTATIONS and places:
+            return _permuted(places, func, args, kwargs)
+        if _is(name, frozenset({"add"})):
+            return tuple(p for t in known if t.shape == result.shape for p in _passed(self._places[t]))
+        if _is(name, _SCALES) and len(known) == 1 and known[0].shape == result.shape:
+            return _passed(self._places[known[0]])
+        if _is(name, _CONCATENATIONS):
+            return self._concatenated(args, kwargs, result.ndim)
+        return ()
+
+    def _made(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> tuple[_Place, ...] | None:
+        """The place of what a weighted layer made; None for any other operation."""
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            weight = bound(conv_call if name in _CONVOLUTIONS else conv_transpose_call, args, kwargs)["weight"]
+            dim = 1
+        elif name == "linear":
+            weight, dim = bound(linear_call, args, kwargs)["weight"], result.ndim - 1
+        elif name in _PRODUCTS:
+            # a product with a matrix that is a parameter is a linear layer
+            weights = [t for t in tensors_in((args, kwargs)) if t.ndim == 2 and self._owner(t) is not None]
+            if not weights:
+                return None
+            weight = weights[0]
+            left = weight is args[0] and name not in ("__rmatmul__", "addmm")
+            dim = result.ndim - (2 if left else 1)
+        else:
+            return None
+        owner = self._owner(weight)
+        if owner is None:
+            return ()
+        call = _Call(*owner, figure=torch.empty(0))
+        place = _Place(call, dim)
+        call.figure = self._figure(place, result, result.shape[dim])
+        self.calls.append(call)
+        return (place,)
+
+    def _owner(self, weight: torch.Tensor) -> tuple[str, int, int] | None:
+        """Layer, rows of its weight and first row of a weight that is a parameter, a transposed one or rows of one."""
+        if id(weight) in self._names:
+            return self._names[id(weight)], 0, 0
+        base = weight._base
+        if base is None or id(base) not in self._names:
+            return None
+        if weight.ndim == base.ndim == 2 and weight.stride() == base.stride()[::-1] and weight.shape == base.T.shape:
+            return self._names[id(base)], 0, 0
+        if weight.stride(0) != base.stride(0):
+            return None
+        return self._names[id(base)], base.shape[0], int(weight.storage_offset()) // max(1, base.stride(0))
+
+    def _figure(self, place: _Place, tensor: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        """[N, C] of the call's channels in a tensor."""
+        dim = place.dim
+        if tensor.shape[0] != self.samples or dim == 0:
+            if dim == 0 or tensor.shape[0] % self.samples:
+                raise RequestError(
+                    f"layer '{place.call.name}' makes shape {list(tensor.shape)} for {self.samples} samples; channels "
+                    "are looked at per sample, so samples must be the first dimension (windows may be folded into it)"
+                )
+            dim, tensor = dim + 1, tensor.unflatten(0, (self.samples, -1))  # windows
+        count = place.call.figure.shape[1] if count is None else count
+        maps_NC = tensor.detach().movedim(dim, 1).narrow(1, place.start, count)
+        return self.reduce(maps_NC.flatten(2) if maps_NC.ndim > 2 else maps_NC.unsqueeze(2))
+
+    def _concatenated(self, args: Any, kwargs: Any, ndim: int) -> tuple[_Place, ...]:
+        """Channels one behind the other; where something else is put together, a map is no longer what was made."""
+        parts = args[0] if args else kwargs["tensors"]
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % ndim
+        found, offset = [], 0
+        for part in parts:
+            for place in self._places.get(part, ()):
+                if place.dim == dim:
+                    found.append(replace(place, start=place.start + offset, bare=False))
+            offset += part.shape[dim]
+        return tuple(found)
+
+
+def _is(name: str, names: frozenset[str]) -> bool:
+    """Whether an operation is one of the named ones, also as ``name_``, ``__name__``, ``__iname__``, ``__rname__``."""
+    if not name.startswith("__"):
+        return name.removesuffix("_") in names
+    bare = name.strip("_")
+    return bare in names or (bare[:1] in ("i", "r") and bare[1:] in names)
+
+
+def _passed(places: tuple[_Place, ...]) -> tuple[_Place, ...]:
+    return tuple(replace(place, bare=False) for place in places)
+
+
+def _reshaped(places: tuple[_Place, ...], before: torch.Size, after: torch.Size) -> tuple[_Place, ...]:
+    """A dimension is the same one when it has the same size and as many values stand before it."""
+    found = []
+    for place in places:
+        ahead = math.prod(before[: place.dim])
+        for dim, size in enumerate(after):
+            if size == before[place.dim] and math.prod(after[:dim]) == ahead:
+                found.append(replace(place, dim=dim))
+                break
+    return tuple(found)
+
+
+def _permuted(places: tuple[_Place, ...], func: Any, args: Any, kwargs: Any) -> tuple[_Place, ...]:
+    """Where a permutation of dimensions moves the channels, seen on a tensor whose dimensions all differ in size."""
+    x = args[0] if args else kwargs["input"]
+    probe = torch.empty(tuple(range(2, 2 + x.ndim)), device="meta")
+    moved = func(probe, *args[1:], **kwargs) if args else func(**kwargs | {"input": probe})
+    return tuple(replace(place, dim=list(moved.shape).index(2 + place.dim)) for place in places)

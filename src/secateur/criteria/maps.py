@@ -1,0 +1,180 @@
+"""Criteria from the maps that layers make, in one forward pass: OCAP, CAP, APoZ. Axes: N images, U units, P positions.
+
+Sources: Hu et al., "Network trimming" (2016) for APoZ; published class-aware pruning by per-image activation thresholds
+(OCAP) and by mean activations (CAP).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from secateur.attribution import maps
+from secateur.core.errors import RequestError
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
+from secateur.criteria.base import Criterion, Scores, register
+from secateur.criteria.samples import check_count, first_balanced
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("ocap")
+@dataclass(frozen=True)
+class OCAP(Criterion):
+    """Per-image thresholds: the ratio up to which at least one image keeps the unit.
+
+    In every image, each channel of a layer has the L2 norm of its map behind the norm; at a nominal ratio r the
+    ⌊r·C⌋ lowest of the layer's C channels are off in that image, and one stays on at least. A unit stays when any image
+    (and any layer that makes it) keeps it. The score serves all ratios:
+
+        score = (max_n rank_n + t) / C,
+
+    with rank_n the unit's rank among the layer's units in image n (0 = lowest) and t in (0, 1) its mean rank, as a
+    tie-break. `kept_at` reads off what stays at a ratio. To scale an image's norms within the layer, as published, does
+    not change ranks. The nominal ratio is not the share that goes: what any image keeps stays, so that fewer go.
+
+    Among equal norms in an image, the unit that is weaker on average ranks lower.
+
+    Args:
+        leaky: a leaky ReLU (slope 0.01) before the norm of the map.
+        images: reference samples it looks at: the first ones, from the classes in turn; None: all.
+    """
+
+    leaky: bool = False
+    images: int | None = None
+    standing: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("images", self.images)
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; ranks have no mean to deviate from: ``centred`` is ignored."""
+        chosen = first_balanced(reference, self.images, self.name)
+        squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares, "norm")
+        scores = np.zeros(structure.num_units)
+        for layer, figures_NC in squares.items():
+            if layer not in structure.made:
+                continue
+            made = over_makers(structure, {layer: figures_NC.numpy()})
+            here = np.isin(np.arange(structure.num_units), structure.made[layer])
+            for group in structure.groups:
+                if here[group.units].any():
+                    scores[group.units] = np.maximum(scores[group.units], _rank_scores(made[:, group.units]))
+        return scores
+
+    def _squares(self, maps_NCP: torch.Tensor) -> torch.Tensor:
+        """Squared L2 norms: those of a unit's channels add up, and rank as the norms do."""
+        if self.leaky:
+            maps_NCP = F.leaky_relu(maps_NCP)
+        norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 2, 2, dtype=torch.float64)
+        return norms**2
+
+
+def _rank_scores(figures_NU: np.ndarray) -> np.ndarray:
+    """(max rank + mean rank as a tie-break) / C, [C]."""
+    count = figures_NU.shape[1]
+    means = np.broadcast_to(figures_NU.mean(0), figures_NU.shape)
+    ranks = np.lexsort((means, figures_NU), axis=-1).argsort(-1)
+    return np.asarray((ranks.max(0) + (ranks.mean(0) + 0.5) / count) / count)
+
+
+def kept_at(scores: Scores, ratio: float) -> np.ndarray:
+    """Which units stay at a nominal ratio of OCAP, [U] bool: ⌊score·C⌋ ≥ min(⌊ratio·C⌋, C - 1) in their group of C.
+
+    Args:
+        scores: by `OCAP`, or another criterion with a `Criterion.standing`.
+        ratio: share of a layer's channels that each image switches off, 0 to 1; the floor forgives the error of a
+            decimal fraction (0.29 of 100 channels are 29).
+
+    Raises:
+        RequestError: for scores of another criterion, or a ratio that is no share.
+
+    Example:
+        >>> from secateur.criteria import score
+        >>> from secateur.structure import trace
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> reference = ReferenceSet(torch.randn(1, 2), torch.tensor([0]), (0,))
+        >>> scores = score(net, trace(net, reference.inputs), reference, "ocap")
+        >>> [int(kept_at(scores, ratio).sum()) for ratio in (0, 0.25, 0.5, 1)]  # of one image
+        [4, 3, 2, 1]
+    """
+    if not scores.standing:
+        raise RequestError(
+            f"the scores of '{scores.criterion}' do not say what stays at a nominal ratio; take criterion 'ocap'"
+        )
+    if not 0 <= ratio <= 1:
+        raise RequestError(f"a nominal ratio is between 0 and 1, got {ratio}")
+    keep = np.ones(scores.structure.num_units, bool)
+    for group in scores.structure.groups:
+        off = min(math.floor(ratio * group.size + 1e-9), group.size - 1)
+        # the tie-break keeps score·C away from integers by far more than rounding
+        keep[group.units] = np.floor(scores.values[group.units] * group.size) >= off
+    return keep
+
+
+@register("cap")
+@dataclass(frozen=True)
+class CAP(Criterion):
+    """Mean over images of the L1 norm of the unit's maps behind the norm, summed over the layers that make it.
+
+    Args:
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+    """
+
+    normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        check_known("normalisation", self.normalise, NORMALISATIONS)
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; a size has no mean to deviate from: ``centred`` is ignored."""
+        sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _absolute, "norm")
+        values = over_makers(structure, {name: figure.mean(0).numpy() for name, figure in sizes.items()})
+        return normalise_layers(structure, values, self.normalise)
+
+
+def _absolute(maps_NCP: torch.Tensor) -> torch.Tensor:
+    norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 1, 2, dtype=torch.float64)
+    return norms
+
+
+@register("apoz")
+@dataclass(frozen=True)
+class APoZ(Criterion):
+    """1 - the average percentage of zeros behind the nonlinearity: many zeros, not important (Hu et al. 2016).
+
+    score = mean over images and positions of [a > 0], and over the layers that make the unit. A value that is not
+    positive counts as a zero, so that activations other than ReLU (GELU, SiLU) have some; a layer without a
+    nonlinearity behind it is looked at behind its norm.
+
+    Args:
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+    """
+
+    normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        check_known("normalisation", self.normalise, NORMALISATIONS)
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; a share has no mean to deviate from: ``centred`` is ignored."""
+        shares = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _positive_share, "activation")
+        found = {name: share.mean(0).numpy() for name, share in shares.items()}
+        count = over_makers(structure, {name: np.ones_like(share) for name, share in found.items()})
+        return normalise_layers(structure, over_makers(structure, found) / np.maximum(count, 1), self.normalise)
+
+
+def _positive_share(maps_NCP: torch.Tensor) -> torch.Tensor:
+    return (maps_NCP > 0).sum(2).to(torch.float64) / maps_NCP.shape[2]

@@ -1,0 +1,133 @@
+"""Criteria from the loss gradient of all parameters that go with a unit.
+
+What goes with a unit: the rows that make it, scale and shift of the norms it passes, the columns that read it; a weight
+that a unit both makes and reads (from a residual stream into the same stream) counts as both.
+
+Sources: LeCun et al., "Optimal brain damage" (1990) and Theis et al., "Faster gaze prediction with dense networks and
+Fisher pruning" (2018); Fang et al., "DepGraph: towards any structural pruning" (2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.attribution.borrow import borrowed
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers
+from secateur.criteria.base import Criterion, register
+from secateur.criteria.samples import device_of, sample_losses
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+@register("hessian")
+@dataclass(frozen=True)
+class Hessian(Criterion):
+    """Second-order rise of the loss without the unit, with the empirical Fisher diagonal as the Hessian's.
+
+    score = ½ Σ_w w² · mean_n (∂L_n/∂w)² over all parameters w that go with the unit, L_n the cross-entropy of sample n.
+    One backward pass per sample.
+
+    Args:
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+    """
+
+    normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        check_known("normalisation", self.normalise, NORMALISATIONS)
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
+        parameters = _coupled(model, structure)
+        squares = _gradient_sums(model, parameters, reference, 1, power=2)
+        figures = {
+            name: p.detach().to(torch.float64) ** 2 * squares[name] / (2 * len(reference))
+            for name, p in parameters.items()
+        }
+        return normalise_layers(structure, over_parameters(structure, figures), self.normalise)
+
+
+@register("taylor-group")
+@dataclass(frozen=True)
+class TaylorGroup(Criterion):
+    """First-order change of the loss over all parameters that go with the unit (Fang et al. 2023): Σ_w |w · ∂L/∂w|.
+
+    L is the mean cross-entropy of the reference samples.
+
+    Args:
+        inner: ``abs``: as above; ``signed``: the |sum| of w · ∂L/∂w in each parameter tensor, added up.
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+    """
+
+    inner: Literal["abs", "signed"] = "abs"
+    normalise: str | None = None
+
+    def __post_init__(self) -> None:
+        check_known("inner sum", self.inner, ("abs", "signed"))
+        check_known("normalisation", self.normalise, NORMALISATIONS)
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
+        parameters = _coupled(model, structure)
+        sums = _gradient_sums(model, parameters, reference, batch_size, power=1)
+        figures = {name: p.detach().to(torch.float64) * sums[name] / len(reference) for name, p in parameters.items()}
+        if self.inner == "abs":
+            figures = {name: figure.abs() for name, figure in figures.items()}
+        # of what is positive, the |sum| is the sum
+        values = over_parameters(structure, figures, absolute=True)
+        return normalise_layers(structure, values, self.normalise)
+
+
+def over_parameters(structure: Structure, figures: Mapping[str, torch.Tensor], *, absolute: bool = False) -> np.ndarray:
+    """Sum the figures of parameters' elements over all that goes with each unit, [U].
+
+    Args:
+        structure: the units.
+        figures: by parameter name, of its shape; a name may be missing.
+        absolute: take the absolute value of a unit's sum in each tensor.
+    """
+    result = np.zeros(structure.num_units)
+    for axis in structure.axes:
+        if axis.tensor not in figures:
+            continue
+        sums = figures[axis.tensor].movedim(axis.dim, 0).reshape(axis.unit.shape[1], -1).sum(1).cpu().numpy()
+        here = np.zeros(structure.num_units)
+        for unit in axis.unit:
+            np.add.at(here, unit[unit >= 0], sums[unit >= 0])
+        result += np.abs(here) if absolute else here
+    return result
+
+
+def _coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
+    """Parameters that units hang on, by name; buffers are none."""
+    known = dict(model.named_parameters())
+    return {axis.tensor: known[axis.tensor] for axis in structure.axes if axis.tensor in known}
+
+
+def _gradient_sums(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], reference: ReferenceSet, batch_size: int, power: int
+) -> dict[str, torch.Tensor]:
+    """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well."""
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    device = device_of(model)
+    with borrowed(model), torch.enable_grad():
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for inputs, targets in reference.batches(batch_size):
+            output = model(inputs.detach().to(device).clone())  # the network may go on in place
+            loss = sample_losses(output, targets).sum()
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                if gradient is not None:
+                    total += gradient.to(torch.float64) ** power
+    return sums

@@ -1,0 +1,76 @@
+"""Which reference samples a criterion looks at, and their losses."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from secateur.attribution.engine import logits_of
+from secateur.core.errors import RequestError
+from secateur.data import ReferenceSet
+
+
+def first_balanced(reference: ReferenceSet, count: int | None, asked_by: str) -> ReferenceSet:
+    """The first ``count`` samples, taken from the classes in turn; None: all.
+
+    Args:
+        reference: labelled samples.
+        count: how many; they keep their order.
+        asked_by: name of the criterion, for the message.
+
+    Raises:
+        RequestError: when there are fewer.
+
+    Example:
+        >>> reference = ReferenceSet(torch.zeros(6, 1), torch.tensor([0, 0, 0, 1, 1, 1]), tuple(range(6)))
+        >>> first_balanced(reference, 3, "ocap").indices
+        (0, 1, 3)
+    """
+    if count is None:
+        return reference
+    targets = reference.targets.tolist()
+    if count > len(targets):
+        classes = max(1, len(set(targets)))
+        raise RequestError(
+            f"criterion '{asked_by}' asks for {count} reference samples, there are {len(targets)}; raise per_class to "
+            f"{math.ceil(count / classes)}, or ask for fewer"
+        )
+    turn, seen = [], dict[int, int]()
+    for place, target in enumerate(targets):
+        turn.append((seen.get(target, 0), place))
+        seen[target] = seen.get(target, 0) + 1
+    chosen = sorted(place for _, place in sorted(turn)[:count])
+    indices = tuple(reference.indices[place] for place in chosen)
+    return ReferenceSet(reference.inputs[chosen], reference.targets[chosen], indices, reference.bounds)
+
+
+def check_count(what: str, count: int | None) -> None:
+    """Refuse a number that is no positive integer; None passes."""
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise RequestError(f"{what} must be a positive integer, got {count!r}")
+
+
+def sample_losses(output: object, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of each sample, [N] float64.
+
+    Args:
+        output: of the network: logits [N, K], or an object or dictionary with ``logits``.
+        targets: class indices, [N].
+
+    Raises:
+        RequestError: for an output that is none, or a class that the network does not know.
+    """
+    logits = logits_of(output)
+    targets = targets.to(logits.device)
+    wrong = targets[(targets < 0) | (targets >= logits.shape[1])]
+    if len(wrong):
+        raise RequestError(f"target {int(wrong[0])} is out of range for {logits.shape[1]} outputs")
+    return F.cross_entropy(logits.to(torch.float64), targets, reduction="none")
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network's parameters are."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,87 @@
+"""Classes by index or name: one way to ask for some of them, everywhere."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from secateur.core.errors import RequestError
+
+LISTED = 20
+"""How many known classes a message names."""
+
+
+def class_indices(
+    classes: Sequence[int | str] | np.ndarray, names: Sequence[str], present: Iterable[int] | None = None
+) -> tuple[int, ...]:
+    """Indices of the classes asked for, ascending.
+
+    Args:
+        classes: indices, names, or digits as text; a class that is called "3" goes before the one at index 3.
+        names: of the classes by index; empty where they have none.
+        present: indices that are there, for classes without names, or beside the named ones.
+
+    Raises:
+        RequestError: for an unknown class, a name that several classes have, an empty list, or a class named twice.
+
+    Example:
+        >>> class_indices(["dog", 0], ("cat", "cow", "dog"))
+        (0, 2)
+        >>> class_indices(["dgo"], ("cat", "cow", "dog"))
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: unknown class 'dgo' (did you mean 'dog'?); known: cat, cow, dog
+    """
+    return tuple(sorted(indices_in_order(classes, names, present)))
+
+
+def indices_in_order(
+    classes: Sequence[int | str] | np.ndarray, names: Sequence[str], present: Iterable[int] | None = None
+) -> list[int]:
+    """As `class_indices`, in the order of the request."""
+    if isinstance(classes, str) or not len(classes):
+        raise RequestError(f"classes must be a non-empty list of names or indices, got {classes!r}")
+    names = tuple(names)
+    known = {*range(len(names)), *(() if present is None else map(int, present))}
+    found: dict[int, object] = {}
+    for item in classes:
+        index = _index(item, names, known)
+        if index in found:
+            raise RequestError(
+                f"class {label_of(index, names)} is asked for twice (as {found[index]!r} and {item!r}); "
+                "give classes without repeats"
+            )
+        found[index] = item
+    return list(found)
+
+
+def label_of(index: int, names: Sequence[str]) -> str:
+    """What messages call a class: its name in quotes, else its index.
+
+    Example:
+        >>> label_of(1, ("cat", "dog")), label_of(2, ())
+        ("'dog'", '2')
+    """
+    return f"'{names[index]}'" if 0 <= index < len(names) else str(index)
+
+
+def _index(item: object, names: tuple[str, ...], known: set[int]) -> int:
+    if isinstance(item, str) and item in names:
+        if names.count(item) > 1:
+            several = [str(i) for i, name in enumerate(names) if name == item]
+            raise RequestError(f"class name {item!r} belongs to classes {' and '.join(several)}; give the index")
+        return names.index(item)
+    digits = isinstance(item, str) and item.isdecimal()
+    number = isinstance(item, int | np.integer) and not isinstance(item, bool)
+    index: int | None = int(str(item)) if digits or number else None
+    if index is None or index not in known:
+        shown = names or tuple(map(str, sorted(known)))
+        close = difflib.get_close_matches(str(item), shown, n=1) if isinstance(item, str) else []
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        more = f" ... and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+        raise RequestError(
+            f"unknown class {index if number else item!r}{hint}; known: {', '.join(shown[:LISTED])}{more}"
+        )
+    return index

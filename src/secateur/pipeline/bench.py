@@ -1,0 +1,225 @@
+"""One part of a comparison: a criterion's networks for all budgets, on one subset and seed, measured."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.attribution.borrow import borrowed
+from secateur.core.randomness import derive_seed
+from secateur.criteria import Criterion, get, parse
+from secateur.data import ImageData, LabelledImages, closest_subset, loader
+from secateur.evaluation import evaluate
+from secateur.pipeline.comparison import CompareSettings, Part, Row, row_of
+from secateur.pipeline.compress import prune_to_budgets
+from secateur.pipeline.nominal import prune_to_ratios
+from secateur.pipeline.settings import Compressed
+from secateur.pipeline.tasks import Task, drawn, make_tasks
+from secateur.pipeline.unstructured import mask_weights, weight_scores
+from secateur.selection import Budget
+from secateur.training import TrainSettings, fit
+
+WHOLE_COST = {"units": 1.0, "params": 1.0, "macs": 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """What is measured: a network for one budget, with what it cost and more columns of its row."""
+
+    share: float
+    model: nn.Module
+    achieved: Mapping[str, float]
+    seconds: Mapping[str, float]
+    columns: dict[str, Any] = field(default_factory=dict)
+    compressed: Compressed | None = None
+
+
+@dataclass(eq=False)
+class Bench:
+    """A network, its data and what to do with them; each part is worked out on its own, the same in any process.
+
+    Attributes:
+        model: trained, for all classes.
+        data: likewise.
+        settings: what to compare.
+        finetune: retraining; None: none.
+        model_name: for the table.
+    """
+
+    model: nn.Module
+    data: ImageData
+    settings: CompareSettings
+    finetune: TrainSettings | None
+    model_name: str
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """By name of the subset."""
+        found = make_tasks(self.model, self.data, self.settings.subsets, self.settings.replace_head)
+        return {task.name: task for task in found}
+
+    @cached_property
+    def _evaluated(self) -> dict[str, LabelledImages]:
+        """The images that networks are measured on, by subset."""
+        settings = self.settings
+        splits = {name: getattr(task.data, settings.split) for name, task in self.tasks.items()}
+        return {
+            name: split.subset(drawn(len(split), settings.limit, "compare", settings.split))
+            for name, split in splits.items()
+        }
+
+    def probe(self, subset: str, size: int) -> torch.Tensor:
+        """A batch to time networks with."""
+        images = self._evaluated[subset]
+        return images.batch(range(min(size, len(images))))[0]
+
+    def baseline(self, subset: str) -> Row:
+        """The unpruned network."""
+        part = Part(None, subset, "none", 0)
+        return self._row(part, _Network(1.0, self.tasks[subset].model, WHOLE_COST, {}), finetuned=False)
+
+    def rows(self, part: Part, keep: dict[str, Compressed] | None = None) -> list[Row]:
+        """All rows of a part.
+
+        Args:
+            part: which.
+            keep: when given, filled with the network at the smallest budget, under the criterion's text.
+        """
+        task = self.tasks[part.subset]
+        begin, retraining = time.perf_counter(), 0.0
+        found: list[Row] = []
+        for network in self._structured(part, task) if part.structured else self._unstructured(part, task):
+            found.append(self._row(part, network, finetuned=False))
+            last = network.compressed
+            if self._retrains(part, network.share):
+                start = time.perf_counter()
+                tuned = self._tuned(part, task, network.model)
+                seconds = {**network.seconds, "retraining": time.perf_counter() - start}
+                found.append(self._row(part, replace(network, model=tuned, seconds=seconds), finetuned=True))
+                retraining += time.perf_counter() - start
+                last = None if last is None else replace(last, model=tuned)
+            if keep is not None and last is not None:
+                keep[part.criterion] = last
+        total = time.perf_counter() - begin - retraining
+        return [row | {"part_s": total} for row in found]
+
+    def _structured(self, part: Part, task: Task) -> Iterator[_Network]:
+        settings, variant = self.settings, part.variant
+        assert variant is not None
+        aware = part.scored_on == "subset"
+        model, structure = (task.model, task.structure) if aware else (task.whole, task.whole_structure)
+        reference = task.reference(settings.per_class, part.seed, aware)
+        criterion = _criterion(part)
+        if settings.kind == "ratio":
+            shares = sorted(settings.budgets)
+            found = prune_to_ratios(model, reference, shares, criterion, variant, structure=structure)
+        else:
+            shares = sorted(settings.budgets, reverse=True)
+            images = task.data if aware else task.whole_data
+            budgets = [Budget.of(settings.kind, share) for share in shares]
+            found = prune_to_budgets(
+                model, reference, budgets, criterion, variant, structure=structure, train=images.train,
+                val=images.val, finetune=self.finetune,
+            )  # fmt: skip
+        for share, result in zip(shares, found, strict=True):
+            keep = result.plan.keep(structure)
+            columns = {
+                "layers": task.structure.kept_per_layer(keep),
+                "removed": {name: list(units) for name, units in result.plan.removed.items()},
+            }
+            network = _Network(share, result.model, result.plan.achieved, result.seconds, columns, result)
+            if not aware:
+                begin = time.perf_counter()
+                headed = task.headed(result.model)
+                surgery = result.seconds.get("surgery", 0.0) + time.perf_counter() - begin
+                # shares are of the network with the subset's head, as everybody else's
+                achieved = task.structure.cost(keep).share_of(task.structure.cost())
+                seconds = {**result.seconds, "surgery": surgery}
+                network = replace(network, model=headed, achieved=achieved, seconds=seconds)
+            yield network
+
+    def _unstructured(self, part: Part, task: Task) -> Iterator[_Network]:
+        """Masked weights: as many stay as the budget says, and nothing gets smaller or faster."""
+        begin = time.perf_counter()
+        reference = task.reference(self.settings.per_class, part.seed, aware=True)
+        scores = weight_scores(task.model, reference, part.criterion, part.seed)
+        scoring = time.perf_counter() - begin
+        ratio = self.settings.kind == "ratio"
+        for share in sorted(self.settings.budgets, reverse=not ratio):
+            begin = time.perf_counter()
+            masked, left = mask_weights(task.model, scores, 1 - share if ratio else share)
+            seconds = {"scoring": scoring, "surgery": time.perf_counter() - begin}
+            yield _Network(share, masked, WHOLE_COST, seconds, {"weights": left})
+
+    def _retrains(self, part: Part, share: float) -> bool:
+        if self.finetune is None or not self.finetune.epochs or part.variant is None:
+            return False
+        if part.published and not self.settings.finetune_published:
+            return False
+        chosen = self.settings.finetune_budgets
+        return part.variant.schedule != "iterative" and (chosen is None or share in chosen)
+
+    def _tuned(self, part: Part, task: Task, network: nn.Module) -> nn.Module:
+        assert self.finetune is not None
+        settings = self.finetune.model_copy(update={"seed": part.seed})
+        tuned = copy.deepcopy(network)
+        val = task.data.val if settings.keep == "best" else None
+        teacher = task.model if settings.distillation is not None else None
+        fit(tuned, self._training_images(task, part.seed), val, settings, teacher=teacher)
+        return tuned
+
+    def _training_images(self, task: Task, seed: int) -> LabelledImages:
+        count, images = self.settings.finetune_images, task.data.train
+        if count is None or count >= len(images):
+            return images
+        if self.settings.finetune_choice == "chance":
+            return images.subset(drawn(len(images), count, "finetune", derive_seed(seed, "images")))
+        return images.subset(closest_subset(self._features[task.name], images.labels, count, seed))
+
+    @cached_property
+    def _features(self) -> dict[str, np.ndarray]:
+        """Logits of the unpruned network on all training images, by subset."""
+        return {name: _logits(task.model, task.data.train) for name, task in self.tasks.items()}
+
+    def _row(self, part: Part, network: _Network, finetuned: bool) -> Row:
+        task = self.tasks[part.subset]
+        begin = time.perf_counter()
+        found = evaluate(network.model, loader(self._evaluated[task.name]), class_names=task.data.class_names)
+        columns = {
+            "model": self.model_name,
+            "dataset": self.data.name,
+            "classes": "" if task.classes is None else ";".join(task.class_names),
+            "budget_kind": self.settings.kind,
+            "budget": network.share,
+            **{kind: float(network.achieved[kind]) for kind in WHOLE_COST},
+            "accuracy": found.accuracy,
+            "balanced_accuracy": found.balanced_accuracy,
+            "loss": found.loss,
+            "size_bytes": found.size_bytes,
+            "finetuned": finetuned,
+            **{f"{what}_s": seconds for what, seconds in network.seconds.items()},
+            "evaluation_s": time.perf_counter() - begin,
+            "per_class": found.per_class,
+        }
+        return row_of(part, columns | network.columns)
+
+
+def _criterion(part: Part) -> Criterion:
+    name, parameters = parse(part.criterion)
+    # chance is another one for each seed
+    return get(name, **({"seed": part.seed} | parameters if name in ("random", "shapley") else parameters))
+
+
+def _logits(model: nn.Module, images: LabelledImages) -> np.ndarray:
+    place = next(model.parameters()).device
+    with borrowed(model), torch.inference_mode():
+        found = [model(inputs.to(place)).float().cpu() for inputs, _ in loader(images.replace(augmentation=None))]
+    return torch.cat(found).numpy()

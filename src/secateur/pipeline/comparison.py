@@ -1,0 +1,227 @@
+"""What a comparison is asked for, its parts, and the rows of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from secateur.core.files import atomic_path, write_json
+from secateur.pipeline.settings import PruneSettings
+from secateur.pipeline.tasks import HEAD, WHOLE, Head, SubsetSettings
+
+Row = dict[str, Any]
+
+COLUMNS = (
+    "model",
+    "dataset",
+    "subset",
+    "classes",
+    "criterion",
+    "scored_on",
+    "structured",
+    "strategy",
+    "seed",
+    "budget_kind",
+    "budget",
+    "units",
+    "params",
+    "macs",
+    "weights",
+    "accuracy",
+    "balanced_accuracy",
+    "loss",
+    "latency_ms",
+    "latency_share",
+    "onnx_ms",
+    "onnx_share",
+    "latency_note",
+    "size_bytes",
+    "finetuned",
+    "scoring_s",
+    "surgery_s",
+    "evaluation_s",
+    "retraining_s",
+)
+"""Of the main table. ``scored_on``: the subset's images, or those of ``all`` classes (class-blind). ``structured``:
+False for masked weights, which make nothing faster; ``weights``: the share of weights that are not masked.
+``scoring_s`` is shared by all budgets of a criterion, subset and seed."""
+
+KEYS = ("subset", "criterion", "scored_on", "strategy", "seed", "budget_kind", "budget", "finetuned")
+"""That the tables of classes and layers share with the main one."""
+
+
+class CompareSettings(BaseModel):
+    """What to compare.
+
+    ``criteria`` are names, with parameters behind a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    criteria: tuple[str, ...] = (
+        "lrp",
+        "lrp:composite=epsilon-plus",
+        "taylor",
+        "grad",
+        "activation",
+        "weight",
+        "random",
+    )
+    blind: tuple[str, ...] = Field(default=(), description="criteria that are also scored on all classes")
+    unstructured: tuple[Literal["magnitude", "gradient", "taylor", "random"], ...] = Field(
+        default=(), description="masks of single weights, beside it: nothing gets faster"
+    )
+    subsets: tuple[SubsetSettings, ...] = Field(default=(), description="classes to prune for; none: all")
+    replace_head: Head = Field(default="slice", description=HEAD)
+    budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    kind: Literal["macs", "params", "units", "ratio"] = Field(
+        default="macs", description="of budgets: the share that stays; ratio: the nominal share of units that goes"
+    )
+    seeds: tuple[int, ...] = (0, 1, 2)
+    per_class: int = Field(default=10, ge=1, description="reference samples of each class")
+    published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
+    default: bool = Field(default=True, description="by the prune section, too; false: as published alone")
+    split: Literal["val", "test"] = "test"
+    limit: int | None = Field(
+        default=None, ge=1, description="measure on this many images of the split, drawn by chance"
+    )
+    finetune_budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
+    finetune_published: bool = Field(default=True, description="retrain what was pruned as published, too")
+    finetune_images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
+    finetune_choice: Literal["chance", "closest"] = Field(
+        default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
+    )
+    latency_repeats: int = Field(default=5, ge=0, description="0: do not time")
+    latency_batch: int = Field(default=64, ge=1)
+    latency_seeds: int | None = Field(default=None, ge=1, description="time the networks of the first seeds alone")
+    latency_subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
+    onnx_budgets: tuple[float, ...] = Field(
+        default=(), description="time the first subset's networks at these budgets in ONNX Runtime, too"
+    )
+    processes: int = Field(default=1, ge=0, description="side by side, one thread each; 0: as many as there are cores")
+    trackers: tuple[str, ...] = Field(default=(), description="also log to: wandb, mlflow, tensorboard, trackio")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is worked out, stored and found again as a whole.
+
+    Attributes:
+        variant: how to prune; None: nothing is removed.
+        subset: name.
+        criterion: text, or name of a weight mask.
+        seed: of the reference samples.
+        scored_on: ``subset`` or ``all``.
+        structured: False for masks of single weights.
+        published: whether the variant is the published protocol.
+    """
+
+    variant: PruneSettings | None
+    subset: str
+    criterion: str
+    seed: int
+    scored_on: Literal["subset", "all"] = "subset"
+    structured: bool = True
+    published: bool = False
+
+    @property
+    def strategy(self) -> str:
+        """For the table."""
+        if self.variant is not None:
+            return self.variant.label
+        return "unpruned" if self.structured else "masked weights"
+
+    def key(self, settings: CompareSettings) -> str:
+        """Text that tells it from all other parts."""
+        variant = "" if self.variant is None else self.variant.model_dump_json()
+        classes = "".join(s.model_dump_json() for s in settings.subsets if s.name == self.subset)
+        return f"{variant}/{classes}/{self.criterion}/{self.seed}/{self.scored_on}/{self.structured}"
+
+
+def parts_of(settings: CompareSettings, prune: PruneSettings) -> list[Part]:
+    """All parts, in the order of the table."""
+    variants = [(PruneSettings.published(**_carried(prune)), True)] if settings.published else []
+    variants += [(prune, False)] if settings.default else []
+    subsets = [subset.name for subset in settings.subsets] or [WHOLE]
+    found = []
+    for subset in subsets:
+        for variant, published in variants:
+            for seed in settings.seeds:
+                found += [Part(variant, subset, c, seed, published=published) for c in settings.criteria]
+                found += [Part(variant, subset, c, seed, "all", published=published) for c in settings.blind]
+        for seed in settings.seeds:
+            found += [Part(None, subset, name, seed, structured=False) for name in settings.unstructured]
+    return found
+
+
+def _carried(prune: PruneSettings) -> dict[str, Any]:
+    """What the published protocol takes over: which layers are left alone, and the size of a pass."""
+    return {name: getattr(prune, name) for name in ("batch_size", "protect", "skip_first_layers", "min_keep")}
+
+
+def write_table(rows: Sequence[Row], folder: str | Path, name: str = "compare") -> list[Path]:
+    """Write rows as CSV, Parquet and JSON, each atomically.
+
+    Beside the main table (columns: `COLUMNS`) go ``NAME-classes.csv``, accuracy by class, and ``NAME-layers.csv``, kept
+    channels by layer, where there are several subsets or rows have them; the JSON file holds all of it.
+    """
+    paths = []
+    for frame, stem in (
+        (pd.DataFrame(list(rows), columns=list(COLUMNS)), name),
+        (pd.DataFrame(class_rows(rows)), f"{name}-classes"),
+        (pd.DataFrame(layer_rows(rows)), f"{name}-layers"),
+    ):
+        if not len(frame.columns):
+            continue
+        for suffix, write in (("csv", frame.to_csv), ("parquet", frame.to_parquet)):
+            paths.append(Path(folder) / f"{stem}.{suffix}")
+            with atomic_path(paths[-1]) as temporary:
+                write(temporary, index=False)
+    return [*paths, write_json(Path(folder) / f"{name}.json", list(rows))]
+
+
+def class_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row per measurement and class: accuracy."""
+    return [
+        {key: row[key] for key in KEYS} | {"class": name, "accuracy": value}
+        for row in rows
+        for name, value in row.get("per_class", {}).items()
+    ]
+
+
+def layer_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row per pruned network and layer: channels kept and removed."""
+    return [
+        {key: row[key] for key in KEYS} | {"layer": name, "kept": kept, "removed": total - kept, "total": total}
+        for row in rows
+        if row["structured"] and not row["finetuned"] and row["criterion"] != "none"
+        for name, kept, total in row.get("layers", ())
+    ]
+
+
+def row_of(part: Part, values: Mapping[str, Any]) -> Row:
+    """A row of the main table from a part's coordinates and what was measured; the rest follows behind."""
+    own = {
+        "subset": part.subset,
+        "criterion": part.criterion,
+        "scored_on": part.scored_on,
+        "structured": part.structured,
+        "strategy": part.strategy,
+        "seed": part.seed,
+        "weights": None,
+        "latency_ms": None,
+        "latency_share": None,
+        "onnx_ms": None,
+        "onnx_share": None,
+        "latency_note": "",
+        "scoring_s": None,
+        "surgery_s": None,
+        "retraining_s": None,
+        **values,
+    }
+    return {column: own.pop(column) for column in COLUMNS} | own

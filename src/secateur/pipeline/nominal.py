@@ -1,0 +1,61 @@
+"""Pruning to nominal ratios, as published tables count them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.criteria import Criterion, get, score
+from secateur.data import ReferenceSet
+from secateur.pipeline.schedules import Clock, cut
+from secateur.pipeline.settings import Compressed, PruneSettings, Step
+from secateur.selection import select_nominal
+from secateur.structure import Structure, trace
+
+
+def prune_to_ratios(
+    model: nn.Module,
+    reference: ReferenceSet,
+    ratios: Sequence[float],
+    criterion: str | Criterion = "lrp",
+    settings: PruneSettings | None = None,
+    *,
+    structure: Structure | None = None,
+) -> Iterator[Compressed]:
+    """Networks for several nominal ratios from one scoring pass, in the order asked for.
+
+    Args:
+        model: any network; untouched.
+        reference: labelled samples that the criterion looks at.
+        ratios: shares of units that go, in (0, 1); see `secateur.selection.select_nominal`. What they save is in each
+            plan's ``achieved``.
+        criterion: name or object.
+        settings: of a one-shot schedule; by default as published, per layer.
+        structure: of the model, if there is one already.
+
+    Raises:
+        RequestError: for other schedules or orders, or as `secateur.selection.select_nominal`.
+    """
+    settings = settings or PruneSettings.published(strategy="per-layer")
+    if settings.schedule != "one-shot" or settings.order != "least" or settings.round_to != 1:
+        raise RequestError(
+            "nominal ratios go with schedule one-shot, order least and round_to 1; choose those, or a budget in MACs"
+        )
+    chosen = get(criterion)
+    structure = structure or trace(model, reference.inputs[:1].to(next(model.parameters()).device))
+    clock = Clock()
+    with clock("scoring"):
+        scores = score(model, structure, reference, chosen, centred=settings.centred, batch_size=settings.batch_size)
+    for ratio in ratios:
+        with clock("surgery", anew=True):
+            plan = select_nominal(
+                scores,
+                ratio,
+                settings.strategy,
+                min_keep=settings.min_keep,
+                protect=(*settings.protect, *structure.first_layers(settings.skip_first_layers)),
+            )
+            slim = cut(model, plan, reference, settings)
+        yield Compressed(slim, plan, (Step(ratio, dict(plan.achieved)),), clock.seconds())

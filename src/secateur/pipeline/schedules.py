@@ -1,0 +1,282 @@
+"""Schedules: when to score, how much to remove at once, and what comes between."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.data import Dataset
+
+from secateur.core.progress import track
+from secateur.criteria import Criterion, Scores, score
+from secateur.data import ReferenceSet
+from secateur.pipeline.latency import LatencyGoal
+from secateur.pipeline.settings import Compressed, PruneSettings, Step
+from secateur.selection import Budget, LatencyModel, Plan, UnreachableBudgetError, select
+from secateur.selection.plan import Cut
+from secateur.structure import Structure
+from secateur.structure.rewritten import bake_weights
+from secateur.surgery import compensate, mask_and_compensate, prune, recalibrate
+from secateur.surgery.prune import close
+from secateur.training import TrainSettings, fit
+
+
+def _repaired(slim: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
+    if settings.recalibrate:
+        place = next(slim.parameters()).device
+        recalibrate(slim, (x for x, _ in reference.batches(_WHOLE)), device=place)
+    return slim
+
+
+_WHOLE = 256
+"""Samples per pass where statistics are measured; a cumulative average over batches of nearly equal size."""
+
+
+def _choose(
+    scores: Scores,
+    budget: Budget,
+    settings: PruneSettings,
+    within: Plan | None,
+    latency: LatencyModel | None = None,
+) -> Plan:
+    return select(
+        scores,
+        budget,
+        settings.strategy,
+        order=settings.order,
+        min_keep=settings.min_keep,
+        round_to=settings.round_to,
+        protect=(*settings.protect, *scores.structure.first_layers(settings.skip_first_layers)),
+        within=within,
+        latency=latency,
+    )
+
+
+def _settle(
+    goal: LatencyGoal | None,
+    budget: Budget,
+    wanted: bool,
+    choose: Callable[[Budget], Plan],
+    build: Callable[[Plan], nn.Module],
+) -> tuple[Plan, str]:
+    """A plan for a budget; latency that was asked for is measured, latency on the way to it predicted."""
+    if goal is None:
+        return choose(budget), ""
+
+    def predicted(share: float) -> Plan:
+        return choose(Budget(latency=share))
+
+    if wanted:
+        plan, note = goal.reach(budget.share, predicted, build)
+    else:
+        plan, note = goal.intermediate(budget.share, predicted), ""
+    return replace(plan, requested={"kind": budget.kind, "share": budget.share}), note
+
+
+def one_shot(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    budgets: Sequence[Budget],
+    criterion: Criterion,
+    settings: PruneSettings,
+    goal: LatencyGoal | None,
+    *_: Any,
+) -> Iterator[Compressed]:
+    """Score once; each budget's plan is chosen on its own, whatever other budgets are asked for."""
+    clock = Clock()
+    with clock("scoring"):
+        scores = score(model, structure, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
+    latency = None if goal is None else goal.predicted
+
+    def choose(target: Budget) -> Plan:
+        return _choose(scores, target, settings, None, latency)
+
+    for budget in budgets:
+        with clock("surgery", anew=True):
+            plan, note = _settle(goal, budget, True, choose, lambda found: prune(model, found))
+            slim = cut(model, plan, reference, settings)
+        yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved), note),), clock.seconds())
+
+
+def cut(model: nn.Module, plan: Plan, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
+    """The smaller network, repaired as the settings say."""
+    slim = prune(model, plan)
+    if settings.compensate:
+        compensate(slim, model, plan, reference, batch_size=settings.batch_size)
+    return _repaired(slim, reference, settings)
+
+
+class Clock:
+    """Adds up seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, anew: bool = False) -> Iterator[None]:
+        """Time spent inside counts for ``what``; anew: from 0."""
+        if anew:
+            self._spent[what] = 0.0
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.perf_counter() - begin
+
+    def seconds(self) -> dict[str, float]:
+        """All of it so far."""
+        return dict(self._spent)
+
+
+def _targets(structure: Structure, budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bool]]:
+    """Budgets to pass through, ``step`` apart, and whether each is one that was asked for."""
+    at = 1.0
+    for budget in budgets:
+        count = max(1, round((at - budget.share) / step))
+        for index in range(1, count):
+            yield Budget.of(budget.kind, at - (at - budget.share) * index / count), False
+        yield budget, True
+        at = budget.share
+
+
+def rescored(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    budgets: Sequence[Budget],
+    criterion: Criterion,
+    settings: PruneSettings,
+    goal: LatencyGoal | None,
+    *_: Any,
+) -> Iterator[Compressed]:
+    """Score the masked network, remove up to the next budget, close what goes, and score again."""
+    current = bake_weights(copy.deepcopy(model), structure)
+    plan: Plan | None = None
+    steps: list[Step] = []
+    latency = None if goal is None else goal.predicted
+    passes = list(_targets(structure, budgets, settings.step))
+    clock = Clock()
+    for budget, wanted in track(passes, f"re-scoring by {criterion.name}"):
+        with clock("scoring"):
+            scores = score(
+                current, structure, reference, criterion, centred=settings.centred, batch_size=settings.batch_size
+            )
+
+        def choose(target: Budget, scores: Scores = scores, within: Plan | None = plan) -> Plan:
+            return _choose(scores, target, settings, within, latency)
+
+        if goal is not None and not steps and not wanted:
+            goal.learn(budgets[0].share, lambda share: choose(Budget(latency=share)), lambda p: prune(current, p))
+        with clock("surgery"):
+            chosen, note = _settle(goal, budget, wanted, choose, lambda found: prune(current, found))
+            fresh = _difference(chosen, plan)
+            if settings.compensate:
+                mask_and_compensate(current, fresh, reference, batch_size=settings.batch_size)
+            else:
+                close(current, fresh)
+            plan = chosen
+        steps.append(Step(budget.share, dict(plan.achieved), note))
+        if wanted:
+            with clock("surgery"):
+                slim = _repaired(prune(current, plan), reference, settings)
+            yield Compressed(slim, plan, tuple(steps), clock.seconds())
+
+
+def _difference(plan: Plan, before: Plan | None) -> list[Cut]:
+    gone = {} if before is None else {(c.tensor, c.dim): set(c.removed) for c in before.cuts}
+    fresh = []
+    for cut in plan.cuts:
+        removed = tuple(i for i in cut.removed if i not in gone.get((cut.tensor, cut.dim), ()))
+        if removed:
+            fresh.append(Cut(cut.tensor, cut.dim, cut.role, cut.size, removed))
+    return fresh
+
+
+def iterative(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    budgets: Sequence[Budget],
+    criterion: Criterion,
+    settings: PruneSettings,
+    goal: LatencyGoal | None,
+    train: Dataset[Any] | None,
+    val: Dataset[Any] | None,
+    finetune: TrainSettings | None,
+) -> Iterator[Compressed]:
+    """Score, remove up to the next budget, fine-tune, and again."""
+    assert train is not None
+    assert finetune is not None
+    current: nn.Module = copy.deepcopy(model)
+    home = next(model.parameters()).device
+    alive = np.ones(structure.num_units, bool)  # units of the original that the current network still has
+    steps: list[Step] = []
+    passes = list(_targets(structure, budgets, settings.step))
+    for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning"):
+        here = structure.reduced(alive)
+        scores = score(current, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
+        choose = _on_what_is_left(structure, here, scores, alive, settings, goal)
+
+        def local(plan: Plan, here: Structure = here, alive: np.ndarray = alive) -> Plan | None:
+            left = plan.keep(structure)[alive]
+            return None if left.all() else Plan.of(here, left, {}, plan.criterion, plan.strategy)
+
+        def build(plan: Plan, current: nn.Module = current, local: Callable[[Plan], Plan | None] = local) -> nn.Module:
+            fresh = local(plan)
+            return current if fresh is None else prune(current, fresh)
+
+        plan, note = _settle(goal, budget, wanted, choose, build)
+        fresh = local(plan)
+        if fresh is not None:
+            slim = prune(current, fresh)
+            if settings.compensate:
+                compensate(slim, current, fresh, reference, batch_size=settings.batch_size)
+            alive = plan.keep(structure)
+            fit(slim, train, val, finetune)  # ends on the CPU
+            current = slim.to(home)
+        steps.append(Step(budget.share, dict(plan.achieved), note))
+        if wanted:
+            yield Compressed(copy.deepcopy(current), plan, tuple(steps))
+
+
+def _on_what_is_left(
+    structure: Structure,
+    here: Structure,
+    scores: Scores,
+    alive: np.ndarray,
+    settings: PruneSettings,
+    goal: LatencyGoal | None,
+) -> Callable[[Budget], Plan]:
+    """Chooses plans of the original network from scores of what it has become; shares are of the original."""
+    latency = None if goal is None else goal.of(here)
+
+    def choose(target: Budget) -> Plan:
+        kind = target.kind
+        if goal is not None and latency is not None:
+            whole, now = goal.predicted.milliseconds(), latency.milliseconds()
+        else:
+            whole, now = getattr(structure.cost(), kind), getattr(here.cost(), kind)
+        keep, share = alive.copy(), 1.0
+        wanted = target.share * whole / now
+        if wanted < 1:
+            try:
+                local = _choose(scores, Budget.of(kind, wanted), settings, None, latency)
+            except UnreachableBudgetError as error:
+                asked = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
+                raise UnreachableBudgetError(asked, error.least * now / whole, error.binding) from error
+            keep[alive] = local.keep(here)
+            share = local.achieved.get("latency_predicted", 1.0)
+        plan = Plan.of(structure, keep, {"kind": kind, "share": target.share}, scores.criterion, settings.strategy)
+        if kind != "latency":
+            return plan
+        return replace(plan, achieved={**plan.achieved, "latency_predicted": share * now / whole})
+
+    return choose

@@ -1,0 +1,98 @@
+"""How to prune, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from secateur.selection import STRATEGIES, Plan
+
+
+class PruneSettings(BaseModel):
+    """How to prune; the defaults are what ranked best on our benchmark (see the results page of the docs).
+
+    ``rescored``: score, remove ``step`` of the budget's measure, score again, without training; ``one-shot``: one
+    scoring pass; ``iterative``: like rescored, with fine-tuning after each step.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: Literal["one-shot", "rescored", "iterative"] = "rescored"
+    strategy: str = Field(default="per-cost", description=", ".join(STRATEGIES))
+    step: float = Field(default=0.02, gt=0, le=1, description="share of the whole removed between two scorings")
+    compensate: bool = Field(default=True, description="fold removed units' mean contribution into biases")
+    centred: bool = Field(default=True, description="score deviations from a unit's mean activation")
+    recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
+    order: Literal["least", "most"] = "least"
+    min_keep: int = Field(default=1, ge=1)
+    round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=1, description="kept units per group are a multiple of this; auto: what runs fast here, measured"
+    )
+    protect: tuple[str, ...] = ()
+    skip_first_layers: int = Field(
+        default=0, ge=0, description="first weighted layers whose units stay; with them go those tied to them by sums"
+    )
+    batch_size: int = Field(default=64, ge=1, description="samples per scoring pass")
+    latency_batch: int = Field(default=8, ge=1, description="samples per timed pass, for latency budgets")
+    latency_threads: int | None = Field(default=None, ge=1, description="of PyTorch while timing; null: as set")
+    latency_channels_last: bool = Field(default=True, description="time in channels-last memory format")
+    latency_table: str | None = Field(default=None, description="JSON file that keeps layer times between runs")
+
+    @classmethod
+    def published(cls, **changes: Any) -> PruneSettings:
+        """One-shot, global, raw scores, no repair: the protocol of most published comparisons."""
+        return cls(
+            **{
+                "schedule": "one-shot",
+                "strategy": "global",
+                "compensate": False,
+                "centred": False,
+                "recalibrate": False,
+                **changes,
+            }
+        )
+
+    @property
+    def label(self) -> str:
+        """Short name for tables."""
+        steps = (("compensated", self.compensate), ("centred", self.centred), ("recalibrated", self.recalibrate))
+        extra = "".join(f"+{name}" for name, on in steps if on)
+        return f"{self.schedule}/{self.strategy}{extra}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One scoring: what stays after it, and the requested share.
+
+    Attributes:
+        requested: share.
+        achieved: shares of units, params and macs; with latency budgets also ``latency_predicted``, and ``latency``
+            (measured) where a budget was asked for.
+        note: what to know when a latency budget was missed by more than 10 %.
+    """
+
+    requested: float
+    achieved: dict[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """A pruned network, the plan against the original, and how it came about.
+
+    Attributes:
+        model: smaller.
+        plan: against the original.
+        history: of the scorings.
+        seconds: what it took, ``scoring`` (shared by the networks for several budgets) and ``surgery`` (choosing,
+            cutting, repairing; in re-scored schedules of all steps up to here).
+    """
+
+    model: nn.Module
+    plan: Plan
+    history: tuple[Step, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,164 @@
+"""What a comparison prunes for: all classes, or some of them, with a network that answers for these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.core.randomness import numpy_generator
+from secateur.data import ImageData, ReferenceSet, class_indices
+from secateur.structure import Structure, trace
+from secateur.surgery import mask_head, slice_head
+
+Head = Literal["keep", "slice", "mask"]
+
+HEAD = (
+    "of a network that is to serve some classes only: keep all its logits, slice it to theirs, or mask the other ones"
+)
+
+WHOLE = "all"
+"""The subset that is none."""
+
+
+class SubsetSettings(BaseModel):
+    """Classes that a network is to be pruned for: listed, or drawn by chance."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    classes: tuple[int | str, ...] = Field(default=(), description="indices or names")
+    draw: int | None = Field(default=None, ge=2, description="that many classes, drawn by chance, in place of a list")
+    seed: int = Field(default=0, description="of the draw")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SubsetSettings:
+        if (self.draw is None) == (not self.classes):
+            raise ValueError(f"subset '{self.name}' needs either classes or draw")
+        return self
+
+    def indices(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Indices of its classes among ``names``, ascending."""
+        if self.draw is None:
+            return class_indices(self.classes, names)
+        if self.draw > len(names):
+            raise RequestError(f"subset '{self.name}' draws {self.draw} classes, there are {len(names)}; draw fewer")
+        drawn = numpy_generator(self.seed, "subset", self.draw).permutation(len(names))[: self.draw]
+        return tuple(sorted(int(i) for i in drawn))
+
+
+def with_head(model: nn.Module, classes: Sequence[int], head: Head, example: torch.Tensor) -> nn.Module:
+    """The network for some classes: itself, or a copy whose head is sliced or masked."""
+    if head == "slice":
+        return slice_head(model, classes, example)
+    return mask_head(model, classes) if head == "mask" else model
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One subset of classes.
+
+    Attributes:
+        name: of the subset.
+        classes: indices among all classes; None: all of them.
+        whole: the network for all classes; ``whole_data``: its data.
+        model: the network for these classes; the same object where its head stays as it is.
+        data: images of these classes, labelled as ``model`` numbers them.
+        headed: gives a network that was pruned with all its classes the head of ``model``.
+    """
+
+    name: str
+    classes: tuple[int, ...] | None
+    whole: nn.Module
+    whole_data: ImageData
+    model: nn.Module
+    data: ImageData
+    headed: Callable[[nn.Module], nn.Module]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of its classes."""
+        names = self.whole_data.class_names
+        return names if self.classes is None else tuple(names[index] for index in self.classes)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Of ``model``."""
+        return trace(self.model, self._example)
+
+    @cached_property
+    def whole_structure(self) -> Structure:
+        """Of ``whole``: the same units.
+
+        Raises:
+            RequestError: when they are not: a head that is sliced, but has units of its own.
+        """
+        if self.model is self.whole:
+            return self.structure
+        found = trace(self.whole, self._example)
+        if [(g.name, g.size) for g in found.groups] != [(g.name, g.size) for g in self.structure.groups]:
+            raise RequestError(
+                "class-blind scores cannot be carried over: with another head, others can go; use replace_head=keep"
+            )
+        return found
+
+    @property
+    def _example(self) -> torch.Tensor:
+        return self.whole_data.test.batch([0])[0].to(next(self.whole.parameters()).device)
+
+    def reference(self, per_class: int, seed: int, aware: bool) -> ReferenceSet:
+        """Samples of these classes, for ``model``; or class-blind ones, about as many of all classes, for ``whole``."""
+        if aware:
+            return ReferenceSet.sample(self.data.train, per_class, seed)
+        names = self.whole_data.class_names
+        share = len(self.class_names) / len(names)
+        return ReferenceSet.sample(self.whole_data.train, max(1, round(per_class * share)), seed)
+
+
+def make_tasks(model: nn.Module, data: ImageData, subsets: Sequence[SubsetSettings], head: Head) -> list[Task]:
+    """One task per subset; without subsets, one for all classes.
+
+    Raises:
+        RequestError: for subsets of one name or of the same classes, unknown classes, a class that a split lacks, or a
+            head that cannot be sliced.
+    """
+    if not subsets:
+        return [Task(WHOLE, None, model, data, model, data, lambda network: network)]
+    found: dict[tuple[int, ...], str] = {}
+    tasks = []
+    example = data.test.batch([0])[0].to(next(model.parameters()).device)
+    for subset in subsets:
+        classes = _checked(subset, data, found)
+
+        def headed(network: nn.Module, classes: tuple[int, ...] = classes) -> nn.Module:
+            return with_head(network, classes, head, example)
+
+        chosen = data.only(classes, renumber=head == "slice")
+        tasks.append(Task(subset.name, classes, model, data, headed(model), chosen, headed))
+    return tasks
+
+
+def _checked(subset: SubsetSettings, data: ImageData, found: dict[tuple[int, ...], str]) -> tuple[int, ...]:
+    classes = subset.indices(data.class_names)
+    if len(classes) < 2:
+        raise RequestError(f"subset '{subset.name}' has one class, '{data.class_names[classes[0]]}'; give at least two")
+    if subset.name == WHOLE or subset.name in found.values():
+        raise RequestError(f"subset name '{subset.name}' is taken; give each subset its own name")
+    if classes in found:
+        raise RequestError(f"subsets '{found[classes]}' and '{subset.name}' have the same classes; leave one out")
+    found[classes] = subset.name
+    return classes
+
+
+def drawn(split_size: int, limit: int | None, *purpose: object) -> np.ndarray:
+    """Positions of at most ``limit`` samples, drawn by chance, in order."""
+    if limit is None or limit >= split_size:
+        return np.arange(split_size)
+    return np.sort(numpy_generator(0, *purpose).permutation(split_size)[:limit])

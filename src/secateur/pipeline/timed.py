@@ -1,0 +1,118 @@
+"""Times of a comparison's networks, taken one after the other when all else is done."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.errors import SecateurError
+from secateur.evaluation import measure_latency
+from secateur.exporting import OnnxSession, export, measure_runtime
+from secateur.pipeline.bench import Bench
+from secateur.pipeline.comparison import Part, Row
+from secateur.pipeline.tasks import Task
+from secateur.selection import Plan
+from secateur.surgery import prune
+
+
+@dataclass(frozen=True, eq=False)
+class Runtimes:
+    """One network, ready to be timed: in PyTorch and, where it could be exported, in ONNX Runtime."""
+
+    model: nn.Module
+    session: OnnxSession | None
+    note: str = ""
+
+
+class Timer:
+    """Times pruned networks against the unpruned one of their subset; which of them is the settings' to say.
+
+    Args:
+        bench: what they are made from.
+        folder: for files that are not kept.
+    """
+
+    def __init__(self, bench: Bench, folder: str) -> None:
+        self.bench, self.settings = bench, bench.settings
+        self._folder = Path(folder)
+        self._whole: dict[str, Runtimes] = {}
+
+    def wants(self, part: Part) -> bool:
+        """Whether any network of a part is to be timed."""
+        settings = self.settings
+        seeds = settings.seeds[: settings.latency_seeds]
+        subsets = list(self.bench.tasks)[: settings.latency_subsets]
+        return bool(settings.latency_repeats) and part.structured and part.seed in seeds and part.subset in subsets
+
+    @property
+    def identity(self) -> str:
+        """Short hash of how times are taken."""
+        settings = self.settings
+        how = [settings.latency_repeats, settings.latency_batch, settings.onnx_budgets, torch.get_num_threads()]
+        return hashlib.sha256(repr(how).encode()).hexdigest()[:8]
+
+    def whole(self, subset: str) -> dict[str, Any]:
+        """Times of the unpruned network."""
+        return self._measured(subset, None)
+
+    def times(self, part: Part, rows: list[Row]) -> dict[float, dict[str, Any]]:
+        """Times by budget of one part's networks; each is timed in turn with the unpruned one."""
+        task = self.bench.tasks[part.subset]
+        found = {}
+        for row in rows:
+            if not row["finetuned"]:
+                slim = prune(task.model, _plan(task, row["removed"]), check=False)
+                exported = row["budget"] in self._exported(part.subset)
+                found[row["budget"]] = self._measured(part.subset, self._runtimes(part.subset, slim, exported))
+        return found
+
+    def _exported(self, subset: str) -> tuple[float, ...]:
+        """Budgets at which a subset's networks are timed in ONNX Runtime: exporting takes seconds each."""
+        return self.settings.onnx_budgets if subset == next(iter(self.bench.tasks)) else ()
+
+    def _measured(self, subset: str, other: Runtimes | None) -> dict[str, Any]:
+        """Times of a network, taken in turn with the unpruned one; None: of that one."""
+        if subset not in self._whole:
+            whole = self.bench.tasks[subset].model
+            self._whole[subset] = self._runtimes(subset, whole, bool(self._exported(subset)))
+        networks = [self._whole[subset], *([] if other is None else [other])]
+        probe = self.bench.probe(subset, self.settings.latency_batch)
+        repeats = self.settings.latency_repeats
+        times = measure_latency([network.model for network in networks], probe, repeats=repeats)
+        found = {
+            "latency_ms": times[-1].median_ms,
+            "latency_share": times[-1].median_ms / times[0].median_ms,
+            "latency_note": networks[-1].note,
+        }
+        sessions = [network.session for network in networks if network.session is not None]
+        if len(sessions) == len(networks):
+            runtimes = measure_runtime(sessions, probe, repeats=repeats)
+            found["onnx_ms"] = runtimes[-1].median_ms
+            found["onnx_share"] = runtimes[-1].median_ms / runtimes[0].median_ms
+        return found
+
+    def _runtimes(self, subset: str, model: nn.Module, exported: bool) -> Runtimes:
+        if not exported:
+            return Runtimes(model, None)
+        probe = self.bench.probe(subset, self.settings.latency_batch)
+        try:
+            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+                path = export(model, Path(folder) / "network.onnx", probe, batch=len(probe)).path
+                return Runtimes(model, OnnxSession(path, torch.get_num_threads()))
+        except SecateurError as error:
+            return Runtimes(model, None, f"not timed in ONNX Runtime: {error}")
+
+
+def _plan(task: Task, removed: Mapping[str, list[int]]) -> Plan:
+    keep = np.ones(task.structure.num_units, bool)
+    for name, units in removed.items():
+        keep[task.structure.group(name).first + np.array(units, np.int64)] = False
+    return Plan.of(task.structure, keep, {}, "stored", "stored")

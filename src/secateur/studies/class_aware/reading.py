@@ -1,0 +1,185 @@
+"""What the rows of a comparison say: gains by class-aware scoring, accuracy at equal latency, time spent."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+Row = Mapping[str, Any]
+
+CONFIDENCE = 0.95
+
+
+def name_of(row: Row) -> str:
+    """What tables call a row's criterion."""
+    if not row.get("structured", True):
+        return f"{row['criterion']} (masked weights)"
+    return f"{row['criterion']} (class-blind)" if row.get("scored_on") == "all" else str(row["criterion"])
+
+
+def gains(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Accuracy by class-aware scores minus that by class-blind ones, for every criterion that has both.
+
+    Differences are taken within each pair of subset and seed at the same budget; ``low`` and ``high`` are the 95 %
+    interval of Student's t over these pairs (as if they were independent; seeds of one subset are so in part only).
+
+    Returns:
+        Rows with strategy, criterion, finetuned, budget (None: mean over all budgets), gain, low, high, pairs, and
+        better: the number of pairs in which class-aware scores win.
+    """
+    accuracy: dict[tuple[Any, ...], dict[tuple[str, Any], float]] = defaultdict(dict)
+    for row in rows:
+        if row["structured"] and row["criterion"] != "none":
+            key = (row["strategy"], row["criterion"], row["finetuned"], row["budget"])
+            accuracy[key][row["scored_on"], (row["subset"], row["seed"])] = row["accuracy"]
+    found: list[dict[str, Any]] = []
+    whole: dict[tuple[Any, ...], dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (strategy, criterion, finetuned, budget), values in accuracy.items():
+        pairs = [pair for where, pair in values if where == "subset" and ("all", pair) in values]
+        if not pairs:
+            continue
+        differences = {pair: values["subset", pair] - values["all", pair] for pair in pairs}
+        for pair, difference in differences.items():
+            whole[strategy, criterion, finetuned][pair].append(difference)
+        found.append(_gain(strategy, criterion, finetuned, budget, list(differences.values())))
+    for (strategy, criterion, finetuned), by_pair in whole.items():
+        found.append(_gain(strategy, criterion, finetuned, None, [float(np.mean(d)) for d in by_pair.values()]))
+    return found
+
+
+def _gain(strategy: str, criterion: str, finetuned: bool, budget: float | None, values: list[float]) -> dict[str, Any]:
+    mean, low, high = interval(values)
+    return {
+        "strategy": strategy,
+        "criterion": criterion,
+        "finetuned": finetuned,
+        "budget": budget,
+        "gain": mean,
+        "low": low,
+        "high": high,
+        "pairs": len(values),
+        "better": sum(value > 0 for value in values),
+    }
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean and 95 % interval of Student's t; none from a single value.
+
+    Example:
+        >>> interval([1.0, 2.0, 3.0])[0], round(interval([1.0, 2.0, 3.0])[1], 3)
+        (2.0, -0.484)
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None, None
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return mean, float(mean - half), float(mean + half)
+
+
+def at_latency(rows: Iterable[Row], shares: Sequence[float]) -> list[dict[str, Any]]:
+    """Accuracy at equal latency: read off each timed curve, linearly between its budgets.
+
+    A curve is one criterion, subset and seed, from the unpruned network (share 1) down. Where latency does not fall
+    from one budget to the next, the better network of those at most as slow counts. A share that some subset's curve
+    does not reach is None.
+
+    Returns:
+        Rows with strategy, criterion, scored_on, finetuned, latency_share, accuracy (mean over curves), curves.
+    """
+    every = list(rows)
+    unpruned = {row["subset"]: row["accuracy"] for row in every if row["criterion"] == "none"}
+    curves: dict[tuple[Any, ...], dict[Any, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in every:
+        if row["structured"] and row["criterion"] != "none" and row["latency_share"] is not None:
+            key = (row["strategy"], row["criterion"], row["scored_on"], row["finetuned"])
+            curves[key][row["subset"], row["seed"]].append((row["latency_share"], row["accuracy"]))
+    found = []
+    for (strategy, criterion, scored_on, finetuned), by_pair in curves.items():
+        for share in shares:
+            values = [
+                _read_off([(1.0, unpruned[subset]), *points], share) for (subset, _), points in by_pair.items()
+            ]  # fmt: skip
+            reached = [value for value in values if value is not None]
+            found.append(
+                {
+                    "strategy": strategy,
+                    "criterion": criterion,
+                    "scored_on": scored_on,
+                    "finetuned": finetuned,
+                    "latency_share": share,
+                    "accuracy": float(np.mean(reached)) if len(reached) == len(values) else None,
+                    "curves": len(values),
+                }
+            )
+    return found
+
+
+def _read_off(points: list[tuple[float, float]], share: float) -> float | None:
+    """Accuracy at a latency share on the line through the points that no other point beats in both."""
+    best: list[tuple[float, float]] = []
+    for latency, accuracy in sorted(points):
+        if not best or accuracy > best[-1][1]:
+            best.append((latency, accuracy))
+    if share < best[0][0]:
+        return None
+    return float(np.interp(share, [p[0] for p in best], [p[1] for p in best]))
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Time for all budgets together, against what cannot be saved.
+
+    Attributes:
+        budgets: how many.
+        parts: criteria times subsets times seeds.
+        total_s: seconds of all parts, without retraining.
+        least_s: of one scoring pass and the evaluation of each budget's network.
+    """
+
+    budgets: int
+    parts: int
+    total_s: float
+    least_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Total over least."""
+        return self.total_s / self.least_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.budgets} budgets from one scoring pass: {self.total_s:.1f} s in {self.parts} parts without "
+            f"retraining, {self.ratio:.2f} times (one scoring pass + {self.budgets} evaluations)"
+        )
+
+
+def overhead(rows: Iterable[Row]) -> Overhead | None:
+    """What choosing, cutting and the rest add to scoring and evaluation in one-shot parts; None without any."""
+    parts: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        one_shot = row["structured"] and str(row["strategy"]).startswith("one-shot")
+        if one_shot and not row["finetuned"] and row["scored_on"] == "subset" and row["scoring_s"] is not None:
+            parts[row["strategy"], row["subset"], row["criterion"], row["seed"]].append(row)
+    if not parts:
+        return None
+    total = sum(part[0]["part_s"] for part in parts.values())
+    least = sum(part[0]["scoring_s"] + sum(row["evaluation_s"] for row in part) for part in parts.values())
+    return Overhead(len(next(iter(parts.values()))), len(parts), total, least)
+
+
+def timings(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Seconds of preparation by criterion, means: one scoring (shared by all budgets), one surgery, one retraining."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["criterion"] != "none":
+            for column in ("scoring_s", "surgery_s", "retraining_s"):
+                found[name_of(row)][column] += [] if row[column] is None else [row[column]]
+    return [
+        {"criterion": name} | {column: float(np.mean(values)) if values else None for column, values in spent.items()}
+        for name, spent in found.items()
+    ]

@@ -1,0 +1,159 @@
+"""Networks for some of their classes: heads cut to them, or masked."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.data.classes import class_indices
+from secateur.selection import Plan
+from secateur.structure import Structure
+from secateur.structure.base import tensors_in
+from secateur.structure.trace import ASIDE, arguments, borrowed, failure, trace_outputs
+from secateur.surgery.prune import prune
+
+OUT_OF_PLAY = -1e4
+"""Added to the logits of masked classes: far below any other, and within half precision."""
+
+
+def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) -> nn.Module:
+    """A new network that gives the logits of some classes only, in ascending order; ``model`` is untouched.
+
+    The layers that make the logits are found by a trace, whatever they are called and however many they are (a linear
+    layer, a 1x1 convolution with pooling, two heads that are averaged), and cut as `prune` cuts: the result can be
+    pruned, saved and loaded like any pruned network. A mask of `mask_head` is not taken over.
+
+    Args:
+        model: gives logits [N, K], alone or as the first of several tensors.
+        classes: indices of those that stay; of all of them, the result is a plain copy.
+        example_inputs: as for `secateur.structure.trace.trace`; also the inputs on which old and new logits are
+            compared.
+
+    Raises:
+        RequestError: for classes that the network has not, and for heads that cannot be cut, with the reason:
+            `mask_head` works for every network.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5))
+        >>> x = torch.randn(3, 4)
+        >>> torch.allclose(slice_head(net, [3, 1], x)(x), net(x)[:, [1, 3]])
+        True
+    """
+    whole = _unmasked_copy(model)
+    expected = _logits(whole, example_inputs)
+    if expected.ndim != 2:
+        raise _cannot(f"the network's output is {list(expected.shape)}, not [samples, classes]")
+    chosen = class_indices(classes, (), range(expected.shape[1]))
+    if len(chosen) == expected.shape[1]:
+        return whole
+    try:
+        structure, outputs = trace_outputs(whole, example_inputs)
+        keep = np.ones(structure.num_units, bool)
+        keep[outputs] = False
+        keep[outputs[list(chosen)]] = True
+        _refuse_read(structure, outputs)
+        plan = Plan.of(structure, keep, {}, "classes", "head")
+        sliced = prune(whole, plan, check=False)
+        found = _logits(sliced, example_inputs)
+    except RequestError as error:
+        raise _cannot(str(error)) from error
+    wanted = expected[:, list(chosen)]
+    limit = 1e-2 if wanted.dtype in (torch.half, torch.bfloat16) else 1e-3
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, limit, limit * float(wanted.abs().max())):
+        raise _cannot("without the other outputs the network computes something else")
+    return sliced
+
+
+def mask_head(model: nn.Module, classes: Sequence[int]) -> nn.Module:
+    """A copy with the same names and shapes in which only some classes compete; ``model`` is untouched.
+
+    A forward hook adds -10,000 to all other logits, so that softmax and argmax choose among the chosen classes. Copies,
+    pruning and training keep the hook; it stands aside while a structure is traced. It is no part of a bundle: save and
+    load give the network without it. A mask that the network has already is replaced.
+
+    Args:
+        model: gives logits [N, K], alone, as the first of a tuple, or as ``logits`` of an object or dictionary.
+        classes: indices of those that compete. Indices beyond the outputs are refused when the network runs.
+
+    Raises:
+        RequestError: for an empty list, a class named twice, or what is no index.
+
+    Example:
+        >>> net = mask_head(nn.Linear(4, 3), [0, 2])
+        >>> net(torch.randn(5, 4)).softmax(1)[:, 1].tolist()
+        [0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    wrong = [c for c in classes if isinstance(c, bool) or not isinstance(c, int | np.integer) or c < 0]
+    if wrong:
+        raise RequestError(f"classes to keep must be indices from 0, got {wrong[0]!r}")
+    masked = _unmasked_copy(model)
+    masked.register_forward_hook(_HeadMask(class_indices(classes, (), classes)))
+    return masked
+
+
+class _HeadMask:
+    """Forward hook that leaves only some classes in play; copied with its network."""
+
+    def __init__(self, classes: tuple[int, ...]) -> None:
+        self.classes = classes
+        setattr(self, ASIDE, True)
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, torch.Tensor):
+            return self._masked(output)
+        if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
+            parts = (self._masked(output[0]), *output[1:])
+            return type(output)(*parts) if hasattr(output, "_fields") else parts  # named tuples take parts by name
+        if isinstance(getattr(output, "logits", None), torch.Tensor):
+            changed = copy.copy(output)
+            changed.logits = self._masked(output.logits)
+            return changed
+        if isinstance(output, dict) and isinstance(output.get("logits"), torch.Tensor):
+            return {**output, "logits": self._masked(output["logits"])}
+        raise RequestError(f"the network gives a {type(output).__name__}, in which no logits are known to mask")
+
+    def _masked(self, logits: torch.Tensor) -> torch.Tensor:
+        if logits.ndim != 2:
+            raise RequestError(f"logits to mask must be [samples, classes], the network gives {list(logits.shape)}")
+        inside = class_indices(self.classes, (), range(logits.shape[1]))
+        added = [0.0 if index in inside else OUT_OF_PLAY for index in range(logits.shape[1])]
+        return logits + torch.tensor(added, dtype=logits.dtype, device=logits.device)
+
+
+def _unmasked_copy(model: nn.Module) -> nn.Module:
+    made = copy.deepcopy(model)
+    for module in made.modules():
+        for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, _HeadMask)]:
+            del module._forward_hooks[key]
+    return made
+
+
+def _logits(model: nn.Module, example_inputs: Any) -> torch.Tensor:
+    args, kwargs = arguments(example_inputs)
+    try:
+        with borrowed(model), torch.no_grad():
+            found = next(tensors_in(model(*args, **kwargs)), None)
+    except Exception as error:  # the user's own code may raise anything; the remedy is the same
+        raise RequestError(failure(error, list(tensors_in((args, kwargs))))) from error
+    if found is None:
+        raise RequestError("the network gives no tensor")
+    return found
+
+
+def _refuse_read(structure: Structure, outputs: np.ndarray) -> None:
+    """Outputs that a layer reads go into other outputs, which would change without them."""
+    gone = np.zeros(structure.num_units + 1, bool)
+    gone[outputs] = True
+    for layer, units in structure.read.items():
+        if gone[units].any():
+            raise RequestError(f"outputs are also read inside the network, by '{layer}'")
+
+
+def _cannot(reason: str) -> RequestError:
+    return RequestError(f"the head cannot be cut to some classes: {reason}; keep its shape with replace_head=mask")
