@@ -114,42 +114,32 @@ class Bench:
     def _structured(self, part: Part, task: Task) -> Iterator[_Network]:
         settings, variant = self.settings, part.variant
         assert variant is not None
-        aware = part.scored_on == "subset"
-        model, structure = (task.model, task.structure) if aware else (task.whole, task.whole_structure)
-        reference = task.reference(settings.per_class, part.seed, aware)
+        model, structure = task.model, task.structure
+        reference = task.reference(settings.per_class, part.seed)
         criterion = _criterion(part)
+        if part.scored_on == "all":
+            criterion = task.blind(criterion, settings.per_class, part.seed)
         if settings.kind == "ratio":
             shares = sorted(settings.budgets)
             found = prune_to_ratios(model, reference, shares, criterion, variant, structure=structure)
         else:
             shares = sorted(settings.budgets, reverse=True)
-            images = task.data if aware else task.whole_data
             budgets = [Budget.of(settings.kind, share) for share in shares]
             found = prune_to_budgets(
-                model, reference, budgets, criterion, variant, structure=structure, train=images.train,
-                val=images.val, finetune=self.finetune,
+                model, reference, budgets, criterion, variant, structure=structure, train=task.data.train,
+                val=task.data.val, finetune=self.finetune,
             )  # fmt: skip
         for share, result in zip(shares, found, strict=True):
-            keep = result.plan.keep(structure)
             columns = {
-                "layers": task.structure.kept_per_layer(keep),
+                "layers": structure.kept_per_layer(result.plan.keep(structure)),
                 "removed": {name: list(units) for name, units in result.plan.removed.items()},
             }
-            network = _Network(share, result.model, result.plan.achieved, result.seconds, columns, result)
-            if not aware:
-                begin = time.perf_counter()
-                headed = task.headed(result.model)
-                surgery = result.seconds.get("surgery", 0.0) + time.perf_counter() - begin
-                # shares are of the network with the subset's head, as everybody else's
-                achieved = task.structure.cost(keep).share_of(task.structure.cost())
-                seconds = {**result.seconds, "surgery": surgery}
-                network = replace(network, model=headed, achieved=achieved, seconds=seconds)
-            yield network
+            yield _Network(share, result.model, result.plan.achieved, result.seconds, columns, result)
 
     def _unstructured(self, part: Part, task: Task) -> Iterator[_Network]:
         """Masked weights: as many stay as the budget says, and nothing gets smaller or faster."""
         begin = time.perf_counter()
-        reference = task.reference(self.settings.per_class, part.seed, aware=True)
+        reference = task.reference(self.settings.per_class, part.seed)
         scores = weight_scores(task.model, reference, part.criterion, part.seed)
         scoring = time.perf_counter() - begin
         ratio = self.settings.kind == "ratio"

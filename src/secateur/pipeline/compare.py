@@ -101,6 +101,10 @@ def _check(settings: CompareSettings, prune: PruneSettings) -> None:
                 raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
     if settings.blind and not settings.subsets:
         raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
+    if settings.blind and settings.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind"
+        )
     if not settings.published and not settings.default:
         raise RequestError("compare.published and compare.default are both false; switch one on")
     if nominal and settings.default and prune.schedule != "one-shot":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import numpy_generator
+from secateur.criteria import Criterion, score
 from secateur.data import ImageData, ReferenceSet, class_indices
 from secateur.structure import Structure, trace
 from secateur.surgery import mask_head, slice_head
@@ -71,7 +72,6 @@ class Task:
         whole: the network for all classes; ``whole_data``: its data.
         model: the network for these classes; the same object where its head stays as it is.
         data: images of these classes, labelled as ``model`` numbers them.
-        headed: gives a network that was pruned with all its classes the head of ``model``.
     """
 
     name: str
@@ -80,7 +80,6 @@ class Task:
     whole_data: ImageData
     model: nn.Module
     data: ImageData
-    headed: Callable[[nn.Module], nn.Module]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -113,13 +112,46 @@ class Task:
     def _example(self) -> torch.Tensor:
         return self.whole_data.test.batch([0])[0].to(next(self.whole.parameters()).device)
 
-    def reference(self, per_class: int, seed: int, aware: bool) -> ReferenceSet:
-        """Samples of these classes, for ``model``; or class-blind ones, about as many of all classes, for ``whole``."""
-        if aware:
-            return ReferenceSet.sample(self.data.train, per_class, seed)
-        names = self.whole_data.class_names
-        share = len(self.class_names) / len(names)
-        return ReferenceSet.sample(self.whole_data.train, max(1, round(per_class * share)), seed)
+    def reference(self, per_class: int, seed: int) -> ReferenceSet:
+        """Samples of these classes, for ``model``."""
+        return ReferenceSet.sample(self.data.train, per_class, seed)
+
+    def blind(self, criterion: Criterion, per_class: int, seed: int) -> ClassBlind:
+        """The same criterion with about as many samples of all classes, for ``whole``."""
+        share = len(self.class_names) / len(self.whole_data.class_names)
+        reference = ReferenceSet.sample(self.whole_data.train, max(1, round(per_class * share)), seed)
+        return ClassBlind(criterion, self.whole, self.whole_structure, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBlind(Criterion):
+    """Scores of the units of a network for some classes that were taken on the network for all of them.
+
+    Nothing else is class-blind: repairs after the cut look at samples of the chosen classes, so that the scores alone
+    make the difference.
+    """
+
+    criterion: Criterion
+    whole: nn.Module
+    structure: Structure
+    reference: ReferenceSet
+    name: ClassVar[str] = "class-blind"
+
+    @property
+    def standing(self) -> bool:  # type: ignore[override]
+        """As the criterion's."""
+        return self.criterion.standing
+
+    def unit_scores(
+        self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
+    ) -> np.ndarray:
+        """See `Criterion.unit_scores`; looks at neither ``model`` nor ``reference``."""
+        return score(
+            self.whole, self.structure, self.reference, self.criterion, centred=centred, batch_size=batch_size
+        ).values
+
+    def __repr__(self) -> str:
+        return f"{self.criterion!r} on all classes"
 
 
 def make_tasks(model: nn.Module, data: ImageData, subsets: Sequence[SubsetSettings], head: Head) -> list[Task]:
@@ -130,18 +162,14 @@ def make_tasks(model: nn.Module, data: ImageData, subsets: Sequence[SubsetSettin
             head that cannot be sliced.
     """
     if not subsets:
-        return [Task(WHOLE, None, model, data, model, data, lambda network: network)]
+        return [Task(WHOLE, None, model, data, model, data)]
     found: dict[tuple[int, ...], str] = {}
     tasks = []
     example = data.test.batch([0])[0].to(next(model.parameters()).device)
     for subset in subsets:
         classes = _checked(subset, data, found)
-
-        def headed(network: nn.Module, classes: tuple[int, ...] = classes) -> nn.Module:
-            return with_head(network, classes, head, example)
-
         chosen = data.only(classes, renumber=head == "slice")
-        tasks.append(Task(subset.name, classes, model, data, headed(model), chosen, headed))
+        tasks.append(Task(subset.name, classes, model, data, with_head(model, classes, head, example), chosen))
     return tasks
 
 
