@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from secateur.criteria import kept_at
 from secateur.pipeline import CompareSettings, PruneSettings, compare, prune_to_ratios, write_table
 from secateur.pipeline.tasks import SubsetSettings, make_tasks
 from secateur.pipeline.unstructured import mask_weights, weight_scores
+from secateur.selection import UnreachableBudgetError
 from secateur.studies import class_aware
 
 SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", "latency_ms", "latency_share")
@@ -72,8 +74,6 @@ def test_rows_say_what_was_pruned_for_what(rows, tiny_data, model):
     assert all(row["latency_share"] > 0 for row in rest if row["structured"])
     # unpruned, the network says about these images what it says with all its classes, when only these count
     images = tiny_data.only((1, 3, 5)).test
-    kept = np.sort(np.random.default_rng(0).permutation(len(images))[:0])  # the draw is the comparison's own
-    assert len(kept) == 0
     whole = compare(model, tiny_data, settings(criteria=("random",), limit=None), ONE_SHOT)[0]
     with torch.no_grad():
         logits = model(images.batch(range(len(images)))[0])[:, [1, 3, 5]]
@@ -187,8 +187,10 @@ def test_wrong_comparisons_fail_before_any_work(model, tiny_data):
     wrong("both false", default=False)
     wrong("one shot", PruneSettings(), kind="ratio")
     wrong("in \\(0, 1\\), got 1", kind="ratio", budgets=(1.0,))
-    wrong("in \\(0, 1\\], got 1.5", budgets=(1.5,))
-    wrong("ocap.*asks for 30.*6", criteria=("ocap:images=30",))
+    wrong("in \\(0, 1\\), got 1", budgets=(0.5, 1.0))
+    wrong("compare.seeds is empty", seeds=())
+    wrong("taken once", PruneSettings(), blind=("lrp",))
+    wrong("ocap.*asks for 30.*6", criteria=("weight", "ocap:images=30"))
 
 
 # ---- nominal ratios, strategies
@@ -232,7 +234,11 @@ def test_wrong_ratios(setting):
     scores = sc.score(model, structure, reference, "weight")
     refused("in \\(0, 1\\), got 1.2", sc.select_nominal, scores, 1.2)
     refused("unknown strategy 'per-cost' for a nominal ratio", sc.select_nominal, scores, 0.5, "per-cost")
-    refused("would remove nothing", sc.select_nominal, scores, 0.01)
+    refused("nothing goes by weight", sc.select_nominal, scores, 0.01)
+    nothing, half = prune_to_ratios(model, reference, [0.01, 0.5], "weight")
+    assert nothing.plan.achieved == {"units": 1.0, "params": 1.0, "macs": 1.0}
+    torch.testing.assert_close(nothing.model.eval()(reference.inputs), model.eval()(reference.inputs))
+    assert half.plan.achieved["units"] < 0.6
     refused("schedule one-shot", lambda: next(prune_to_ratios(model, reference, [0.5], "weight", PruneSettings())))
 
 
@@ -241,9 +247,8 @@ def test_like_is_compared_with_like(setting):
     plan = sc.select(sc.score(model, structure, reference, "weight"), sc.Budget(units=0.5), "isomorphic")
     keep = plan.keep(structure)
     for make in set(structure.makes):
-        units = np.concatenate([
-            np.arange(g.first, g.first + g.size) for g, m in zip(structure.groups, structure.makes, strict=True) if m == make
-        ])  # fmt: skip
+        alike = [g for g, m in zip(structure.groups, structure.makes, strict=True) if m == make]
+        units = np.concatenate([np.arange(g.first, g.first + g.size) for g in alike])
         assert keep[units].mean() == pytest.approx(0.5, abs=1 / len(units) + 1e-9)
 
 
@@ -257,6 +262,12 @@ def test_first_layers_can_be_left_alone(setting):
     assert keep[structure.group("conv1").units].all()
     assert keep[structure.group("layer1.0.conv1").units].all()
     assert not keep.all()
+
+
+def test_errors_come_back_from_other_processes():
+    error = UnreachableBudgetError("20 % of macs", 0.3, "layer 'a' binds")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.least, again.binding) == (str(error), 0.3, "layer 'a' binds")
 
 
 # ---- weight masks
@@ -385,5 +396,19 @@ def test_a_network_for_some_classes_from_the_command_line(weights, tmp_path, cap
     assert set(found["per_class"]) == {"1", "3", "7"}
     assert run(["train", "--model", str(bundle), *small, "--epochs", "1", "--out", str(tmp_path / "more")]) == 0
     assert sc.load(tmp_path / "more" / "bundle").fc.out_features == 3
-    assert run(["evaluate", *weights, "--classes", "1,cat"]) == 2
-    assert "unknown class 'cat'; known: 0, 1, 2" in capsys.readouterr().err
+    for wrong, message in (
+        (["evaluate", *weights, "--classes", "1,cat"], "unknown class 'cat'; known: 0, 1, 2"),
+        (["evaluate", *weights, "--head", "slice"], "needs data.classes"),
+        (["compare", *weights, "--head", "slice"], "--head is for the classes of --subset"),
+        (["compare", *weights, "--subset", "1,cat", "--dry-run"], "unknown class 'cat'"),
+        (["compare", *weights, "--criterion", "nonsense", "--dry-run"], "unknown criterion 'nonsense'"),
+        (["compare", *weights, "--subset", "1,2", "--track", "paper"], "unknown tracker 'paper'"),
+    ):
+        assert run(wrong) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_pruned_network_learns_from_the_unpruned_one(weights, tmp_path):
+    prune = ["--schedule", "one-shot", "--macs", "0.6", "--finetune", "1", "--set", "reference.per_class=2"]
+    teacher = ["--set", "finetune.distillation={temperature: 3, weight: 0.7}"]
+    assert run(["prune", *weights, *prune, *teacher, "--out", str(tmp_path)]) == 0

@@ -26,7 +26,17 @@ from secateur.cli.options import (
     stop_early,
 )  # fmt: skip
 from secateur.cli.present import new_report, say_notes, show
-from secateur.pipeline import Prepared, check_classes, class_rows, compare, layer_rows, prepare, write_table
+from secateur.core.errors import RequestError
+from secateur.pipeline import (
+    Prepared,
+    check_classes,
+    check_compare,
+    class_rows,
+    compare,
+    layer_rows,
+    prepare,
+    write_table,
+)
 from secateur.studies import class_aware
 
 LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -68,6 +78,12 @@ def command(
         compare__subsets=[_subset(text) for text in subsets] if subsets else None, compare__replace_head=head,
         compare__processes=processes, compare__trackers=trackers or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
+    if head is not None and not chosen.compare.subsets:
+        raise RequestError("--head is for the classes of --subset (compare.subsets); give some, or leave it out")
+    if dry_run and not print_config:
+        asked = prepare(chosen)
+        check_classes(asked)
+        check_compare(asked.model, asked.data, chosen.compare, chosen.prune)
     if stop_early(chosen, print_config, dry_run):
         return
     for tracker in chosen.compare.trackers:

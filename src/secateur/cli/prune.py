@@ -43,7 +43,7 @@ def command(
     units: Annotated[float | None, typer.Option("--units", help="Share of units that stays.")] = None,
     latency: Annotated[float | None, typer.Option("--latency", help="Share of latency that stays, measured.")] = None,
     schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, rescored, iterative.")] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", help="global, per-layer, per-cost.")] = None,
+    strategy: Annotated[str | None, typer.Option("--strategy", help="global, per-layer, per-cost, isomorphic.")] = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Fine-tuning epochs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the reference samples.")] = None,
     classes: ClassesOption = None,

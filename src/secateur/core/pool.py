@@ -63,7 +63,8 @@ class Pool:
         # few at a time, so that an interruption has little to wait for
         while True:
             for job in waiting:
-                running[self._started().submit(function, job)] = job
+                with _uninterrupted():  # a process may start with any of the first jobs
+                    running[self._started().submit(function, job)] = job
                 if len(running) >= 2 * self.workers:
                     break
             if not running:
@@ -76,8 +77,6 @@ class Pool:
             context = multiprocessing.get_context("spawn")  # threads of libraries do not survive a fork
             arguments = (self._setup, self._arguments)
             self._executor = ProcessPoolExecutor(self.workers, context, initializer=_begin, initargs=arguments)
-            with _uninterrupted():
-                self._executor.submit(int)  # starts the processes
         return self._executor
 
 
@@ -86,8 +85,8 @@ def _result(future: Future[R]) -> R:
         return future.result()
     except BrokenProcessPool as error:
         raise SecateurError(
-            "a worker process ended before its work did (out of memory?); finished runs are kept: run the same command "
-            "again, with one process"
+            "a worker process ended before its work did (out of memory, or a script without its main guard?); finished "
+            "runs are kept: run the same command again, with one process"
         ) from error
 
 

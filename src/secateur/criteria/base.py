@@ -44,6 +44,11 @@ class Criterion(ABC):
     standing: ClassVar[bool] = False
     """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
 
+    @property
+    def asks_for(self) -> int | None:
+        """Reference samples that it needs at least; None: it takes what there is."""
+        return None
+
     @abstractmethod
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int

@@ -53,6 +53,11 @@ class OCAP(Criterion):
     def __post_init__(self) -> None:
         check_count("images", self.images)
 
+    @property
+    def asks_for(self) -> int | None:
+        """See `Criterion.asks_for`."""
+        return self.images
+
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:

@@ -47,7 +47,7 @@ class Hessian(Criterion):
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
         parameters = _coupled(model, structure)
-        squares = _gradient_sums(model, parameters, reference, 1, power=2)
+        squares = gradient_sums(model, parameters, reference, 1, power=2)
         figures = {
             name: p.detach().to(torch.float64) ** 2 * squares[name] / (2 * len(reference))
             for name, p in parameters.items()
@@ -79,7 +79,7 @@ class TaylorGroup(Criterion):
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
         parameters = _coupled(model, structure)
-        sums = _gradient_sums(model, parameters, reference, batch_size, power=1)
+        sums = gradient_sums(model, parameters, reference, batch_size, power=1)
         figures = {name: p.detach().to(torch.float64) * sums[name] / len(reference) for name, p in parameters.items()}
         if self.inner == "abs":
             figures = {name: figure.abs() for name, figure in figures.items()}
@@ -114,7 +114,7 @@ def _coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
     return {axis.tensor: known[axis.tensor] for axis in structure.axes if axis.tensor in known}
 
 
-def _gradient_sums(
+def gradient_sums(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], reference: ReferenceSet, batch_size: int, power: int
 ) -> dict[str, torch.Tensor]:
     """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well."""

@@ -54,6 +54,11 @@ class Shapley(Criterion):
         check_count("samples", self.samples)
         check_known("normalisation", self.normalise, NORMALISATIONS)
 
+    @property
+    def asks_for(self) -> int | None:
+        """See `Criterion.asks_for`."""
+        return self.samples
+
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:

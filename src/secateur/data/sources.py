@@ -237,9 +237,8 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
             dataset = factory(root=str(settings.root.expanduser()), **chosen, **download)
         except (RuntimeError, OSError) as error:
             reason = str(error).split("\n", maxsplit=1)[0]
-            raise RequestError(
-                f"torchvision/{name} is not in '{settings.root}' ({reason}); set data.download=true or put it there"
-            ) from error
+            remedy = "put its archives there" if name == "imagenet" else "set data.download=true or put it there"
+            raise RequestError(f"torchvision/{name} is not in '{settings.root}' ({reason}); {remedy}") from error
         if hasattr(dataset, "data"):
             parts[split] = (np.asarray(dataset.data), np.asarray(dataset.targets, np.int64))
         else:
@@ -250,7 +249,9 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
             )
         classes = getattr(dataset, "classes", None)
         if classes:
-            class_names = tuple(c if isinstance(c, str) else c[0] for c in classes)
+            plain = [c if isinstance(c, str) else c[0] for c in classes]
+            # ImageNet has two cranes and two maillots
+            class_names = tuple(n if plain.count(n) == 1 else f"{n} ({i})" for i, n in enumerate(plain))
     if not isinstance(parts["train"][0], np.ndarray) and settings.size is None:
         raise RequestError(f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.size=224")
     parts["val"] = _pick(parts["train"], np.empty(0, np.int64))

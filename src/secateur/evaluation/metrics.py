@@ -116,10 +116,8 @@ def _figures(logits: torch.Tensor, targets: torch.Tensor, class_names: Sequence[
     probabilities = logits.softmax(1)
     confidence, predicted = probabilities.max(1)
     right = (predicted == targets).double()
-    per_class = {
-        (class_names[c] if class_names is not None else str(c)): float(right[targets == c].mean())
-        for c in sorted(set(targets.tolist()))
-    }
+    accuracies = {c: float(right[targets == c].mean()) for c in sorted(set(targets.tolist()))}
+    per_class = {(class_names[c] if class_names is not None else str(c)): a for c, a in accuracies.items()}
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     error = sum(
         float((bins == b).double().mean() * (right[bins == b].mean() - confidence[bins == b].double().mean()).abs())
@@ -128,7 +126,7 @@ def _figures(logits: torch.Tensor, targets: torch.Tensor, class_names: Sequence[
     )
     return {
         "accuracy": float(right.mean()),
-        "balanced_accuracy": sum(per_class.values()) / len(per_class),
+        "balanced_accuracy": sum(accuracies.values()) / len(accuracies),  # names may repeat
         "per_class": per_class,
         "loss": float(F.cross_entropy(logits, targets)),
         "calibration_error": error,

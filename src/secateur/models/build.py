@@ -134,7 +134,8 @@ def fetched_normalisation(name: str, arguments: dict[str, Any], model: nn.Module
         shipped = getattr(model, "default_cfg", {})
         mean, std = shipped.get("mean"), shipped.get("std")
     else:
-        transforms = torchvision.models.get_model_weights(plain)[arguments["weights"]].transforms()
+        chosen = str(arguments["weights"]).rpartition(".")[2]  # names may begin with that of their class
+        transforms = torchvision.models.get_model_weights(plain)[chosen].transforms()
         mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
     return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 

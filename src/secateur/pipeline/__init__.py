@@ -1,6 +1,6 @@
 """Whole experiments in memory: one-shot, re-scored, iterative, compared."""
 
-from secateur.pipeline.compare import compare
+from secateur.pipeline.compare import check_compare, compare
 from secateur.pipeline.comparison import COLUMNS, CompareSettings, class_rows, layer_rows, write_table
 from secateur.pipeline.compress import compress, prune_to_budgets
 from secateur.pipeline.explain import Explanation, explain, strongest_units
@@ -22,6 +22,7 @@ __all__ = [
     "Step",
     "SubsetSettings",
     "check_classes",
+    "check_compare",
     "class_rows",
     "compare",
     "compress",

@@ -100,11 +100,13 @@ class Bench:
             found.append(self._row(part, network, finetuned=False))
             last = network.compressed
             if self._retrains(part, network.share):
+                before = time.perf_counter()
+                images = self._training_images(task, part.seed)
                 start = time.perf_counter()
-                tuned = self._tuned(part, task, network.model)
+                tuned = self._tuned(part, task, network.model, images)
                 seconds = {**network.seconds, "retraining": time.perf_counter() - start}
                 found.append(self._row(part, replace(network, model=tuned, seconds=seconds), finetuned=True))
-                retraining += time.perf_counter() - start
+                retraining += time.perf_counter() - before
                 last = None if last is None else replace(last, model=tuned)
             if keep is not None and last is not None:
                 keep[part.criterion] = last
@@ -157,27 +159,31 @@ class Bench:
         chosen = self.settings.finetune_budgets
         return part.variant.schedule != "iterative" and (chosen is None or share in chosen)
 
-    def _tuned(self, part: Part, task: Task, network: nn.Module) -> nn.Module:
+    def _tuned(self, part: Part, task: Task, network: nn.Module, images: LabelledImages) -> nn.Module:
         assert self.finetune is not None
         settings = self.finetune.model_copy(update={"seed": part.seed})
         tuned = copy.deepcopy(network)
         val = task.data.val if settings.keep == "best" else None
         teacher = task.model if settings.distillation is not None else None
-        fit(tuned, self._training_images(task, part.seed), val, settings, teacher=teacher)
-        return tuned
+        fit(tuned, images, val, settings, teacher=teacher)
+        return tuned.to(next(network.parameters()).device)  # training ends on the CPU
 
     def _training_images(self, task: Task, seed: int) -> LabelledImages:
-        count, images = self.settings.finetune_images, task.data.train
-        if count is None or count >= len(images):
-            return images
-        if self.settings.finetune_choice == "chance":
-            return images.subset(drawn(len(images), count, "finetune", derive_seed(seed, "images")))
-        return images.subset(closest_subset(self._features[task.name], images.labels, count, seed))
+        """Chosen once for each subset and seed: all criteria retrain on the same images."""
+        if (task.name, seed) not in self._chosen:
+            count, images = self.settings.finetune_images, task.data.train
+            if count is not None and count < len(images):
+                if self.settings.finetune_choice == "chance":
+                    images = images.subset(drawn(len(images), count, "finetune", derive_seed(seed, "images")))
+                else:
+                    logits = _logits(task.model, images)
+                    images = images.subset(closest_subset(logits, images.labels, count, seed))
+            self._chosen[task.name, seed] = images
+        return self._chosen[task.name, seed]
 
     @cached_property
-    def _features(self) -> dict[str, np.ndarray]:
-        """Logits of the unpruned network on all training images, by subset."""
-        return {name: _logits(task.model, task.data.train) for name, task in self.tasks.items()}
+    def _chosen(self) -> dict[tuple[str, int], LabelledImages]:
+        return {}
 
     def _row(self, part: Part, network: _Network, finetuned: bool) -> Row:
         task = self.tasks[part.subset]

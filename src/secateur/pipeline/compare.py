@@ -19,12 +19,14 @@ from secateur.core.files import read_json, write_json
 from secateur.core.pool import Pool, cores
 from secateur.core.progress import track
 from secateur.criteria import get, parse
+from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData
 from secateur.exporting.capture import need
 from secateur.pipeline.bench import Bench
 from secateur.pipeline.comparison import CompareSettings, Part, Row, parts_of
 from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.pipeline.timed import Timer
+from secateur.surgery.head import head_mask
 from secateur.training import TrainSettings
 
 
@@ -57,22 +59,19 @@ def compare(
         all channels), ``removed`` (units by group) and ``part_s`` (seconds of the whole part without retraining). First
         for each subset comes one for the unpruned network (budget 1).
 
+    With several ``processes``, a script needs the guard ``if __name__ == "__main__"``: processes import it anew.
+
     Raises:
         RequestError: before any work, for unknown criteria or classes, subsets that do not go together, a head that
             cannot be sliced, budgets out of range, or a missing package.
     """
-    _check(settings, prune_settings)
-    bench = Bench(model, data, settings, finetune, model_name)
-    for task in bench.tasks.values():
-        assert task.structure  # what cannot be traced fails before any work
-        if settings.blind:
-            assert task.whole_structure
+    bench = check_compare(model, data, settings, prune_settings, model_name=model_name, finetune=finetune)
     identity = _identity(model, data, settings, finetune)
     places = {part: _place(folder, f"{identity}/{part.key(settings)}") for part in parts_of(settings, prune_settings)}
     found: dict[Part, list[Row]] = {}
     for part, place in places.items():
         if place is not None and place.exists() and keep is None:
-            found[part] = read_json(place)
+            found[part] = [row | {"model": model_name} for row in read_json(place)]
     missing = [part for part in places if part not in found]
     for part, rows in track(_worked(bench, missing, keep), "comparing", total=len(missing)):
         place = places[part]
@@ -87,14 +86,40 @@ def compare(
     return table
 
 
+def check_compare(
+    model: nn.Module,
+    data: ImageData,
+    settings: CompareSettings,
+    prune_settings: PruneSettings,
+    *,
+    model_name: str = "model",
+    finetune: TrainSettings | None = None,
+) -> Bench:
+    """What `compare` refuses before any work; the bench that it works on."""
+    _check(settings, prune_settings)
+    bench = Bench(model, data, settings, finetune, model_name)
+    for task in bench.tasks.values():
+        structures = [task.structure, *([task.whole_structure] if settings.blind else [])]
+        assert structures[0].groups  # what cannot be traced has failed by now
+        reference = task.reference(settings.per_class, settings.seeds[0])
+        for text in settings.criteria:
+            name, parameters = parse(text)
+            criterion = get(name, **parameters)
+            first_balanced(reference, criterion.asks_for, criterion.name)
+    return bench
+
+
 def _check(settings: CompareSettings, prune: PruneSettings) -> None:
     for text in (*settings.criteria, *settings.blind):
         name, parameters = parse(text)
         get(name, **parameters)
+    for name in ("criteria", "budgets", "seeds"):
+        if not getattr(settings, name):
+            raise RequestError(f"compare.{name} is empty; give at least one")
     nominal = settings.kind == "ratio"
     for share in settings.budgets:
-        if not 0 < share < (1 if nominal else 1 + 1e-12):
-            raise RequestError(f"compare.budgets must be shares in (0, 1{')' if nominal else ']'}, got {share}")
+        if not 0 < share < 1:
+            raise RequestError(f"compare.budgets must be shares in (0, 1), got {share}")
     for name in ("finetune_budgets", "onnx_budgets"):
         for share in getattr(settings, name) or ():
             if share not in settings.budgets:
@@ -102,9 +127,7 @@ def _check(settings: CompareSettings, prune: PruneSettings) -> None:
     if settings.blind and not settings.subsets:
         raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
     if settings.blind and settings.default and prune.schedule != "one-shot":
-        raise RequestError(
-            "class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind"
-        )
+        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
     if not settings.published and not settings.default:
         raise RequestError("compare.published and compare.default are both false; switch one on")
     if nominal and settings.default and prune.schedule != "one-shot":
@@ -124,19 +147,29 @@ def _worked(
     bench: Bench, parts: Sequence[Part], keep: dict[str, Compressed] | None
 ) -> Iterator[tuple[Part, list[Row]]]:
     """Finished parts, in any order."""
-    workers = min(bench.settings.processes or cores(), max(1, len(parts)))
+    workers = min(_workers(bench), max(1, len(parts)))
     if workers == 1 or keep is not None:
         for part in parts:
             yield part, bench.rows(part, keep)
         return
-    if any(p.is_cuda for p in bench.model.parameters()):
-        raise RequestError("several processes would share one GPU; set compare.processes=1, or device=cpu")
     try:
         packed = pickle.dumps(Bench(bench.model, bench.data, bench.settings, bench.finetune, bench.model_name))
     except Exception as error:  # whatever a stranger's class raises, the remedy is the same
         raise RequestError(f"the network or its data cannot be sent to processes ({error}); use one process") from error
     with Pool(workers, _receive, (packed,)) as pool:
         yield from pool.work(_rows, parts)
+
+
+def _workers(bench: Bench) -> int:
+    """Processes; as many as there are cores where that is asked for and the network is on the CPU."""
+    on_cpu = all(p.device.type == "cpu" for p in bench.model.parameters())
+    return bench.settings.processes or (cores() if on_cpu else 1)
+
+
+def _refuse_device(bench: Bench) -> None:
+    places = {p.device.type for p in bench.model.parameters()} - {"cpu"}
+    if places:
+        raise RequestError(f"several processes would share one {places.pop()}; set compare.processes=1, or device=cpu")
 
 
 _bench: Bench | None = None
@@ -165,7 +198,7 @@ def _time(
             baselines[subset] |= timer.whole(subset)
         for part in track(wanted, "timing"):
             place = places[part]
-            beside = None if place is None else place.with_suffix(f".{timer.identity}.json")
+            beside = None if place is None else place.with_suffix(f".{timer.identity(part.subset)}.json")
             if beside is not None and beside.exists():
                 times = {float(budget): columns for budget, columns in read_json(beside).items()}
             else:
@@ -180,8 +213,9 @@ def _identity(model: nn.Module, data: ImageData, settings: CompareSettings, fine
     """Hash of everything that a part's result depends on, but the part's own coordinates."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
+        digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(f"{model!r} {head_mask(model)} {data.class_names} {data.train.augmentation!r}".encode())
     for split in (data.train, data.val, data.test):
         digest.update(split.labels.tobytes())
         digest.update(split.replace(augmentation=None).batch(range(min(16, len(split))))[0].numpy().tobytes())

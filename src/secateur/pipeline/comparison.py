@@ -146,7 +146,7 @@ class Part:
 def parts_of(settings: CompareSettings, prune: PruneSettings) -> list[Part]:
     """All parts, in the order of the table."""
     variants = [(PruneSettings.published(**_carried(prune)), True)] if settings.published else []
-    variants += [(prune, False)] if settings.default else []
+    variants += [(prune, False)] if settings.default and prune not in [v for v, _ in variants] else []
     subsets = [subset.name for subset in settings.subsets] or [WHOLE]
     found = []
     for subset in subsets:

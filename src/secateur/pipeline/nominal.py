@@ -56,6 +56,7 @@ def prune_to_ratios(
                 settings.strategy,
                 min_keep=settings.min_keep,
                 protect=(*settings.protect, *structure.first_layers(settings.skip_first_layers)),
+                nothing=True,  # small ratios of a list may remove nothing; the others are wanted all the same
             )
             slim = cut(model, plan, reference, settings)
         yield Compressed(slim, plan, (Step(ratio, dict(plan.achieved)),), clock.seconds())

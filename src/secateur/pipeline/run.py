@@ -23,6 +23,7 @@ from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import Compressed
 from secateur.pipeline.tasks import with_head
 from secateur.selection import Budget
+from secateur.structure.trace import failure
 from secateur.surgery import read_bundle
 from secateur.training import TrainingHistory, fit
 
@@ -53,6 +54,10 @@ def prepare(recipe: Recipe) -> Prepared:
     the network's record where it has one. Of a network that was cut to some of the data's classes, by its record, data
     are restricted to these; with ``data.classes``, it is first given the head that the recipe asks for.
     """
+    if recipe.model.replace_head != "keep" and recipe.data.classes is None:
+        raise RequestError(
+            f"model.replace_head={recipe.model.replace_head} needs data.classes (--classes): which to keep"
+        )
     device = choose_device(recipe.device)
     name, arguments = recipe.model.name, dict(recipe.model.arguments)
     settings = recipe.data
@@ -76,7 +81,8 @@ def prepare(recipe: Recipe) -> Prepared:
     if known:
         data = data.with_normalisation(Normalisation(tuple(known["mean"]), tuple(known["std"])))
     trained = Path(name).is_dir() or name in SHIPPED or recipe.model.weights is not None or fetched(arguments)
-    outputs = _outputs(model, data)
+    shape = _outputs(model, data)
+    outputs = shape[1] if len(shape) == 2 else 0
     names, own_names = data.class_names, tuple(metadata.get("class_names") or ())
     if outputs < len(names) and len(own_names) == outputs and set(own_names) < set(names):
         note = f"the network answers for {outputs} of {len(names)} classes; the data are restricted to them"
@@ -94,11 +100,15 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(recipe, data, model, device, trained)
 
 
-def _outputs(model: nn.Module, data: ImageData) -> int:
-    """How many logits the network gives; 0 when its output is of another kind."""
-    with borrowed(model), torch.no_grad():
-        found = model(data.test.batch([0])[0])
-    return int(found.shape[1]) if isinstance(found, torch.Tensor) and found.ndim == 2 else 0
+def _outputs(model: nn.Module, data: ImageData) -> tuple[int, ...]:
+    """Shape of the network's output for one image; () when it is no tensor."""
+    image = data.test.batch([0])[0].to(next(model.parameters()).device)
+    try:
+        with borrowed(model), torch.no_grad():
+            found = model(image)
+    except Exception as error:  # the user's own code may raise anything; the remedy is the same
+        raise RequestError(failure(error, [image])) from error
+    return tuple(found.shape) if isinstance(found, torch.Tensor) else ()
 
 
 def train_network(prepared: Prepared, state_file: Path | None = None) -> TrainingHistory:
@@ -146,7 +156,8 @@ def prune_network(prepared: Prepared, folder: Path | None = None) -> PruneRun:
     tuned = None
     if finetune.epochs and recipe.prune.schedule != "iterative":
         state_file = None if folder is None else folder / f"finetune-{compressed.plan.digest}.state"
-        fit(compressed.model, data.train, data.val, finetune, state_file)
+        teacher = None if finetune.distillation is None else model
+        fit(compressed.model, data.train, data.val, finetune, state_file, teacher=teacher)
         tuned = evaluate(compressed.model, loader(data.test), class_names=data.class_names, device=prepared.device)
         compressed.model.to(prepared.device)
         if state_file is not None:
@@ -167,10 +178,9 @@ def prune_network(prepared: Prepared, folder: Path | None = None) -> PruneRun:
 
 def check_classes(prepared: Prepared) -> None:
     """Raise `RequestError` when the network has another number of outputs than the data has classes."""
-    with torch.no_grad():
-        outputs = prepared.model(prepared.data.test.batch([0])[0])
-    if outputs.ndim != 2 or outputs.shape[1] < len(prepared.data.class_names):
+    shape = _outputs(prepared.model, prepared.data)
+    if len(shape) != 2 or shape[1] < len(prepared.data.class_names):
         raise RequestError(
-            f"the network gives outputs of shape {tuple(outputs.shape)}, "
+            f"the network gives outputs of shape {shape or 'unknown'}, "
             f"the data has {len(prepared.data.class_names)} classes"
         )

@@ -240,7 +240,8 @@ def iterative(
             if settings.compensate:
                 compensate(slim, current, fresh, reference, batch_size=settings.batch_size)
             alive = plan.keep(structure)
-            fit(slim, train, val, finetune)  # ends on the CPU
+            teacher = None if finetune.distillation is None else model
+            fit(slim, train, val, finetune, teacher=teacher)  # ends on the CPU
             current = slim.to(home)
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted:

@@ -113,11 +113,11 @@ class Task:
         return self.whole_data.test.batch([0])[0].to(next(self.whole.parameters()).device)
 
     def reference(self, per_class: int, seed: int) -> ReferenceSet:
-        """Samples of these classes, for ``model``."""
+        """Samples of these classes, for ``model``; each subset draws anew."""
         return ReferenceSet.sample(self.data.train, per_class, seed)
 
     def blind(self, criterion: Criterion, per_class: int, seed: int) -> ClassBlind:
-        """The same criterion with about as many samples of all classes, for ``whole``."""
+        """The same criterion with about as many samples of all classes, one of each at least, for ``whole``."""
         share = len(self.class_names) / len(self.whole_data.class_names)
         reference = ReferenceSet.sample(self.whole_data.train, max(1, round(per_class * share)), seed)
         return ClassBlind(criterion, self.whole, self.whole_structure, reference)

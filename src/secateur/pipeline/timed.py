@@ -22,6 +22,8 @@ from secateur.pipeline.tasks import Task
 from secateur.selection import Plan
 from secateur.surgery import prune
 
+_UNTIMED = "not timed in ONNX Runtime"
+
 
 @dataclass(frozen=True, eq=False)
 class Runtimes:
@@ -52,11 +54,10 @@ class Timer:
         subsets = list(self.bench.tasks)[: settings.latency_subsets]
         return bool(settings.latency_repeats) and part.structured and part.seed in seeds and part.subset in subsets
 
-    @property
-    def identity(self) -> str:
-        """Short hash of how times are taken."""
-        settings = self.settings
-        how = [settings.latency_repeats, settings.latency_batch, settings.onnx_budgets, torch.get_num_threads()]
+    def identity(self, subset: str) -> str:
+        """Short hash of how a subset's times are taken."""
+        settings, place = self.settings, next(self.bench.model.parameters()).device
+        how = [settings.latency_repeats, settings.latency_batch, self._exported(subset), torch.get_num_threads(), place]
         return hashlib.sha256(repr(how).encode()).hexdigest()[:8]
 
     def whole(self, subset: str) -> dict[str, Any]:
@@ -90,11 +91,14 @@ class Timer:
         found = {
             "latency_ms": times[-1].median_ms,
             "latency_share": times[-1].median_ms / times[0].median_ms,
-            "latency_note": networks[-1].note,
+            "latency_note": networks[-1].note or (networks[0].note if networks[-1].session else ""),
         }
         sessions = [network.session for network in networks if network.session is not None]
         if len(sessions) == len(networks):
-            runtimes = measure_runtime(sessions, probe, repeats=repeats)
+            try:
+                runtimes = measure_runtime(sessions, probe.cpu(), repeats=repeats)
+            except SecateurError as error:
+                return found | {"latency_note": f"{_UNTIMED}: {error}"}
             found["onnx_ms"] = runtimes[-1].median_ms
             found["onnx_share"] = runtimes[-1].median_ms / runtimes[0].median_ms
         return found
@@ -108,7 +112,7 @@ class Timer:
                 path = export(model, Path(folder) / "network.onnx", probe, batch=len(probe)).path
                 return Runtimes(model, OnnxSession(path, torch.get_num_threads()))
         except SecateurError as error:
-            return Runtimes(model, None, f"not timed in ONNX Runtime: {error}")
+            return Runtimes(model, None, f"{_UNTIMED}: {error}")
 
 
 def _plan(task: Task, removed: Mapping[str, list[int]]) -> Plan:

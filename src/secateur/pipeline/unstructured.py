@@ -7,23 +7,17 @@ et al., "SNIP" (2019) for |w·∂L/∂w|.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from secateur.attribution.borrow import borrowed
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
+from secateur.criteria.parameters import gradient_sums
 from secateur.data import ReferenceSet
 
-WEIGHT_SCORES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "magnitude": lambda weight, gradient: weight.abs(),
-    "gradient": lambda weight, gradient: gradient.abs(),
-    "taylor": lambda weight, gradient: (weight * gradient).abs(),
-}
+WEIGHT_SCORES = ("magnitude", "gradient", "taylor", "random")
 
 
 def weight_scores(
@@ -38,32 +32,19 @@ def weight_scores(
         seed: of chance.
         batch_size: samples per pass.
     """
-    if by != "random" and by not in WEIGHT_SCORES:
-        raise RequestError(f"unknown score of weights '{by}'; known: {', '.join([*WEIGHT_SCORES, 'random'])}")
+    if by not in WEIGHT_SCORES:
+        raise RequestError(f"unknown score of weights '{by}'; known: {', '.join(WEIGHT_SCORES)}")
     weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
     if by == "random":
         generator = torch_generator(seed, "weights", *reference.indices[:8])
         return {name: torch.rand(p.shape, generator=generator) for name, p in weights.items()}
-    gradients = {name: torch.zeros_like(p) for name, p in weights.items()}
-    if by != "magnitude":
-        gradients = _loss_gradients(model, weights, reference, batch_size)
-    return {name: WEIGHT_SCORES[by](p.detach(), gradients[name]).float().cpu() for name, p in weights.items()}
-
-
-def _loss_gradients(
-    model: nn.Module, weights: dict[str, nn.Parameter], reference: ReferenceSet, batch_size: int
-) -> dict[str, torch.Tensor]:
-    total = {name: torch.zeros_like(p) for name, p in weights.items()}
-    place = next(model.parameters()).device
-    with borrowed(model), torch.enable_grad():
-        for parameter in weights.values():
-            parameter.requires_grad_(True)
-        for inputs, targets in reference.batches(batch_size):
-            loss = F.cross_entropy(model(inputs.to(place)), targets.to(place), reduction="sum") / len(reference)
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            for name, gradient in zip(weights, found, strict=True):
-                total[name] += 0 if gradient is None else gradient
-    return total
+    if by == "magnitude":
+        return {name: p.detach().abs().float().cpu() for name, p in weights.items()}
+    sums = gradient_sums(model, weights, reference, batch_size, power=1)
+    found = {name: total / len(reference) for name, total in sums.items()}
+    if by == "taylor":
+        found = {name: p.detach() * found[name] for name, p in weights.items()}
+    return {name: figure.abs().float().cpu() for name, figure in found.items()}
 
 
 def mask_weights(model: nn.Module, scores: dict[str, torch.Tensor], share: float) -> tuple[nn.Module, float]:

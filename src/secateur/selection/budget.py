@@ -25,6 +25,10 @@ class UnreachableBudgetError(RequestError):
         )
         self.least = least
         self.binding = binding
+        self._budget = budget
+
+    def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str]]:
+        return type(self), (self._budget, self.least, self.binding)  # it comes back from other processes
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ def select_nominal(
     *,
     min_keep: int = 1,
     protect: Sequence[str] = (),
+    nothing: bool = False,
 ) -> Plan:
     """Remove a nominal ratio of the units, as published tables count it, whatever that saves.
 
@@ -32,6 +33,7 @@ def select_nominal(
         strategy: ``per-layer``, ``global`` or ``isomorphic``; see `select`.
         min_keep: units that stay in every group.
         protect: names of layers whose units all stay.
+        nothing: let a plan pass that removes nothing.
 
     Raises:
         RequestError: for a ratio out of range, another strategy, or a plan that would change nothing.
@@ -63,4 +65,6 @@ def select_nominal(
     for group in structure.groups:
         best = group.first + np.argsort(-scores.values[group.units], kind="stable")[: min(min_keep, group.size)]
         keep[best] |= keep[group.units].sum() < min(min_keep, group.size)
-    return Plan.of(structure, keep, {"kind": "ratio", "share": ratio}, scores.criterion, strategy)
+    if keep.all() and not nothing:
+        raise RequestError(f"at a nominal ratio of {ratio} nothing goes by {scores.criterion}; ask for a larger one")
+    return Plan.of(structure, keep, {"kind": "ratio", "share": ratio}, scores.criterion, strategy, nothing=True)

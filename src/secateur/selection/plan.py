@@ -117,14 +117,21 @@ class Plan:
 
     @classmethod
     def of(
-        cls, structure: Structure, keep: np.ndarray, requested: Mapping[str, Any], criterion: str, strategy: str
+        cls,
+        structure: Structure,
+        keep: np.ndarray,
+        requested: Mapping[str, Any],
+        criterion: str,
+        strategy: str,
+        *,
+        nothing: bool = False,
     ) -> Plan:
         """The plan that keeps the units where ``keep`` [U] is true.
 
         Raises:
-            RequestError: when nothing would change.
+            RequestError: when nothing would change, unless ``nothing`` allows it.
         """
-        if keep.all():
+        if keep.all() and not nothing:
             raise RequestError("the plan would remove nothing; ask for a smaller budget")
         removed = {
             g.name: tuple(int(i) for i in np.flatnonzero(~keep[g.units]))

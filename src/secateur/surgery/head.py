@@ -97,6 +97,11 @@ def mask_head(model: nn.Module, classes: Sequence[int]) -> nn.Module:
     return masked
 
 
+def head_mask(model: nn.Module) -> tuple[int, ...] | None:
+    """The classes that compete in a network of `mask_head`; None for another one."""
+    return next((hook.classes for hook in model._forward_hooks.values() if isinstance(hook, _HeadMask)), None)
+
+
 class _HeadMask:
     """Forward hook that leaves only some classes in play; copied with its network."""
 
