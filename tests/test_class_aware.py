@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from torch import nn
 import secateur as sc
 from secateur.cli.main import run
 from secateur.criteria import kept_at
+from secateur.data.augmentation import augmentation
 from secateur.pipeline import CompareSettings, PruneSettings, compare, prune_to_ratios, write_table
 from secateur.pipeline.tasks import SubsetSettings, make_tasks
 from secateur.pipeline.unstructured import mask_weights, weight_scores
@@ -50,7 +52,7 @@ def plain(rows):
 def rows(model, tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     whole = settings(
-        criteria=("lrp", "weight"), blind=("lrp",), unstructured=("magnitude",), finetune_budgets=(0.5,),
+        criteria=("lrp",), blind=("lrp",), unstructured=("magnitude",), finetune_budgets=(0.5,),
         finetune_images=20, finetune_choice="closest", latency_repeats=1, onnx_budgets=(0.5,),
     )  # fmt: skip
     tune = sc.TrainSettings(epochs=1, batch_size=10, device="cpu", distillation=sc.DistillationSettings())
@@ -62,11 +64,11 @@ def test_rows_say_what_was_pruned_for_what(rows, tiny_data, model):
     first, *rest = table
     assert (first["criterion"], first["subset"], first["classes"]) == ("none", "odd", "1;3;5")
     assert set(first["per_class"]) == {"1", "3", "5"}
-    assert len(rest) == 3 * (2 + 1) + 2
+    assert len(rest) == 3 * (1 + 1) + 2
     for row in rest:
         assert row["macs"] <= row["budget"] + 1e-9 if row["structured"] else row["macs"] == 1.0
         assert (row["retraining_s"] is not None) == row["finetuned"]
-        assert row["scored_on"] == "all" or row["criterion"] in ("lrp", "weight", "magnitude")
+    assert [row["scored_on"] for row in rest if row["structured"]] == ["subset"] * 3 + ["all"] * 3
     masked = [row for row in rest if not row["structured"]]
     assert [row["weights"] for row in masked] == pytest.approx([0.8, 0.5], abs=1e-3)
     assert all(row["latency_ms"] is None and not row["finetuned"] for row in masked)
@@ -84,7 +86,7 @@ def test_rows_say_what_was_pruned_for_what(rows, tiny_data, model):
 def test_finished_parts_are_found_and_times_are_kept(rows, model, tiny_data):
     table, folder, whole, tune = rows
     files = sorted((folder / "parts").iterdir())
-    assert len(files) == 4 + 3  # parts, and times of the structured ones
+    assert len(files) == 3 + 2  # parts, and times of the structured ones
     files[0].unlink()
     stamps = {path: path.stat().st_mtime_ns for path in files[1:]}
     again = compare(model, tiny_data, whole, ONE_SHOT, finetune=tune, folder=folder / "parts")
@@ -92,8 +94,22 @@ def test_finished_parts_are_found_and_times_are_kept(rows, model, tiny_data):
     strip = ("onnx_ms", "onnx_share")
     first, second = ([{k: v for k, v in row.items() if k not in strip} for row in plain(t)] for t in (table, again))
     assert first == second
-    other = settings(**{**whole.model_dump(), "subsets": (ODD.model_copy(update={"classes": (1, 3, 7)}),)})
-    assert plain(compare(model, tiny_data, other, ONE_SHOT, finetune=tune, folder=folder / "parts"))[1:] != first[1:]
+
+
+def test_parts_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_path):
+    def parts(net=model, data=tiny_data, prune=ONE_SHOT, **changes):
+        compare(net, data, settings(criteria=("random",), budgets=(0.5,), **changes), prune, folder=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert parts() == 1
+    assert parts(latency_batch=8, processes=0) == 1
+    assert parts(subsets=(ODD.model_copy(update={"classes": (1, 3, 7)}),)) == 2
+    assert parts(prune=ONE_SHOT.model_copy(update={"skip_first_layers": 1})) == 3
+    torch.manual_seed(1)
+    assert parts(net=sc.build("resnet20", in_channels=1, width=4)) == 4
+    assert parts(data=replace(tiny_data, train=tiny_data.train.replace(augmentation=augmentation("flip")))) == 5
+    assert parts(net=sc.mask_head(model, [0, 1, 3, 5]), replace_head="keep") == 6
+    assert parts() == 6
 
 
 def test_tables_of_classes_and_layers(rows, tmp_path):
@@ -107,6 +123,7 @@ def test_tables_of_classes_and_layers(rows, tmp_path):
     assert json.loads((tmp_path / "compare.json").read_text())[1]["per_class"].keys() == {"1", "3", "5"}
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(model, tiny_data):
     alone = settings(criteria=("taylor", "weight"), budgets=(0.5,))
     side_by_side = alone.model_copy(update={"processes": 2})

@@ -23,7 +23,7 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, percent, show
+from secateur.cli.present import FIGURES, figures, percent, say_notes, show
 from secateur.core.errors import RequestError
 from secateur.core.files import write_json
 from secateur.data import loader
@@ -56,6 +56,7 @@ def command(
         return
     prepared = prepare(chosen)
     check_classes(prepared)
+    say_notes(prepared)
     images = getattr(prepared.data, split).replace(augmentation=None)
     names = prepared.data.class_names
     found = evaluate(prepared.model, loader(images), class_names=names, device=prepared.device)
