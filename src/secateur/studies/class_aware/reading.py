@@ -28,8 +28,8 @@ def gains(rows: Iterable[Row]) -> list[dict[str, Any]]:
     interval of Student's t over these pairs (as if they were independent; seeds of one subset are so in part only).
 
     Returns:
-        Rows with strategy, criterion, finetuned, budget (None: mean over all budgets), gain, low, high, pairs, and
-        better: the number of pairs in which class-aware scores win.
+        Rows with strategy, criterion, finetuned, budget (None for the mean over all budgets), gain, low, high, pairs,
+        and better, the number of pairs in which class-aware scores win.
     """
     accuracy: dict[tuple[Any, ...], dict[tuple[str, Any], float]] = defaultdict(dict)
     for row in rows:
