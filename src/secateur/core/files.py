@@ -1,18 +1,24 @@
-"""Files that are whole or absent: temporary name, fsync, rename."""
+"""Files that are whole or absent: temporary name, fsync, rename.
+
+What a killed program leaves is removed by the next write to the same folder (`secateur.core.leftovers`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.leftovers import Names, claimed
+
+_EXCHANGES = 100  # of one folder by several writers at the same time
 
 
 @contextlib.contextmanager
@@ -31,21 +37,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     target = Path(path)
-    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        _sync_file(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(target)
+        with claimed(target) as names:
+            names.part.touch(mode=0o600, exist_ok=False)
+            yield names.part
+            _sync_file(names.part)
+            names.part.chmod(0o644)
+            names.part.replace(target)
     except OSError as error:
         raise _cannot_write(target, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
     _sync_folder(target.parent)
 
 
@@ -61,45 +62,41 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         SecateurError: when the disk is full or the parent folder cannot be written.
     """
     target = Path(path)
-    temporary: Path | None = None
     try:
         if target.exists() and not target.is_dir():
             raise RequestError(f"'{target}' is a file where a folder is to be written; choose another name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-        yield temporary
-        for entry in sorted(temporary.rglob("*")):
-            if entry.is_file():
-                _sync_file(entry)
-            else:
-                _sync_folder(entry)
-        _sync_folder(temporary)
-        temporary.chmod(0o755)
-        if target.exists():
-            _exchange(temporary, target)
-        else:
-            temporary.replace(target)
+        with claimed(target) as names:
+            names.part.mkdir(mode=0o700)
+            yield names.part
+            for entry in sorted(names.part.rglob("*")):
+                if entry.is_file():
+                    _sync_file(entry)
+                else:
+                    _sync_folder(entry)
+            _sync_folder(names.part)
+            names.part.chmod(0o755)
+            _exchange(names)
     except OSError as error:
         raise _cannot_write(target, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     _sync_folder(target.parent)
 
 
-def _exchange(new: Path, target: Path) -> None:
-    # a folder that is not empty cannot be renamed over, so the old one steps aside first
-    aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
-    try:
-        target.replace(aside / "was")
+def _exchange(names: Names) -> None:
+    """Put the new folder in the place of the old one."""
+    for attempt in range(_EXCHANGES):
+        # a folder that is not empty cannot be renamed over, so the old one steps aside first
+        if names.target.exists():
+            names.old.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another writer of the same folder was faster
+                names.target.replace(names.old / f"was{attempt or ''}")
         try:
-            new.replace(target)
-        except BaseException:
-            (aside / "was").replace(target)
-            raise
-    finally:
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            names.part.replace(names.target)
+            return
+        except OSError as error:
+            # another writer of the same folder was faster: its folder is the old one now
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _EXCHANGES - 1:
+                raise
 
 
 def _cannot_write(target: Path, error: OSError) -> SecateurError:
