@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
+from secateur.models.safetensors_file import read_header_metadata, read_safetensors
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> Path:
@@ -48,11 +49,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """
     if Path(path).suffix != ".safetensors":
         return {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise RequestError(f"checkpoint '{path}' is not a readable safetensors file ({error})") from error
+    header = read_header_metadata(Path(path))
     return {key: _from_json(value) for key, value in header.items() if key != "format"}
 
 
@@ -72,9 +69,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise RequestError(f"checkpoint '{path}' does not exist")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
         with warnings.catch_warnings():
             # a TorchScript archive is announced by a warning before it is refused
             warnings.simplefilter("ignore")

@@ -1,0 +1,156 @@
+"""Reading safetensors files that may come from a stranger.
+
+The header is checked whole before anything is read, and every tensor gets memory of its own: a view of the file could
+begin at any address, and instructions that need aligned memory would end the process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from secateur.core.errors import RequestError
+
+_TYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
+    "F16": torch.float16, "BF16": torch.bfloat16, "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32,
+    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}  # fmt: skip
+if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
+    _TYPES["F8_E8M0"] = torch.float8_e8m0fnu
+_LARGEST_HEADER = 100 * 2**20  # bytes, as the safetensors package has it
+_METADATA = "__metadata__"
+
+
+class _BadHeader(ValueError):
+    """What is wrong with a header, in words."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a tensor lies in the data, in bytes, and what it is."""
+
+    begin: int
+    size: int
+    dtype: torch.dtype
+    shape: list[int]
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, each contiguous and in memory of its own.
+
+    Args:
+        path: an existing file.
+
+    Raises:
+        RequestError: for a file that is no whole safetensors file, or holds types that torch has not.
+    """
+    try:
+        with path.open("rb") as file:
+            header, start = _header(file)
+            spans = _spans(header, os.fstat(file.fileno()).st_size - start)
+            return {name: _tensor(file, start, span) for name, span in spans.items()}
+    except (OSError, ValueError, RuntimeError, OverflowError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_header_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file says of itself.
+
+    Raises:
+        RequestError: for a missing file, or one that is no whole safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            header, start = _header(file)
+            _spans(header, os.fstat(file.fileno()).st_size - start)
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return dict(header.get(_METADATA) or {})
+
+
+def _unreadable(path: Path, error: Exception) -> RequestError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or (str(error).splitlines() or [""])[0]
+    return RequestError(f"checkpoint '{path}' is not a readable safetensors file ({reason[:200]})")
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header's values, and where the data begins."""
+    if sys.byteorder != "little":
+        raise _BadHeader("this machine is big-endian, the format little-endian")
+    first = file.read(8)
+    length = int.from_bytes(first, "little")
+    if len(first) < 8 or length > _LARGEST_HEADER:
+        raise _BadHeader("it does not begin with the length of a header")
+    text = file.read(length)
+    if len(text) < length:
+        raise _BadHeader("its header is cut short")
+    header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
+    if not isinstance(header, dict):
+        raise _BadHeader("its header is no table")
+    metadata = header.get(_METADATA)
+    if metadata is not None and not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise _BadHeader("its metadata are not texts")
+    return header, 8 + length
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _BadHeader("its header names something twice")
+    return found
+
+
+def _spans(header: dict[str, Any], length: int) -> dict[str, _Span]:
+    """The span of every tensor; together they fill the data without gap or overlap."""
+    found = {}
+    for name, entry in header.items():
+        if name == _METADATA:
+            continue
+        name.encode()  # half of a surrogate pair is no text: a UnicodeEncodeError, which is a ValueError
+        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+            raise _BadHeader(f"its entry '{name[:60]}' is no tensor")
+        shape, offsets = entry["shape"], entry["data_offsets"]
+        dtype = _TYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+        if dtype is None:
+            raise _BadHeader(f"'{name[:60]}' is of type {str(entry['dtype'])[:20]!r}, which cannot be read")
+        if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+            raise _BadHeader(f"'{name[:60]}' has no shape or place")
+        begin, end = offsets
+        # also the shape of an empty tensor must be one that torch can hold
+        if math.prod(max(1, size) for size in shape) * dtype.itemsize > 2**63 - 1:
+            raise _BadHeader(f"'{name[:60]}' has a shape that is too large")
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise _BadHeader(f"'{name[:60]}' takes {end - begin} bytes, its shape and type another number")
+        found[name] = _Span(begin, end - begin, dtype, shape)
+    position = 0
+    for span in sorted(found.values(), key=lambda span: (span.begin, span.size)):
+        if span.begin != position:
+            raise _BadHeader("its tensors overlap, or leave gaps")
+        position += span.size
+    if position != length:
+        raise _BadHeader(f"it holds {length} bytes of data where its header names {position}")
+    return found
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
+
+
+def _tensor(file: BinaryIO, start: int, span: _Span) -> torch.Tensor:
+    data = torch.empty(span.size, dtype=torch.uint8)
+    file.seek(start + span.begin)
+    if span.size and file.readinto(data.numpy()) != span.size:  # type: ignore[attr-defined]
+        raise _BadHeader("it is cut short")
+    if span.dtype is torch.bool:
+        return (data != 0).reshape(span.shape)  # other bytes than 0 and 1 are no truth values
+    return data.view(span.dtype).reshape(span.shape)
