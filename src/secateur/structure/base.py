@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from secateur.structure.conditions import Conditions, Nodes
-from secateur.structure.labels import Dims, Labels, unite
+from secateur.structure.labels import Dims, Labels, tensors_in, unite
+
+__all__ = ["FIXED_PICK", "UNKNOWN", "Base", "tensors_in"]
 
 FIXED_PICK = "is picked apart at fixed positions by the network's code"
 UNKNOWN = "reaches operation '{}', which has no structure rule"
@@ -37,15 +38,3 @@ class Base:
                 nodes = unite(self.conditions, nodes, other, "is combined with channels that cannot go")
             dims.append(nodes)
         return tuple(dims)
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)

@@ -13,6 +13,8 @@ from secateur.structure.base import UNKNOWN, Base
 from secateur.structure.conditions import Nodes
 from secateur.structure.labels import Dims, Labels, unite
 
+NONZERO = "is summed over in a product of two tensors neither of which is zero where a unit is masked"
+
 
 @dataclass(frozen=True, eq=False)
 class Product:
@@ -83,6 +85,7 @@ class Contractions(Base):
             else:
                 con.unite(column, inner)
             made, raw_read, raw_out = lead, inner, lead
+        self._lock_nonzero(x, weight, raw_read)
         if groups > 1:
             con.mark(outer, "group" if groups < x.shape[1] else "channel")
         if bias is not None:
@@ -115,8 +118,9 @@ class Contractions(Base):
         k_size, m_size = x.shape[-1], result.shape[-1]
         owners = self._weight_of(w, b), self._weight_of(x, a[::-1])
         if k_size > 1:
+            self._lock_nonzero(x, w, a[-1], b[-2])
             if owners == (None, None):
-                self._contract_activations(x, w, a[-1], b[-2])
+                self._contract_activations(a[-1], b[-2])
             else:
                 unite(self.conditions, a[-1], b[-2], "is read beside channels that cannot go")
         out = [*lead, *a[len(lead) : -1], b[-1]]
@@ -142,13 +146,15 @@ class Contractions(Base):
                 return owner[0]
         return self.labels.name(tensor)
 
-    def _contract_activations(self, x: torch.Tensor, w: torch.Tensor, a: Nodes | None, b: Nodes | None) -> None:
+    def _lock_nonzero(self, x: torch.Tensor, w: torch.Tensor, *units: Nodes | None) -> None:
+        """Lock units that are summed over where neither factor is zero without them."""
+        if not self.labels.zero_without(x) and not self.labels.zero_without(w):
+            for nodes in units:
+                self.conditions.lock(nodes, NONZERO)
+
+    def _contract_activations(self, a: Nodes | None, b: Nodes | None) -> None:
         if a is None and b is None:
             return
-        if id(x) in self.labels.shifted and id(w) in self.labels.shifted:
-            # where both factors may differ from zero without the unit's weights, closing weights does not close it
-            for nodes in (a, b):
-                self.conditions.lock(nodes, "meets another activation behind a function that does not keep zeros")
         for nodes in (a, b):
             self.conditions.mark(nodes, "contracted")
         unite(self.conditions, a, b, "is multiplied with channels that cannot go")

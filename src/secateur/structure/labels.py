@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from secateur.structure.conditions import Conditions, Nodes
 
@@ -27,7 +28,7 @@ class Labels:
         self.conditions = Conditions()
         self._names = {id(t): name for name, t in reversed(list(state.items()))}
         self._dims: dict[int, Dims] = {}
-        self._held: list[Any] = list(state.values())
+        self._held: list[Any] = []
         self._firsts: list[int] = []
         self._owners: list[tuple[str, int, int]] = []
         self.state_dims: dict[str, Dims] = {}
@@ -37,12 +38,32 @@ class Labels:
         """Other parameters that such tensors are computed from; they go when the tensor takes its place."""
         self.dependent: set[int] = set()
         """Identities of tensors that depend on the network's input."""
-        self.shifted: set[int] = set()
-        """Identities of tensors in which a unit of zeros need not be zero any more."""
+        self.weighed: set[int] = {id(t) for t in state.values() if t.is_floating_point() or t.is_complex()}
+        """Identities of tensors that depend on parameters or buffers of numbers."""
+        self._aliases: dict[int, list[int]] = {}
+        # buffers are not masked
+        self._nonzero = {memory(t) for t in state.values() if not isinstance(t, nn.Parameter)}
+        self.hold(list(state.values()))
 
     def hold(self, value: Any) -> None:
-        """Keep tensors alive until the pass is over."""
+        """Keep tensors alive until the pass is over, and note which share memory."""
         self._held.append(value)
+        for tensor in tensors_in(value):
+            known = self._aliases.setdefault(memory(tensor), [])
+            if id(tensor) not in known:
+                known.append(id(tensor))
+
+    def aliases(self, tensor: torch.Tensor) -> list[int]:
+        """Identities of all tensors that share memory with this one."""
+        return self._aliases.get(memory(tensor), [id(tensor)])
+
+    def zero_without(self, tensor: torch.Tensor) -> bool:
+        """Whether entries of removed units are zero in the masked network."""
+        return memory(tensor) not in self._nonzero
+
+    def set_nonzero(self, tensor: torch.Tensor) -> None:
+        """Note that entries of removed units need not be zero."""
+        self._nonzero.add(memory(tensor))
 
     def of(self, tensor: torch.Tensor) -> Dims:
         """Nodes of each dimension."""
@@ -57,6 +78,7 @@ class Labels:
     def adopt(self, name: str, tensor: torch.Tensor) -> None:
         """Let a computed tensor take a parameter's place."""
         self._held.append(tensor)
+        self._nonzero.discard(memory(tensor))
         self._own(name, tensor)
 
     def _own(self, name: str, tensor: torch.Tensor) -> Dims:
@@ -106,6 +128,25 @@ class Labels:
         for dim, nodes in enumerate(self.of(tensor)):
             if dims is None or dim in dims:
                 self.conditions.lock(nodes, reason)
+
+
+def memory(tensor: torch.Tensor) -> int:
+    """Identity of the memory that a tensor looks at."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return id(tensor)
+    return int(tensor.untyped_storage()._cdata)
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
 
 
 def unite(conditions: Conditions, a: Nodes | None, b: Nodes | None, reason: str) -> Nodes | None:

@@ -17,9 +17,10 @@ from secateur.structure.conditions import Nodes
 from secateur.structure.contractions import Contractions
 from secateur.structure.labels import Labels, unite
 from secateur.structure.moves import Moves
+from secateur.structure.zeros import Zeros
 
 
-class Rules(Moves, Contractions):
+class Rules(Moves, Contractions, Zeros):
     """Applies the rules of one pass.
 
     Args:
@@ -39,11 +40,11 @@ class Rules(Moves, Contractions):
         for tensor in tensors_in((args, kwargs)):
             self.used(tensor)
         rule = _TABLE.get(name)
-        if rule is None:
+        if rule is None or self._written_aside(args, kwargs):
             self._unknown(name, args, kwargs, result)
         else:
             rule(self, name, args, kwargs, result, inplace)
-        self._shift(name, args, kwargs, result)
+        self._follow(name, func, args, kwargs, result, inplace)
 
     def used(self, tensor: torch.Tensor) -> None:
         """Lock what a tensor was reduced from, now that somebody looks at it."""
@@ -55,31 +56,40 @@ class Rules(Moves, Contractions):
         for tensor in tensors_in((args, kwargs)):
             self.labels.lock(tensor, UNKNOWN.format(name))
 
-    def _shift(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
-        """Note where zeros stop being zeros, and what depends on the input."""
+    def _written_aside(self, args: Any, kwargs: Any) -> bool:
+        """Whether ``out`` is a part of another tensor, which does not learn of the units."""
+        out = list(tensors_in(kwargs.get("out", ())))
+        return any(len(self.labels.aliases(t)) > 1 for t in out)
+
+    def _follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Note what depends on inputs and parameters, and where zeros end."""
         labels = self.labels
-        operands = list(tensors_in((args, kwargs)))
-        outputs = list(tensors_in(result))
-        if any(id(t) in labels.dependent for t in operands):
-            labels.dependent.update(id(t) for t in outputs)
-        shifted = any(id(t) in labels.shifted for t in operands)
-        if name in _SHIFTING or (name in ("add", "sub", "rsub") and _adds_constant(self.labels, args)):
-            shifted = True
-        if name in ("constant_pad_nd", "pad") and len(args) > 2 and args[2]:
-            shifted = True
-        if name in ("mul", "convolution", "mm", "addmm", "bmm", "linear", "native_layer_norm") and operands:
-            # a product is zero where one factor is; layers and norms start anew from their own parameters
-            shifted = name == "mul" and all(id(t) in labels.shifted for t in operands)
-        if shifted:
-            labels.shifted.update(id(t) for t in outputs)
+        operands, outputs = list(tensors_in((args, kwargs))), list(tensors_in(result))
+        written = [key for t in outputs for key in labels.aliases(t)] if inplace or "out" in kwargs else []
+        for known in (labels.dependent, labels.weighed):
+            if any(id(t) in known for t in operands):
+                known.update(map(id, outputs))
+                known.update(written)
+        if any(self.has_units(t) for t in outputs) and not self._keeps_zeros(name, func, args, kwargs, result):
+            for tensor in outputs:
+                labels.set_nonzero(tensor)
+
+    def _keeps_zeros(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
+        rule = _TABLE.get(name)
+        if rule in (Rules.same, Rules.pairwise) or (rule is Rules.reduce and len(list(tensors_in((args, kwargs)))) > 1):
+            return self.elementwise(name, func, args, kwargs, result)
+        return _ZEROS.get(rule, Rules.moved)(self, name, args, kwargs, result)  # type: ignore[arg-type]
 
     # -- index by index -----------------------------------------------------------------------------------------
 
     def same(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """One tensor in, its indices out (copies, activations, ...)."""
         first = next(tensors_in(result))
-        if first.shape == args[0].shape:
-            self.labels.set(first, self.labels.of(args[0]))
+        if any(t.ndim for t in tensors_in((args[1:], kwargs))):
+            self.pairwise(name, args, kwargs, result, inplace)
+        elif first.shape == args[0].shape and not _laid_out_anew(name, args[0], first):
+            for output in tensors_in(result):
+                self.labels.set(output, self.labels.of(args[0]))
         else:
             self._unknown(name, args, kwargs, result)
 
@@ -106,7 +116,7 @@ class Rules(Moves, Contractions):
         into, source = args[0], args[1]
         before = self.labels.of(into)
         dims = self.meet([source], into.shape)
-        if into._is_view() or id(into) in self.labels.dependent:
+        if into._is_view() or id(into) in self.labels.dependent or len(self.labels.aliases(into)) > 1:
             for old, new in zip(before, dims, strict=True):
                 if old is not None and new is not None:
                     self.conditions.unite(old, new)
@@ -149,7 +159,7 @@ class Rules(Moves, Contractions):
     def window(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Pooling and resampling of positions; leading dimensions pass."""
         x = args[0]
-        lead = 2 if x.ndim > 2 else 1
+        lead = x.ndim - int(name[name.index("d", name.index("pool") if "pool" in name else 0) - 1])
         self.labels.lock(x, f"meets a window of {name} across units", range(lead, x.ndim))
         for output in tensors_in(result):
             self.labels.set(output, [*self.labels.of(x)[:lead], *[None] * (output.ndim - lead)])
@@ -198,14 +208,8 @@ class Rules(Moves, Contractions):
         self.labels.set(next(tensors_in(result)), dims)
 
 
-def _adds_constant(labels: Labels, args: Any) -> bool:
-    """Whether a number or a tensor without units is added; zeros are then zeros no more."""
-    return any(
-        not isinstance(a, torch.Tensor) and a != 0
-        if not isinstance(a, torch.Tensor)
-        else all(n is None for n in labels.of(a)) or a.ndim == 0
-        for a in args[:2]
-    )
+def _laid_out_anew(name: str, x: torch.Tensor, result: torch.Tensor) -> bool:
+    return name == "as_strided" and (x.stride(), x.storage_offset()) != (result.stride(), result.storage_offset())
 
 
 def _table() -> dict[str, Callable[..., None]]:
@@ -260,7 +264,14 @@ def _table() -> dict[str, Callable[..., None]]:
 
 
 _TABLE = _table()
-_SHIFTING = frozenset(
-    "exp exp2 sigmoid hardsigmoid cos softplus _softmax rsqrt reciprocal log _safe_softmax logical_not eq ge le where "
-    "masked_fill fill logsumexp".split()
-)
+_ZEROS: dict[Callable[..., None], Callable[..., bool]] = {
+    Rules.pad: Rules.padded,
+    Rules.reduce: Rules.reduced,
+    Rules.scan: Rules.scanned,
+    Rules.batch_norm: Rules.batch_normed,
+    Rules.layer_norm: Rules.normed,
+    Rules.group_norm: Rules.normed,
+    Rules.convolution: Rules.convolved,
+    Rules.matrix: Rules.multiplied,
+}
+"""What becomes of zeros; by default they move along."""
