@@ -253,11 +253,17 @@ def test_networks_are_timed_in_turn(tmp_path):
 
 def test_before_and_after(tmp_path):
     model, x = mlp()
-    rows = export_networks({"original": model, "pruned": model}, tmp_path, x, repeats=2)
+    rows = export_networks({"original": model, "pruned": model}, tmp_path, x, repeats=7)
     assert [row.name for row in rows] == ["original", "pruned"]
     assert [t.batch_size for t in rows[1].timings] == [1, 8]
-    for timing in rows[0].timings:
-        assert timing.share == pytest.approx(timing.runtime_ms / timing.torch_ms)
+    for whole, slim in zip(*(row.timings for row in rows), strict=True):
+        # the original there with PyTorch, the pruned network in each runtime with the original; all in one run
+        for before, after in ((whole.torch, whole.runtime), (whole.torch, slim.torch), (whole.runtime, slim.runtime)):
+            assert after.relative.share == pytest.approx(after.median_ms / before.median_ms)
+            assert after.relative.before_ms == before.median_ms
+            assert after.relative.rounds == 7
+            assert after.relative.interval[0] <= after.relative.share <= after.relative.interval[1]
+    assert rows[1].to_json()["timings"][0]["runtime"]["relative"]["rounds"] == 7
 
 
 class Unknown(nn.Module):

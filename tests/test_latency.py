@@ -14,7 +14,7 @@ import secateur as sc
 from networks import user_net, zoo
 from secateur.cli.main import run
 from secateur.core.files import read_json, write_json
-from secateur.evaluation import LatencyShare, count_macs, measure_share
+from secateur.evaluation import Latency, LatencyShare, compare_latency, count_macs
 from secateur.pipeline import latency as pipeline
 from secateur.selection import LatencyModel, LatencyTable, UnreachableBudgetError
 from secateur.selection.timing import for_batch, output_elements, shared_table
@@ -57,9 +57,11 @@ def made_up(monkeypatch):
         whole = count_macs(before, inputs)
         value = (count_macs(after, inputs) / whole + noise["overhead"]) / (1 + noise["overhead"])
         value *= math.exp(noise["spread"] * noise["generator"].normal())
-        return LatencyShare(value, (0.99 * value, 1.01 * value), 11, 1e-3 * whole)
+        found = LatencyShare(value, (0.99 * value, 1.01 * value), 11, 1e-3 * whole)
+        ms = (found.before_ms, found.after_ms)
+        return Latency(ms[0], (ms[0], ms[0]), 8, 11, 1), Latency(ms[1], (ms[1], ms[1]), 8, 11, 1, found)
 
-    monkeypatch.setattr(pipeline, "measure_share", share)
+    monkeypatch.setattr(pipeline, "compare_latency", share)
     yield noise
     shared_table.cache_clear()
 
@@ -191,6 +193,7 @@ def test_measured_latency_is_what_was_asked_for(made_up, schedule):
         assert result.plan.achieved["latency_predicted"] < share
         assert result.plan.requested == {"kind": "latency", "share": share}
         assert result.history[-1].achieved["latency"] == result.plan.achieved["latency"]
+        assert result.latency[1].relative.share == result.plan.achieved["latency"]
         assert result.history[-1].note == "" or "steps" in result.history[-1].note
     on_the_way = [step for step in results[-1].history if step.requested not in (0.8, 0.6)]
     assert all("latency" not in step.achieved and "latency_predicted" in step.achieved for step in on_the_way)
@@ -226,7 +229,8 @@ def test_shares_are_measured_in_turn_and_networks_come_back():
     order = []
     model.register_forward_hook(lambda *_: order.append("a"))
     small.register_forward_hook(lambda *_: order.append("b"))
-    found = measure_share(model, small, x, repeats=(4, 8), seconds=(0.0, 0.0))
+    _, after = compare_latency(model, small, x, repeats=(8, 8), seconds=(0.0, 0.0))
+    found = after.relative
     assert "".join(order).replace("abba", "").replace("baab", "") in ("", "ab", "ba")
     assert found.interval[0] <= found.share <= found.interval[1]
     assert found.share < 1

@@ -14,6 +14,8 @@ from torch import nn
 from secateur.cli.options import OutOption, WeightsOption
 from secateur.cli.present import show
 from secateur.core.errors import RequestError
+from secateur.core.figures import milliseconds
+from secateur.core.figures import size as file_size
 from secateur.core.files import atomic_folder, write_json
 from secateur.exporting import ExportRow, export_networks
 from secateur.exporting.export import TOLERANCE, check_format, writable_parent
@@ -152,12 +154,12 @@ def _table(rows: list[ExportRow], format: str) -> tuple[list[str], list[list[obj
     sizes = [timing.batch_size for timing in rows[0].timings]
     header = [""]
     for size in sizes:
-        header += [f"PyTorch ms, batch {size}", f"{format} ms", "share"]
+        header += [f"PyTorch, batch {size}", format]
     lines: list[list[object]] = []
     for row in rows:
-        times = [cell for t in row.timings for cell in (f"{t.torch_ms:.2f}", f"{t.runtime_ms:.2f}", f"{t.share:.2f}")]
+        times = [milliseconds(found.median_ms) for t in row.timings for found in (t.torch, t.runtime)]
         top = {None: "", True: ", same top class"}.get(row.exported.top1_equal, "")
-        on_disk = f"{row.exported.bytes / 1024:,.0f} KiB"
+        on_disk = file_size(row.exported.bytes)
         parity = "constant outputs" if row.exported.constant else f"{row.exported.difference:.0e}{top}"
         lines.append([row.name, *times, on_disk, parity])
     return [*header, "file", "parity"], lines

@@ -1,17 +1,17 @@
 """What a network does and what it costs."""
 
 from secateur.evaluation.cost import count_macs, count_params, size_on_disk
-from secateur.evaluation.latency import Latency, LatencyShare, measure_latency, measure_share
+from secateur.evaluation.latency import Latency, LatencyShare, compare_latency, measure_latency
 from secateur.evaluation.metrics import Evaluation, evaluate
 
 __all__ = [
     "Evaluation",
     "Latency",
     "LatencyShare",
+    "compare_latency",
     "count_macs",
     "count_params",
     "evaluate",
     "measure_latency",
-    "measure_share",
     "size_on_disk",
 ]

@@ -1,50 +1,19 @@
-"""Time per batch, comparable within one run."""
+"""Time per batch of PyTorch networks, measured in turn within one run."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.core.timing import Latency, LatencyShare, in_turn, latencies, until_known
 from secateur.selection.timing import threads_set, wait
 
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds per batch: median and quartiles over the repeats."""
-
-    median_ms: float
-    quartiles_ms: tuple[float, float]
-    batch_size: int
-    repeats: int
-
-
-@dataclass(frozen=True)
-class LatencyShare:
-    """Time of one network as a share of another's.
-
-    Attributes:
-        share: median over rounds of the ratio within the round.
-        interval: that holds the true median with about 95 % confidence, if rounds are independent.
-        rounds: how many.
-        before_ms: median time of the network that is compared with.
-    """
-
-    share: float
-    interval: tuple[float, float]
-    rounds: int
-    before_ms: float
-
-    @property
-    def uncertainty(self) -> float:
-        """Half the interval, relative to the share."""
-        return (self.interval[1] - self.interval[0]) / 2 / self.share
+__all__ = ["Latency", "LatencyShare", "compare_latency", "measure_latency"]
 
 
 def measure_latency(
@@ -61,7 +30,8 @@ def measure_latency(
     Networks run in eval mode, on the device of their parameters.
 
     Args:
-        models: e.g. before and after pruning.
+        models: e.g. before and after pruning. All are compared with the first one, see `Latency`: ``relative`` holds
+            the median ratio and its interval, which 6 rounds or more have.
         inputs: one batch.
         repeats: measured rounds; each round runs every network once, every other round in reverse order.
         warmup: rounds before that.
@@ -69,19 +39,24 @@ def measure_latency(
         channels_last: run 4-D weights and inputs in channels-last memory format; False: as they are.
 
     Raises:
-        RequestError: for fewer than one repeat.
+        RequestError: for fewer than one repeat, or no networks.
+
+    Example:
+        >>> slow, fast = nn.Linear(512, 512), nn.Linear(512, 2)
+        >>> before, after = measure_latency([slow, fast], torch.zeros(64, 512))
+        >>> before.relative is None, after.batch_size, after.relative.rounds
+        (True, 64, 15)
     """
     if repeats < 1 or warmup < 0:
         raise RequestError(f"latency needs repeats >= 1 and warmup >= 0, got {repeats} and {warmup}")
+    if not models:
+        raise RequestError("latency needs at least one network; give a list of them")
     with _rounds(models, inputs, warmup, threads, channels_last) as rounds:
-        times = np.array([next(rounds) for _ in range(repeats)]).T
-    return [
-        Latency(float(np.median(t)), (float(np.quantile(t, 0.25)), float(np.quantile(t, 0.75))), len(inputs), repeats)
-        for t in times
-    ]
+        times = np.array([next(rounds) for _ in range(repeats)])
+        return latencies(times, len(inputs), torch.get_num_threads())
 
 
-def measure_share(
+def compare_latency(
     before: nn.Module,
     after: nn.Module,
     inputs: torch.Tensor,
@@ -91,8 +66,8 @@ def measure_share(
     seconds: tuple[float, float] = (0.7, 4.0),
     threads: int | None = None,
     channels_last: bool = True,
-) -> LatencyShare:
-    """Time of ``after`` as a share of ``before``'s, measured in turn until it is known well enough.
+) -> tuple[Latency, Latency]:
+    """Time of two networks, measured in turn until their ratio is known well enough; the second's is ``relative``.
 
     The ratio is taken within each round, so that a busy machine, which slows both, shifts it little.
 
@@ -106,26 +81,10 @@ def measure_share(
         threads: see `measure_latency`.
         channels_last: see `measure_latency`.
     """
-    times: list[tuple[float, ...]] = []
     with _rounds([before, after], inputs, 3, threads, channels_last) as rounds:
-        begin = time.perf_counter()
-        while True:
-            times.append(next(rounds))
-            spent = time.perf_counter() - begin
-            if len(times) < repeats[0] or (spent < seconds[0] and len(times) < repeats[1]):
-                continue
-            found = _share(np.array(times))
-            if found.uncertainty <= precision or len(times) >= repeats[1] or spent > seconds[1]:
-                return found
-
-
-def _share(times: np.ndarray) -> LatencyShare:
-    ratios = np.sort(times[:, 1] / times[:, 0])
-    count = len(ratios)
-    # ranks between which the median lies: a binomial count, by its normal approximation
-    low = max(0, int(np.floor((count - 1.96 * np.sqrt(count)) / 2)))
-    interval = (float(ratios[low]), float(ratios[count - 1 - low]))
-    return LatencyShare(float(np.median(ratios)), interval, count, float(np.median(times[:, 0])))
+        times = until_known(rounds, precision, repeats, seconds)
+        first, second = latencies(times, len(inputs), torch.get_num_threads())
+    return first, second
 
 
 @contextlib.contextmanager
@@ -141,24 +100,17 @@ def _rounds(
             device = next((p.device for p in model.parameters()), inputs.device)
             x = inputs.to(device)
             placed.append(x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == 4 else x)
-        rounds = _timed(models, placed)
-        for _ in range(warmup):
-            next(rounds)
-        yield rounds
+        yield in_turn([_pass(model, x) for model, x in zip(models, placed, strict=True)], warmup)
 
 
-def _timed(models: Sequence[nn.Module], placed: Sequence[torch.Tensor]) -> Iterator[tuple[float, ...]]:
-    order = list(range(len(models)))
-    while True:
-        order.reverse()
-        times = [0.0] * len(models)
-        for index in order:
-            wait(placed[index].device)
-            start = time.perf_counter()
-            models[index](placed[index])
-            wait(placed[index].device)
-            times[index] = 1000 * (time.perf_counter() - start)
-        yield tuple(times)
+def _pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
+    """One forward pass, until the device has done it."""
+
+    def call() -> None:
+        model(inputs)
+        wait(inputs.device)
+
+    return call
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ class Evaluation:
         calibration_error: expected calibration error over 15 equal bins of the top probability.
         samples: how many.
         params: parameter elements; macs: multiply-accumulates per sample; size_bytes: as safetensors.
-        latency: of one batch, when measured.
+        latency: of one batch, when measured; where two networks were timed in turn, with their ratio and its interval.
     """
 
     accuracy: float
@@ -46,7 +46,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"latency": None if self.latency is None else self.latency.to_json()}
 
 
 def evaluate(

@@ -3,16 +3,15 @@
 from secateur.exporting.export import Exported, export
 from secateur.exporting.program import load_program
 from secateur.exporting.sessions import OnnxSession, OpenVinoSession
-from secateur.exporting.side_by_side import ExportRow, RuntimeShare, export_networks
-from secateur.exporting.timing import RuntimeTiming, measure_runtime
+from secateur.exporting.side_by_side import ExportRow, RuntimeTimes, export_networks
+from secateur.exporting.timing import measure_runtime
 
 __all__ = [
     "ExportRow",
     "Exported",
     "OnnxSession",
     "OpenVinoSession",
-    "RuntimeShare",
-    "RuntimeTiming",
+    "RuntimeTimes",
     "export",
     "export_networks",
     "load_program",

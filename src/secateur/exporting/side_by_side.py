@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.timing import Latency
 from secateur.exporting.capture import Example
 from secateur.exporting.export import SUFFIXES, Exported, check_format, export, open_runtime
 from secateur.exporting.timing import measure_runtime
@@ -19,13 +20,19 @@ _BATCHES = (1, 8)
 
 
 @dataclass(frozen=True)
-class RuntimeShare:
-    """Median milliseconds per batch of one network in PyTorch and in the other runtime; share = runtime / PyTorch."""
+class RuntimeTimes:
+    """Times of one network in PyTorch and in the other runtime, all measured in turn with the other networks'.
+
+    Attributes:
+        batch_size: samples per batch.
+        torch: milliseconds in PyTorch; but for the first network, compared with that one in PyTorch.
+        runtime: milliseconds there. For the first network, compared with itself in PyTorch; for others, with the first
+            network in the same runtime.
+    """
 
     batch_size: int
-    torch_ms: float
-    runtime_ms: float
-    share: float
+    torch: Latency
+    runtime: Latency
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class ExportRow:
 
     name: str
     exported: Exported
-    timings: tuple[RuntimeShare, ...]
+    timings: tuple[RuntimeTimes, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the file by its name."""
@@ -42,7 +49,10 @@ class ExportRow:
             "network": self.name,
             **asdict(self.exported),
             "path": self.exported.path.name,
-            "timings": [asdict(timing) for timing in self.timings],
+            "timings": [
+                {"batch_size": t.batch_size, "torch": t.torch.to_json(), "runtime": t.runtime.to_json()}
+                for t in self.timings
+            ],
         }
 
 
@@ -87,16 +97,17 @@ def export_networks(
         )
         for name, model in networks.items()
     }
-    timings: dict[str, list[RuntimeShare]] = {name: [] for name in networks}
+    timings: dict[str, list[RuntimeTimes]] = {name: [] for name in networks}
     if format in TIMED and repeats:
         runners: list[Callable[..., Any]] = []
         for name, model in networks.items():
             runners += [model, open_runtime(found[name].path, format, torch.get_num_threads())]
+        # the first network: there with PyTorch; the others: in each runtime with the first network
+        against = [0, *(place % 2 for place in range(2, len(runners)))]
         generator = torch.Generator().manual_seed(0)
         for size in _BATCHES if batch is None else (batch,):
             drawn = Example.of(example_inputs).draw(size, generator)
-            times = measure_runtime(runners, drawn.kwargs or drawn.args, repeats=repeats)
+            times = measure_runtime(runners, drawn.kwargs or drawn.args, repeats=repeats, against=against)
             for name, ours, theirs in zip(networks, times[::2], times[1::2], strict=True):
-                ratio = theirs.median_ms / ours.median_ms
-                timings[name].append(RuntimeShare(size, ours.median_ms, theirs.median_ms, ratio))
+                timings[name].append(RuntimeTimes(size, ours, theirs))
     return [ExportRow(name, found[name], tuple(timings[name])) for name in networks]

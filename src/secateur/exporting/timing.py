@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,20 +11,11 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.core.timing import Latency, in_turn, latencies
 from secateur.exporting.capture import Example, frozen_copy
+from secateur.selection.timing import threads_set
 
 Runner = nn.Module | Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class RuntimeTiming:
-    """Milliseconds per batch: median and quartiles over the repeats."""
-
-    median_ms: float
-    quartiles_ms: tuple[float, float]
-    batch_size: int
-    repeats: int
-    threads: int
 
 
 def measure_runtime(
@@ -37,7 +25,8 @@ def measure_runtime(
     repeats: int = 15,
     warmup: int = 3,
     threads: int | None = None,
-) -> list[RuntimeTiming]:
+    against: Sequence[int] | None = None,
+) -> list[Latency]:
     """Time of PyTorch networks and sessions on one batch on the CPU, measured in turn so that drift hits all alike.
 
     Networks are copied, and run in eval mode and channels-last memory format; sessions take the batch as it is, and
@@ -49,17 +38,30 @@ def measure_runtime(
         repeats: measured rounds; each round runs every runner once, every other round in reverse order.
         warmup: rounds before that.
         threads: of PyTorch while measuring; None: as set. Sessions must have been made for the same number.
+        against: for each runner but the first the place of the one that it is compared with, which stands before it;
+            None: the first. The ratio and its interval are the latency's ``relative``.
 
     Raises:
-        RequestError: for fewer than one repeat, or a session with another number of threads.
+        RequestError: for fewer than one repeat, no runners, a session with another number of threads, or ``against``
+            that does not fit.
 
     Example:
-        >>> slow, fast = nn.Linear(512, 512), nn.Linear(2, 2)
-        >>> [t.batch_size for t in measure_runtime([slow], torch.zeros(4, 512), repeats=3)]
-        [4]
+        >>> slow, fast = nn.Linear(512, 512), nn.Linear(512, 2)
+        >>> found = measure_runtime([slow, fast], torch.zeros(4, 512), repeats=7)
+        >>> [t.batch_size for t in found], found[1].relative.rounds
+        ([4, 4], 7)
     """
     if repeats < 1 or warmup < 0:
         raise RequestError(f"timing needs repeats >= 1 and warmup >= 0, got {repeats} and {warmup}")
+    if not runners:
+        raise RequestError("timing needs at least one network or session; give a list of them")
+    if against is not None and (
+        len(against) != len(runners) - 1 or any(not 0 <= other <= place for place, other in enumerate(against))
+    ):
+        raise RequestError(
+            f"against={list(against)} does not fit {len(runners)} runners; "
+            "give the place of an earlier one for each but the first"
+        )
     count = torch.get_num_threads() if threads is None else threads
     for runner in runners:
         own = getattr(runner, "threads", count)
@@ -67,25 +69,10 @@ def measure_runtime(
             raise RequestError(f"a session has {own} thread(s), PyTorch {count}; give both the same number")
     example = Example.of(inputs)
     calls = [_call(runner, example) for runner in runners]
-    times: list[list[float]] = [[] for _ in runners]
-    with torch.inference_mode(), _threads(count):
-        for round_ in range(-warmup, repeats):
-            order = range(len(calls)) if round_ % 2 else reversed(range(len(calls)))
-            for index in order:
-                start = time.perf_counter()
-                calls[index]()
-                if round_ >= 0:
-                    times[index].append(1000 * (time.perf_counter() - start))
-    return [
-        RuntimeTiming(
-            float(np.median(t)),
-            (float(np.quantile(t, 0.25)), float(np.quantile(t, 0.75))),
-            example.rows,
-            repeats,
-            count,
-        )
-        for t in times
-    ]
+    with torch.inference_mode(), threads_set(count):
+        rounds = in_turn(calls, warmup)
+        times = np.array([next(rounds) for _ in range(repeats)])
+    return latencies(times, example.rows, count, against)
 
 
 def _call(runner: Runner, example: Example) -> Callable[[], Any]:
@@ -100,13 +87,3 @@ def _call(runner: Runner, example: Example) -> Callable[[], Any]:
         }
     )
     return partial(model, *placed.args, **placed.kwargs)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

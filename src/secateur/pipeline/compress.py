@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -72,7 +73,8 @@ def prune_to_budgets(
 
     Networks for latency budgets are timed in turn with the original (eval mode, ``latency_batch`` reference samples,
     ``latency_threads``), and the request corrected until 5 % are met, or nothing closer is found in some rounds;
-    ``plan.achieved["latency"]`` is the measured share. Steps on the way are predicted.
+    ``plan.achieved["latency"]`` is the measured share, `Compressed.latency` holds its interval. Steps on the way are
+    predicted.
     """
     settings = settings or PruneSettings()
     chosen = get(criterion)
@@ -87,4 +89,5 @@ def prune_to_budgets(
     runner = {"one-shot": one_shot, "rescored": rescored, "iterative": iterative}[settings.schedule]
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
-    yield from runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune)
+    for found in runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune):
+        yield found if goal is None else replace(found, latency=goal.reached)

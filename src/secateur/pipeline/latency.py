@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 from torch import nn
 
 from secateur.data import ReferenceSet
-from secateur.evaluation import LatencyShare, measure_latency, measure_share
+from secateur.evaluation import Latency, LatencyShare, compare_latency, measure_latency
 from secateur.selection import LatencyModel, Plan, UnreachableBudgetError
 from secateur.selection.timing import shared_table
 from secateur.structure import Structure
@@ -22,7 +21,7 @@ TOLERANCE = 0.10
 """A latency budget counts as met within 10 % of the request."""
 
 ROUNDS = 6
-_BUSY = 1.15
+_SLOWED = 1.15
 _AGREEMENT = 0.03
 _LEAST_CHANGE = 0.003
 
@@ -61,8 +60,12 @@ def latency_model(model: nn.Module, structure: Structure, settings: LatencySetti
 class _Try:
     asked: float
     plan: Plan
-    found: LatencyShare
+    times: tuple[Latency, Latency]
     last: UnreachableBudgetError | None
+
+    @property
+    def found(self) -> LatencyShare:
+        return _share(self.times)
 
 
 class LatencyGoal:
@@ -74,12 +77,14 @@ class LatencyGoal:
 
     Attributes:
         predicted: predicts times of the network, calibrated by one measurement of it.
+        reached: times of the original and of the network of the last budget reached, measured in turn.
     """
 
     def __init__(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, settings: LatencySettings
     ) -> None:
         self._original = model
+        self.reached: tuple[Latency, Latency] | None = None
         self._settings = settings
         inputs = reference.inputs
         repeated = inputs.repeat(-(-settings.latency_batch // len(inputs)), *[1] * (inputs.ndim - 1))
@@ -109,7 +114,7 @@ class LatencyGoal:
         """Measure one plan for ``share``, so that plans on the way are predicted better."""
         asked = self._aimed(share)
         plan, _ = self._plan(asked, choose)
-        self._note(asked, self._measure(build(plan)).share)
+        self._note(asked, _share(self._measure(build(plan))).share)
 
     def reach(self, share: float, choose: Choose, build: Callable[[Plan], nn.Module]) -> tuple[Plan, str]:
         """The plan whose network takes ``share`` of the original's time.
@@ -131,16 +136,17 @@ class LatencyGoal:
         while asked is not None and len(tries) < ROUNDS:
             plan, last = self._plan(asked, choose)
             same = next((t for t in tries if t.plan.removed == plan.removed), None)
-            found = self._measure(build(plan)) if same is None else same.found
-            if same is None and (last is not None or abs(found.share / share - 1) <= AIM):
-                found = _middle([found, self._measure(build(plan))])  # chance does not decide twice
-            tries.append(_Try(asked if last is None else last.least, plan, found, last))
-            asked = None if abs(found.share / share - 1) <= AIM else _next(tries, share)
+            times = self._measure(build(plan)) if same is None else same.times
+            if same is None and (last is not None or abs(_share(times).share / share - 1) <= AIM):
+                times = _middle([times, self._measure(build(plan))])  # chance does not decide twice
+            tries.append(_Try(asked if last is None else last.least, plan, times, last))
+            asked = None if abs(_share(times).share / share - 1) <= AIM else _next(tries, share)
         best = min(tries, key=lambda t: abs(t.found.share - share))
         if best.last is not None and best.found.share > share * (1 + TOLERANCE):
             raise UnreachableBudgetError(f"{share:.1%} of latency", best.found.share, best.last.binding)
         self._note(best.asked, best.found.share)
         self.predicted.table.save()
+        self.reached = best.times
         plan = replace(best.plan, achieved={**best.plan.achieved, "latency": best.found.share})
         return plan, _remark(tries, best, share)
 
@@ -159,36 +165,50 @@ class LatencyGoal:
         except UnreachableBudgetError as error:
             return choose(error.least), error
 
-    def _measure(self, slim: nn.Module) -> LatencyShare:
+    def _measure(self, slim: nn.Module) -> tuple[Latency, Latency]:
         """The middle of up to five runs, of those in which the original is about as fast as it has been at best.
 
         Within a run a busy machine may favour one network for a second or two; runs that agree are to be trusted more
         than one that is long.
         """
-        runs: list[LatencyShare] = []
+        runs: list[tuple[Latency, Latency]] = []
         while True:
-            run = measure_share(
+            run = compare_latency(
                 self._original,
                 slim,
                 self._inputs,
                 threads=self._settings.latency_threads,
                 channels_last=self._settings.latency_channels_last,
             )
-            self._quiet_ms = min(self._quiet_ms, run.before_ms)
+            self._quiet_ms = min(self._quiet_ms, run[0].median_ms)
             runs.append(run)
-            quiet = [r for r in runs if r.before_ms <= _BUSY * self._quiet_ms]
-            found = _middle(quiet or runs)
-            if len(runs) == 5 or (len(quiet) > 1 and found.uncertainty <= _AGREEMENT):
-                return found
+            quiet = [r for r in runs if r[0].median_ms <= _SLOWED * self._quiet_ms]
+            if len(runs) == 5 or (len(quiet) > 1 and _disagreement(quiet) <= _AGREEMENT):
+                return _middle(quiet or runs)
 
 
-def _middle(runs: list[LatencyShare]) -> LatencyShare:
-    """Median of runs; its interval holds the runs' medians, or is the only run's own."""
-    shares = sorted(run.share for run in runs)
-    interval = runs[0].interval if len(runs) == 1 else (shares[0], shares[-1])
-    return LatencyShare(
-        float(np.median(shares)), interval, sum(run.rounds for run in runs), min(run.before_ms for run in runs)
+def _share(times: tuple[Latency, Latency]) -> LatencyShare:
+    found = times[1].relative
+    assert found is not None
+    return found
+
+
+def _disagreement(runs: list[tuple[Latency, Latency]]) -> float:
+    """Half the range of the runs' shares, relative to their middle."""
+    shares = [_share(run).share for run in runs]
+    return (max(shares) - min(shares)) / (max(shares) + min(shares))
+
+
+def _middle(runs: list[tuple[Latency, Latency]]) -> tuple[Latency, Latency]:
+    """The run with the middle share (of an even number the larger of two); its interval is made to hold all runs'."""
+    ordered = sorted(runs, key=lambda run: _share(run).share)
+    before, after = ordered[len(runs) // 2]
+    shares = [_share(run) for run in runs]
+    ends = [end for share in shares for end in share.interval or (share.share,)]
+    found = replace(
+        _share((before, after)), interval=(min(ends), max(ends)), rounds=sum(share.rounds for share in shares)
     )
+    return before, replace(after, repeats=found.rounds, relative=found)
 
 
 def _next(tries: list[_Try], share: float) -> float | None:
@@ -214,7 +234,7 @@ def _next(tries: list[_Try], share: float) -> float | None:
 def _remark(tries: list[_Try], best: _Try, share: float) -> str:
     if abs(best.found.share / share - 1) <= TOLERANCE:
         return ""
-    low, high = best.found.interval
+    low, high = best.found.interval or (best.found.share, best.found.share)
     noisy = best.found.uncertainty > AIM or any(
         a.asked < b.asked and a.found.share > b.found.share * (1 + AIM) for a in tries for b in tries
     )

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.attribution.borrow import borrowed
+from secateur.core.borrowing import borrowed
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError
 from secateur.core.randomness import derive_seed
 from secateur.criteria import get
 from secateur.data import ImageData, Normalisation, ReferenceSet, class_indices, loader, open_data
-from secateur.evaluation import Evaluation, evaluate, measure_latency
+from secateur.evaluation import Evaluation, compare_latency, evaluate
 from secateur.models import build, read_metadata, registered
 from secateur.models.build import SHIPPED, fetched, fetched_normalisation, shipped_metadata
 from secateur.pipeline.compress import compress
@@ -162,10 +162,11 @@ def prune_network(prepared: Prepared, folder: Path | None = None) -> PruneRun:
         compressed.model.to(prepared.device)
         if state_file is not None:
             state_file.unlink(missing_ok=True)
-    asked = recipe.budget.kind == "latency"  # then it is timed as it was asked for
-    probe = data.test.batch(range(min(recipe.prune.latency_batch if asked else 64, len(data.test))))[0]
-    threads, last = (recipe.prune.latency_threads, recipe.prune.latency_channels_last) if asked else (None, True)
-    old, new = measure_latency([model, compressed.model], probe, threads=threads, channels_last=last)
+    if compressed.latency is None:
+        probe = data.test.batch(range(min(64, len(data.test))))[0]
+        old, new = compare_latency(model, compressed.model, probe)
+    else:  # of a latency budget: what it was met by is what is reported
+        old, new = compressed.latency
     model.to("cpu")
     compressed.model.to("cpu")
     return PruneRun(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from secateur.core.timing import Latency
 from secateur.selection import STRATEGIES, Plan
 
 
@@ -90,9 +91,11 @@ class Compressed:
         history: of the scorings.
         seconds: what it took, ``scoring`` (shared by the networks for several budgets) and ``surgery`` (choosing,
             cutting, repairing; in re-scored schedules of all steps up to here).
+        latency: of the original and of the model, measured in turn, where the budget was one of latency.
     """
 
     model: nn.Module
     plan: Plan
     history: tuple[Step, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    latency: tuple[Latency, Latency] | None = None
