@@ -30,7 +30,7 @@ from secateur.core.files import sha256
 from secateur.models.build import rebuild
 from secateur.structure import rewritten
 from secateur.surgery import edits_of, read_bundle
-from secateur.surgery.bundle import MANIFEST, MEMBERS
+from secateur.surgery.bundle import BUNDLE_VERSION, MANIFEST, MEMBERS
 from secateur.surgery.hub import from_pretrained, push_to_hub
 from test_surgery import plan_for
 
@@ -69,7 +69,7 @@ class Tokens(nn.Module):
 def rehash(folder):
     """A forger changes the manifest too."""
     sums = {name: sha256(folder / name) for name in MEMBERS}
-    (folder / MANIFEST).write_text(json.dumps({"version": 2, "sha256": sums}))
+    (folder / MANIFEST).write_text(json.dumps({"version": BUNDLE_VERSION, "sha256": sums}))
 
 
 def forge(folder, change):

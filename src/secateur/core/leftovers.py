@@ -17,11 +17,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
+
+    _locks: Any = fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    _locks = None
 
 _LOCK = re.compile(r"\.(?P<name>.+)\.(?P<token>\w{8})\.writing", re.DOTALL)
 _ATTEMPTS = 100
@@ -90,7 +93,7 @@ def claimed(target: Path) -> Iterator[Names]:
 
 def clear(folder: Path) -> None:
     """Remove what dead writers left in a folder; what cannot be removed stays for the next time."""
-    if fcntl is None:
+    if _locks is None:
         return
     try:
         entries = os.listdir(folder)  # noqa: PTH208 - names are enough, and folders may hold many
@@ -110,7 +113,7 @@ def _clear(lock: Path, names: Names) -> None:
     try:
         # a lock that is held, and a file system without locks, are OSErrors
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _locks.flock(descriptor, _locks.LOCK_EX | _locks.LOCK_NB)
             if _is_at(descriptor, lock) and names.settle():
                 lock.unlink(missing_ok=True)
     finally:
@@ -123,8 +126,8 @@ def _locked(target: Path) -> tuple[Path, int | None]:
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".writing")
         lock = Path(name)
         try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _locks is not None:
+                _locks.flock(descriptor, _locks.LOCK_EX | _locks.LOCK_NB)
                 if _is_at(descriptor, lock):
                     return lock, descriptor
         except BlockingIOError:
@@ -134,7 +137,7 @@ def _locked(target: Path) -> tuple[Path, int | None]:
         except BaseException:
             os.close(descriptor)
             raise
-        if fcntl is None:
+        if _locks is None:
             break
         os.close(descriptor)
     else:

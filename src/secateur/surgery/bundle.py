@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import platform
 import re
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
@@ -25,9 +27,12 @@ from secateur.selection.plan import Edits
 from secateur.surgery.card import config, model_card
 from secateur.surgery.origin import added_biases, give_biases, origin_for, original_class
 from secateur.surgery.prune import apply_edits, edits_of
-from secateur.surgery.state import StateRecord, read_state, write_state
+from secateur.surgery.readback import difference_to_file, difference_to_loaded
+from secateur.surgery.state import StateRecord, check_loadable, check_savable, read_state, write_state
 
-BUNDLE_VERSION = 2
+BUNDLE_VERSION = 3
+READABLE = (2, 3)
+"""Versions that `load` takes; what an older one does not say is left as the network is built."""
 MANIFEST = "manifest.json"
 MEMBERS = (
     "model.safetensors", "architecture.json", "plan.json", "recipe.yaml", "metrics.json", "config.json", "README.md",
@@ -86,6 +91,7 @@ def save(
     recipe: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
+    verify: bool = True,
 ) -> Path:
     """Write a bundle; an existing one is replaced only when the new one is complete.
 
@@ -99,13 +105,18 @@ def save(
         recipe: settings of the run.
         metrics: measured figures.
         data: what the network expects: ``{"normalisation": {"mean", "std"}, "class_names": [...]}``.
+        verify: read the bundle back before it takes its place. A network that can be built by name is loaded: all
+            tensors must be the same to the bit, and so must the recorded surgery; with ``plan``, one forward pass on
+            random inputs of the shapes that it was traced with must give the same (unless the network has hooks, which
+            bundles do not hold). Of other networks, the files are compared with the network in memory.
 
     Returns:
         The folder.
 
     Raises:
-        RequestError: for a folder that is something else, NaN or infinite parameters, and values that are not plain.
-        SecateurError: when the disk is full; nothing is left then.
+        RequestError: for a folder that is something else, values that are not plain, NaN or infinite parameters,
+            tensors without values (on the meta device), and TorchScript.
+        SecateurError: when the disk is full, or the bundle does not give the network back; nothing is left then.
 
     Example:
         >>> import tempfile
@@ -120,6 +131,7 @@ def save(
         json.dumps([metrics, recipe, data])
     except TypeError as error:
         raise RequestError(f"metrics, recipe and data of a bundle must be plain values ({error})") from error
+    check_savable(model)
     origin, why_not = origin_for(model)
     edits = edits_of(model)
     architecture = {
@@ -145,7 +157,29 @@ def save(
         write_text(folder / "README.md", model_card(model, about, metrics or {}))
         sums = {name: sha256(folder / name) for name in MEMBERS}
         write_json(folder / MANIFEST, {"version": BUNDLE_VERSION, "sha256": sums})
+        if verify:
+            _verify(model, folder, target, plan)
     return target
+
+
+def _verify(model: nn.Module, folder: Path, target: Path, plan: Plan | None) -> None:
+    """Raise `SecateurError` when a bundle that was just written does not give the network back."""
+    try:
+        _check_files(folder)
+        read, _ = _architecture(folder)
+        if read.origin is None:
+            different = difference_to_file(model, folder / _WEIGHTS, read.state, read.edits)
+        else:
+            with torch.random.fork_rng(devices=[]):  # constructors draw initial weights
+                loaded = _read(folder, None).model
+            different = difference_to_loaded(model, loaded, None if plan is None else plan.inputs)
+    except RequestError as error:
+        different = str(error).replace(str(folder), str(target))
+    if different:
+        raise SecateurError(
+            f"'{target}' was not written, since the bundle does not give the network back: {different}; "
+            "report this, or save with verify=False and load with sc.load(path, model=...)"
+        )
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -174,27 +208,39 @@ def read_bundle(path: str | Path, model: nn.Module | None = None, *, within: Pat
         RequestError: see `load`.
     """
     folder = Path(path)
-    verify(folder, within)
-    architecture, plan, metrics = (read_json(folder / name) for name in (_ARCHITECTURE, "plan.json", "metrics.json"))
+    check_folder(folder, within)
+    return _read(folder, model)
+
+
+def _architecture(folder: Path) -> tuple[_Architecture, Edits]:
+    values = read_json(folder / _ARCHITECTURE)
     try:
-        read = _Architecture.model_validate(architecture)
-        edits = Edits.from_json(read.edits)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        read = _Architecture.model_validate(values)
+        return read, Edits.from_json(read.edits)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise RequestError(f"bundle '{folder}' has an unreadable {_ARCHITECTURE} ({_line(error)})") from error
+
+
+def _read(folder: Path, model: nn.Module | None) -> Bundle:
+    """What a folder whose files were checked holds."""
+    architecture, plan, metrics = (read_json(folder / name) for name in (_ARCHITECTURE, "plan.json", "metrics.json"))
+    read, edits = _architecture(folder)
     if not isinstance(plan, dict | None) or not isinstance(metrics, dict):
         raise RequestError(f"bundle '{folder}' has an unreadable plan.json or metrics.json")
     try:
-        if model is None:
-            if read.origin is None:
-                raise RequestError(
-                    f"it holds a network of the user's own ({read.kind}{read.why_no_origin and '; '}"
-                    f"{read.why_no_origin}); load it with sc.load(path, model=...), giving an instance of the "
-                    "unpruned network"
-                )
-            model = rebuild(read.origin.model_dump())
-        apply_edits(model, edits)
-        give_biases(model, read.added_biases)
-        read_state(model, folder / _WEIGHTS, read.state)
+        with torch.inference_mode(False):  # tensors that are made inside could not be trained
+            if model is None:
+                if read.origin is None:
+                    raise RequestError(
+                        f"it holds a network of the user's own ({read.kind}{read.why_no_origin and '; '}"
+                        f"{read.why_no_origin}); load it with sc.load(path, model=...), giving an instance of the "
+                        "unpruned network"
+                    )
+                model = rebuild(read.origin.model_dump())
+            check_loadable(model)
+            apply_edits(model, edits)
+            give_biases(model, read.added_biases)
+            read_state(model, folder / _WEIGHTS, read.state)
     except SecateurError as error:
         raise RequestError(f"bundle '{folder}' cannot be loaded: {error}") from error
     except Exception as error:  # edits that fit no network can fail anywhere on their way
@@ -202,20 +248,24 @@ def read_bundle(path: str | Path, model: nn.Module | None = None, *, within: Pat
     return Bundle(model.eval(), architecture, plan, metrics)
 
 
-def verify(folder: Path, within: Path | None = None) -> None:
-    """See that a folder is a whole bundle of this version, with no file changed; nothing else is read before.
+def check_folder(folder: Path, within: Path | None = None) -> None:
+    """See that a folder is a whole bundle of a known version, with no file changed; nothing else is read before.
 
     Raises:
         RequestError: when it is not.
     """
     if _LEFTOVER.fullmatch(folder.name):
-        raise RequestError(f"'{folder}' is what an interrupted save left; delete it")
+        raise RequestError(f"'{folder}' is what an interrupted save left; delete it, or save in the same place again")
+    _check_files(folder, within)
+
+
+def _check_files(folder: Path, within: Path | None = None) -> None:
     if not (folder / MANIFEST).is_file():
         raise RequestError(f"'{folder}' is not a bundle: {MANIFEST} is missing{_set_aside(folder)}")
     root = (within or folder).resolve()
     _inside(folder, MANIFEST, root)
     manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("version") != BUNDLE_VERSION:
+    if not isinstance(manifest, dict) or manifest.get("version") not in READABLE:
         raise _foreign_version(folder, manifest)
     sums = manifest.get("sha256")
     if not isinstance(sums, dict) or not set(MEMBERS) <= set(sums):
@@ -248,8 +298,9 @@ def _inside(folder: Path, name: str, root: Path) -> None:
 def _set_aside(folder: Path) -> str:
     """Where the old bundle is when the program died between putting it aside and the new one in its place."""
     name = folder.resolve().name
-    kept = [old for old in sorted(folder.resolve().parent.glob(f".{name}.*.old/was")) if (old / MANIFEST).is_file()]
-    return f"; an interrupted save left the one before at '{kept[0]}', rename it" if kept and name else ""
+    olds = sorted(folder.resolve().parent.glob(f".{glob.escape(name)}.*.old/was*")) if name else []
+    kept = [old for old in olds if (old / MANIFEST).is_file()]
+    return f"; an interrupted save left the one before at '{kept[0]}', rename it" if kept else ""
 
 
 def _foreign_version(folder: Path, manifest: Any) -> RequestError:

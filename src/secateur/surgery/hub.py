@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
-from secateur.surgery.bundle import MANIFEST, MEMBERS, load, read_bundle, verify
+from secateur.surgery.bundle import MANIFEST, MEMBERS, check_folder, load, read_bundle
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -57,7 +57,7 @@ def push_to_hub(path: str | Path, repo_id: str, *, revision: str | None = None, 
         RequestError: for a folder that is no whole bundle.
         SecateurError: when the hub refuses (log in with ``hf auth login``) or cannot be reached.
     """
-    verify(Path(path))
+    check_folder(Path(path))
     repository = _repository(repo_id, "is no repository OWNER/NAME")
     hub = _hub()
     try:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
@@ -29,6 +30,7 @@ class StateRecord(BaseModel):
         ties: names of the same parameter or buffer, group by group.
         strides: of tensors that do not lie in the order of their dimensions (channels-last), by name.
         complex: names of complex tensors; they are written as real ones with a last dimension of two.
+        frozen: names of parameters that do not require gradients; None in bundles of version 2, which do not say.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -36,6 +38,7 @@ class StateRecord(BaseModel):
     ties: list[list[str]] = Field(default_factory=list)
     strides: dict[str, list[int]] = Field(default_factory=dict)
     complex: list[str] = Field(default_factory=list)
+    frozen: list[str] | None = None
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -43,25 +46,58 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
-def write_state(model: nn.Module, path: Path) -> StateRecord:
-    """Write all tensors of a network.
+def check_loadable(model: nn.Module) -> None:
+    """Refuse networks that cannot take the tensors of a bundle.
 
     Raises:
-        RequestError: for NaN or infinite parameters, and for modules with a state that is no tensor.
+        RequestError: for TorchScript, and for lazy layers that have no shape yet.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module '{name}'" if name else "the network"
+            raise RequestError(
+                f"{what} is TorchScript, whose code bundles cannot hold; give the nn.Module that it was made from"
+            )
+    for name, tensor in tensors_of(model).items():
+        if is_lazy(tensor):
+            raise RequestError(f"'{name}' has no shape yet; call the network once on an input first")
+
+
+def check_savable(model: nn.Module) -> None:
+    """Refuse networks whose state or code a bundle cannot hold.
+
+    Raises:
+        RequestError: as `check_loadable`; for modules with a state that is no tensor, for tensors on the meta device
+            or in another layout than the strided one, and for NaN or infinite parameters.
+    """
+    check_loadable(model)
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise RequestError(f"module '{name}' keeps a state of its own (get_extra_state), which bundles cannot hold")
-    tensors = tensors_of(model)
-    for name, parameter in model.named_parameters():
-        wide = parameter.float() if parameter.element_size() == 1 else parameter  # types of one byte cannot be asked
-        if not torch.isfinite(wide).all():
+    parameters = dict(model.named_parameters())
+    for name, tensor in {**parameters, **dict(model.named_buffers())}.items():
+        if tensor.is_meta:
+            raise RequestError(
+                f"'{name}' is on the meta device and holds no values; load the weights first "
+                "(model.to_empty(device='cpu'), then load_state_dict)"
+            )
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise RequestError(f"'{name}' is a {kind} tensor, which bundles cannot hold; make it a dense one first")
+        # types of one byte cannot be asked
+        if name in parameters and not torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all():
             raise RequestError(f"parameter '{name}' holds NaN or infinite values; retrain or repair the network first")
-    names = defaultdict(list)
-    for name, tensor in tensors.items():
-        names[id(tensor)].append(name)
+
+
+def write_state(model: nn.Module, path: Path) -> StateRecord:
+    """Write all tensors of a network that `check_savable` lets pass.
+
+    Raises:
+        RequestError: for types of tensors that safetensors has not.
+    """
+    tensors = tensors_of(model)
     written = {
-        name: _real(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
+        name: as_real(tensor.detach()).cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     with atomic_path(path) as temporary:
@@ -69,24 +105,25 @@ def write_state(model: nn.Module, path: Path) -> StateRecord:
             save_file(written, temporary, {"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{error}") from error
+        except KeyError as error:
+            raise RequestError(f"a tensor of type {error} cannot be written to safetensors") from error
     return StateRecord(
-        ties=[group for group in names.values() if len(group) > 1],
-        strides={name: list(tensor.stride()) for name, tensor in tensors.items() if _is_reordered(tensor)},
+        ties=[group for group in names_by_tensor(tensors).values() if len(group) > 1],
+        strides={name: list(tensor.stride()) for name, tensor in tensors.items() if is_reordered(tensor)},
         complex=[name for name, tensor in tensors.items() if tensor.is_complex()],
+        frozen=[name for name, parameter in parameters_of(model).items() if not parameter.requires_grad],
     )
 
 
 def read_state(model: nn.Module, path: Path, record: StateRecord) -> None:
     """Give a network of the right shapes all tensors of a file: their values, types and layouts; tie what was tied.
 
+    Parameters require gradients as they did when they were written.
+
     Raises:
         RequestError: for an unreadable file, and for names or shapes that do not match.
     """
-    stored = read_tensors(path)
-    for name in record.complex:
-        if name not in stored or not stored[name].is_floating_point() or stored[name].shape[-1:] != (2,):
-            raise RequestError(f"'{path}' does not hold '{name}' as a complex tensor")
-        stored[name] = torch.view_as_complex(stored[name].contiguous())
+    stored = stored_tensors(path, record)
     _check_names(model, stored, path)
     first = {name: group[0] for group in record.ties for name in group}
     current = tensors_of(model)
@@ -98,9 +135,10 @@ def read_state(model: nn.Module, path: Path, record: StateRecord) -> None:
             raise RequestError(f"'{path}' has two values of '{leader}', which is one tensor of several names")
         if leader not in made:
             old = current.get(name)
+            new_one = old is None or old.is_meta or old.is_inference()  # inference tensors could not be trained
             device = value.device if old is None or old.is_meta else old.device
-            new = _laid_out(value, record.strides.get(name)).to(device)
-            if old is None or old.is_meta or owners.setdefault(id(old), leader) != leader:
+            new = laid_out(value, record.strides.get(name)).to(device)
+            if new_one or old is None or owners.setdefault(id(old), leader) != leader:
                 # the built network ties what was apart, or has not made this buffer yet
                 grad = isinstance(old, nn.Parameter) and old.requires_grad
                 made[leader] = nn.Parameter(new, grad) if isinstance(old, nn.Parameter) else new
@@ -114,6 +152,48 @@ def read_state(model: nn.Module, path: Path, record: StateRecord) -> None:
     for name in stored:
         if final[name] is not made[first.get(name, name)]:
             raise RequestError(f"'{path}' does not fit the network: it uses the module of '{name}' in several places")
+    _freeze(model, record, path)
+
+
+def _freeze(model: nn.Module, record: StateRecord, path: Path) -> None:
+    if record.frozen is None:
+        return
+    parameters = parameters_of(model)
+    frozen = set(record.frozen)
+    for name in sorted(frozen - parameters.keys()):
+        raise RequestError(f"'{path}' does not fit the network: it has no parameter '{name}'")
+    for name, parameter in parameters.items():
+        wanted = name not in frozen
+        if wanted and not (parameter.is_floating_point() or parameter.is_complex()):
+            raise RequestError(f"'{path}' holds '{name}' as {parameter.dtype}, which cannot require gradients")
+        parameter.requires_grad = wanted
+
+
+def stored_tensors(path: Path, record: StateRecord) -> dict[str, torch.Tensor]:
+    """All tensors that `write_state` wrote, contiguous and in memory of their own.
+
+    Raises:
+        RequestError: for an unreadable file, or one that does not fit the record.
+    """
+    stored = read_tensors(path)
+    for name in record.complex:
+        if name not in stored or not stored[name].is_floating_point() or stored[name].shape[-1:] != (2,):
+            raise RequestError(f"'{path}' does not hold '{name}' as a complex tensor")
+        stored[name] = torch.view_as_complex(stored[name])  # read into memory of its own, which is aligned
+    return stored
+
+
+def names_by_tensor(tensors: dict[str, torch.Tensor]) -> dict[int, list[str]]:
+    """The names of every tensor, by its id."""
+    names = defaultdict(list)
+    for name, tensor in tensors.items():
+        names[id(tensor)].append(name)
+    return names
+
+
+def parameters_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters, each under all of its names."""
+    return dict(model.named_parameters(remove_duplicate=False))
 
 
 def _check_names(model: nn.Module, stored: dict[str, torch.Tensor], path: Path) -> None:
@@ -142,11 +222,12 @@ def _loose_buffers(model: nn.Module) -> Iterator[str]:
                 yield f"{path}.{name}" if path else name
 
 
-def _real(tensor: torch.Tensor) -> torch.Tensor:
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as a real one with a last dimension of two; others as they are."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _is_reordered(tensor: torch.Tensor) -> bool:
+def is_reordered(tensor: torch.Tensor) -> bool:
     """Whether a tensor's memory is whole, but in another order than that of its dimensions."""
     strides = list(tensor.stride())
     return strides != _strides(tensor.shape, range(tensor.ndim)) and _is_whole(tensor.shape, strides)
@@ -171,10 +252,10 @@ def _is_whole(shape: torch.Size, strides: list[int]) -> bool:
     return all(1 <= stride <= step for stride in strides)
 
 
-def _laid_out(tensor: torch.Tensor, strides: list[int] | None) -> torch.Tensor:
-    """A copy in memory of its own: matrix products round differently where a file's tensors begin at odd addresses."""
+def laid_out(tensor: torch.Tensor, strides: list[int] | None) -> torch.Tensor:
+    """The tensor in the order of memory that it had."""
     if strides is None:
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return tensor
     if not _is_whole(tensor.shape, strides):
         raise RequestError(f"a tensor of shape {tuple(tensor.shape)} cannot lie in memory by strides {strides}")
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)
