@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateur.attribution import composites
-from secateur.attribution.borrow import borrowed
 from secateur.attribution.collect import Collector, Positions, UnitStatistics, added, not_finite
 from secateur.attribution.composites import Composite, IntegratedGradients, SmoothGrad
 from secateur.attribution.layers import At, Look
 from secateur.attribution.rules import stabilise
 from secateur.attribution.watch import Watch
+from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.randomness import derive_seed
 
@@ -87,6 +87,7 @@ def attribute(
         (torch.Size([2, 4]), ['0', '2'], [1.0, 1.0])
     """
     chosen = composites.get(composite)
+    check_values(model, gradients=True)
     labels = _targets(targets, inputs)
     inputs = inputs.detach()
     if bounds is None:
@@ -212,12 +213,13 @@ def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.T
     """The samples at ``chosen`` in one pass, or in several when they do not fit into memory."""
     device = next((p.device for p in job.model.parameters()), inputs.device)
     place = chosen.to(inputs.device)
-    x, y = inputs[place].detach().to(device), targets[place].to(device)
-    part = replace(job, start=job.start[chosen.to(job.start.device)].to(device)) if isinstance(
-        job.start, torch.Tensor
-    ) else job  # fmt: skip
     try:
         with borrowed(job.model):
+            # copies, made where gradients are possible
+            x, y = inputs[place].detach().to(device), targets[place].to(device)
+            part = replace(job, start=job.start[chosen.to(job.start.device)].to(device)) if isinstance(
+                job.start, torch.Tensor
+            ) else job  # fmt: skip
             if isinstance(job.composite.average, IntegratedGradients):
                 return [_integrated(part, x, y, job.composite.average)]
             if isinstance(job.composite.average, SmoothGrad):

@@ -15,9 +15,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from secateur.attribution.borrow import borrowed
 from secateur.attribution.layers import conv_call, conv_transpose_call, linear_call
 from secateur.attribution.operations import bound, in_place
+from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 from secateur.structure.attention import multi_head_attention
 from secateur.structure.base import tensors_in

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.attribution.borrow import borrowed
 from secateur.attribution.functional import ConvolutionMap, MatrixMap
 from secateur.attribution.layers import conv_call, convolution_map, linear_call, norm_call
 from secateur.attribution.operations import bound
+from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 from secateur.structure.attention import multi_head_attention
 

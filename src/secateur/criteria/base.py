@@ -14,6 +14,7 @@ from torch import nn
 
 from secateur.attribution import Composite, Start, UnitStatistics, composites, unit_statistics
 from secateur.attribution.layers import At
+from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.registry import Registry
 from secateur.criteria.aggregation import (
@@ -285,11 +286,14 @@ def score_each(
         ['taylor', 'grad']
     """
     chosen = [get(criterion) for criterion in criteria]
-    check_finite(model)
-    if structure.baked():
-        model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
-    passes = Passes(model, reference, batch_size)
-    return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
+    check_values(model, gradients=True)
+    # one loan for all of it: some criteria change weights for a while, and no thread may see them then
+    with borrowed(model, prepare=False):
+        check_finite(model)
+        if structure.baked():
+            model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
+        passes = Passes(model, reference, batch_size)
+        return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
 
 
 def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:

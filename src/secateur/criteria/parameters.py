@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.attribution.borrow import borrowed
+from secateur.core.borrowing import borrowed
 from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers
 from secateur.criteria.base import Criterion, register
 from secateur.criteria.samples import device_of, sample_losses

@@ -94,7 +94,9 @@ class ReferenceSet:
     def batches(self, size: int = 128) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The samples in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
-            yield self.inputs[start : start + size], self.targets[start : start + size]
+            inputs, targets = self.inputs[start : start + size], self.targets[start : start + size]
+            # what `torch.inference_mode` made takes part in no gradient, a copy does
+            yield inputs.clone() if inputs.is_inference() else inputs, targets.clone()
 
 
 def _unwrapped(dataset: Dataset[Any]) -> Dataset[Any]:

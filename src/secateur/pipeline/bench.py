@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.attribution.borrow import borrowed
+from secateur.core.borrowing import borrowed
 from secateur.core.randomness import derive_seed
 from secateur.criteria import Criterion, get, parse
 from secateur.data import ImageData, LabelledImages, closest_subset, loader

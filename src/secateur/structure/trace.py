@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.core.borrowing import borrowed as borrowed  # also imported from here
 from secateur.core.errors import RequestError
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
@@ -174,22 +175,6 @@ def _check_memory(state: dict[str, torch.Tensor]) -> None:
 
 def _attributes(output: Any) -> Iterator[torch.Tensor]:
     yield from tensors_in(list(getattr(output, "__dict__", {}).values()))
-
-
-@contextlib.contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, with caches that hang on the mode emptied; every module's own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    model.train()
-    model.eval()
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextlib.contextmanager
