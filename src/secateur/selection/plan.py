@@ -14,7 +14,9 @@ from secateur.core.errors import RequestError
 from secateur.structure import Structure
 from secateur.structure.groups import Role
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
+READABLE = (2, 3)
+"""Versions that `Plan.from_json` takes."""
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,8 @@ class Plan:
     def from_json(cls, value: Any) -> Plan:
         """Read `to_json` back; anything else raises `RequestError`."""
         try:
-            if value["version"] != PLAN_VERSION:
-                raise RequestError(f"the plan has version {value['version']}, this program reads {PLAN_VERSION}")
+            if value["version"] not in READABLE:
+                raise RequestError(f"the plan has version {value['version']}, this program reads {READABLE}")
             return cls(
                 str(value["fingerprint"]),
                 tuple(str(name) for name in value["weights"]),
