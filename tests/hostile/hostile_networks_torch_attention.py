@@ -56,7 +56,7 @@ own("dropout in training", trained(X, random=True), trained(X, random=True, need
 own("training mode without dropout", trained(X), trained(X, key_padding_mask=truth(B, 5)))
 
 
-@network("MultiheadAttention: mask per head", call(X), call(X, batch=2), call(X, keys=True), prunes=["attn"])
+@network("MultiheadAttention: mask per head", call(X), untraced(X, per_head=True), call(X, keys=True), prunes=["attn"])
 class MaskPerHead(nn.Module):
     """A 3-D mask has one layer per head; it names all of them, also when heads are gone."""
 
@@ -65,12 +65,12 @@ class MaskPerHead(nn.Module):
         self.embed, self.head = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
         self.attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
 
-    def forward(self, x, batch=0, keys=False):
+    def forward(self, x, per_head=False, keys=False):
         x = self.embed(x)
         mask = None
-        if batch:
+        if per_head:
             generator = torch.Generator().manual_seed(3)
-            mask = torch.randn(batch * HEADS, 5, 5, generator=generator, dtype=x.dtype)
+            mask = torch.randn(len(x) * HEADS, 5, 5, generator=generator, dtype=x.dtype)
         hidden = torch.arange(5).expand(len(x), -1) > 3 if keys else None
         return self.head(self.attn(x, x, x, attn_mask=mask, key_padding_mask=hidden, need_weights=False)[0])
 
@@ -78,7 +78,7 @@ class MaskPerHead(nn.Module):
 
 
 
-@network("MultiheadAttention: average weights are given out", call(X), call(X, average=False), prunes=["embed"])
+@network("MultiheadAttention: average weights are given out", call(X), untraced(X, average=False), prunes=["embed"])
 class WeightsGivenOut(nn.Module):
     """The average over heads divides by their number; single weights name all of them."""
 
