@@ -1,0 +1,96 @@
+"""Copies and pickles of networks that `torch.fx` traced, which keep what surgery did to them.
+
+A `torch.fx.GraphModule` is built anew from its graph when it is copied or unpickled, and loses all attributes that the
+graph does not use: also what surgery notes on it for later bundles, and corrections of its code. Each of them has a
+class of its own (PyTorch compiles its ``forward`` into it); that class gets copy methods that carry these on.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from secateur.structure.code import WRITTEN
+from secateur.structure.corrections import CORRECTED, Edited, correct, corrections_of
+from secateur.structure.rewritten import rewrite
+
+_NOTES = "_secateur"
+"""How the names of attributes begin that surgery sets."""
+
+
+def keep_when_copied(model: nn.Module) -> None:
+    """Let all traced networks in ``model`` keep surgery's notes when they are copied or pickled.
+
+    Example:
+        >>> import torch
+        >>> net = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(2, 2)))
+        >>> net._secateur_example = "noted"
+        >>> keep_when_copied(net)
+        >>> copy.deepcopy(net)._secateur_example
+        'noted'
+    """
+    for module in model.modules():
+        if isinstance(module, GraphModule):
+            _extend(type(module))
+
+
+def _extend(kind: Any) -> None:
+    if vars(kind).get("_secateur_extended"):
+        return
+    edited = issubclass(kind, Edited)
+    methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": _reduce_edited, "__copy__": _copy_edited}
+    if not edited:
+        # PyTorch makes each such class for one network alone, so that nothing else changes with it
+        def deep_copy(self: Any, memo: dict[int, Any]) -> Any:
+            made = super(kind, self).__deepcopy__(memo)
+            return _carry(made, {key: copy.deepcopy(value, memo) for key, value in _notes(self).items()})
+
+        def shallow_copy(self: Any) -> Any:
+            return _carry(super(kind, self).__copy__(), _notes(self))
+
+        def reduce(self: Any, protocol: Any) -> Any:
+            return _unpickled, (*super(kind, self).__reduce__(), _notes(self))
+
+        methods = {"__deepcopy__": deep_copy, "__copy__": shallow_copy, "__reduce_ex__": reduce}
+    for name, method in methods.items():
+        setattr(kind, name, method)
+    kind._secateur_extended = True
+
+
+def _copy_edited(self: Any) -> Any:
+    made = object.__new__(type(self))
+    tables = ("_modules", "_parameters", "_buffers")
+    made.__dict__.update({key: dict(value) if key in tables else value for key, value in self.__dict__.items()})
+    return made
+
+
+def _reduce_edited(self: Any, protocol: Any) -> Any:
+    # PyTorch compiles a network's code into its class before it pickles it, so a plain one is pickled instead
+    graph = self.graph
+    plain = GraphModule(self, graph)
+    graph.owning_module = self
+    return _unpickled, (*plain.__reduce__(), _notes(self))
+
+
+def _notes(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in module.__dict__.items() if key.startswith(_NOTES)}
+
+
+def _carry(module: Any, notes: dict[str, Any]) -> Any:
+    """Note the same on a new module, and correct its code as the old one's was."""
+    module.__dict__.update(notes)
+    if CORRECTED in notes:
+        correct(module, corrections_of(module), "")
+    elif WRITTEN in notes:
+        steps = [{"call": call, "args": args, "kwargs": kwargs} for call, args, kwargs in notes[WRITTEN]["steps"]]
+        rewrite(module, {"steps": steps, "output": notes[WRITTEN]["output"]}, "")
+    _extend(type(module))
+    return module
+
+
+def _unpickled(function: Callable[..., Any], arguments: tuple[Any, ...], notes: dict[str, Any]) -> Any:
+    return _carry(function(*arguments), notes)
