@@ -9,9 +9,10 @@ import torch
 from secateur.structure.conditions import Conditions, Nodes
 from secateur.structure.labels import Dims, Labels, tensors_in, unite
 
-__all__ = ["FIXED_PICK", "UNKNOWN", "Base", "tensors_in"]
+__all__ = ["FIXED_PICK", "POSITIONS", "UNKNOWN", "Base", "tensors_in"]
 
 FIXED_PICK = "is picked apart at fixed positions by the network's code"
+POSITIONS = "gives positions that something is picked at"
 UNKNOWN = "reaches operation '{}', which has no structure rule"
 
 

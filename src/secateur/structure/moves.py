@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.structure.base import FIXED_PICK, Base, tensors_in
+from secateur.structure.base import FIXED_PICK, POSITIONS, Base, tensors_in
 from secateur.structure.conditions import Nodes
 from secateur.structure.labels import Dims, unite
 
@@ -25,6 +25,8 @@ class Moves(Base):
         """Nodes behind a reshape from one shape to another."""
         out: list[Nodes | None] = [None] * len(after)
         if math.prod(before) == 0:
+            for nodes in dims:
+                self.conditions.lock(nodes, "is reshaped in a tensor without elements")
             return tuple(out)
         i = j = 0
         while i < len(before) or j < len(after):
@@ -117,10 +119,14 @@ class Moves(Base):
         hit = [d for d, index in enumerate(where) if index is not None]
         boolean = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in where)
         if boolean or len(where) != len(dims):
-            self.labels.lock(args[0], FIXED_PICK)
+            for tensor in (args[0], *tensors_in(args[1])):
+                self.labels.lock(tensor, FIXED_PICK)
             return
         for d in hit:
             self.conditions.lock(dims[d], FIXED_PICK)
+        for index in where:
+            if index is not None:
+                self.labels.lock(index, POSITIONS)
         width = result.ndim - (len(dims) - len(hit))
         at = hit[0] if hit == list(range(hit[0], hit[-1] + 1)) else 0
         passed: list[Nodes | None] = [n for d, n in enumerate(dims) if d not in hit]
@@ -128,10 +134,20 @@ class Moves(Base):
 
     def take(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Indices along one dimension, given by a tensor."""
-        dim = args[1] % args[0].ndim
-        dims = list(self.labels.of(args[0]))
+        x, dim, index = args[0], args[1] % max(1, args[0].ndim), args[2]
+        dims, positions = list(self.labels.of(x)), self.labels.of(index)
+        if not dims:
+            return
         self.conditions.lock(dims[dim], FIXED_PICK)
         dims[dim] = None
+        if name == "index_select":
+            self.labels.lock(index, POSITIONS)
+        else:  # every index of the other dimensions has positions of its own
+            dims[dim] = positions[dim]
+            for d, (nodes, own) in enumerate(zip(dims, positions, strict=True)):
+                if d != dim and x.shape[d] > 1:
+                    cut = None if nodes is None else nodes[: index.shape[d]]
+                    dims[d] = unite(self.conditions, cut, own, "is picked at positions that are given for every unit")
         self.labels.set(result, dims)
 
     def glu(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -152,7 +168,7 @@ class Moves(Base):
         """Rows of a table."""
         rows, columns = self.labels.of(args[0])
         self.conditions.lock(rows, FIXED_PICK)
-        self.labels.set(result, [*[None] * (result.ndim - 1), columns])
+        self.labels.set(result, [*self.labels.of(args[1]), columns])
 
     def flip(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Reverse dimensions."""
@@ -193,23 +209,22 @@ class Moves(Base):
 
     def unfold(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Patches as columns: [N, C, ...] -> [N, C·k, L]."""
-        channels = self.labels.of(args[0])[1]
-        self.labels.lock(args[0], f"meets a window of {name} across units", range(2, args[0].ndim))
-        nodes = None if channels is None else np.repeat(channels, result.shape[1] // len(channels))
-        self.labels.set(result, [self.labels.of(args[0])[0], nodes, None])
+        *batch, channels, _, _ = self.labels.of(args[0])
+        self.labels.lock(args[0], f"meets a window of {name} across units", range(args[0].ndim - 2, args[0].ndim))
+        nodes = None if channels is None else np.repeat(channels, result.shape[-2] // len(channels))
+        self.labels.set(result, [*batch, nodes, None])
 
     def shuffle_pixels(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """[N, C·r², H, W] <-> [N, C, rH, rW]."""
         x, r = args[0], int(args[1])
-        n, channels, *space = self.labels.of(x)
+        *batch, channels, _, _ = self.labels.of(x)
         if name == "pixel_shuffle":
             channels, inner = self.conditions.fold(channels, (result.shape[-3], r * r))
             self.conditions.lock(inner, "becomes a position")
         else:
             channels = None if channels is None else np.repeat(channels, r * r)
-        for nodes in space:
-            self.conditions.lock(nodes, f"meets a window of {name} across units")
-        self.labels.set(result, [n, channels, *[None] * len(space)])
+        self.labels.lock(x, f"meets a window of {name} across units", range(x.ndim - 2, x.ndim))
+        self.labels.set(result, [*batch, channels, None, None])
 
     def shuffle_channels(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Channels (g, c) -> (c, g)."""

@@ -34,6 +34,7 @@ class Rules(Moves, Contractions, Zeros):
         self.batch = batch
         self.stream = stream
         self.pending: dict[int, tuple[list[Nodes | None], str]] = {}
+        self._peeks: dict[str, None] = {}
 
     def apply(self, name: str, func: Any, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Label the results of one operation."""
@@ -51,6 +52,15 @@ class Rules(Moves, Contractions, Zeros):
         nodes, reason = self.pending.pop(id(tensor), ([], ""))
         for along in nodes:
             self.conditions.lock(along, reason)
+
+    @property
+    def peeks(self) -> tuple[str, ...]:
+        """Where the network's code looked at values of inputs: other inputs may take other branches."""
+        return tuple(self._peeks)
+
+    def note_peek(self, what: str) -> None:
+        """Note that code looked at values of inputs."""
+        self._peeks[what] = None
 
     def _unknown(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         for tensor in tensors_in((args, kwargs)):
@@ -265,6 +275,8 @@ def _table() -> dict[str, Callable[..., None]]:
 
 _TABLE = _table()
 _ZEROS: dict[Callable[..., None], Callable[..., bool]] = {
+    Rules.embedding: Rules.looked_up,
+    Rules.take: Rules.looked_up,
     Rules.pad: Rules.padded,
     Rules.reduce: Rules.reduced,
     Rules.scan: Rules.scanned,

@@ -9,25 +9,23 @@ surgery can correct the sizes that are written into it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.core.borrowing import borrowed as borrowed  # also imported from here
 from secateur.core.errors import RequestError
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
+from secateur.structure.checks import check_inputs, check_network
 from secateur.structure.labels import Labels
-from secateur.structure.operations import Rules
 from secateur.structure.recording import Recorder
 from secateur.structure.structure import Structure
-
-_PEEKS = frozenset({"_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select"})
+from secateur.structure.watching import Watcher
 
 
 def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Structure:
@@ -101,15 +99,16 @@ def _watched(model: nn.Module, example_inputs: Any, stream: bool) -> tuple[Assem
     tensors = list(tensors_in((args, kwargs)))
     batch = int(tensors[0].shape[0]) if tensors and tensors[0].ndim else 1
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    _check_memory(state)
+    check_network(model, state)
+    check_inputs(tensors)
     labels = Labels(state)
     labels.dependent.update(id(t) for t in tensors)
     labels.hold(tensors)
-    watcher = _Watcher(labels, batch, stream)
+    watcher = Watcher(labels, batch, stream)
     recorder = Recorder(model, labels)
     with borrowed(model), _without_hooks(model), recorder.watching(model):
         try:
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), recorder, watcher:
+            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watcher.reads, recorder, watcher:
                 output = model(*args, **kwargs)
         except RequestError:
             raise
@@ -137,8 +136,13 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a forward call."""
     if isinstance(example_inputs, torch.Tensor):
         return (example_inputs,), {}
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
+    if isinstance(example_inputs, Mapping):
+        wrong = next((key for key in example_inputs if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise RequestError(
+                f"example_inputs names arguments by strings, got {wrong!r}; or give a tuple of arguments"
+            )
+        return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {type(example_inputs).__name__}")
@@ -148,29 +152,11 @@ def describe(value: Any) -> Any:
     """Inputs as JSON values: shapes and types of tensors, plain values; anything else is named."""
     if isinstance(value, torch.Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {"dict": {str(k): describe(v) for k, v in value.items()}}
     if isinstance(value, (tuple, list)):
         return [describe(v) for v in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else {"other": type(value).__name__}
-
-
-def _check_memory(state: dict[str, torch.Tensor]) -> None:
-    """Two parameters that look at the same memory would part when one is cut."""
-    seen: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in state.items():
-        if not tensor.numel() or tensor.device.type == "meta":
-            continue
-        storage = tensor.untyped_storage().data_ptr()
-        if storage in seen and storage:
-            other, earlier = seen[storage]
-            spans = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in (earlier, tensor)]
-            if spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]:
-                raise RequestError(
-                    f"'{name}' and '{other}' share memory without being one parameter; assign the same Parameter "
-                    "to both modules to tie them, or clone one"
-                )
-        seen[storage] = (name, tensor)
 
 
 def _attributes(output: Any) -> Iterator[torch.Tensor]:
@@ -191,27 +177,3 @@ def _without_hooks(model: nn.Module) -> Iterator[None]:
         for hooks, all_ in before:
             hooks.clear()
             hooks.update(all_)
-
-
-class _Watcher(TorchDispatchMode):
-    """Labels every tensor of one forward pass."""
-
-    def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.labels = labels
-        self.rules = Rules(labels, batch, stream)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name.split("::")[-1]
-        if name in _PEEKS and any(id(t) in self.labels.dependent for t in tensors_in((args, kwargs))):
-            raise RequestError(
-                f"the network's code looks at values of activations ('{name}'): what it computes may depend on the "
-                "data, so that one run does not show its structure; take the branch out of forward, or trace the "
-                "part before or after it"
-            )
-        result = func(*args, **kwargs)
-        inplace = name.endswith("_") and not name.startswith("__")
-        self.labels.hold((args, kwargs, result))
-        self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
-        return result

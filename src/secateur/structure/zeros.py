@@ -43,6 +43,10 @@ class Zeros(Base):
         """Data that is copied: zero where all parts are that have units."""
         return all(self.labels.zero_without(t) for t in tensors_in((args, kwargs)) if self.has_units(t))
 
+    def looked_up(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
+        """What stands at position zero is not zero."""
+        return self.labels.zero_without(args[0]) and not any(self.has_units(t) for t in args[1:] if _is_tensor(t))
+
     def padded(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
         """Indices that come in hold a constant."""
         value = args[2] if len(args) > 2 else kwargs.get("value")
@@ -176,15 +180,22 @@ class Zeros(Base):
                 self._at_zero[key] = 1.0
                 return 1.0
             finite = torch.isfinite(sizes)
-            never = not bool(finite.any())
+            # 0/0 and 0·log 0 may be defined where y/0 and y·log 0 are not
+            chosen = itertools.product(*values)
+            usual = [all(v or v is False or len(of) == 1 for v, of in zip(row, values, strict=True)) for row in chosen]
+            never = not bool(finite[:, torch.tensor(usual, device=finite.device)].any())
             self._at_zero[key] = math.inf if never else 1.0 if not bool(finite.all()) else float(sizes.max())
         return self._at_zero[key]
 
-    def _constant(self, tensor: torch.Tensor) -> tuple[float | int | bool | complex, ...] | None:
+    def _constant(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
         """The value of a number in the code; None for anything that could differ."""
         if tensor.numel() != 1 or id(tensor) in self.labels.dependent or id(tensor) in self.labels.weighed:
             return None
         return None if self.labels.name(tensor) is not None else (tensor.detach().reshape(()).tolist(),)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)
 
 
 def _kind(tensor: torch.Tensor) -> str:

@@ -1,0 +1,84 @@
+"""Seeing every operation of a pass, and reads of values that no operation shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.core.errors import RequestError
+from secateur.structure.base import tensors_in
+from secateur.structure.labels import Labels
+from secateur.structure.operations import Rules
+
+_PEEKS = frozenset({"_local_scalar_dense", "item", "nonzero", "equal", "is_nonzero", "masked_select"})
+_LISTED = frozenset("tensor as_tensor asarray new_tensor".split())
+_READS = frozenset("tolist numpy __array__ __dlpack__".split())
+"""Functions that the dispatcher does not see; those of `_LISTED` read tensors in lists."""
+
+
+class Watcher(TorchDispatchMode):
+    """Labels every tensor of one forward pass.
+
+    Attributes:
+        rules: what has been learnt.
+        reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher.
+    """
+
+    def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.labels = labels
+        self.rules = Rules(labels, batch, stream)
+        self.reads = _Reads(self.rules)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._schema.name.split("::")[-1]
+        if name in _PEEKS:
+            _peeked(self.rules, name, list(tensors_in((args, kwargs))))
+        result = func(*args, **kwargs)
+        inplace = name.endswith("_") and not name.startswith("__")
+        self.labels.hold((args, kwargs, result))
+        self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
+        return result
+
+
+class _Reads(TorchFunctionMode):
+    """Sees functions that read or pass on values behind the dispatcher's back."""
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__()
+        self.rules = rules
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _READS or (name in _LISTED and not isinstance(args[0], torch.Tensor)):
+            tensors = list(tensors_in((args, kwargs)))
+            _peeked(self.rules, name, tensors)
+            for tensor in tensors:
+                self.rules.used(tensor)
+                self.rules.labels.lock(tensor, f"is read by '{name}', outside torch")
+        result = func(*args, **kwargs)
+        if name == "__get__" and getattr(func.__self__, "__name__", "") == "data":
+            self.rules.labels.hold((args, result))
+            self.rules.apply("detach", func, args, kwargs, result, False)
+        return result
+
+
+def _peeked(rules: Rules, name: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse that code looks at values of activations; at inputs it may look, which is noted."""
+    labels = rules.labels
+    if not any(id(t) in labels.dependent for t in tensors):
+        return
+    if any(id(t) in labels.weighed for t in tensors):
+        raise RequestError(
+            f"the network's code looks at values of activations ('{name}'): what it computes may depend on the "
+            "data, so that one run does not show its structure; take the branch out of forward, or trace the "
+            "part before or after it"
+        )
+    shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+    rules.note_peek(f"the code looks at values of inputs ('{name}', shape {shapes}): the branch that the example took")
