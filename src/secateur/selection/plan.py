@@ -12,6 +12,9 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.structure import Structure
+from secateur.structure.attention import Heads
+from secateur.structure.calls import kind
+from secateur.structure.corrections import Correction
 from secateur.structure.groups import Role
 
 PLAN_VERSION = 3
@@ -48,14 +51,20 @@ class Edits:
     Attributes:
         cuts: what leaves which tensor.
         attributes: new values of modules' integer attributes, by path and name.
-        code: modules whose own code names sizes, written down anew; by path.
+        corrections: of single calls that name sizes, in modules' own code; by path.
+        heads: sizes of PyTorch's attention modules; by path.
+        code: modules whose own code names sizes and cannot be corrected, written anew; by path.
         masks: for a masked network instead: modules whose norms run over what stays; by path.
+        calls: arguments of the calls for which all this is right, by name, as plain values.
     """
 
     cuts: tuple[Cut, ...] = ()
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    corrections: Mapping[str, tuple[Correction, ...]] = field(default_factory=dict)
+    heads: Mapping[str, Heads] = field(default_factory=dict)
     code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     masks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    calls: tuple[Any, ...] = ()
 
     def then(self, after: Edits) -> Edits:
         """One set of edits that does what these and ``after`` (on the already smaller network) do in turn."""
@@ -67,15 +76,25 @@ class Edits:
             # a module's code is written down whole: the later one holds; parameters were replaced for good before
             replaced = {key: code[path][key] for key in ("baked", "dropped") if key in code.get(path, {})}
             code[path] = {**replaced, **steps}
-        return Edits(merge_cuts(self.cuts, after.cuts), attributes, code)
+        return Edits(
+            merge_cuts(self.cuts, after.cuts),
+            attributes,
+            {**self.corrections, **after.corrections},  # whole for each module, like its code
+            {**self.heads, **after.heads},
+            code,
+            calls=_common(self.calls, after.calls) if self.cuts else after.calls,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
             "cuts": [asdict(cut) for cut in self.cuts],
             "attributes": {path: dict(values) for path, values in self.attributes.items()},
+            "corrections": {path: [c.to_json() for c in found] for path, found in self.corrections.items()},
+            "heads": {path: heads.to_json() for path, heads in self.heads.items()},
             "code": dict(self.code),
             "masks": dict(self.masks),
+            "calls": list(self.calls),
         }
 
     @classmethod
@@ -84,9 +103,18 @@ class Edits:
         return cls(
             tuple(cut_from_json(c) for c in value["cuts"]),
             {str(p): {str(n): int(v) for n, v in values.items()} for p, values in value["attributes"].items()},
+            {str(p): tuple(map(Correction.from_json, made)) for p, made in value.get("corrections", {}).items()},
+            {str(p): Heads.from_json(heads) for p, heads in value.get("heads", {}).items()},
             {str(p): dict(steps) for p, steps in value["code"].items()},
             {str(p): dict(steps) for p, steps in value.get("masks", {}).items()},
+            tuple(value.get("calls", ())),
         )
+
+
+def _common(first: tuple[Any, ...], then: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Calls of the same kind as one of the others."""
+    kinds = {kind(call) for call in first}
+    return tuple(call for call in then if kind(call) in kinds)
 
 
 @dataclass(frozen=True)
@@ -150,7 +178,7 @@ class Plan:
             structure.fingerprint,
             tuple(layer.weight for layer in structure.layers),
             removed,
-            Edits(tuple(cuts), *structure.changes(keep), structure.masks(keep)),
+            _edits(structure, keep, tuple(cuts)),
             dict(requested),
             achieved,
             criterion,
@@ -224,6 +252,14 @@ class Plan:
         )
         count = sum(len(v) for v in self.removed.values())
         return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
+
+
+def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edits:
+    made = structure.changes(keep)
+    attributes: dict[str, dict[str, int]] = {}
+    for (path, name), value in made.attributes.items():
+        attributes.setdefault(path, {})[name] = value
+    return Edits(cuts, attributes, made.corrections, made.heads, made.code, structure.masks(keep), structure.given)
 
 
 def cut_from_json(value: Any) -> Cut:

@@ -23,13 +23,23 @@ from secateur.structure.structure import Structure
 class Assembly:
     """From nodes to units, groups, axes and costs."""
 
-    def __init__(self, model: nn.Module, rules: Rules, scopes: list[Scope], inputs: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Rules,
+        scopes: list[Scope],
+        inputs: Any,
+        given: tuple[Any, ...] = (),
+        counted: int | None = None,
+    ) -> None:
         self.model = model
         self.rules = rules
         self.labels = rules.labels
         self.conditions = rules.conditions
         self.scopes = scopes
         self.inputs = inputs
+        self.given = given
+        self.counted = counted
         self._numbers = np.zeros(0, np.int64)
         self._cache: dict[int, np.ndarray | None] = {}
 
@@ -37,7 +47,7 @@ class Assembly:
         """Put it together; where code can neither be left nor written anew, lock and start over."""
         self._lock_outer_folds()
         while True:
-            built = self._build()
+            built = self.build()
             impossible = self._impossible(built)
             if not impossible:
                 break
@@ -92,8 +102,7 @@ class Assembly:
                     keep[group.first] = True
                 elif group.size > 1:
                     keep[group.first] = False
-            stuck = changes(built.modules, keep)[2]
-            found |= {path: code.broken or "is called in several ways" for path, code in stuck.items()}
+            found |= changes(built.modules, keep).impossible
         return found
 
     def _lock_code(self, path: str, why: str) -> None:
@@ -105,7 +114,7 @@ class Assembly:
                     for _, dims in step.outs.values():
                         for nodes in dims:
                             self.conditions.lock(
-                                nodes, f"passes code of '{path}' that names sizes and cannot be written anew: it {why}"
+                                nodes, f"passes code of '{path}' that names sizes in a way that cannot be corrected: it {why}"
                             )
         self._cache.clear()
 
@@ -139,7 +148,8 @@ class Assembly:
             found.append(self._cache[id(nodes)])
         return tuple(found)
 
-    def _build(self) -> Structure:
+    def build(self) -> Structure:
+        """Put together what was learnt, as it is."""
         labels = self.labels
         self._cache.clear()
         self._ndims = {name: p.ndim for name, p in self.model.named_parameters()}
@@ -171,7 +181,10 @@ class Assembly:
             for dim, unit in enumerate(self._dims(dims)):
                 if unit is not None:
                     axes.append(Axis(name, dim, roles.get((name, dim), "along"), unit))
-        work = tuple(self._work(p) for p in self.rules.products)
+        counted = self.rules.products[: self.counted]
+        ran_first = {product.weight for product in counted}
+        counted += [p for p in self.rules.products[len(counted) :] if p.weight is not None and p.weight not in ran_first]
+        work = tuple(self._work(p) for p in counted)
         codes = tuple(ModuleCode.of(scope, self._dims) for scope in self.scopes)
         ran = set(labels.state_dims)
         idle = sorted({_layer_name(n) for n, p in self.model.named_parameters() if n not in ran and p.ndim > 1})
@@ -180,7 +193,7 @@ class Assembly:
         spare = {code.path: self._spare(code) for code in codes if code.baked and not code.broken}
         return Structure(
             tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), self.inputs,
-            tuple(code for code in codes if code.steps), tuple(idle), spare,
+            tuple(code for code in codes if code.steps), tuple(idle), spare, given=self.given, peeks=self.rules.peeks,
         )  # fmt: skip
 
     def _spare(self, code: ModuleCode) -> int:

@@ -1,11 +1,58 @@
-"""`torch.nn.MultiheadAttention` in steps that have rules of structure and of relevance."""
+"""`torch.nn.MultiheadAttention` in steps that have rules of structure and of relevance, and with fewer heads.
+
+The module's own code assumes heads of one size and as many rows for the values as for queries and keys. When heads, or
+places within heads, go, `Attention` takes its place: the same arguments, parameters and names, other sizes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.structure.corrections import Edited, own_class
+
+HEADS = "_secateur_heads"
+"""Where an attention module keeps its sizes."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Sizes of an attention module that was pruned.
+
+    Attributes:
+        kept: numbers of the heads that stay.
+        before: how many there were.
+        size: of a head when the network was trained, which the scale of scores follows.
+    """
+
+    kept: tuple[int, ...]
+    before: int
+    size: int
+
+    def then(self, after: Heads) -> Heads:
+        """What is left when ``after`` is done to what these leave."""
+        return Heads(tuple(self.kept[head] for head in after.kept), self.before, self.size)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"kept": list(self.kept), "before": self.before, "size": self.size}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Heads:
+        """Read `to_json` back; raises KeyError, TypeError or ValueError for anything else."""
+        kept, before, size = value["kept"], value["before"], value["size"]
+        if any(type(number) is not int for number in (*kept, before, size)) or size < 1:
+            raise TypeError("sizes of heads must be integers")
+        if not kept or sorted(set(kept)) != list(kept) or not 0 <= kept[0] <= kept[-1] < before:
+            raise ValueError("heads that stay must be some of all, in order")
+        return cls(tuple(kept), before, size)
 
 
 def multi_head_attention(
@@ -34,29 +81,42 @@ def multi_head_attention(
     static_v: torch.Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
+    *,
+    trained: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`torch.nn.MultiheadAttention`'s function in steps that have rules; inputs [L, N, E] or [L, E]."""
+    """`torch.nn.functional.multi_head_attention_forward` in steps that have rules.
+
+    Args:
+        query: [L, N, E] or [L, E], as all inputs; the other arguments are those of the function in PyTorch. Weights may
+            have fewer rows for the values than for queries and keys.
+        trained: size of a head when the network was trained; None: what it is now.
+    """
     if static_k is not None or static_v is not None:
         raise RequestError("attention with static keys cannot be looked into; use scaled_dot_product_attention")
     unbatched = query.ndim == 2
     same = query is key and key is value
     # samples first, so that units are counted per sample
     query, key, value = (t.unsqueeze(0) if unbatched else t.transpose(0, 1) for t in (query, key, value))
+    made_v = out_proj_weight.shape[1]
+    rows = _rows(in_proj_weight, q_proj_weight, made_v)
     if same and not use_separate_proj_weight:
         assert in_proj_weight is not None
-        width = in_proj_weight.shape[0] // 3
-        q, k, v = F.linear(query, in_proj_weight, in_proj_bias).split([width, width, width], -1)
+        q, k, v = F.linear(query, in_proj_weight, in_proj_bias).split(rows, -1)
     else:
         weights = (
             (q_proj_weight, k_proj_weight, v_proj_weight)
             if use_separate_proj_weight or in_proj_weight is None
-            else in_proj_weight.chunk(3)
+            else in_proj_weight.split(rows)
         )
-        biases = (None, None, None) if in_proj_bias is None else in_proj_bias.chunk(3)
+        biases = (None, None, None) if in_proj_bias is None else in_proj_bias.split(rows)
         q, k, v = (
             F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True) if w is not None
         )
     samples, length = q.shape[0], k.shape[1]
+    if is_causal and key_padding_mask is None and not need_weights:
+        attn_mask = None  # as PyTorch does: the hint stands for the mask
+    elif is_causal and attn_mask is None:
+        raise RequestError("attention with is_causal=True needs attn_mask as well, unless need_weights=False")
     mask = _attention_mask(attn_mask, key_padding_mask, samples, num_heads, length, q.dtype)
     more = [] if bias_k is None or bias_v is None else [(bias_k.expand(samples, 1, -1), bias_v.expand(samples, 1, -1))]
     more += [(k.new_zeros(samples, 1, k.shape[-1]), v.new_zeros(samples, 1, v.shape[-1]))] if add_zero_attn else []
@@ -64,12 +124,16 @@ def multi_head_attention(
         k, v = torch.cat([k, extra_k], 1), torch.cat([v, extra_v], 1)
         mask = None if mask is None else F.pad(mask, (0, 1))
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+    scale = (q.shape[-1] if trained is None else trained) ** -0.5
+    dropout = dropout_p if training else 0.0
     if not need_weights:
-        causal = is_causal and mask is None and not more
-        out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        causal = is_causal and key_padding_mask is None
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, scale=None if trained is None else scale)
     else:
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores = q @ k.transpose(-1, -2) * scale
         weights_NHLS = (scores if mask is None else scores + mask).softmax(-1)
+        if dropout:
+            weights_NHLS = F.dropout(weights_NHLS, dropout)
         out = weights_NHLS @ v
     out = F.linear(out.transpose(1, 2).flatten(2), out_proj_weight, out_proj_bias)
     out = out.squeeze(0) if unbatched else out.transpose(0, 1)
@@ -77,6 +141,15 @@ def multi_head_attention(
         return out, None
     weights_out = weights_NHLS.mean(1) if average_attn_weights else weights_NHLS
     return out, weights_out.squeeze(0) if unbatched else weights_out
+
+
+def _rows(packed: torch.Tensor | None, query: torch.Tensor | None, made_v: int) -> list[int]:
+    """Rows that make queries, keys and values."""
+    if packed is None:
+        assert query is not None
+        return [query.shape[0], query.shape[0], made_v]
+    made_q = (packed.shape[0] - made_v) // 2
+    return [made_q, made_q, made_v]
 
 
 def _attention_mask(
@@ -99,3 +172,91 @@ def _attention_mask(
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, float("-inf"))
         total = mask if total is None else total + mask
     return total
+
+
+class Attention(Edited):
+    """Mixed into the class of an attention module of which heads, or places within heads, went."""
+
+    def forward(
+        self: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: torch.Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `torch.nn.MultiheadAttention.forward`.
+
+        A mask per head [samples * heads, L, S] is one of all heads that there were.
+        """
+        if query.is_nested:
+            return self._nested(query, key, value, need_weights, average_attn_weights)
+        heads: Heads = self.__dict__[HEADS]
+        if attn_mask is not None and attn_mask.ndim == 3 and len(heads.kept) < heads.before:
+            attn_mask = attn_mask.unflatten(0, (-1, heads.before))[:, list(heads.kept)].flatten(0, 1)
+        batched, swap = query.ndim == 3, self.batch_first and query.ndim == 3
+        same = query is key and key is value
+        if swap:
+            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
+            key, value = (query, query) if same else (key, value)
+        out, weights = multi_head_attention(
+            query, key, value, self.embed_dim, len(heads.kept), self.in_proj_weight, self.in_proj_bias, self.bias_k,
+            self.bias_v, self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias, self.training,
+            key_padding_mask if key_padding_mask is None or batched else key_padding_mask.unsqueeze(0), need_weights,
+            attn_mask, self.in_proj_weight is None, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight,
+            None, None, average_attn_weights, is_causal, trained=heads.size,
+        )  # fmt: skip
+        return (out.transpose(0, 1) if swap else out), weights
+
+    def _nested(
+        self: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        need_weights: bool,
+        average_attn_weights: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Samples of several lengths in one nested tensor, as `torch.nn.TransformerEncoder` makes of padded ones."""
+        if query is not key or key is not value or need_weights:
+            raise RequestError("nested tensors are attended to by themselves and without weights given out only")
+        lengths = torch.tensor([len(sample) for sample in query.unbind()], device=query.device)
+        padded = query.to_padded_tensor(0.0)
+        stays = torch.arange(padded.shape[1], device=query.device) < lengths[:, None]
+        out, _ = self.forward(padded, padded, padded, ~stays, False, None, average_attn_weights)
+        return torch._nested_tensor_from_mask(out, stays, mask_check=False), None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _restored, (own_class(self),), self.__dict__  # type: ignore[arg-type]
+
+
+def set_heads(module: nn.Module, heads: Heads, path: str) -> None:
+    """Let an attention module run with other sizes from now on.
+
+    Args:
+        module: a `torch.nn.MultiheadAttention`, to be changed in place.
+        heads: its sizes, beside those that it was built with.
+        path: of the module, for messages.
+
+    Raises:
+        RequestError: for another module.
+    """
+    if not isinstance(module, nn.MultiheadAttention):
+        raise RequestError(f"module '{path}' is no torch.nn.MultiheadAttention")
+    module.__dict__[HEADS] = heads
+    module.num_heads = len(heads.kept)
+    # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
+    module._qkv_same_embed_dim = False
+    module.__class__ = _class(own_class(module))
+
+
+@cache
+def _class(base: Any) -> Any:
+    own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "_secateur_base": base}
+    return type(base.__name__, (Attention, base), own)
+
+
+def _restored(base: type) -> Any:
+    return object.__new__(_class(base))

@@ -1,21 +1,27 @@
 """Sizes in a module's own code, and what they become when units go.
 
-A recorded module is left as it is when its code gives the right sizes by itself, gets new values for its integer
-attributes when that is enough (``num_heads``), and otherwise is written down as steps with the right sizes.
+A module is left as it is when its code gives the right sizes by itself. Else its integer attributes get new values when
+that is enough (``num_heads``), and the single calls that name other sizes are corrected. Only where that cannot be, as
+where the code computes a weight, is the module written anew as the steps that were recorded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from secateur.structure.recording import Scope, Step, Value, find, key_of, needed
-from secateur.structure.sizes import CONVOLUTIONS, SIZES, Attributes, Shaped, Site, Units, normalised
+from secateur.structure.attention import HEADS, Heads
+from secateur.structure.corrections import Correction, corrections_of, merged, own_class, plain_function
+from secateur.structure.groups import stays
+from secateur.structure.naming import correction_of, factor_of, places_of
+from secateur.structure.recording import CONVOLUTIONS, Factor, Scope, Step, Value, find, key_of, needed
+from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, normalised
+from secateur.structure.source import Frames, call_path, text_of
 
 WRITTEN = "_secateur_code"
 """Where a module keeps the steps that it runs instead of its class's code."""
@@ -31,19 +37,23 @@ if hasattr(nn, "RMSNorm"):
 
 @dataclass(frozen=True, eq=False)
 class ModuleCode:
-    """What one module's own code did.
+    """What one module's own code did in one call.
 
     Attributes:
         path: of the module.
         steps: its calls; output: what it returned.
-        broken: why it cannot be written down anew; empty: it can.
+        broken: why it cannot be written anew; empty: it can.
         shapes: of tensors, by reference.
         outs: per step, of the tensors it gave.
         baked: results of steps that can take the place of parameters they are computed from, by parameter.
         replaced: all parameters that they are computed from.
         factors: sizes that the code makes factors of.
-        respelled: whether the steps stand for code that has other sizes in it (PyTorch's attention module).
+        is_attention: whether it is PyTorch's attention module, which is replaced as a whole.
+        is_written: whether the module runs recorded steps already.
         by_attribute: functions whose sizes surgery sets as attributes of the layer's class.
+        heads: sizes that an attention module has by now; corrected: corrections that the code runs with already.
+        text: hash of the source text of its ``forward``; empty where there is none.
+        given: the arguments of the call, as `secateur.structure.calls.describe` gives them.
     """
 
     path: str
@@ -54,9 +64,14 @@ class ModuleCode:
     outs: tuple[Mapping[tuple[Any, ...], Shaped], ...]
     baked: Mapping[str, Value]
     replaced: tuple[str, ...]
-    factors: tuple[Value, ...]
-    respelled: bool
+    factors: tuple[Factor, ...]
+    is_attention: bool
+    is_written: bool
     by_attribute: frozenset[str]
+    heads: Heads | None
+    corrected: tuple[Correction, ...]
+    text: str
+    given: Any
 
     @classmethod
     def of(cls, scope: Scope, units: Callable[[Any], Units]) -> ModuleCode:
@@ -65,6 +80,8 @@ class ModuleCode:
         def shaped(found: tuple[tuple[int, ...], Any]) -> Shaped:
             return Shaped(found[0], units(found[1]))
 
+        module = scope.module
+        written = WRITTEN in module.__dict__
         return cls(
             scope.path,
             tuple(scope.steps),
@@ -75,12 +92,19 @@ class ModuleCode:
             dict(scope.baked),
             tuple(scope.replaced),
             tuple(scope.factors),
-            isinstance(scope.module, nn.MultiheadAttention) and WRITTEN not in scope.module.__dict__,
+            isinstance(module, nn.MultiheadAttention) and not written,
+            written,
             _by_attribute(scope),
+            module.__dict__.get(HEADS),
+            corrections_of(module),
+            _forward_text(module),
+            scope.given,
         )
 
-    def _site(self, number: int, keep: np.ndarray, attributes: Attributes) -> Site:
-        return Site(self.steps[number], self.shapes, self.outs[number], keep, attributes)
+    def site(self, number: int | None, keep: np.ndarray, attributes: Attributes) -> Site:
+        """A step in a network of some units; None: no step."""
+        step, outs = (Step("", [], {}, {}), {}) if number is None else (self.steps[number], self.outs[number])
+        return Site(step, self.shapes, outs, keep, attributes)
 
     def corrections(self, keep: np.ndarray, attributes: Attributes) -> dict[int, Step]:
         """Steps whose sizes would be wrong, as they must be."""
@@ -90,7 +114,7 @@ class ModuleCode:
             handler = SIZES.get(name)
             if handler is None or name in self.by_attribute or not step.args:
                 continue
-            fixed = handler(self._site(number, keep, attributes))
+            fixed = handler(self.site(number, keep, attributes))
             if fixed is not None:
                 found[number] = fixed
         return found
@@ -109,7 +133,7 @@ class ModuleCode:
         for number, step in enumerate(self.steps):
             name = step.target.rpartition(".")[2]
             if name in ("layer_norm", "rms_norm", "group_norm"):
-                stay, there = (normalised(self._site(number, units, attributes), name) for units in (keep, alive))
+                stay, there = (normalised(self.site(number, units, attributes), name) for units in (keep, alive))
                 if stay is not None and there is not None and not stay[there].all():
                     kept = [int(i) for i in np.flatnonzero(stay[there])]
                     fixed[number] = Step(f"secateur.{name}", step.args, {**step.kwargs, "kept": kept}, step.outs)
@@ -122,14 +146,21 @@ class ModuleCode:
         tensors = [self.shapes[key_of(reference)] for reference in self.baked.values()]
         return any(tensor.after(keep) != tensor.shape for tensor in tensors)
 
-    def must_change(self, keep: np.ndarray, attributes: Attributes) -> bool:
-        """Whether the code has to be written anew although its sizes are right."""
-        if self.bakes(keep):
-            return True
-        if self.respelled and any(tensor.after(keep) != tensor.shape for tensor in self.shapes.values()):
-            return True
+    def respelled_heads(self, keep: np.ndarray) -> Heads | None:
+        """What PyTorch's attention module becomes; None: it can stay as it is."""
+        if all(tensor.after(keep) == tensor.shape for tensor in self.shapes.values()):
+            return None
+        last = [number for number, step in enumerate(self.steps) if step.target == "torch.Tensor.unflatten"][-3:]
+        query = self.outs[last[0]][()]
+        unit = query.units[2]
+        stay = np.ones(query.shape[2], bool) if unit is None else stays(unit, keep)
+        heads = Heads(tuple(int(head) for head in np.flatnonzero(stay)), query.shape[2], query.shape[3])
+        return heads if self.heads is None else self.heads.then(heads)
+
+    def changed_factors(self, keep: np.ndarray, attributes: Attributes) -> list[Factor]:
+        """Factors that would be others with the sizes of a smaller network."""
         site = Site(Step("", [], {}, {}), self.shapes, {}, keep, attributes)
-        return any(site.now(size) != site.was(size) for size in self.factors)
+        return [factor for factor in self.factors if site.now(factor.size) != site.was(factor.size)]
 
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
         """Values that attributes would need for sizes that they give directly: ((path, name), value)."""
@@ -160,6 +191,15 @@ class ModuleCode:
         lines = _lines(placed, left, fixed, attributes)
         output = _renumbered(_settled(self.output, attributes), left)
         return {**lines, "output": output, "baked": baked, "dropped": sorted(gone)}
+
+
+def _forward_text(module: nn.Module) -> str:
+    """Hash of the text of a module's own code; empty where there is none, or where an instance has its own."""
+    if "forward" in module.__dict__:
+        return ""
+    function = plain_function(own_class(module).forward)
+    text = None if function is None else text_of(function.__code__)
+    return "" if text is None else text.hash
 
 
 def _by_attribute(scope: Scope) -> frozenset[str]:
@@ -198,34 +238,102 @@ def _placed(step: Step, places: Mapping[str, Value]) -> Step:
     return Step(step.target, placed(step.args), placed(step.kwargs), step.outs)
 
 
-def changes(
-    codes: Iterable[ModuleCode], keep: np.ndarray
-) -> tuple[dict[tuple[str, str], int], dict[str, dict[str, Any]], dict[str, ModuleCode]]:
+@dataclass
+class Changes:
     """What modules need so that their code gives the right sizes when only some units stay.
 
-    Returns:
-        New values of integer attributes by (path, name); modules written down anew, by path; modules that would have to
-        be but cannot.
+    Attributes:
+        attributes: new values of integer attributes, by path and name.
+        corrections: of single calls, by path, those included that the module's code runs with already.
+        heads: of PyTorch's attention modules, by path.
+        code: of modules that are written anew, by path.
+        impossible: why a module can be brought to run in none of these ways, by path.
     """
-    codes = list(codes)
+
+    attributes: dict[tuple[str, str], int] = field(default_factory=dict)
+    corrections: dict[str, tuple[Correction, ...]] = field(default_factory=dict)
+    heads: dict[str, Heads] = field(default_factory=dict)
+    code: dict[str, dict[str, Any]] = field(default_factory=dict)
+    impossible: dict[str, str] = field(default_factory=dict)
+
+
+def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
+    """What modules need; see `Changes`."""
+    by_path: dict[str, list[ModuleCode]] = {}
     wishes: dict[tuple[str, str], set[int]] = {}
     for code in codes:
-        for key, wanted in code.wishes(keep):
+        by_path.setdefault(code.path, []).append(code)
+        for key, wanted in () if code.is_attention else code.wishes(keep):
             wishes.setdefault(key, set()).add(wanted)
-    attributes = {key: next(iter(values)) for key, values in wishes.items() if len(values) == 1}
-    written: dict[str, dict[str, Any]] = {}
-    impossible: dict[str, ModuleCode] = {}
-    for code in codes:
-        fixed = code.corrections(keep, attributes)
-        if not fixed and not code.must_change(keep, attributes):
+    made = Changes({key: next(iter(values)) for key, values in wishes.items() if len(values) == 1})
+    for path, calls in by_path.items():
+        if calls[0].is_attention:
+            heads = {found for code in calls if (found := code.respelled_heads(keep)) is not None}
+            if heads:
+                made.heads[path] = heads.pop()
+                if heads:
+                    made.impossible[path] = "is called in several ways"
             continue
-        if code.broken:
-            impossible[code.path] = code
+        fixed = [code.corrections(keep, made.attributes) for code in calls]
+        factors = [code.changed_factors(keep, made.attributes) for code in calls]
+        baked = any(code.bakes(keep) for code in calls)
+        if not any(fixed) and not any(factors) and not baked:
             continue
-        text = code.written(fixed, attributes)
-        if written.setdefault(code.path, text) != text:
-            impossible[code.path] = code
-    return attributes, written, impossible
+        written = baked or any(code.is_written for code in calls)
+        corrections = None if written else _corrections(calls, fixed, factors, keep, made.attributes)
+        if corrections is not None:
+            made.corrections[path] = merged(calls[0].corrected, corrections)
+            continue
+        texts = [code.written(f, made.attributes) for code, f in zip(calls, fixed, strict=True) if not code.broken]
+        broken = next((code.broken for code in calls if code.broken), "")
+        if broken or any(text != texts[0] for text in texts[1:]):
+            made.impossible[path] = broken or "is called in several ways"
+        else:
+            made.code[path] = texts[0]
+    return made
+
+
+def _corrections(
+    calls: Sequence[ModuleCode],
+    fixed: Sequence[Mapping[int, Step]],
+    factors: Sequence[Sequence[Factor]],
+    keep: np.ndarray,
+    attributes: Attributes,
+) -> tuple[Correction, ...] | None:
+    """Corrections of all calls of a module; None when its code cannot be corrected line by line."""
+    places: dict[Frames, set[int]] = {}
+    for code, steps in zip(calls, fixed, strict=True):
+        for number, step in steps.items():
+            frames = code.steps[number].frames
+            found = places_of(code.site(number, keep, attributes), step)
+            if not frames or found is None:
+                return None
+            places.setdefault(frames, set()).update(found)
+    at_factors = {(factor.frames, factor.side) for found in factors for factor in found}
+    made: dict[tuple[Any, ...], Correction] = {}
+    for code, steps in zip(calls, fixed, strict=True):
+        sites = [
+            (step.frames, correction_of(code.site(n, keep, attributes), steps.get(n, step), places[step.frames]))
+            for n, step in enumerate(code.steps)
+            if step.frames in places
+        ]
+        sites += [
+            (factor.frames, factor_of(code.site(None, keep, attributes), factor))
+            for factor in code.factors
+            if (factor.frames, factor.side) in at_factors
+        ]
+        for frames, correction in sites:
+            path = call_path(frames)
+            if correction is None or not path or path[0].text != code.text:
+                return None
+            joined = correction.at(path)
+            key = (path, joined.kind, joined.names)
+            both = made[key].joined(joined) if key in made else joined
+            if both is None:
+                return None
+            made[key] = both
+    # one call cannot be corrected in two ways
+    return tuple(made.values()) if len({path for path, *_ in made}) == len(made) else None
 
 
 def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int]]:

@@ -75,6 +75,12 @@ class Labels:
             return (None,) * tensor.ndim  # masks and tables of indices name positions, they have none
         return self._own(name, tensor)
 
+    def carry(self, tensor: torch.Tensor) -> None:
+        """Let a tensor that an earlier pass left (in a cache) have units: those that it meets again now."""
+        self._held.append(tensor)
+        self.dependent.add(id(tensor))
+        self._dims[id(tensor)] = tuple(self.conditions.fresh(size) if size > 1 else None for size in tensor.shape)
+
     def adopt(self, name: str, tensor: torch.Tensor) -> None:
         """Let a computed tensor take a parameter's place."""
         self._held.append(tensor)

@@ -6,18 +6,23 @@ import operator
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from secateur.structure.source import PASSED_OVER
+
+PASSED_OVER.add(__file__)
+
 
 class Size(int):
     """An integer that remembers where it comes from.
 
-    Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told: a trained network wants the factor that
-    it was trained with, whatever the size becomes.
+    Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told, with the operand that it is (``left``,
+    ``right``, or the argument of a call): a trained network wants the factor that it was trained with, whatever the
+    size becomes.
 
     ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)`` or ``("op", name, left, right)``.
     """
 
     source: tuple[Any, ...]
-    noticed: ClassVar[Callable[[Size], None] | None] = None
+    noticed: ClassVar[Callable[[Size, str], None] | None] = None
 
     @classmethod
     def of(cls, value: int, *source: Any) -> Size:
@@ -40,19 +45,27 @@ def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
     return method
 
 
-def _factor(name: str) -> Callable[..., Any]:
+def _factor(name: str, side: str) -> Callable[..., Any]:
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
         if Size.noticed is not None:
-            Size.noticed(self)
-        return function(int(self), *others)
+            Size.noticed(self, side)
+            for other in others:
+                if isinstance(other, Size):
+                    Size.noticed(other, "right" if side == "left" else "left")
+        return function(int(self), *map(_as_int, others))
 
     return method
 
 
-for _name in ("__pow__", "__truediv__", "__rtruediv__", "__float__"):
-    setattr(Size, _name, _factor(_name))
+def _as_int(value: Any) -> Any:
+    return int(value) if isinstance(value, Size) else value
+
+
+_SIDES = {"pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "float": ""}
+for _name, _side in _SIDES.items():
+    setattr(Size, f"__{_name}__", _factor(f"__{_name}__", _side))
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Size, f"__{_name}__", _arithmetic(_name, False))
     setattr(Size, f"__r{_name}__", _arithmetic(_name, True))

@@ -9,6 +9,7 @@ which attributes to set, or writes the module's steps down anew with the right s
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,22 +20,59 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from secateur.structure.attention import multi_head_attention
 from secateur.structure.base import tensors_in
+from secateur.structure.calls import describe
 from secateur.structure.functions import function_named
 from secateur.structure.labels import Dims, Labels
 from secateur.structure.provenance import Size
+from secateur.structure.source import PASSED_OVER, Frames, frames_from
 
 Value = Any
 """A JSON value: what a step's argument is made of."""
+PASSED_OVER.add(__file__)
+CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
+ARITHMETIC = frozenset(
+    "add sub rsub mul div true_divide divide multiply subtract pow __pow__ __rpow__ __add__ __radd__ __iadd__ __sub__ "
+    "__rsub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ add_ sub_ mul_ div_ tensor as_tensor "
+    "full full_like".split()
+)
+NAMES_SIZES = CONVOLUTIONS | ARITHMETIC | frozenset(
+    "reshape view expand broadcast_to _unsafe_view unflatten split chunk split_with_sizes tensor_split unsafe_chunk "
+    "unsafe_split __getitem__ __setitem__ narrow layer_norm rms_norm group_norm scaled_dot_product_attention".split()
+)
+"""Functions whose arguments may name sizes."""
 
 
 @dataclass(eq=False)
 class Step:
-    """One call in a module's own code; ``outs`` are shape and nodes of the tensors it gave, by place."""
+    """One call in a module's own code.
+
+    Attributes:
+        target: the function's public name, or ``module:`` and a child's path.
+        args: and ``kwargs``, its arguments.
+        outs: shape and nodes of the tensors it gave, by place.
+        frames: where in the code it stands; empty: it was not looked for.
+    """
 
     target: str
     args: list[Value]
     kwargs: dict[str, Value]
     outs: dict[tuple[Any, ...], tuple[tuple[int, ...], Dims]]
+    frames: Frames = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A size that the module's code makes a factor of.
+
+    Attributes:
+        size: where it comes from.
+        frames: where in the code that happens.
+        side: of an operator, which operand it is; empty: the argument of a call.
+    """
+
+    size: Value
+    frames: Frames
+    side: str
 
 
 @dataclass(eq=False)
@@ -42,7 +80,7 @@ class Scope:
     """One call of a module: its steps, and what is known by which name.
 
     Attributes:
-        path: of the module; module: itself.
+        path: of the module; module: itself; given: its arguments, positional and by name, as plain values.
         steps: its calls; output: what it returned; broken: why it cannot be written down anew.
         baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
             replaced: all parameters that they are computed from.
@@ -52,12 +90,13 @@ class Scope:
 
     path: str
     module: nn.Module
+    given: list[Any]
     steps: list[Step] = field(default_factory=list)
     output: Value = None
     broken: str = ""
     baked: dict[str, Value] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
-    factors: list[Value] = field(default_factory=list)
+    factors: list[Factor] = field(default_factory=list)
     dtypes: dict[torch.dtype, Value] = field(default_factory=dict)
     shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
     _known: dict[int, Value] = field(default_factory=dict)
@@ -147,7 +186,7 @@ class Recorder(TorchFunctionMode):
         outer = self._stack[-1] if self._stack else None
         prefix = "" if outer is None or not outer.path else f"{outer.path}."
         path = next((p for p in paths if outer is None or p.startswith(prefix)), None)
-        scope = Scope(paths[0] if path is None else path, module)
+        scope = Scope(paths[0] if path is None else path, module, [describe(list(args)), describe(kwargs)])
         with self._aside():
             for key, value in (*enumerate(args), *kwargs.items()):
                 scope.bind(value, {"in": key}, self.labels)
@@ -200,15 +239,17 @@ class Recorder(TorchFunctionMode):
             self._adopt(scope, args[1] if len(args) > 1 else kwargs.get("weight"))
         result = func(*_plain(args), **_plain(kwargs))
         if any(True for _ in tensors_in(result)) or name == "__setitem__":
-            self._step(scope, resolve_name(func) or "", args, kwargs, result, func)
+            frames = frames_from(sys._getframe(1)) if name in NAMES_SIZES else ()
+            self._step(scope, resolve_name(func) or "", args, kwargs, result, func, frames)
         return result
 
-    def _notice(self, size: Size) -> None:
+    def _notice(self, size: Size, side: str) -> None:
         if self._stack and not self._looking_away:
+            frames = frames_from(sys._getframe(1))
             with self._aside():
                 factor = self._try(self._stack[-1], size)
             if isinstance(factor, dict):
-                self._stack[-1].factors.append(factor)
+                self._stack[-1].factors.append(Factor(factor, frames, side))
 
     def _adopt(self, scope: Scope, weight: Any) -> None:
         """A weight that code computes (standardised, normalised) is cut as if it were the parameter it comes from."""
@@ -242,7 +283,16 @@ class Recorder(TorchFunctionMode):
     def _size(self, tensor: torch.Tensor, dim: int, value: int) -> int:
         return Size.of(value, "size", tensor, dim)
 
-    def _step(self, scope: Scope, target: str, args: Any, kwargs: Any, result: Any, function: Any = None) -> None:
+    def _step(
+        self,
+        scope: Scope,
+        target: str,
+        args: Any,
+        kwargs: Any,
+        result: Any,
+        function: Any = None,
+        frames: Frames = (),
+    ) -> None:
         if not target.startswith("module:") and function_named(target) is None:
             name = getattr(function, "__name__", "of no name")
             scope.broken = scope.broken or f"calls '{target or name}', which is no function of torch's public ones"
@@ -250,7 +300,7 @@ class Recorder(TorchFunctionMode):
         outs: dict[tuple[Any, ...], tuple[tuple[int, ...], Dims]] = {}
         _collect(result, (), outs, self.labels)
         number = len(scope.steps)
-        scope.steps.append(Step(target, encoded[0], dict(zip(kwargs, encoded[1], strict=False)), outs))
+        scope.steps.append(Step(target, encoded[0], dict(zip(kwargs, encoded[1], strict=False)), outs, frames))
         scope.bind(result, {"$": number}, self.labels)
 
     def _try(self, scope: Scope, value: Any) -> Value:

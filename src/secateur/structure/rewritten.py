@@ -18,6 +18,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.structure.base import tensors_in
 from secateur.structure.code import WRITTEN
+from secateur.structure.corrections import Edited, own_class
 from secateur.structure.functions import function_named
 from secateur.structure.structure import Structure
 
@@ -40,8 +41,7 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
     """
     steps, output = _checked(module, code, path)
     module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output)}
-    base = type(module)
-    module.__class__ = base if issubclass(base, Rewritten) else _class(base)  # type: ignore[arg-type]
+    module.__class__ = _class(own_class(module))
     if isinstance(module, nn.MultiheadAttention):
         # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
         module._qkv_same_embed_dim = False
@@ -101,7 +101,7 @@ def bake_weights(model: nn.Module, structure: Structure) -> nn.Module:
     return model
 
 
-class Rewritten:
+class Rewritten(Edited):
     """Mixed into the class of a module that runs recorded steps."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,7 +109,7 @@ class Rewritten:
         return _run(self, self.__dict__[WRITTEN], args, kwargs)  # type: ignore[arg-type]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (type(self).__mro__[2],), self.__dict__
+        return _restored, (type(self)._secateur_base,), self.__dict__
 
 
 def _run(module: nn.Module, code: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -128,12 +128,12 @@ def _run(module: nn.Module, code: Mapping[str, Any], args: tuple[Any, ...], kwar
 
 @cache
 def _class(base: Any) -> Any:
-    return type(f"Rewritten{base.__name__}", (Rewritten, base), {"__module__": base.__module__})
+    own = {"__module__": base.__module__, "_secateur_base": base}
+    return type(f"Rewritten{base.__name__}", (Rewritten, base), own)
 
 
 def _restored(base: type) -> Any:
-    made = _class(base)
-    return made.__new__(made)
+    return object.__new__(_class(base))
 
 
 class _Frame:

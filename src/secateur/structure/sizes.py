@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from secateur.structure.groups import stays
-from secateur.structure.recording import Step, Value, key_of
+from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Step, Value, key_of
 
 Units = tuple[np.ndarray | None, ...]
 """Per dimension: units [factors, size], or None where nothing can go."""
 Attributes = Mapping[tuple[str, str], int]
-CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +65,11 @@ class Site:
             return getattr(operator, name)(self.was(left), self.was(right))
         return value["is"]
 
+    @staticmethod
+    def dynamic(value: Value) -> bool:
+        """Whether a size comes from a tensor or an input of the module."""
+        return _dynamic(value)
+
     def shaped(self, reference: Value) -> Shaped | None:
         """Shape and units of a tensor argument."""
         return self.shapes.get(key_of(reference)) if isinstance(reference, dict) else None
@@ -100,7 +104,8 @@ def normalised(site: Site, name: str) -> np.ndarray | None:
     return None if unit is None else stays(unit, site.keep)
 
 
-def _listed(value: Value) -> list[Value]:
+def listed(value: Value) -> list[Value]:
+    """Items of a recorded tuple or list."""
     return list(value["tuple"] if isinstance(value, dict) and "tuple" in value else value)
 
 
@@ -144,7 +149,7 @@ def _reshape(site: Site) -> Step | None:
     if out is None or not spelled or (isinstance(spelled[0], dict) and "torch" in spelled[0]) or spelled[0] is None:
         return None
     packed = isinstance(spelled[0], list) or (isinstance(spelled[0], dict) and "tuple" in spelled[0])
-    sizes = _listed(spelled[0]) if packed else spelled
+    sizes = listed(spelled[0]) if packed else spelled
     if len(sizes) != len(out.shape):
         return None
     fixed = _right_sizes(site, sizes, out, 0)
@@ -159,7 +164,7 @@ def _unflatten(site: Site) -> Step | None:
     source = site.shaped(site.step.args[0])
     if out is None or source is None:
         return None
-    fixed = _right_sizes(site, _listed(sizes), out, site.now(site.argument(1, "dim")) % len(source.shape))
+    fixed = _right_sizes(site, listed(sizes), out, site.now(site.argument(1, "dim")) % len(source.shape))
     return None if fixed is None else site.with_argument(2, "sizes", _like(sizes, fixed))
 
 
@@ -178,7 +183,7 @@ def _split(site: Site) -> Step | None:
     wanted = [part.after(site.keep)[dim] for part in parts]
     total = source.after(site.keep)[dim]
     if isinstance(given, (list, dict)) and not isinstance(site.now(given), int):
-        would = [site.now(v) for v in _listed(given)]
+        would = [site.now(v) for v in listed(given)]
     else:
         size = (
             site.now(given) if name not in ("chunk", "tensor_split", "unsafe_chunk") else -(-total // site.now(given))
@@ -195,7 +200,7 @@ def _item(site: Site) -> Step | None:
         return None
     index = site.step.args[1]
     several = isinstance(index, dict) and "tuple" in index
-    items = list(_listed(index)) if several else [index]
+    items = list(listed(index)) if several else [index]
     after = source.after(site.keep)
     taking = sum(1 for i in items if i is not None and not (isinstance(i, dict) and "ellipsis" in i))
     dim, fixed = 0, list(items)
@@ -239,7 +244,7 @@ def _normalised_shape(site: Site) -> Step | None:
     out, sizes = site.out(), site.argument(1, "normalized_shape")
     if out is None:
         return None
-    fixed = _right_sizes(site, _listed(sizes), out, len(out.shape) - len(_listed(sizes)))
+    fixed = _right_sizes(site, listed(sizes), out, len(out.shape) - len(listed(sizes)))
     return None if fixed is None else site.with_argument(1, "normalized_shape", _like(sizes, fixed))
 
 
@@ -280,13 +285,6 @@ def _attention_scale(site: Site) -> Step | None:
     )
 
 
-_ARITHMETIC = frozenset(
-    "add sub rsub mul div true_divide divide multiply subtract pow __pow__ __rpow__ __add__ __radd__ __iadd__ __sub__ "
-    "__rsub__ __mul__ __rmul__ __imul__ __truediv__ __rtruediv__ __itruediv__ add_ sub_ mul_ div_ tensor as_tensor "
-    "full full_like".split()
-)
-
-
 def _factors(site: Site) -> Step | None:
     """Numbers that sizes gave stay what they were."""
 
@@ -313,5 +311,5 @@ SIZES: dict[str, Callable[[Site], Step | None]] = {
     "group_norm": _norm_groups,
     **dict.fromkeys(CONVOLUTIONS, _conv_groups),
     "scaled_dot_product_attention": _attention_scale,
-    **dict.fromkeys(_ARITHMETIC, _factors),
+    **dict.fromkeys(ARITHMETIC, _factors),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
-from secateur.structure.code import ModuleCode, changes
+from secateur.structure.code import Changes, ModuleCode, changes
 from secateur.structure.groups import FIXED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
 
 
@@ -37,6 +37,8 @@ class Structure:
         modules: what their own code did; idle: layers that did not run.
         spare: by module, parameters that go when its computed weight becomes a parameter of its own.
         origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
+        given: arguments of all calls that were traced, by name, as plain values.
+        peeks: what the network's code looks at of the values that it is given; another input may show another structure.
     """
 
     groups: tuple[Group, ...]
@@ -51,6 +53,8 @@ class Structure:
     idle: tuple[str, ...] = ()
     spare: Mapping[str, int] = field(default_factory=dict)
     origin: tuple[Structure, np.ndarray] | None = None
+    given: tuple[Any, ...] = ()
+    peeks: tuple[str, ...] = ()
 
     @property
     def num_units(self) -> int:
@@ -170,7 +174,7 @@ class Structure:
     def masks(self, keep: np.ndarray) -> dict[str, dict[str, Any]]:
         """Code of modules whose norms run over what stays, for a network at the old size; by path."""
         whole, alive = self.origin or (self, np.ones(self.num_units, bool))
-        attributes = {} if self.origin is None else changes(whole.modules, alive)[0]
+        attributes = {} if self.origin is None else changes(whole.modules, alive).attributes
         total = self._in_original(keep)
         found = {code.path: code.masked(total, alive, attributes) for code in self.modules if not code.broken}
         return {path: code for path, code in found.items() if code is not None}
@@ -179,25 +183,18 @@ class Structure:
         """Code of modules that compute their weights, with the weights as parameters of their own; by path."""
         return {code.path: code.written({}, {}) for code in self.modules if code.baked and not code.broken}
 
-    def changes(self, keep: np.ndarray) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, Any]]]:
+    def changes(self, keep: np.ndarray) -> Changes:
         """What modules need for their code to give the right sizes when only the units where ``keep`` is true stay.
 
-        Returns:
-            Values of attributes by module path and name, and modules' code written anew by path.
-
         Raises:
-            RequestError: for code that names sizes and cannot be written anew.
+            RequestError: for code that names sizes in a way that cannot be corrected.
         """
         if self.origin is not None:
             return self.origin[0].changes(self._in_original(keep))
-        attributes, written, impossible = changes(self.modules, keep)
-        if impossible:
-            path, code = next(iter(impossible.items()))
-            raise RequestError(f"the code of '{path}' names sizes and cannot be written anew: it {code.broken}")
-        nested: dict[str, dict[str, int]] = {}
-        for (path, name), value in attributes.items():
-            nested.setdefault(path, {})[name] = value
-        return nested, written
+        made = changes(self.modules, keep)
+        for path, why in made.impossible.items():
+            raise RequestError(f"the code of '{path}' names sizes in a way that cannot be corrected: it {why}")
+        return made
 
     @cached_property
     def read(self) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from secateur.core.borrowing import borrowed as borrowed  # also imported from h
 from secateur.core.errors import RequestError
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
+from secateur.structure.calls import describe, named, tensors_of
 from secateur.structure.checks import check_inputs, check_network
 from secateur.structure.labels import Labels
 from secateur.structure.recording import Recorder
@@ -28,12 +29,16 @@ from secateur.structure.structure import Structure
 from secateur.structure.watching import Watcher
 
 
-def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Structure:
+def trace(
+    model: nn.Module, example_inputs: Any, *, variants: Sequence[Any] = (), stream: bool = False
+) -> Structure:
     """Find the groups of units of a network that can be removed together.
 
     Args:
         model: any module; it is run once in eval mode without gradients and comes back as it was.
         example_inputs: a tensor, or a tuple of positional arguments, or a dict of keyword arguments.
+        variants: further calls that the pruned network must serve, in the same forms: with a mask, with a cache, at
+            another length. Units go only where that is right in all of them. Costs are those of the first call.
         stream: let channels go that a layer norm, RMS norm or one-group group norm runs over: the residual stream of
             transformers as a whole. The norm then runs over what stays, in masked networks as well.
 
@@ -52,8 +57,10 @@ def trace(model: nn.Module, example_inputs: Any, *, stream: bool = False) -> Str
         >>> structure.locked[0].reason
         'is an output of the network'
     """
-    assembly, outputs = _watched(model, example_inputs, stream)
-    for tensor in outputs:
+    if isinstance(variants, (torch.Tensor, str, Mapping)) or not isinstance(variants, Sequence):
+        raise RequestError("variants must be a list of further example inputs")
+    assembly, outputs = watched(model, [example_inputs, *variants], stream)
+    for tensor in (tensor for found in outputs for tensor in found):
         assembly.labels.lock(tensor, _OUTPUT)
     return assembly.structure()
 
@@ -77,7 +84,7 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
         >>> structure.group("2").units, outputs.tolist()
         (slice(8, 11, None), [8, 9, 10])
     """
-    assembly, outputs = _watched(model, example_inputs, stream=False)
+    assembly, (outputs,) = watched(model, [example_inputs], stream=False)
     if not outputs or outputs[0].ndim != 2:
         shape = list(outputs[0].shape) if outputs else "of no tensor"
         raise RequestError(f"the network's output is {shape}, not [samples, classes]")
@@ -93,32 +100,72 @@ ASIDE = "_secateur_aside"
 """Attribute of forward hooks that are no part of the network's structure; set to True, they do not run in a trace."""
 
 
-def _watched(model: nn.Module, example_inputs: Any, stream: bool) -> tuple[Assembly, list[torch.Tensor]]:
-    """What one pass taught, nothing assembled yet; and the tensors that it gave."""
-    args, kwargs = arguments(example_inputs)
-    tensors = list(tensors_in((args, kwargs)))
-    batch = int(tensors[0].shape[0]) if tensors and tensors[0].ndim else 1
+def watched(
+    model: nn.Module, examples: Sequence[Any], stream: bool
+) -> tuple[Assembly, list[list[torch.Tensor]]]:
+    """What passes on some examples taught, nothing assembled yet; and the tensors that each gave.
+
+    Layers that run in training only (auxiliary heads) run once in training mode as well.
+    """
+    calls = [arguments(example) for example in examples]
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
-    check_inputs(tensors)
     labels = Labels(state)
+    first = list(tensors_in(calls[0]))
+    watcher = Watcher(labels, int(first[0].shape[0]) if first and first[0].ndim else 1, stream)
+    recorder = Recorder(model, labels)
+    outputs = []
+    with borrowed(model), _without_hooks(model), recorder.watching(model):
+        for number, (args, kwargs) in enumerate(calls):
+            outputs.append(_pass(model, args, kwargs, watcher, recorder))
+            if number == 0:
+                counted = len(watcher.rules.products)
+        idle = [name for name, p in model.named_parameters() if p.ndim > 1 and name not in labels.state_dims]
+        if idle and _runs_in_training(model, calls[0]):
+            with torch.random.fork_rng(devices=[]):
+                model.train()
+                outputs.append(_pass(model, *calls[0], watcher, recorder))
+    given = tuple(describe(named(model.forward, *call)) for call in calls)
+    return Assembly(model, watcher.rules, recorder.scopes, describe(examples[0]), given, counted), outputs
+
+
+def _pass(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], watcher: Watcher, recorder: Recorder
+) -> list[torch.Tensor]:
+    """One pass that is watched: the tensors that it gives."""
+    tensors = list(tensors_in((args, kwargs)))
+    check_inputs(tensors)
+    labels = watcher.rules.labels
     labels.dependent.update(id(t) for t in tensors)
     labels.hold(tensors)
-    watcher = Watcher(labels, batch, stream)
-    recorder = Recorder(model, labels)
-    with borrowed(model), _without_hooks(model), recorder.watching(model):
-        try:
-            with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watcher.reads, recorder, watcher:
-                output = model(*args, **kwargs)
-        except RequestError:
-            raise
-        except Exception as error:  # the user's own code may raise anything; the remedy is the same
-            raise RequestError(failure(error, tensors)) from error
+    for tensor in tensors_of([*args, *kwargs.values()]):
+        if id(tensor) not in labels.dependent:  # of a cache or another object of the caller's
+            labels.carry(tensor)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watcher.reads, recorder, watcher:
+            output = model(*args, **kwargs)
+    except RequestError:
+        raise
+    except Exception as error:  # the user's own code may raise anything; the remedy is the same
+        raise RequestError(failure(error, tensors)) from error
     outputs = list(tensors_in(list(output.values()) if isinstance(output, dict) else output))
     outputs = outputs or list(_attributes(output))
     for tensor in outputs:
         watcher.rules.used(tensor)
-    return Assembly(model, watcher.rules, recorder.scopes, describe(example_inputs)), outputs
+    return outputs
+
+
+def _runs_in_training(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+    """Whether a network runs in training mode on the example, as norms do not on a single value."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model.train()
+        try:
+            model(*call[0], **call[1])
+        except Exception:  # noqa: BLE001 - whatever it is, eval mode is what was asked for
+            return False
+        finally:
+            model.eval()
+    return True
 
 
 def failure(error: Exception, tensors: Sequence[torch.Tensor]) -> str:
@@ -146,17 +193,6 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {type(example_inputs).__name__}")
-
-
-def describe(value: Any) -> Any:
-    """Inputs as JSON values: shapes and types of tensors, plain values; anything else is named."""
-    if isinstance(value, torch.Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    if isinstance(value, Mapping):
-        return {"dict": {str(k): describe(v) for k, v in value.items()}}
-    if isinstance(value, (tuple, list)):
-        return [describe(v) for v in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else {"other": type(value).__name__}
 
 
 def _attributes(output: Any) -> Iterator[torch.Tensor]:

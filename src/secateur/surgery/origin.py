@@ -14,21 +14,15 @@ from secateur.core.errors import RequestError, SecateurError
 from secateur.models import origin_of
 from secateur.models.build import rebuild
 from secateur.models.libraries import Origin, candidates
-from secateur.structure.rewritten import Rewritten
+from secateur.structure.corrections import own_class
 from secateur.surgery.prune import ADDED_BIAS, add_bias, apply_edits, edits_of
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def class_of(module: nn.Module) -> type:
-    """A module's own class, also when its code was written down anew."""
-    kind = type(module)
-    return kind.__mro__[2] if issubclass(kind, Rewritten) else kind
-
-
 def original_class(module: nn.Module) -> str:
     """The full name of a module's own class."""
-    kind = class_of(module)
+    kind = own_class(module)
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -41,7 +35,7 @@ def origin_for(model: nn.Module) -> tuple[Origin | None, str]:
     recorded = origin_of(model)
     first = [] if recorded is None or recorded["name"].startswith("transformers/") else [recorded]
     reasons = []
-    for origin in (*first, *candidates(model, class_of(model))):
+    for origin in (*first, *candidates(model, own_class(model))):
         different = _difference(model, origin)
         if not different:
             return origin, ""
@@ -77,8 +71,8 @@ def _difference(model: nn.Module, origin: Origin) -> str:
         return f"has another structure (at '{name}')"
     for name, module in modules.items():
         other = others[name]
-        if class_of(module) is not class_of(other):
-            return f"has a {class_of(other).__name__} at '{name}', this network a {class_of(module).__name__}"
+        if own_class(module) is not own_class(other):
+            return f"has a {own_class(other).__name__} at '{name}', this network a {own_class(module).__name__}"
         for key, value in vars(other).items():
             if key.startswith("_") or key == "training" or not _is_plain(value):
                 continue

@@ -15,10 +15,13 @@ from torch.nn.modules.conv import _ConvNd
 from secateur.core.errors import RequestError
 from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
+from secateur.structure.attention import set_heads
 from secateur.structure.base import tensors_in
+from secateur.structure.corrections import correct
 from secateur.structure.rewritten import bake, rewrite
 from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import arguments, borrowed
+from secateur.surgery.traced import keep_when_copied
 
 _EDITS = "_secateur_edits"
 ADDED_BIAS = "_secateur_added_bias"
@@ -118,7 +121,7 @@ def edits_of(model: nn.Module) -> Edits:
 def apply_edits(model: nn.Module, edits: Edits) -> None:
     """Cut tensors in place, set attributes, and let modules whose code names sizes run the right ones."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    for path in (*edits.attributes, *edits.code):
+    for path in (*edits.attributes, *edits.corrections, *edits.heads, *edits.code):
         if path not in modules:
             raise RequestError(f"the plan is for another network: it changes module '{path}', which is not here")
     for path, code in edits.code.items():
@@ -129,9 +132,14 @@ def apply_edits(model: nn.Module, edits: Edits) -> None:
             if type(modules[path].__dict__.get(name)) is not int:
                 raise RequestError(f"the plan is for another network: module '{path}' has no integer '{name}'")
             modules[path].__dict__[name] = value
+    for path, heads in edits.heads.items():
+        set_heads(modules[path], heads, path)
+    for path, corrections in edits.corrections.items():
+        correct(modules[path], corrections, path)
     for path, code in edits.code.items():
         rewrite(modules[path], code, path)
     setattr(model, _EDITS, edits_of(model).then(edits))
+    keep_when_copied(model)
     _empty_caches(model)
 
 

@@ -1,0 +1,444 @@
+"""Corrections of single calls that name sizes, in a module's own code.
+
+Where code says ``x.reshape(B, N, 3, 12, C // 12)`` and three of twelve heads go, that one call gets other numbers;
+everything else in the module's code (branches, masks, caches, what it does in training) is what its author wrote.
+A correction knows which numbers the code gives and what they become. Given another number, which no traced call
+showed, it refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.structure import source
+from secateur.structure.source import CallPath, Site, compile_corrected, text_of
+
+CORRECTED = "_secateur_corrected"
+"""Where a module keeps the corrections of its code."""
+source.PASSED_OVER.add(__file__)
+
+Key = Any
+"""What the code gives: an integer, or a tuple of integers and None."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What numbers in the code become.
+
+    Attributes:
+        table: (what the code gives, what it becomes), for each number that was traced.
+        ratio: (divisor, factor) instead, where the number is a multiple of a size that differs from call to call, as
+            samples times heads.
+    """
+
+    table: tuple[tuple[Key, Key], ...] = ()
+    ratio: tuple[int, int] | None = None
+
+    def __call__(self, value: Any, where: str) -> Any:
+        """The right number for one that the code gives."""
+        if self.ratio is not None:
+            divisor, factor = self.ratio
+            if value % divisor:
+                raise _untraced(where, value)
+            return value // divisor * factor
+        for given, becomes in self.table:
+            if given == value:
+                return becomes
+        raise _untraced(where, value)
+
+    def joined(self, other: Exchange) -> Exchange | None:
+        """Both in one; None when they contradict each other."""
+        if self.ratio or other.ratio:
+            return self if self == other else None
+        table = dict(self.table)
+        if any(table.setdefault(given, becomes) != becomes for given, becomes in other.table):
+            return None
+        return Exchange(tuple(table.items()))
+
+    def then(self, after: Exchange) -> Exchange:
+        """One exchange that does what this one and ``after``, on what it gives, do in turn."""
+        if self.ratio and after.ratio:
+            return Exchange(ratio=(self.ratio[0], after.ratio[1] * self.ratio[1] // after.ratio[0]))
+        if self.ratio or after.ratio:
+            return after
+        later = dict(after.table)
+        table = {given: later.get(becomes, becomes) for given, becomes in self.table}
+        given_before = {becomes for _, becomes in self.table}
+        return Exchange((*table.items(), *((g, b) for g, b in after.table if g not in given_before and g not in table)))
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing."""
+        if self.ratio:
+            return self.ratio[0] == self.ratio[1]
+        return all(given == becomes for given, becomes in self.table)
+
+
+def _untraced(where: str, value: Any) -> RequestError:
+    return RequestError(
+        f"'{where}' was pruned for the calls that were traced, and this one gives it another size ({value}); trace "
+        "such a call as well: sc.trace(model, example, variants=[...])"
+    )
+
+
+Kind = Literal["sizes", "split", "item", "narrow", "argument", "scale", "operand"]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One call in a module's own code, and the numbers that it gets instead.
+
+    Attributes:
+        path: from the module's ``forward`` to the call.
+        kind: how the call names sizes: ``sizes`` (of a reshape, view, expand, unflatten, layer norm), ``split`` (a
+            dimension in parts), ``item`` (slices between brackets), ``narrow``, ``argument`` (a single number),
+            ``scale`` (of attention, which otherwise follows the size of a head), ``operand`` of an arithmetic operator.
+        is_method: whether it is a method of a tensor.
+        exchanges: by place: of a size in a shape, of an item in an index, or of an argument.
+        names: of arguments that may be given by name; of an operand, its side.
+        first: of sizes, the argument that holds them, or the first one that is a size.
+        value: of the scale.
+    """
+
+    path: CallPath
+    kind: Kind
+    is_method: bool = False
+    exchanges: tuple[tuple[int, Exchange], ...] = ()
+    names: tuple[str, ...] = ()
+    first: int = 1
+    value: float | None = None
+
+    inner: ClassVar[None] = None
+
+    @property
+    def side(self) -> str:
+        """Of an operator, which operand is corrected."""
+        return self.names[0] if self.kind == "operand" else ""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return self.path[-1].function
+
+    def at(self, path: CallPath) -> Correction:
+        """The same correction of another call."""
+        return replace(self, path=path)
+
+    def joined(self, other: Correction) -> Correction | None:
+        """Both in one, where one line runs several times; None when they contradict each other."""
+        if replace(self, exchanges=()) != replace(other, exchanges=()):
+            return None
+        exchanges = dict(self.exchanges)
+        for place, exchange in other.exchanges:
+            both = exchanges[place].joined(exchange) if place in exchanges else exchange
+            if both is None:
+                return None
+            exchanges[place] = both
+        return replace(self, exchanges=tuple(sorted(exchanges.items())))
+
+    def then(self, after: Correction) -> Correction:
+        """One correction that does what this one and ``after`` do in turn."""
+        exchanges = dict(self.exchanges)
+        for place, exchange in after.exchanges:
+            exchanges[place] = exchanges[place].then(exchange) if place in exchanges else exchange
+        return replace(self, exchanges=tuple(sorted(exchanges.items())), value=after.value or self.value)
+
+    # -- what runs in the place of the call -------------------------------------------------------------------------
+
+    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function with corrected arguments."""
+        if self.kind == "split":
+            return self._split(*args, **kwargs)
+        args, kwargs = self._arguments(args, kwargs)
+        return function(*args, **kwargs)
+
+    def method(self, name: str, tensor: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a tensor's method with corrected arguments."""
+        if self.kind == "split":
+            return self._split(tensor, *args, **kwargs)
+        (_, *rest), kwargs = self._arguments((tensor, *args), kwargs)
+        return getattr(tensor, name)(*rest, **kwargs)
+
+    def item(self, index: Any, /) -> Any:
+        """The corrected index."""
+        items = list(index) if isinstance(index, tuple) else [index]
+        for place, exchange in self.exchanges:
+            if place >= len(items) or not isinstance(items[place], slice):
+                raise _untraced(self.where, "an index of another kind")
+            found = items[place]
+            items[place] = slice(*exchange((found.start, found.stop, found.step), self.where))
+        return tuple(items) if isinstance(index, tuple) else items[0]
+
+    def number(self, value: Any, /) -> Any:
+        """The corrected number."""
+        return self.exchanges[0][1](value, self.where)
+
+    def _arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """Corrected arguments; the first one is the tensor."""
+        args, kwargs = list(args), dict(kwargs)
+        if self.kind == "scale":
+            if kwargs.get("scale") is None:
+                kwargs["scale"] = self.value
+        elif self.kind == "sizes":
+            self._sizes(args, kwargs)
+        elif self.kind == "narrow":
+            place = _Place(args, kwargs, 2, ("start",)), _Place(args, kwargs, 3, ("length",))
+            start, length = self.exchanges[0][1]((place[0].value, place[1].value), self.where)
+            place[0].set(start)
+            place[1].set(length)
+        else:
+            for place_, exchange in self.exchanges:
+                place = _Place(args, kwargs, place_, self.names)
+                if not isinstance(place.value, int):
+                    raise _untraced(self.where, place.value)
+                place.set(exchange(place.value, self.where))
+        return args, kwargs
+
+    def _sizes(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        first = self.first
+        name = next((name for name in self.names if name in kwargs), None)
+        packed = name is not None or isinstance(args[first], (tuple, list))
+        sizes = list(kwargs[name] if name is not None else args[first] if packed else args[first:])
+        for place, exchange in self.exchanges:
+            if place >= len(sizes):
+                raise _untraced(self.where, "a shape of another length")
+            if not (isinstance(sizes[place], int) and sizes[place] == -1):
+                sizes[place] = exchange(sizes[place], self.where)
+        if name is not None:
+            kwargs[name] = sizes
+        elif packed:
+            args[first] = tuple(sizes)
+        else:
+            args[first:] = sizes
+
+    def _split(self, *args: Any, **kwargs: Any) -> Any:
+        listed, named = list(args), dict(kwargs)
+        x = listed[0] if listed else named[next(k for k in ("input", "self", "tensor") if k in named)]
+        dim = _Place(listed, named, 2, ("dim",), 0).value % x.ndim
+        given = _Place(listed, named, 1, self.names).value
+        key = (int(x.shape[dim]), *(map(int, given) if isinstance(given, (tuple, list)) else (int(given),)))
+        return torch.split(x, list(self.exchanges[0][1](key, self.where)), dim)
+
+    # -- plain values ----------------------------------------------------------------------------------------------
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "path": [[site.function, site.text, list(site.span)] for site in self.path],
+            "kind": self.kind,
+            "is_method": self.is_method,
+            "exchanges": [
+                {"place": place, "ratio": list(e.ratio)}
+                if e.ratio
+                else {"place": place, "table": [[_plain(given), _plain(becomes)] for given, becomes in e.table]}
+                for place, e in self.exchanges
+            ],
+            "names": list(self.names),
+            "first": self.first,
+            "value": self.value,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Correction:
+        """Read `to_json` back; raises KeyError, TypeError or ValueError for anything else."""
+        path = tuple(Site(str(f), str(t), _four(span)) for f, t, span in value["path"])
+        if not path or value["kind"] not in Kind.__args__:  # type: ignore[attr-defined]
+            raise ValueError("a correction without a call")
+        exchanges = []
+        for item in value["exchanges"]:
+            if "ratio" in item:
+                divisor, factor = (_integer(v) for v in item["ratio"])
+                if divisor < 1:
+                    raise ValueError("a ratio to nothing")
+                exchange = Exchange(ratio=(divisor, factor))
+            else:
+                exchange = Exchange(tuple((_key(given), _key(becomes)) for given, becomes in item["table"]))
+            exchanges.append((_integer(item["place"]), exchange))
+        number = None if value["value"] is None else float(value["value"])
+        names = tuple(str(n) for n in value["names"])
+        if value["kind"] == "operand" and names not in (("left",), ("right",)):
+            raise ValueError("an operand of no side")
+        if value["kind"] in ("split", "narrow", "operand") and not exchanges:
+            raise ValueError("a correction of nothing")
+        first = _integer(value["first"])
+        return cls(path, value["kind"], bool(value["is_method"]), tuple(exchanges), names, first, number)
+
+
+class _Place:
+    """One argument of a call, wherever it is given."""
+
+    def __init__(
+        self, args: list[Any], kwargs: dict[str, Any], index: int, names: Sequence[str], default: Any = None
+    ) -> None:
+        self.owner: Any = args if len(args) > index else kwargs
+        self.key: Any = index if len(args) > index else next((n for n in names if n in kwargs), None)
+        self.value = default if self.key is None else self.owner[self.key]
+
+    def set(self, value: Any) -> None:
+        if self.key is not None:
+            self.owner[self.key] = value
+
+
+def _plain(key: Key) -> Any:
+    return list(key) if isinstance(key, tuple) else key
+
+
+def _key(value: Any) -> Key:
+    if isinstance(value, list):
+        return tuple(None if v is None else _integer(v) for v in value)
+    return _integer(value)
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _four(span: Any) -> source.Span:
+    a, b, c, d = (_integer(v) for v in span)
+    return a, b, c, d
+
+
+def merged(corrections: Iterable[Correction], then: Iterable[Correction]) -> tuple[Correction, ...]:
+    """One set of corrections that does what both do in turn."""
+    found = {(c.path, c.kind, c.names): c for c in corrections}
+    for correction in then:
+        key = (correction.path, correction.kind, correction.names)
+        found[key] = found[key].then(correction) if key in found else correction
+    return tuple(found.values())
+
+
+# -- modules with corrected code -----------------------------------------------------------------------------------
+
+
+class Edited:
+    """Mixed into the class of a module whose code surgery changed; its class is else what it was."""
+
+    _secateur_base: ClassVar[type]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # classes with a copy of their own (torch.fx.GraphModule) would give a module with the code of before
+        import copy
+
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+
+class _Corrected(Edited):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _restored, (type(self)._secateur_base, self.__dict__[CORRECTED]), self.__dict__
+
+
+def own_class(module: nn.Module) -> type:
+    """A module's class, also when surgery changed its code."""
+    kind: type = getattr(type(module), "_secateur_base", type(module))
+    return kind
+
+
+def correct(module: nn.Module, corrections: Sequence[Correction], path: str) -> None:
+    """Let a module's own code run with corrected calls from now on.
+
+    Args:
+        module: to be changed in place.
+        corrections: all that hold for it.
+        path: of the module, for messages.
+
+    Raises:
+        RequestError: when its code is not the one that was traced.
+    """
+    text = json.dumps([c.to_json() for c in corrections])
+    base = own_class(module)
+    try:
+        made = _class(base, text)
+    except RequestError as error:
+        raise RequestError(f"module '{path}' ({base.__module__}.{base.__qualname__}): {error}") from error
+    module.__dict__[CORRECTED] = text
+    module.__class__ = made
+
+
+def corrections_of(module: nn.Module) -> tuple[Correction, ...]:
+    """The corrections that a module's code runs with."""
+    return tuple(map(Correction.from_json, json.loads(module.__dict__.get(CORRECTED, "[]"))))
+
+
+@cache
+def _class(base: Any, text: str) -> Any:
+    corrections = [Correction.from_json(value) for value in json.loads(text)]
+    function = plain_function(base.forward)
+    forward = _corrected(function, [(c.path, c) for c in corrections])
+    return type(
+        base.__name__,
+        (_Corrected, base),
+        {"__module__": base.__module__, "__qualname__": base.__qualname__, "forward": forward, "_secateur_base": base},
+    )
+
+
+def _restored(base: type, text: str) -> Any:
+    made = _class(base, text)
+    return object.__new__(made)
+
+
+def plain_function(function: Any) -> types.FunctionType | None:
+    """The Python function behind a method; None for anything else."""
+    function = getattr(function, "__func__", function)
+    return function if isinstance(function, types.FunctionType) else None
+
+
+def _corrected(function: types.FunctionType | None, calls: Sequence[tuple[CallPath, Correction]]) -> Any:
+    """The function with corrections on call paths that begin in it."""
+    expected = calls[0][0][0]
+    text = None if function is None else text_of(function.__code__)
+    if function is None or text is None or text.hash != expected.text:
+        raise RequestError(
+            f"the code of '{expected.function}' is not the one that was pruned (another version of its package?); "
+            "install that version, or prune the network again"
+        )
+    here: dict[source.Span, Any] = {}
+    further: dict[source.Span, list[tuple[CallPath, Correction]]] = {}
+    for path, correction in calls:
+        if len(path) == 1:
+            if path[0].span in here:
+                raise RequestError(f"one call in '{expected.function}' is corrected in two ways")
+            here[path[0].span] = correction
+        else:
+            further.setdefault(path[0].span, []).append((path[1:], correction))
+    for span, inner in further.items():
+        if span in here:
+            raise RequestError(f"one call in '{expected.function}' is corrected in two ways")
+        here[span] = _Inner(inner)
+    return compile_corrected(function, here)
+
+
+class _Inner:
+    """Takes the place of a function whose own calls are corrected."""
+
+    is_method = False
+    side = ""
+
+    def __init__(self, calls: Sequence[tuple[CallPath, Correction]]) -> None:
+        self.calls = calls
+        self._made: dict[Any, Any] = {}
+
+    def inner(self, function: Any, /) -> Any:
+        """The same function, corrected."""
+        plain = plain_function(function)
+        module = function if isinstance(function, nn.Module) else None
+        made = self._made.get(plain)
+        if made is None:
+            made = self._made[plain] = _corrected(plain, self.calls)
+        if inspect.ismethod(function) and module is None:
+            return types.MethodType(made, function.__self__)
+        return made

@@ -1,0 +1,199 @@
+"""From a recorded call and the one that it must become to a correction of the module's own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from secateur.structure.corrections import Correction, Exchange, Kind
+from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Factor, Step, Value
+from secateur.structure.sizes import Site, listed
+from secateur.structure.source import call_path, kind_of
+
+_SHAPES = frozenset("reshape view expand broadcast_to _unsafe_view".split())
+_SPLITS = frozenset("split chunk split_with_sizes tensor_split unsafe_chunk unsafe_split".split())
+_SPLIT_NAMES = (
+    "split_size", "split_size_or_sections", "split_sizes", "chunks", "sections", "indices_or_sections",
+    "tensor_indices_or_sections",
+)  # fmt: skip
+_PLACES: dict[str, tuple[int, tuple[str, ...]]] = {
+    **dict.fromkeys(_SHAPES, (1, ("shape", "size"))),
+    "unflatten": (2, ("sizes", "unflattened_size")),
+    **dict.fromkeys(("layer_norm", "rms_norm"), (1, ("normalized_shape",))),
+}
+_ARGUMENTS: dict[str, tuple[int, str]] = {"group_norm": (1, "num_groups"), **dict.fromkeys(CONVOLUTIONS, (6, "groups"))}
+
+
+def places_of(site: Site, fixed: Step) -> set[int] | None:
+    """Which numbers of a call differ from what its code gives; None when they cannot be told apart."""
+    name = _name(site)
+    if name in _PLACES:
+        old, new = _sizes(site.step, name), _sizes(fixed, name)
+        return {i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b} if len(old) == len(new) else None
+    if name in ("__getitem__", "__setitem__"):
+        old, new = _items(site.step), _items(fixed)
+        return {i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b}
+    if name in ARITHMETIC:
+        places = {i for i, (a, b) in enumerate(zip(site.step.args, fixed.args, strict=True)) if a != b}
+        plain = all(isinstance(fixed.args[i], int) for i in places)
+        return places if plain and site.step.kwargs == fixed.kwargs else None
+    return {0}
+
+
+def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | None:
+    """The correction that turns a call into ``fixed``; without its path.
+
+    Args:
+        site: the call as it was recorded.
+        fixed: as it must be; the same where nothing changes here, but does in another call of this line.
+        places: numbers that change in any call of this line.
+
+    Returns:
+        None when code of this kind cannot be corrected.
+    """
+    name = _name(site)
+    path = call_path(site.step.frames)
+    if not path:
+        return None
+    stands = kind_of(site.step.frames)
+    method = site.step.target.startswith("torch.Tensor.")
+    if name in ("__getitem__", "__setitem__"):
+        if stands != "item":
+            return None
+        old, new = _items(site.step), _items(fixed)
+        pairs = {i: (_slice(site, old[i]), _slice(site, new[i])) for i in places if i < len(old)}
+        if any(a is None or b is None for a, b in pairs.values()):
+            return None
+        return _made("item", {i: Exchange(((a, b),)) for i, (a, b) in pairs.items()})
+    if name in ARITHMETIC:
+        return _arithmetic(site, fixed, places, stands, method)
+    if stands != "call":
+        return None
+    if name in _PLACES:
+        return _of_sizes(site, fixed, places, method)
+    if name in _SPLITS:
+        return _of_split(site, fixed, method)
+    if name == "narrow":
+        given, becomes = (
+            tuple(site.now(value) for value in (_argument(step, 2, "start"), _argument(step, 3, "length")))
+            for step in (site.step, fixed)
+        )
+        return _made("narrow", {0: Exchange(((given, becomes),))}, method)
+    if name == "scaled_dot_product_attention":
+        scale = fixed.kwargs.get("scale")
+        return Correction((), "scale", value=float(scale)) if isinstance(scale, float) else None
+    if name in _ARGUMENTS:
+        place, keyword = _ARGUMENTS[name]
+        exchange = _exchange(site, _argument(site.step, place, keyword), _argument(fixed, place, keyword))
+        return None if exchange is None else _made("argument", {place: exchange}, method, (keyword,))
+    return None
+
+
+def factor_of(site: Site, factor: Factor) -> Correction | None:
+    """The correction that keeps a factor what it was."""
+    if not call_path(factor.frames):
+        return None
+    exchange = Exchange(((site.now(factor.size), site.was(factor.size)),))
+    stands = kind_of(factor.frames)
+    if stands == "operator" and factor.side:
+        return _made("operand", {0: exchange}, names=(factor.side,))
+    if stands == "call":
+        return _made("argument", {1 if factor.side == "right" else 0: exchange})
+    return None
+
+
+def _name(site: Site) -> str:
+    return site.step.target.rpartition(".")[2]
+
+
+def _made(
+    kind: Kind,
+    exchanges: dict[int, Exchange],
+    method: bool = False,
+    names: tuple[str, ...] = (),
+    first: int = 1,
+) -> Correction:
+    return Correction((), kind, method, tuple(sorted(exchanges.items())), names, first)
+
+
+def _exchange(site: Site, old: Value, new: Value) -> Exchange | None:
+    """From what the code gives to what it must; where the size differs from call to call, by their ratio."""
+    given = site.now(old)
+    if isinstance(new, dict) and "op" in new and new != old:
+        name, left, right = new["op"]
+        if name == "mul":
+            kept, number = (left, right) if isinstance(right, int) else (right, left)
+            was = given // max(1, site.now(kept))
+            return Exchange(ratio=(was, number)) if was and given == was * site.now(kept) else None
+        return Exchange(ratio=(right, site.now(left) // given)) if given and site.now(left) % given == 0 else None
+    becomes = site.now(new)
+    if isinstance(given, int) and isinstance(becomes, int):
+        return Exchange(((given, becomes),))
+    return None
+
+
+def _of_sizes(site: Site, fixed: Step, places: set[int], method: bool) -> Correction | None:
+    name = _name(site)
+    first, names = _PLACES[name]
+    old, new = _sizes(site.step, name), _sizes(fixed, name)
+    exchanges = {}
+    for place in places:
+        if place >= len(old):
+            continue
+        exchange = _exchange(site, old[place], new[place])
+        if exchange is None or (old[place] == new[place] and site.dynamic(old[place])):
+            return None
+        exchanges[place] = exchange
+    return _made("sizes", exchanges, method, names, first)
+
+
+def _of_split(site: Site, fixed: Step, method: bool) -> Correction | None:
+    source = site.shaped(site.step.args[0])
+    if source is None:
+        return None
+    given = _argument(site.step, 1, next((k for k in site.step.kwargs if k not in ("dim", "input")), "split_size"))
+    dim = site.now(site.argument(2, "dim", 0)) % len(source.shape)
+    if fixed is site.step:
+        parts = []
+        while (part := site.out(len(parts))) is not None:
+            parts.append(part.after(site.keep)[dim])
+    else:
+        parts = list(fixed.args[1])
+    several = isinstance(given, list) or (isinstance(given, dict) and "tuple" in given)
+    key = (source.after(site.keep)[dim], *([site.now(v) for v in listed(given)] if several else [site.now(given)]))
+    return _made("split", {0: Exchange(((key, tuple(parts)),))}, method, _SPLIT_NAMES)
+
+
+def _arithmetic(site: Site, fixed: Step, places: set[int], stands: str | None, method: bool) -> Correction | None:
+    name = _name(site)
+    if len(places) != 1:
+        return None
+    place = next(iter(places))
+    given, becomes = site.now(site.step.args[place]), site.now(fixed.args[place])
+    if not isinstance(given, int) or not isinstance(becomes, int):
+        return None
+    exchange = Exchange(((given, becomes),))
+    if stands == "operator":
+        return _made("operand", {0: exchange}, names=("left" if name.startswith("__r") else "right",))
+    return _made("argument", {place: exchange}, method) if stands == "call" else None
+
+
+def _argument(step: Step, index: int, name: str) -> Value:
+    return step.args[index] if len(step.args) > index else step.kwargs.get(name)
+
+
+def _sizes(step: Step, name: str) -> list[Value]:
+    first, names = _PLACES[name]
+    given = step.args[first:] or [next((step.kwargs[n] for n in names if n in step.kwargs), [])]
+    packed = isinstance(given[0], list) or (isinstance(given[0], dict) and "tuple" in given[0])
+    return listed(given[0]) if packed else list(given)
+
+
+def _items(step: Step) -> list[Value]:
+    index = step.args[1]
+    return listed(index) if isinstance(index, dict) and "tuple" in index else [index]
+
+
+def _slice(site: Site, item: Value) -> Any:
+    if not isinstance(item, dict) or "slice" not in item:
+        return None
+    return tuple(site.now(value) for value in item["slice"])

@@ -1,0 +1,329 @@
+"""Where in the source text a call stands, and functions compiled anew with single calls corrected.
+
+A module's own code is kept when units go; only the calls that name sizes are corrected. Such a call is found again by
+its *call path*: the calls from the module's ``forward`` through its helper functions, each by its place in the source
+text of its function. The text itself is known by a hash, so that a path never means another call.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import linecache
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+
+Span = tuple[int, int, int, int]
+"""Line, column, last line and last column of a node, from the first character of its function's text."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call on a call path.
+
+    Attributes:
+        function: module and qualified name of the function in which the call stands; for messages.
+        text: hash of the function's source text.
+        span: of the call in that text.
+    """
+
+    function: str
+    text: str
+    span: Span
+
+
+CallPath = tuple[Site, ...]
+"""From ``forward`` to the call that names sizes."""
+Frames = tuple[tuple[types.CodeType, int], ...]
+"""The same as code objects and instruction offsets."""
+
+
+def call_codes() -> frozenset[types.CodeType]:
+    """Code of `torch.nn.Module` that calls ``forward``."""
+    own = nn.Module._call_impl.__code__
+    return frozenset({own, *(c for c in own.co_consts if isinstance(c, types.CodeType))})
+
+
+_CALLS = call_codes()
+_WRAPPERS = frozenset(
+    module.__file__
+    for module in (torch.overrides, torch.functional, torch._tensor, torch.nn.functional, torch._jit_internal)
+)
+PASSED_OVER: set[str] = {__file__, *_WRAPPERS}
+"""Files of functions that only pass a call on."""
+
+
+def frames_from(frame: types.FrameType | None) -> Frames:
+    """The frames of a call up to the module's ``forward``, outermost first; empty when no module is on the way."""
+    while frame is not None and frame.f_code.co_filename in PASSED_OVER:
+        frame = frame.f_back
+    found = []
+    while frame is not None and frame.f_code not in _CALLS:
+        if frame.f_code.co_filename not in PASSED_OVER:
+            found.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return tuple(reversed(found)) if frame is not None else ()
+
+
+_TEXTS: dict[str, FunctionText] = {}
+
+
+@cache
+def call_path(frames: Frames) -> CallPath:
+    """The call path of frames; empty where source text is missing or does not show the calls."""
+    path: list[tuple[types.CodeType, types.CodeType, int]] = []  # function, the code within it, offset
+    for code, offset in frames:
+        if path and _holds(path[-1][0], code):
+            path[-1] = (path[-1][0], code, offset)  # a comprehension or inner function: part of the same text
+        else:
+            path.append((code, code, offset))
+    sites = []
+    for function, code, offset in path:
+        text = text_of(function)
+        position = _positions(code)[offset // 2]
+        if text is None or None in position:
+            return ()
+        line, last, column, end = position
+        span = text.relative((line, column, last, end))  # type: ignore[arg-type]
+        if text.node(span) is None:
+            return ()
+        _TEXTS[text.hash] = text
+        sites.append(Site(text.name, text.hash, span))
+    return tuple(sites)
+
+
+@cache
+def kind_of(frames: Frames) -> str | None:
+    """What the innermost place of a call path is: ``call``, ``item`` (between brackets) or ``operator``."""
+    path = call_path(frames)
+    if not path:
+        return None
+    return _TEXTS[path[-1].text].node(path[-1].span)
+
+
+@cache
+def _positions(code: types.CodeType) -> tuple[tuple[int | None, ...], ...]:
+    return tuple(code.co_positions())
+
+
+@cache
+def _holds(outer: types.CodeType, inner: types.CodeType) -> bool:
+    return any(
+        const is inner or const == inner or _holds(const, inner)
+        for const in outer.co_consts
+        if isinstance(const, types.CodeType)
+    )
+
+
+class FunctionText:
+    """The source text of one function.
+
+    Attributes:
+        name: module and qualified name.
+        first: its first line in its file; file: that file.
+        hash: of the text.
+    """
+
+    def __init__(self, code: types.CodeType, lines: Sequence[str], first: int) -> None:
+        self.name = code.co_qualname
+        self.first, self.file = first, code.co_filename
+        self._indented = lines[0][:1].isspace()
+        self._lines = lines
+        self._margin = margin = len(lines[0]) - len(lines[0].lstrip())
+        plain = "\n".join(line[min(margin, len(line) - len(line.lstrip())) :].rstrip() for line in lines)
+        self.hash = hashlib.sha256(plain.encode()).hexdigest()[:24]
+        self._spans = {key for key, _ in self.nodes(self.tree())}
+
+    def relative(self, position: Span) -> Span:
+        """A place in the file as a place in this text."""
+        line, column, last, end = position
+        return line - self.first, column - self._margin, last - self.first, end - self._margin
+
+    def nodes(self, tree: ast.AST) -> Iterator[tuple[tuple[Any, ...], ast.expr | ast.stmt]]:
+        """Everything in a tree of this text that can be corrected, with its kind and place."""
+        for node in ast.walk(tree):
+            kind = next((name for name, types_ in _KINDS.items() if isinstance(node, types_)), None)
+            if kind is not None and isinstance(node, (ast.expr, ast.stmt)):
+                end = node.end_lineno or 0, node.end_col_offset or 0
+                yield _key(kind, self.relative((node.lineno, node.col_offset, *end))), node
+
+    def tree(self) -> ast.FunctionDef | ast.AsyncFunctionDef:
+        """A new syntax tree, with line numbers of the file."""
+        text = "".join(self._lines)
+        module = ast.parse(f"if True:\n{text}" if self._indented else text)
+        ast.increment_lineno(module, self.first - 1 - self._indented)
+        body = module.body[0].body if isinstance(module.body[0], ast.If) else module.body  # type: ignore[attr-defined]
+        found = body[0]
+        if not isinstance(found, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            raise SyntaxError("not a function")
+        return found
+
+    def node(self, span: Span) -> str | None:
+        """What stands at a span: ``call``, ``item``, ``operator``, or nothing that can be corrected."""
+        return next((kind for kind in _KINDS if _key(kind, span) in self._spans), None)
+
+
+@cache
+def text_of(code: types.CodeType) -> FunctionText | None:
+    """The source text of a function's code; None where there is none."""
+    if code.co_name == "<lambda>":
+        return None
+    try:
+        lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
+        return FunctionText(code, lines, code.co_firstlineno) if lines else None
+    except (OSError, TypeError, SyntaxError, IndexError, AttributeError):
+        return None
+
+
+def _key(kind: str, span: Span) -> tuple[Any, ...]:
+    # calls are known by their end: where a method's name begins a new line, the interpreter says they begin there
+    return (kind, *(span[2:] if kind == "call" else span))
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "call": (ast.Call,),
+    "item": (ast.Subscript,),
+    "operator": (ast.BinOp, ast.AugAssign),
+}
+
+
+# -- functions compiled anew ----------------------------------------------------------------------------------------
+
+class Replacement(Protocol):
+    """What takes the place of one call, item or operator in a function's code."""
+
+    is_method: bool
+    """Whether the call is one of a tensor's method."""
+    side: str
+    """Of an operator, which operand is corrected: ``left`` or ``right``."""
+    inner: Callable[[Any], Any] | None
+    """Gives the function that is called here, itself corrected; None: the call itself is corrected."""
+
+    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function with corrected arguments."""
+
+    def method(self, name: str, tensor: torch.Tensor, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a tensor's method with corrected arguments."""
+
+    def item(self, index: Any, /) -> Any:
+        """The corrected index."""
+
+    def number(self, value: Any, /) -> Any:
+        """The corrected number."""
+
+
+def compile_corrected(function: types.FunctionType, replacements: Mapping[Span, Replacement]) -> types.FunctionType:
+    """The function with some calls replaced; everything else, names and defaults included, stays what it was.
+
+    Args:
+        function: its source text must be at hand.
+        replacements: by place in the text, what takes the call's place: see `Replacement`.
+
+    Raises:
+        RequestError: where the text does not show such a call.
+    """
+    text = text_of(function.__code__)
+    if text is None:
+        raise RequestError(f"the source text of '{function.__qualname__}' is not at hand")
+    tree = text.tree()
+    nodes = dict(text.nodes(tree))
+    names: dict[str, Any] = {"_secateur_slice": slice}
+    chosen: dict[int, tuple[str, Replacement]] = {}
+    for number, (span, replacement) in enumerate(replacements.items()):
+        found = next((nodes[_key(kind, span)] for kind in _KINDS if _key(kind, span) in nodes), None)
+        if found is None:
+            raise RequestError(f"the code of '{text.name}' has no call at {span}; it is not the code that was pruned")
+        name = f"_secateur_{number}"
+        names[name] = replacement
+        chosen[id(found)] = name, replacement
+    tree = _Replace(chosen).visit(tree)
+    code = _compiled(tree, function, [*names])
+    free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    cells = tuple(free[name] if name in free else types.CellType(names[name]) for name in code.co_freevars)
+    made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__qualname__, made.__doc__, made.__module__ = function.__qualname__, function.__doc__, function.__module__
+    made.__annotations__ = function.__annotations__
+    made.__dict__.update(function.__dict__)
+    return made
+
+
+def _compiled(
+    tree: ast.FunctionDef | ast.AsyncFunctionDef, function: types.FunctionType, names: Sequence[str]
+) -> types.CodeType:
+    """The code object of a function that uses names of its surroundings, and more.
+
+    Only code is made, nothing runs: neither decorators (they keep their lines) nor defaults.
+    """
+    body: list[ast.stmt] = [tree]
+    *outer, _ = function.__qualname__.split(".")
+    if outer and outer[-1].isidentifier():  # names that begin with two underscores are mangled by the class
+        body = [ast.ClassDef(outer[-1], [], [], body, [], **_TYPE_PARAMETERS)]
+    free = [name for name in (*function.__code__.co_freevars, *names) if name != "__class__" or body == [tree]]
+    made = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
+    factory = ast.FunctionDef("factory", made, body, [], **_TYPE_PARAMETERS)
+    module = ast.fix_missing_locations(ast.Module([factory], []))
+    flags = function.__code__.co_flags & _FUTURE
+    code = compile(module, function.__code__.co_filename, "exec", flags, dont_inherit=True)
+    for step in ("factory", *([outer[-1]] if body != [tree] else []), tree.name):
+        code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == step)
+    return code.replace(co_qualname=function.__code__.co_qualname)
+
+
+_TYPE_PARAMETERS: dict[str, Any] = {"type_params": []} if "type_params" in ast.FunctionDef._fields else {}
+_FUTURE = 0x1000000  # annotations are not evaluated
+
+
+class _Replace(ast.NodeTransformer):
+    def __init__(self, chosen: Mapping[int, tuple[str, Replacement]]) -> None:
+        self.chosen = chosen
+
+    def visit(self, node: ast.AST) -> Any:
+        self.generic_visit(node)
+        if id(node) not in self.chosen:
+            return node
+        name, replacement = self.chosen[id(node)]
+        made = ast.Name(name, ast.Load())
+
+        def part(method: str, *values: ast.expr, keywords: Sequence[ast.keyword] = ()) -> ast.Call:
+            return ast.Call(ast.Attribute(made, method, ast.Load()), list(values), list(keywords))
+
+        if isinstance(node, ast.Call) and replacement.inner is not None:
+            node.func = ast.copy_location(part("inner", node.func), node.func)
+            return node
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute) and replacement.is_method:
+                new = part("method", ast.Constant(node.func.attr), node.func.value, *node.args, keywords=node.keywords)
+            else:
+                new = part("call", node.func, *node.args, keywords=node.keywords)
+            new.func = ast.copy_location(new.func, node)
+            return ast.copy_location(new, node)
+        if isinstance(node, ast.Subscript):
+            node.slice = ast.copy_location(part("item", _as_value(node.slice)), node.slice)
+            return node
+        if isinstance(node, ast.BinOp) and replacement.side == "left":
+            node.left = ast.copy_location(part("number", node.left), node.left)
+        elif isinstance(node, ast.BinOp):
+            node.right = ast.copy_location(part("number", node.right), node.right)
+        elif isinstance(node, ast.AugAssign):
+            node.value = ast.copy_location(part("number", node.value), node.value)
+        return node
+
+
+def _as_value(index: ast.expr) -> ast.expr:
+    """What stands between brackets, as an expression that can stand elsewhere."""
+    if isinstance(index, ast.Slice):
+        ends = [part or ast.Constant(None) for part in (index.lower, index.upper, index.step)]
+        return ast.copy_location(ast.Call(ast.Name("_secateur_slice", ast.Load()), ends, []), index)
+    if isinstance(index, ast.Tuple):
+        return ast.copy_location(ast.Tuple([_as_value(part) for part in index.elts], ast.Load()), index)
+    return index
