@@ -163,7 +163,7 @@ class Network:
         stateful: calls change buffers; compares_step: a step of training is compared with the masked network's.
         double: in float64; fast_path: run with PyTorch's fused inference code of attention, as in daily use; elsewhere it
             is off, for what it gives at padded positions is no part of a network's function.
-        group: of networks that belong together.
+        may_refuse: one line of refusal is as good as success; group: of networks that belong together.
     """
 
     name: str
@@ -183,6 +183,7 @@ class Network:
     compares_step: bool = True
     double: bool = True
     fast_path: bool = False
+    may_refuse: bool = False
     group: str = ""
 
     def built(self, seed: int = 0) -> nn.Module:
@@ -195,7 +196,7 @@ class Network:
 
     @staticmethod
     def _randomise(model: nn.Module, seed: int) -> None:
-        """Statistics, affine parameters and biases that matter."""
+        """Statistics, affine parameters and biases that matter, and weights that keep the signal alive."""
         generator = torch.Generator().manual_seed(seed + 1)
         for module in model.modules():
             for name, tensor in module.__dict__.get("_buffers", {}).items():
@@ -203,7 +204,11 @@ class Network:
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + (0.5 if name[-3:] == "var" else -0.5))
             if hasattr(module, "_parameters") and not isinstance(module, torch.jit.ScriptModule):
                 for parameter in module._parameters.values():
-                    if parameter is not None and parameter.ndim == 1 and parameter.is_floating_point():
+                    if parameter is None or not parameter.is_floating_point():
+                        continue
+                    if parameter.ndim > 1:
+                        parameter.data.mul_(1.6)
+                    elif parameter.ndim == 1:
                         extra = torch.randn(parameter.shape, generator=generator) * 0.2
                         parameter.data.add_(extra.to(parameter.dtype))
 

@@ -58,7 +58,7 @@ class ByFloat(Between):
         return h * float(2 * h.shape[1] + 1) / 10
 
 
-@sized("size by len() and numel()")
+@sized("size by len() and numel()", may_refuse=True)
 class ByNumel(Between):
     def between(self, h):
         return h * (h.numel() // len(h)) / 8 + len(h[0]) / 100
@@ -70,25 +70,25 @@ class ByTensor(Between):
         return h / torch.tensor(h.shape[1], dtype=h.dtype).sqrt()
 
 
-@sized("size by torch.tensor of the whole shape")
+@sized("size by torch.tensor of the whole shape", may_refuse=True)
 class ByShapeTensor(Between):
     def between(self, h):
         return h / torch.tensor(h.shape)[-1].to(h)
 
 
-@sized("size by str and int")
+@sized("size by str and int", may_refuse=True)
 class ByText(Between):
     def between(self, h):
         return h * int(str(h.shape[1])) / 8
 
 
-@sized("size by an f-string key of a dict")
+@sized("size by an f-string key of a dict", may_refuse=True)
 class ByKey(Between):
     def between(self, h):
         return h * {"8": 0.5}.get(f"{h.shape[1]}", 2.0)
 
 
-@sized("size in a condition")
+@sized("size in a condition", may_refuse=True)
 class ByCondition(Between):
     """The masked network takes the branch of the old size."""
 
@@ -96,7 +96,7 @@ class ByCondition(Between):
         return h * 2 if h.shape[1] > 6 else h * 3
 
 
-@sized("size in a condition on an odd number of channels")
+@sized("size in a condition on an odd number of channels", may_refuse=True)
 class ByParity(Between):
     def between(self, h):
         return -h if h.size(1) % 2 else h
@@ -114,7 +114,7 @@ class ByWeight(Between):
         return h / self.a.weight.shape[0] + self.b.weight.size(1) / 100
 
 
-@sized("size from fan-in, calculated by torch's own helper")
+@sized("size from fan-in, calculated by torch's own helper", may_refuse=True)
 class ByFan(Between):
     def between(self, h):
         fan, _ = nn.init._calculate_fan_in_and_fan_out(self.b.weight)
