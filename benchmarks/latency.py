@@ -25,9 +25,10 @@ import secateur as sc
 from secateur.core.errors import SecateurError
 from secateur.core.files import write_json
 from secateur.core.progress import track
-from secateur.evaluation import measure_share
+from secateur.core.timing import Latency
+from secateur.evaluation import compare_latency
 
-COLUMNS = ("network", "requested", "predicted", "achieved", "again", "off", "macs", "units", "seconds")
+COLUMNS = ("network", "requested", "predicted", "achieved", "interval", "again", "off", "macs", "units", "seconds")
 
 
 def main(
@@ -88,18 +89,29 @@ def measured(
         row |= {"seconds": time.perf_counter() - begin, "note": best.history[-1].note}
         row |= {"predicted": found["latency_predicted"], "achieved": found["latency"]}
         row |= {"macs": found["macs"], "units": found["units"]}
+        times = best.latency
+        assert times is not None
+        row |= {"interval": interval(times[1]), "latency": [t.to_json() for t in times]}
         again = [
-            measure_share(
+            compare_latency(
                 model,
                 best.model,
                 inputs[: settings.latency_batch],
                 threads=settings.latency_threads,
                 channels_last=settings.latency_channels_last,
-            ).share
+            )[1]
             for _ in range(rounds)
         ]
-        row |= {"again": float(np.median(again)), "rounds": again, "off": float(np.median(again)) / share - 1}
+        middle = float(np.median([t.relative.share for t in again if t.relative is not None]))
+        row |= {"again": middle, "rounds": [t.to_json() for t in again], "off": middle / share - 1}
+        busy = [t.warning for t in (times[1], *again) if t.warning]
+        row["note"] = "; ".join(text for text in (row["note"], *busy[:1]) if text)
     return rows
+
+
+def interval(found: Latency) -> str:
+    share = found.relative
+    return "-" if share is None or share.interval is None else "{:.2f} to {:.2f}".format(*share.interval)
 
 
 def built(name: str) -> tuple[nn.Module, torch.Tensor]:

@@ -15,6 +15,7 @@ from torch import nn
 
 import secateur as sc
 from secateur.cli.main import run
+from secateur.core.timing import column_names
 from secateur.criteria import kept_at
 from secateur.data.augmentation import augmentation
 from secateur.pipeline import CompareSettings, PruneSettings, compare, prune_to_ratios, write_table
@@ -23,7 +24,7 @@ from secateur.pipeline.unstructured import mask_weights, weight_scores
 from secateur.selection import UnreachableBudgetError
 from secateur.studies import class_aware
 
-SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", "latency_ms", "latency_share")
+SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", *column_names())
 ONE_SHOT = PruneSettings(schedule="one-shot")
 ODD = SubsetSettings(name="odd", classes=(1, "3", 5))
 
@@ -91,7 +92,7 @@ def test_finished_parts_are_found_and_times_are_kept(rows, model, tiny_data):
     stamps = {path: path.stat().st_mtime_ns for path in files[1:]}
     again = compare(model, tiny_data, whole, ONE_SHOT, finetune=tune, folder=folder / "parts")
     assert {path: path.stat().st_mtime_ns for path in files[1:]} == stamps
-    strip = ("onnx_ms", "onnx_share")
+    strip = column_names("onnx")
     first, second = ([{k: v for k, v in row.items() if k not in strip} for row in plain(t)] for t in (table, again))
     assert first == second
 

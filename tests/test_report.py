@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from secateur.core.errors import RequestError
+from secateur.core.timing import LatencyShare
 from secateur.report import (
     Heatmap,
     LayerKept,
@@ -155,6 +156,9 @@ measurements = st.builds(
     size_bytes=st.integers(0, 10**12),
     latency_ms=st.none() | share,
     latency_quartiles=st.none() | st.tuples(share, share),
+    latency_spread=st.none() | share,
+    latency_relative=st.none()
+    | st.builds(LatencyShare, share, st.none() | st.tuples(share, share), st.integers(0, 9), share, share),
     per_class=st.dictionaries(names, share, max_size=3),
 )
 reports = st.builds(
@@ -313,7 +317,58 @@ def test_key_figures_name_their_change() -> None:
     text = Page(render(full_report())).text.replace("\u202f", " ")
     assert "−2.0 points" in text
     assert "2.0× fewer" in text
-    assert "1.9× faster" in text
+    # times that were not taken in turn claim nothing
+    assert "faster" not in text
+    assert "of the time" not in text
+
+
+@pytest.mark.parametrize(
+    ("share", "look", "said"),
+    [
+        (LatencyShare(0.67, (0.64, 0.70), 15, 3.7), "change", "0.67 of the time [0.64, 0.70]"),
+        (LatencyShare(0.996, (0.96, 1.05), 15, 3.7), "change unclear", "no measurable difference [0.96, 1.05]"),
+        (LatencyShare(0.99, (0.98, 0.997), 15, 3.7), "change unclear", "no measurable difference [0.98, 1.00]"),
+        (LatencyShare(1.2, (1.1, 1.3), 15, 3.7), "change worse", "1.20 of the time [1.10, 1.30]"),
+        (LatencyShare(0.5, None, 3, 3.7), "change unclear", "0.50 of the time (no interval: fewer than 6 rounds)"),
+    ],
+)
+def test_latency_is_green_only_where_the_interval_leaves_out_one(share: LatencyShare, look: str, said: str) -> None:
+    after = measurement(latency_ms=share.after_ms, latency_relative=share, latency_batch=64)
+    found = Page(render(Report("t", before=measurement(accuracy=0.9), after=after)))
+    assert found.text.count(said) == 2  # card and table
+    classes = [str(a.get("class")) for tag, a in found.elements if str(a.get("class")).startswith("change")]
+    assert classes[-1] == look
+    assert "per batch of 64" in found.text
+
+
+def test_a_busy_machine_is_named_on_the_page() -> None:
+    def page(spread: float) -> str:
+        return Page(render(Report("t", before=measurement(latency_spread=spread), after=measurement()))).text
+
+    assert "Latency measured on a busy machine: spread 23 %" in page(0.23)
+    assert "busy" not in page(0.05)
+
+
+def test_units_are_counted_once_on_the_whole_page() -> None:
+    report = dataclasses.replace(full_report(), after=measurement(units=67))
+    text = Page(render(report)).text.replace("\u202f", " ")
+    assert "67 of 100 removable units stay (67.0 %)" in text
+    assert "21 of 36" not in text  # channels of layers, some of which share their units
+
+
+def test_times_of_compared_networks_have_intervals() -> None:
+    columns = LatencyShare(0.9, (0.8, 0.95), 9, 10.0).columns()
+    sure = [row | columns for row in compare_rows()]
+    assert "0.90 of the time [0.80, 0.95]" in render(Report("t", rows=sure))
+    # of several seeds the interval holds those of all
+    other = LatencyShare(0.9, (0.85, 1.02), 9, 10.0).columns()
+    mixed = [row | (columns if row["seed"] else other) for row in compare_rows()]
+    page = Page(render(Report("t", rows=mixed)))
+    assert "no measurable difference [0.80, 1.02]" in page.text
+    assert "of the time" not in page.text
+    assert {v["latency_share_text"] for v in values_of(page.charts()["curves-0"])} == {
+        "no measurable difference [0.80, 1.02]"
+    }
 
 
 def test_pictures_and_tables_are_described() -> None:

@@ -29,6 +29,7 @@ from secateur.cli.present import new_report, say_notes, show
 from secateur.core.errors import RequestError
 from secateur.pipeline import (
     Prepared,
+    busy_networks,
     check_classes,
     check_compare,
     class_rows,
@@ -126,6 +127,8 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
         if row["latency_note"] and not row["finetuned"]:
             fallbacks[row["latency_note"]] += 1
     notes += [f"{count} network(s) {text}" for text, count in fallbacks.items()]
+    busy = busy_networks(rows)
+    notes += [busy] if busy else []
     if any(not row["structured"] for row in rows):
         notes.append("masked weights are zeros in a network of full size: nothing gets smaller or faster by them")
     return notes

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from secateur.cli.options import DeviceOption, OutOption, SetOption, recipe_from
-from secateur.cli.present import heatmaps, layers, measurement, new_report, percent, show
+from secateur.cli.present import Units, heatmaps, layers, measurement, new_report, percent, show
+from secateur.core.figures import milliseconds, size
+from secateur.core.timing import Latency, LatencyShare
 from secateur.data import loader
 from secateur.evaluation import count_params, evaluate, measure_latency
-from secateur.pipeline import Compressed, check_classes, compare, prepare, train_network, write_table
+from secateur.pipeline import Compressed, Prepared, check_classes, compare, prepare, train_network, write_table
 from secateur.report import write_report
 from secateur.structure import trace
 from secateur.surgery import save
@@ -32,7 +36,7 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
     rows = compare(
         prepared.model.to(prepared.device),
         prepared.data,
-        recipe.compare,
+        recipe.compare.model_copy(update={"latency_repeats": 0}),  # timed below, all in turn
         recipe.prune,
         model_name=recipe.model.name,
         finetune=finetune,
@@ -41,16 +45,24 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
     typer.echo("3/3 measuring and writing")
     best = kept[recipe.compare.criteria[0]]
     prepared.model.to("cpu")
-    best.model.to("cpu")
+    for network in kept.values():
+        network.model.to("cpu")
     test, names = prepared.data.test, prepared.data.class_names
-    probe = test.batch(range(min(64, len(test))))[0]
-    old, new = measure_latency([prepared.model, best.model], probe)
-    before = replace(evaluate(prepared.model, loader(test), class_names=names), latency=old)
-    after = replace(evaluate(best.model, loader(test), class_names=names), latency=new)
-    structure = trace(prepared.model, probe[:1])
+    times = _timed(prepared, kept, rows)
+    before = replace(evaluate(prepared.model, loader(test), class_names=names), latency=times.get("none"))
+    after = replace(
+        evaluate(best.model, loader(test), class_names=names), latency=times.get(recipe.compare.criteria[0])
+    )
+    structure = trace(prepared.model, test.batch([0])[0])
+    units = Units.of(structure, best.plan)
     if out.exists() and (out / "bundle").is_dir():
         shutil.rmtree(out / "bundle")
-    metrics = {"before": before.to_json(), "finetuned": after.to_json(), "achieved": dict(best.plan.achieved)}
+    metrics = {
+        "achieved": dict(best.plan.achieved),
+        "units": units.to_json(),
+        "before": before.to_json(),
+        "finetuned": after.to_json(),
+    }
     bundle = save(
         best.model,
         out / "bundle",
@@ -66,8 +78,8 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
             str(best.plan),
             prepared,
             rows=rows[1:],
-            before=measurement(before, structure.num_units),
-            after=measurement(after, int(best.plan.keep(structure).sum())),
+            before=measurement(before, units.removable),
+            after=measurement(after, units.kept),
             layers=layers(structure, best.plan),
             heatmaps=heatmaps(prepared.model, best.model, prepared),
         ),
@@ -82,16 +94,42 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
                 "unpruned" if row["criterion"] == "none" else row["criterion"],
                 stage,
                 percent(row["accuracy"]),
-                percent(row["units"]),
+                str(Units(round(row["units"] * units.removable), units.removable)),
                 f"{row['params'] * whole[0]:,.0f} ({row['params']:.1%})",
                 f"{row['macs'] * whole[1] / 1e6:.2f} M ({row['macs']:.1%})",
-                f"{row['size_bytes'] / 1024:,.0f} KiB",
-                "-" if row["latency_ms"] is None else f"{row['latency_ms']:.1f} ms ({row['latency_share']:.2f}x)",
+                size(row["size_bytes"]),
+                "-" if row["latency_ms"] is None else milliseconds(row["latency_ms"]),
+                "" if row["criterion"] == "none" else str(LatencyShare.from_columns(row) or "-"),
             )
         )
     show(
-        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency/batch 64"),
+        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency", "of the unpruned one's"),
         lines,
         f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs",
     )
+    if before.latency is not None:
+        rounds = f"{before.latency.repeats} rounds"
+        typer.echo(f"latency: per batch of {before.latency.batch_size}, all networks timed in turn over {rounds}")
+        if before.latency.warning:
+            typer.echo(f"warning: latency {before.latency.warning}")
     typer.echo(f"bundle: {bundle}\nreport: {page}")
+
+
+def _timed(prepared: Prepared, kept: Mapping[str, Compressed], rows: list[dict[str, Any]]) -> dict[str, Latency]:
+    """Times of the unpruned network ("none") and of those kept, by criterion, all in turn; also put into their rows."""
+    settings = prepared.recipe.compare
+    if not settings.latency_repeats:
+        return {}
+    test = prepared.data.test
+    probe = test.batch(range(min(settings.latency_batch, len(test))))[0]
+    models = [prepared.model, *(network.model for network in kept.values())]
+    found = dict(zip(("none", *kept), measure_latency(models, probe), strict=True))
+    last = {row["criterion"]: _part(row) for row in rows if row["structured"]}  # which is the one that was kept
+    for row in rows:
+        if last.get(row["criterion"]) == _part(row) and row["structured"]:
+            row |= found[row["criterion"]].columns()
+    return found
+
+
+def _part(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("strategy", "subset", "seed", "scored_on", "budget"))

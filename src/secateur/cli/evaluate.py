@@ -23,7 +23,7 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, percent, say_notes, show
+from secateur.cli.present import ALONE, alone, percent, say_notes, show
 from secateur.core.errors import RequestError
 from secateur.core.files import write_json
 from secateur.data import loader
@@ -62,9 +62,11 @@ def command(
     found = evaluate(prepared.model, loader(images), class_names=names, device=prepared.device)
     probe = images.batch(range(min(64, len(images))))[0]
     found = replace(found, latency=measure_latency([prepared.model.to(prepared.device)], probe)[0])
-    show(FIGURES, [figures(chosen.model.name, found, None)], f"{prepared.data.name}, {split}, {found.samples} samples")
+    show(ALONE, [alone(chosen.model.name, found)], f"{prepared.data.name}, {split}, {found.samples} samples")
     show(("class", "accuracy"), [(name, percent(value)) for name, value in found.per_class.items()])
     typer.echo(f"loss {found.loss:.4f}, calibration error {100 * found.calibration_error:.2f} %")
+    if found.latency is not None and found.latency.warning:
+        typer.echo(f"warning: latency {found.latency.warning}")
     if prepared.data.skipped:
         typer.echo(f"skipped {len(prepared.data.skipped)} unreadable image(s), first: {prepared.data.skipped[0]}")
     if out is not None:

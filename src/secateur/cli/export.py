@@ -17,6 +17,7 @@ from secateur.core.errors import RequestError
 from secateur.core.figures import milliseconds
 from secateur.core.figures import size as file_size
 from secateur.core.files import atomic_folder, write_json
+from secateur.core.timing import busy_warning
 from secateur.exporting import ExportRow, export_networks
 from secateur.exporting.export import TOLERANCE, check_format, writable_parent
 from secateur.models import build, input_shape, origin_of, read_metadata
@@ -68,6 +69,8 @@ def command(
                 f"'{row.name}' gives the same outputs for all inputs, so its check says nothing; load trained weights"
             )
     show(*_table(rows, format), title=f"{model} as {format}, {torch.get_num_threads()} thread(s)")
+    for line in _latency(rows, format):
+        typer.echo(line)
     typer.echo("\n".join(f"{row.name}: {out / row.exported.path.name}" for row in rows) + f"\nrecord: {out / RECORD}")
 
 
@@ -147,6 +150,21 @@ def _shape(given: str | None, name: str) -> tuple[int, ...]:
 
 def _note(text: str) -> None:
     Console(stderr=True, soft_wrap=True).print(f"note: {text}", markup=False)
+
+
+def _latency(rows: list[ExportRow], format: str) -> list[str]:
+    """What the times say, one line each: all networks and runtimes are timed in turn."""
+    lines, first = [], rows[0]
+    for place, timing in enumerate(first.timings):
+        where = f"latency, batch of {timing.batch_size}"
+        lines.append(f"{where}: '{first.name}' in {format} against PyTorch, {timing.runtime.relative}")
+        for row in rows[1:]:
+            times = row.timings[place]
+            for name, found in (("PyTorch", times.torch), (format, times.runtime)):
+                lines.append(f"{where}: '{row.name}' against '{first.name}' in {name}, {found.relative}")
+    spread = max((t.torch.spread for t in first.timings), default=None)
+    warning = busy_warning(spread)
+    return lines + ([f"warning: latency {warning}"] if warning else [])
 
 
 def _table(rows: list[ExportRow], format: str) -> tuple[list[str], list[list[object]]]:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.table import Table
 from torch import nn
 
 from secateur import report as rp
+from secateur.core.figures import milliseconds, size
+from secateur.core.timing import Latency
 from secateur.evaluation import Evaluation
 from secateur.pipeline import Explanation, Prepared, explain
 from secateur.pipeline.explain import first_of_classes
@@ -54,23 +57,68 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def figures(name: str, found: Evaluation, shares: dict[str, float] | None) -> list[object]:
-    """One table row: accuracy, then what is left."""
-    whole = shares or {"units": 1.0, "params": 1.0, "macs": 1.0}
-    latency = "-" if found.latency is None else f"{found.latency.median_ms:.2f} ms / {found.latency.batch_size}"
+@dataclass(frozen=True)
+class Units:
+    """Removable units of a network: how many it had, and how many it keeps. Tied layers share theirs."""
+
+    kept: int
+    removable: int
+
+    @classmethod
+    def of(cls, structure: Structure, plan: Plan) -> Units:
+        """As the plan leaves them; its share of units is the quotient."""
+        return cls(int(plan.keep(structure).sum()), structure.num_units)
+
+    def to_json(self) -> dict[str, int]:
+        """Plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.kept:,} ({100 * self.kept / max(1, self.removable):.1f} %)"
+
+
+def alone(name: str, found: Evaluation) -> list[object]:
+    """One table row of a network that is compared with none."""
     return [
         name,
         percent(found.accuracy),
         percent(found.balanced_accuracy),
-        f"{100 * whole['units']:.1f} %",
-        f"{found.params:,} ({100 * whole['params']:.1f} %)",
-        f"{found.macs / 1e6:,.2f} M ({100 * whole['macs']:.1f} %)",
-        f"{found.size_bytes / 1024:,.0f} KiB",
-        latency,
+        f"{found.params:,}",
+        f"{found.macs / 1e6:,.2f} M",
+        size(found.size_bytes),
+        "-" if found.latency is None else str(found.latency),
     ]
 
 
-FIGURES = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency / batch")
+ALONE = ("", "accuracy", "balanced", "parameters", "MACs", "size", "latency")
+
+
+def compared(name: str, found: Evaluation, whole: Evaluation, units: Units) -> list[object]:
+    """One table row of a network beside the unpruned one: accuracy, then what is left."""
+    return [
+        name,
+        percent(found.accuracy),
+        percent(found.balanced_accuracy),
+        str(units),
+        f"{found.params:,} ({100 * found.params / whole.params:.1f} %)",
+        f"{found.macs / 1e6:,.2f} M ({100 * found.macs / max(1, whole.macs):.1f} %)",
+        size(found.size_bytes),
+        "-" if found.latency is None else milliseconds(found.latency.median_ms),
+    ]
+
+
+COMPARED = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency")
+
+
+def latency_lines(before: Latency | None, after: Latency | None) -> list[str]:
+    """What was measured of two networks in turn, in one line; and a warning when the machine was busy."""
+    if before is None or after is None or after.relative is None:
+        return []
+    lines = [
+        f"latency: {after.relative}, {milliseconds(before.median_ms)} before and {milliseconds(after.median_ms)} after "
+        f"per batch of {after.batch_size}, timed in turn over {after.relative.rounds} rounds"
+    ]
+    return lines + ([f"warning: latency {after.warning}"] if after.warning else [])
 
 
 def measurement(found: Evaluation, units: int) -> rp.Measurement:
@@ -87,6 +135,9 @@ def measurement(found: Evaluation, units: int) -> rp.Measurement:
         size_bytes=found.size_bytes,
         latency_ms=None if timing is None else timing.median_ms,
         latency_quartiles=None if timing is None else timing.quartiles_ms,
+        latency_batch=None if timing is None else timing.batch_size,
+        latency_spread=None if timing is None else timing.spread,
+        latency_relative=None if timing is None else timing.relative,
         per_class=found.per_class,
     )
 

@@ -23,7 +23,18 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, heatmaps, layers, measurement, new_report, say_notes, show
+from secateur.cli.present import (
+    COMPARED,
+    Units,
+    compared,
+    heatmaps,
+    latency_lines,
+    layers,
+    measurement,
+    new_report,
+    say_notes,
+    show,
+)
 from secateur.core.files import write_json
 from secateur.criteria import parse
 from secateur.pipeline import check_classes, prepare, prune_network
@@ -76,9 +87,11 @@ def command(
     result = prune_network(prepared, out)
     plan, slim = result.compressed.plan, result.compressed.model
     after = result.tuned or result.pruned
+    left = Units.of(structure, plan)
     metrics = {
         "requested": dict(plan.requested),
         "achieved": dict(plan.achieved),
+        "units": left.to_json(),
         "before": result.before.to_json(),
         "pruned": result.pruned.to_json(),
         "finetuned": None if result.tuned is None else result.tuned.to_json(),
@@ -92,23 +105,26 @@ def command(
         data=prepared.data_record(),
     )
     write_json(out / "metrics.json", metrics)
-    kept = int(plan.keep(structure).sum())
     page = write_report(
         new_report(
             f"{chosen.model.name} on {prepared.data.name}",
             str(plan),
             prepared,
-            before=measurement(result.before, structure.num_units),
-            after=measurement(after, kept),
+            before=measurement(result.before, left.removable),
+            after=measurement(after, left.kept),
             layers=layers(structure, plan),
             heatmaps=heatmaps(prepared.model, slim, prepared),
         ),
         out / "report.html",
     )
-    rows = [figures("unpruned", result.before, None), figures("pruned", result.pruned, dict(plan.achieved))]
+    whole = Units(left.removable, left.removable)
+    rows = [compared("unpruned", result.before, result.before, whole)]
+    rows.append(compared("pruned", result.pruned, result.before, left))
     if result.tuned is not None:
-        rows.append(figures("fine-tuned", result.tuned, dict(plan.achieved)))
-    show(FIGURES, rows, f"{plan}")
+        rows.append(compared("fine-tuned", result.tuned, result.before, left))
+    show(COMPARED, rows, f"{plan}")
+    for line in latency_lines(result.before.latency, after.latency):
+        typer.echo(line)
     note = result.compressed.history[-1].note
     if note:
         typer.echo(f"note: {note}")

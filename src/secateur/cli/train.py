@@ -24,7 +24,7 @@ from secateur.cli.options import (
     recipe_from,
     stop_early,
 )  # fmt: skip
-from secateur.cli.present import FIGURES, figures, show
+from secateur.cli.present import ALONE, alone, show
 from secateur.core.files import write_json
 from secateur.data import loader
 from secateur.evaluation import evaluate, measure_latency
@@ -73,7 +73,9 @@ def command(
         settings, record = chosen.model_dump(mode="json"), prepared.data_record()
         where = f"bundle: {save(prepared.model, out / 'bundle', recipe=settings, metrics=metrics, data=record)}"
     write_json(out / "metrics.json", metrics)
-    show(FIGURES, [figures(chosen.model.name, found, None)], "test set")
+    show(ALONE, [alone(chosen.model.name, found)], "test set")
+    if found.latency is not None and found.latency.warning:
+        typer.echo(f"warning: latency {found.latency.warning}")
     typer.echo(where)
 
 

@@ -85,7 +85,7 @@ class LatencyShare:
     def __str__(self) -> str:
         digits = self._digits
         if self.interval is None:
-            return f"{self.share:.{digits}f} of the time (no interval from {self.rounds} round(s), 6 are needed)"
+            return f"{self.share:.{digits}f} of the time (no interval: fewer than 6 rounds)"
         interval = "[" + ", ".join(f"{value:.{digits}f}" for value in self.interval) + "]"
         if not self.measurable:
             return f"no measurable difference {interval}"
@@ -163,6 +163,13 @@ class Latency:
     def warning(self) -> str:
         """What to know of a measurement on a busy machine, or ""."""
         return busy_warning(self.spread)
+
+    def columns(self, prefix: str = "latency") -> dict[str, float | int | None]:
+        """As `LatencyShare.columns`; the network that others are compared with has share 1 and no interval."""
+        if self.relative is not None:
+            return self.relative.columns(prefix)
+        values = (self.median_ms, 1.0, None, None, self.spread, self.repeats)
+        return dict(zip(column_names(prefix), values, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

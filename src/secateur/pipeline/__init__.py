@@ -9,6 +9,7 @@ from secateur.pipeline.recipe import Recipe, known_recipes, load_recipe, load_se
 from secateur.pipeline.run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
 from secateur.pipeline.tasks import SubsetSettings
+from secateur.pipeline.timed import busy_networks
 
 __all__ = [
     "COLUMNS",
@@ -21,6 +22,7 @@ __all__ = [
     "Recipe",
     "Step",
     "SubsetSettings",
+    "busy_networks",
     "check_classes",
     "check_compare",
     "class_rows",

@@ -206,7 +206,7 @@ def _time(
                 if beside is not None:
                     write_json(beside, {str(budget): columns for budget, columns in times.items()})
             for row in found[part]:
-                row |= times.get(row["budget"], {})
+                row |= timer.beside(times.get(row["budget"], {}), baselines[part.subset])
 
 
 def _identity(model: nn.Module, data: ImageData, settings: CompareSettings, finetune: TrainSettings | None) -> str:

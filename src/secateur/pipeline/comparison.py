@@ -11,6 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 from secateur.core.files import atomic_path, write_json
+from secateur.core.timing import column_names
 from secateur.pipeline.settings import PruneSettings
 from secateur.pipeline.tasks import HEAD, WHOLE, Head, SubsetSettings
 
@@ -35,10 +36,8 @@ COLUMNS = (
     "accuracy",
     "balanced_accuracy",
     "loss",
-    "latency_ms",
-    "latency_share",
-    "onnx_ms",
-    "onnx_share",
+    *column_names("latency"),
+    *column_names("onnx"),
     "latency_note",
     "size_bytes",
     "finetuned",
@@ -49,7 +48,9 @@ COLUMNS = (
 )
 """Of the main table. ``scored_on``: the subset's images, or those of ``all`` classes (class-blind). ``structured``:
 False for masked weights, which make nothing faster; ``weights``: the share of weights that are not masked.
-``scoring_s`` is shared by all budgets of a criterion, subset and seed."""
+``latency_share``: median ratio to the unpruned network's time, in turn within one run, with an interval at 95 %
+confidence; ``latency_ms`` is that share of the unpruned row's milliseconds; ``latency_spread``: interquartile range of
+the unpruned network's times over their median. ``scoring_s`` is shared by all budgets of a criterion, subset and seed."""
 
 KEYS = ("subset", "criterion", "scored_on", "strategy", "seed", "budget_kind", "budget", "finetuned")
 """That the tables of classes and layers share with the main one."""
@@ -96,7 +97,7 @@ class CompareSettings(BaseModel):
     finetune_choice: Literal["chance", "closest"] = Field(
         default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
     )
-    latency_repeats: int = Field(default=5, ge=0, description="0: do not time")
+    latency_repeats: int = Field(default=9, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
     latency_batch: int = Field(default=64, ge=1)
     latency_seeds: int | None = Field(default=None, ge=1, description="time the networks of the first seeds alone")
     latency_subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
@@ -214,10 +215,7 @@ def row_of(part: Part, values: Mapping[str, Any]) -> Row:
         "strategy": part.strategy,
         "seed": part.seed,
         "weights": None,
-        "latency_ms": None,
-        "latency_share": None,
-        "onnx_ms": None,
-        "onnx_share": None,
+        **dict.fromkeys((*column_names("latency"), *column_names("onnx"))),
         "latency_note": "",
         "scoring_s": None,
         "surgery_s": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import SecateurError
+from secateur.core.timing import BUSY
 from secateur.evaluation import measure_latency
 from secateur.exporting import OnnxSession, export, measure_runtime
 from secateur.pipeline.bench import Bench
@@ -23,6 +24,8 @@ from secateur.selection import Plan
 from secateur.surgery import prune
 
 _UNTIMED = "not timed in ONNX Runtime"
+_FORM = 2
+"""Of the columns that are kept in files; times in another form are measured again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +61,25 @@ class Timer:
         """Short hash of how a subset's times are taken."""
         settings, place = self.settings, next(self.bench.model.parameters()).device
         how = [settings.latency_repeats, settings.latency_batch, self._exported(subset), torch.get_num_threads(), place]
+        how.append(_FORM)
         return hashlib.sha256(repr(how).encode()).hexdigest()[:8]
 
     def whole(self, subset: str) -> dict[str, Any]:
         """Times of the unpruned network."""
         return self._measured(subset, None)
+
+    def beside(self, columns: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of a pruned network with milliseconds that its shares make of those of the unpruned one's row.
+
+        Each pair is timed in turn, and each time the unpruned network takes a little more or less; of one table the
+        quotients are to be the shares that were measured.
+        """
+        found = dict(columns)
+        for prefix in ("latency", "onnx"):
+            share, whole_ms = found.get(f"{prefix}_share"), whole.get(f"{prefix}_ms")
+            if share is not None and whole_ms is not None:
+                found[f"{prefix}_ms"] = share * whole_ms
+        return found
 
     def times(self, part: Part, rows: list[Row]) -> dict[float, dict[str, Any]]:
         """Times by budget of one part's networks; each is timed in turn with the unpruned one."""
@@ -88,19 +105,15 @@ class Timer:
         probe = self.bench.probe(subset, self.settings.latency_batch)
         repeats = self.settings.latency_repeats
         times = measure_latency([network.model for network in networks], probe, repeats=repeats)
-        found = {
-            "latency_ms": times[-1].median_ms,
-            "latency_share": times[-1].median_ms / times[0].median_ms,
-            "latency_note": networks[-1].note or (networks[0].note if networks[-1].session else ""),
-        }
+        note = networks[-1].note or (networks[0].note if networks[-1].session else "")
+        found = times[-1].columns() | {"latency_note": note}
         sessions = [network.session for network in networks if network.session is not None]
         if len(sessions) == len(networks):
             try:
                 runtimes = measure_runtime(sessions, probe.cpu(), repeats=repeats)
             except SecateurError as error:
                 return found | {"latency_note": f"{_UNTIMED}: {error}"}
-            found["onnx_ms"] = runtimes[-1].median_ms
-            found["onnx_share"] = runtimes[-1].median_ms / runtimes[0].median_ms
+            found |= runtimes[-1].columns("onnx")
         return found
 
     def _runtimes(self, subset: str, model: nn.Module, exported: bool) -> Runtimes:
@@ -113,6 +126,19 @@ class Timer:
                 return Runtimes(model, OnnxSession(path, torch.get_num_threads()))
         except SecateurError as error:
             return Runtimes(model, None, f"{_UNTIMED}: {error}")
+
+
+def busy_networks(rows: Iterable[Row]) -> str:
+    """How many pruned networks of a table were timed on a busy machine, in a sentence; "" for none."""
+    timed = [row for row in rows if not row["finetuned"] and row.get("latency_spread") is not None]
+    spreads = [max(row["latency_spread"], row["onnx_spread"] or 0.0) for row in timed]
+    busy = [spread for spread in spreads if spread > BUSY]
+    if not busy:
+        return ""
+    return (
+        f"times of {len(busy)} of {len(timed)} networks were measured on a busy machine: "
+        f"spread up to {100 * max(busy):.0f} %"
+    )
 
 
 def _plan(task: Task, removed: Mapping[str, list[int]]) -> Plan:

@@ -13,7 +13,7 @@ import altair as alt
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 from secateur.report.look import INK, Chart, Looks, specification, style
-from secateur.report.summary import Panel, Point, Row, aggregate, criteria, panels
+from secateur.report.summary import TIMED, Panel, Point, Row, aggregate, criteria, panels
 
 MEASURES = {
     "macs": "MACs",
@@ -23,7 +23,6 @@ MEASURES = {
     "onnx_share": "ONNX latency",
 }
 MASKED = "weights"  # the share of weights that are not zero: single weights masked, at full size
-_TIMED = ("latency_share", "onnx_share")
 
 
 def curves(
@@ -179,14 +178,15 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
 def measures(points: Iterable[Point]) -> list[str]:
     """What the horizontal axis can show: the shares of size always, the timed ones where some point has them."""
     points = list(points)
-    return [name for name in MEASURES if name not in _TIMED or any(point[name] is not None for point in points)]
+    return [name for name in MEASURES if name not in TIMED or any(point[name] is not None for point in points)]
 
 
 def datum(point: Point, shown: Sequence[str]) -> dict[str, Any]:
     """What a chart needs of a point; ``shown`` are measures."""
     names = ("criterion", "strategy", "budget", "budget_kind", *shown)
     spread = ("accuracy", "accuracy_low", "accuracy_high", "seeds")
-    return {name: point[name] for name in (*names, *spread)} | {"stage": stage(point)}
+    times = [f"{name}_text" for name in shown if name in TIMED]
+    return {name: point[name] for name in (*names, *spread, *times)} | {"stage": stage(point)}
 
 
 def stage(point: Point) -> str:
@@ -216,7 +216,12 @@ def tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
         alt.Tooltip("criterion:N"),
         alt.Tooltip("strategy:N"),
         alt.Tooltip("stage:N"),
-        *(alt.Tooltip(f"{name}:Q", title=shares[name], format=".0%") for name in ("budget", *shown)),
+        *(
+            alt.Tooltip(f"{name}_text:N", title=shares[name])
+            if name in TIMED
+            else alt.Tooltip(f"{name}:Q", title=shares[name], format=".0%")
+            for name in ("budget", *shown)
+        ),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in figures.items()),
         alt.Tooltip("seeds:Q"),
     ]
@@ -224,9 +229,9 @@ def tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
 
 def horizontal(points: Sequence[Point], title: str, measure: str) -> alt.X:
     """Axis over the shares of all points; timed shares, which may be longer than 1, have a range of their own."""
-    sizes = [name for name in MEASURES if name not in _TIMED] if measure in MEASURES else [measure]
+    sizes = [name for name in MEASURES if name not in TIMED] if measure in MEASURES else [measure]
     domain: Any = _shares(points, sizes)
-    timed = [name for name in measures(points) if name in _TIMED and measure in MEASURES]
+    timed = [name for name in measures(points) if name in TIMED and measure in MEASURES]
     if timed:
         ranges = json.dumps({name: _shares(points, [name]) for name in timed})
         domain = alt.ExprRef(expr=f"{ranges}[measure] || {json.dumps(domain)}")

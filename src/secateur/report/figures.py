@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from secateur.core import figures
 from secateur.report.summary import Point, number
 
 ABSENT = "–"
@@ -37,7 +41,7 @@ def count(value: float | None) -> str:
         >>> count(40_813_184).replace(_GAP, " "), count(999), count(None)
         ('40.8 M', '999', '–')
     """
-    return _scaled(value, ("", "k", "M", "G", "T"))
+    return _gapped(figures.scaled, value, ("", "k", "M", "G", "T"))
 
 
 def size(value: float | None) -> str:
@@ -47,7 +51,7 @@ def size(value: float | None) -> str:
         >>> size(1_107_000).replace(_GAP, " ")
         '1.11 MB'
     """
-    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+    return _gapped(figures.size, value)
 
 
 def plain(value: float | None, digits: int = 3) -> str:
@@ -57,7 +61,7 @@ def plain(value: float | None, digits: int = 3) -> str:
 
 def milliseconds(value: float | None) -> str:
     """Time in milliseconds with three figures."""
-    return ABSENT if value is None or number(value) is None else f"{_three(value)}{_GAP}ms"
+    return _gapped(figures.milliseconds, value)
 
 
 def seconds(value: float | None) -> str:
@@ -70,7 +74,7 @@ def seconds(value: float | None) -> str:
     if value is None or number(value) is None:
         return ABSENT
     amount, name = (value, "s") if value < 120 else (value / 60, "min") if value < 7200 else (value / 3600, "h")
-    return f"{_three(amount)}{_GAP}{name}"
+    return f"{figures.three(amount)}{_GAP}{name}"
 
 
 def factor(before: float, after: float) -> str:
@@ -90,7 +94,7 @@ def gain(before: float, after: float, fewer: str) -> str:
     """How many times smaller, in words; of something that grew, by how much.
 
     Example:
-        >>> gain(200, 100, "fewer"), gain(100, 110, "faster").replace(_GAP, " "), gain(100, 100, "fewer")
+        >>> gain(200, 100, "fewer"), gain(100, 110, "fewer").replace(_GAP, " "), gain(100, 100, "fewer")
         ('2.0× fewer', '10 % more', 'unchanged')
     """
     if before <= 0 or after <= 0:
@@ -108,15 +112,6 @@ def spread(point: Point, name: str) -> str:
     return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
 
 
-def _scaled(value: float | None, names: tuple[str, ...]) -> str:
-    if value is None or number(value) is None:
-        return ABSENT
-    amount, place = float(value), 0
-    while abs(amount) >= 999.5 and place < len(names) - 1:
-        amount, place = amount / 1000, place + 1
-    text = f"{amount:.0f}" if place == 0 else _three(amount)
-    return f"{text}{_GAP}{names[place]}".rstrip(_GAP)
-
-
-def _three(value: float) -> str:
-    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+def _gapped(show: Callable[..., str], value: float | None, *arguments: Any) -> str:
+    """As the terminal shows it, with a space at which lines do not break."""
+    return ABSENT if number(value) is None else show(value, *arguments).replace(" ", _GAP)

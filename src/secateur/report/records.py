@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from secateur.core.errors import RequestError
+from secateur.core.timing import LatencyShare
 
 SCHEMA_VERSION = 1
 
@@ -44,12 +45,16 @@ class Measurement:
         balanced_accuracy: mean over classes of the share of right answers, 0..1.
         calibration_error: expected calibration error, 0..1.
         loss: mean loss per sample.
-        units: channels, neurons and heads that can be pruned.
+        units: removable units (channels, neurons, heads) that it has; those of layers that are cut together count
+            once.
         params: number of parameters.
         macs: multiply-accumulate operations for one input (1 MAC = 2 FLOPs).
         size_bytes: size of the stored weights.
-        latency_ms: median time for one input in milliseconds; ``None`` when not measured.
+        latency_ms: median time for one batch in milliseconds; ``None`` when not measured.
         latency_quartiles: first and third quartile of that time.
+        latency_batch: samples per batch.
+        latency_spread: interquartile range over median of the times of the network that others are compared with.
+        latency_relative: time as a share of the network's before pruning, timed in turn; ``None`` for that network.
         per_class: accuracy by class name, 0..1.
     """
 
@@ -65,12 +70,15 @@ class Measurement:
     size_bytes: int
     latency_ms: float | None = None
     latency_quartiles: tuple[float, float] | None = None
+    latency_batch: int | None = None
+    latency_spread: float | None = None
+    latency_relative: LatencyShare | None = None
     per_class: dict[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LayerKept:
-    """How many units of one layer stay.
+    """How many outputs (channels, neurons) of one layer stay.
 
     Raises:
         RequestError: unless 0 <= kept <= total.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from secateur.core.timing import LatencyShare, busy_warning
 from secateur.report import bars, figures, films, ranks, samples, tables
 from secateur.report.class_sections import class_section, gain_section, layer_section, timing_section
 from secateur.report.controls import chips, section, symbol, tabs
@@ -45,7 +46,8 @@ def body(report: Report) -> tuple[str, Charts]:
         f"<header>\n<h1>{escape(report.title)}</h1>\n"
         + (f"<p>{escape(report.subtitle)}</p>\n" if report.subtitle else "")
         + (f'<p class="when">{_created(report.created)}</p>\n' if report.created else "")
-        + f"{warning if drawn else ''}{_cards(report.before, report.after)}</header>\n"
+        + f"{warning if drawn else ''}{_cards(report.before, report.after)}"
+        f"{_warning(report.before, report.after)}</header>\n"
         f"<main>\n{main}{quiet}\n</main>\n"
         "<footer>Made with Secateur. This file is complete: it needs no network.</footer>"
     ), drawn
@@ -64,7 +66,7 @@ def _cards(before: Measurement | None, after: Measurement | None) -> str:
         ("Parameters", "params", figures.count, "fewer"),
         ("MACs", "macs", figures.count, "fewer"),
         ("Size", "size_bytes", figures.size, "smaller"),
-        ("Latency", "latency_ms", figures.milliseconds, "faster"),
+        ("Latency", "latency_ms", figures.milliseconds, ""),
     ):
         old, new = (None if stage is None else number(getattr(stage, name)) for stage in (before, after))
         value = new if new is not None else old
@@ -72,7 +74,9 @@ def _cards(before: Measurement | None, after: Measurement | None) -> str:
             continue
         inner = f'<div class="name">{title}</div><div class="value">{show(value)}</div>'
         if old is not None and new is not None:
-            inner += f'<div class="was">from {show(old)}</div>{_change(old, new, fewer)}'
+            share = None if after is None else after.latency_relative
+            change = _latency(share) if name == "latency_ms" else _change(old, new, fewer)
+            inner += f'<div class="was">from {show(old)}</div>{change}'
         elif new is None:
             inner += '<div class="was">before pruning</div>'
         cards.append(f'<li class="card">{inner}</li>')
@@ -85,6 +89,20 @@ def _change(old: float, new: float, fewer: str) -> str:
     else:
         text, worse = figures.points(new - old), new < old
     return f'<div class="change{" worse" if worse else ""}">{text}</div>' if text else ""
+
+
+def _latency(share: LatencyShare | None) -> str:
+    """What was measured in turn; nothing is claimed of times that were not."""
+    if share is None:
+        return ""
+    look = "" if share.faster else " worse" if share.measurable else " unclear"
+    return f'<div class="change{look}">{escape(str(share))}</div>'
+
+
+def _warning(*stages: Measurement | None) -> str:
+    spreads = [stage.latency_spread for stage in stages if stage is not None and stage.latency_spread is not None]
+    text = busy_warning(max(spreads, default=None))
+    return f'<p class="warning">Latency {text}</p>\n' if text else ""
 
 
 def _figures(before: Measurement | None, after: Measurement | None) -> str:
@@ -195,8 +213,11 @@ def _layers_and_classes(report: Report, drawn: Charts) -> str:
     parts = []
     if report.layers:
         drawn["layers"] = specification(bars.layers_kept(report.layers))
-        kept, total = (sum(getattr(layer, name) for layer in report.layers) for name in ("kept", "total"))
-        hint = f"{kept} of {total} units stay ({figures.percent(kept / total, 0) if total else '0'})."
+        hint = "Units of layers that are cut together are shown in each of them."
+        if report.before is not None and report.after is not None and report.before.units:
+            kept, total = report.after.units, report.before.units
+            stay = f"{kept} of {total} removable units stay ({figures.percent(kept / total)})."
+            hint = f"{stay} Those of layers that are cut together count once, and are shown in each."
         parts.append(_figure("Units kept in each layer", hint, "layers"))
     before, after = report.before, report.after
     changes = bars.class_changes(before.per_class, after.per_class) if before and after else []

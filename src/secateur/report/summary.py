@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from secateur.core.timing import LatencyShare, column_names
 
 Row = Mapping[str, Any]
 Point = dict[str, Any]
@@ -24,13 +26,12 @@ FIGURES = (
     "accuracy",
     "balanced_accuracy",
     "loss",
-    "latency_ms",
-    "latency_share",
     "size_bytes",
     "weights",
-    "onnx_ms",
-    "onnx_share",
+    *(name for prefix in ("latency", "onnx") for name in column_names(prefix)),
 )
+TIMED = {"latency_share": "latency", "onnx_share": "onnx"}
+"""Shares of time, and what their columns begin with."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def aggregate(rows: Iterable[Row], *, by_subset: bool = False) -> list[Point]:
         of first appearance; with the mean of every figure under its own name, ``<figure>_low``, ``<figure>_high``,
         ``<figure>_std`` (sample standard deviation, ``None`` for one seed), and ``seeds``, the number of rows. Of
         several subsets, the spread is that of the seeds' means over the subsets. ``criterion`` of a point of
-        masked weights or class-blind scores says so; ``base`` leaves the latter out.
+        masked weights or class-blind scores says so; ``base`` leaves the latter out. ``latency_share_text`` and
+        ``onnx_share_text`` are the shares in words, with the interval that holds those of all rows.
 
     Example:
         >>> rows = [{"criterion": "lrp", "budget": 0.5, "accuracy": a} for a in (0.8, 0.9)]
@@ -197,8 +199,20 @@ def _point(point: Point, rows: Sequence[Row]) -> Point:
         point[f"{name}_low"] = min(runs, default=None)
         point[f"{name}_high"] = max(runs, default=None)
         point[f"{name}_std"] = statistics.stdev(runs) if len(runs) > 1 else None
+    for name, prefix in TIMED.items():
+        point[f"{name}_text"] = _timed(rows, prefix)
     point["seeds"] = len(seeds) if several else len(rows)
     return point
+
+
+def _timed(rows: Iterable[Row], prefix: str) -> str:
+    found = [share for row in rows if (share := LatencyShare.from_columns(row, prefix)) is not None]
+    if not found:
+        return ""
+    intervals = [share.interval for share in found if share.interval is not None]
+    whole = (min(low for low, _ in intervals), max(high for _, high in intervals)) if intervals else None
+    mean = statistics.fmean(share.share for share in found)
+    return str(replace(found[0], share=mean, interval=whole if len(intervals) == len(found) else None))
 
 
 def _values(rows: Iterable[Row], name: str) -> list[float]:

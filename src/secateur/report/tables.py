@@ -9,7 +9,7 @@ from html import escape
 
 from secateur.report import figures
 from secateur.report.records import AgreementGroup, ClassUnit, Measurement
-from secateur.report.summary import BLIND, Panel, Point, Row, best, criteria, number
+from secateur.report.summary import BLIND, TIMED, Panel, Point, Row, best, criteria, number
 
 
 def before_after(before: Measurement | None, after: Measurement | None) -> str:
@@ -28,11 +28,25 @@ def before_after(before: Measurement | None, after: Measurement | None) -> str:
             old, new = values
             cells.append(figures.ABSENT if old is None or new is None else figure.compare(old, new))
         body.append(_line(f'<th scope="row">{figure.name}</th>', (escape(cell) for cell in cells)))
+    body += _latency([stage for _, stage in stages])
     quartiles = [stage.latency_quartiles for _, stage in stages]
     if any(quartiles):
         cells = [" to ".join(map(figures.milliseconds, q)) if q else figures.ABSENT for q in quartiles]
         body.append(_line('<th scope="row">Latency, quartiles</th>', [*cells, ""][: len(stages) * 2 - 1]))
     return _table("", head, body)
+
+
+def _latency(stages: Sequence[Measurement]) -> list[str]:
+    """The row of times; its change is the ratio that was measured in turn, with its interval."""
+    if all(stage.latency_ms is None for stage in stages):
+        return []
+    cells = [figures.milliseconds(stage.latency_ms) for stage in stages]
+    batch = stages[-1].latency_batch
+    if len(stages) == 2:
+        share = stages[1].latency_relative
+        cells.append(figures.ABSENT if share is None else escape(str(share)))
+    title = "Latency, median" if batch is None else f"Latency per batch of {batch}, median"
+    return [_line(f'<th scope="row">{title}</th>', cells)]
 
 
 def by_budget(panel: Panel, *, brief: bool = False) -> str:
@@ -86,7 +100,7 @@ def every_setting(panels: Sequence[Panel]) -> str:
     sized = any(p["size_bytes"] is not None for p in points)
     lossy = any(p["loss"] is not None for p in points)
     heads = ["criterion", "fine-tuned", "budget", *(title for _, title in shown)]
-    heads += ["loss"] * lossy + ["latency"] * timed + ["size"] * sized + ["seeds"]
+    heads += ["loss"] * lossy + ["latency, ms"] * timed + ["size"] * sized + ["seeds"]
     head = "".join(
         f'<th scope="col"{" class=text" if place < 2 else ""}>{title}</th>' for place, title in enumerate(heads)
     )
@@ -97,10 +111,10 @@ def every_setting(panels: Sequence[Panel]) -> str:
             cells = [
                 "yes" if point["finetuned"] else "no",
                 figures.percent(point["budget"], 0),
-                *(_bold(point, name, name == "accuracy" and id(point) in leaders) for name, _ in shown),
+                *(_cell(point, name, name == "accuracy" and id(point) in leaders) for name, _ in shown),
             ]
             cells += [figures.plain(point["loss"])] if lossy else []
-            cells += [figures.milliseconds(point["latency_ms"])] if timed else []
+            cells += [figures.milliseconds(point["latency_ms"]).removesuffix("\u202fms")] if timed else []
             cells += [figures.size(point["size_bytes"])] if sized else []
             cells.append(str(point["seeds"]))
             body.append(_line(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
@@ -188,8 +202,8 @@ _SHARES = (
     ("units", "units, %"),
     ("accuracy", "accuracy, %"),
     ("balanced_accuracy", "balanced, %"),
-    ("latency_share", "latency, %"),
-    ("onnx_share", "ONNX latency, %"),
+    ("latency_share", "latency"),
+    ("onnx_share", "ONNX latency"),
     ("weights", "weights, %"),
 )
 
@@ -215,7 +229,6 @@ _FIGURES = (
     _Figure("Parameters", "params", figures.count, figures.factor),
     _Figure("MACs for one input", "macs", figures.count, figures.factor),
     _Figure("Size on disk", "size_bytes", figures.size, figures.factor),
-    _Figure("Latency, median", "latency_ms", figures.milliseconds, figures.factor),
 )
 
 
@@ -227,6 +240,11 @@ def _mean(row: Sequence[Point | None]) -> float | None:
     values = [None if point is None else number(point["accuracy"]) for point in row]
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _cell(point: Point, name: str, bold: bool) -> str:
+    """A share; of times with its interval, since a share alone would claim what may be chance."""
+    return escape(point[f"{name}_text"]) or figures.ABSENT if name in TIMED else _bold(point, name, bold)
 
 
 def _bold(point: Point, name: str, bold: bool) -> str:

@@ -27,7 +27,11 @@ from secateur.core.registry import Registry
 from secateur.report.summary import Row, aggregate, number
 
 TRACKERS: Registry[str] = Registry("tracker")
-METRICS = ("accuracy", "balanced_accuracy", "loss", "macs", "weights", "latency_share", "onnx_share")
+_TIMES = ("share", "interval_low", "interval_high", "spread")
+METRICS = (
+    *("accuracy", "balanced_accuracy", "loss", "macs", "weights"),
+    *(f"{prefix}_{name}" for prefix in ("latency", "onnx") for name in _TIMES),
+)
 
 
 @dataclass(frozen=True)

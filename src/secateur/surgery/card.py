@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from torch import nn
 
+from secateur.core.figures import size
+from secateur.core.timing import Latency
 from secateur.models.libraries import base_model
 from secateur.surgery.prune import edits_of
 
@@ -96,7 +98,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
     columns: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
         if isinstance(value, Mapping):
-            figures = {str(k): v for k, v in value.items() if _is_figure(v)}
+            figures = {str(k): v for k, v in value.items() if _is_figure(v)} | _times(value.get("latency"))
             if figures:
                 columns[str(key)] = figures
         elif _is_figure(value):
@@ -106,7 +108,7 @@ def _table(metrics: Mapping[str, Any]) -> str:
     rows = list(dict.fromkeys(row for figures in columns.values() for row in figures))
     lines = [f"| measure | {' | '.join(map(_text, columns))} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        cells = [_figure(figures[row]) if row in figures else "" for figures in columns.values()]
+        cells = [_figure(figures[row], row) if row in figures else "" for figures in columns.values()]
         lines.append(f"| {_text(row)} | {' | '.join(cells)} |")
     return "\n## Measured\n\n" + "\n".join(lines) + "\n"
 
@@ -115,8 +117,24 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Any, name: str) -> str:
+    if name == "size_bytes" and isinstance(value, int):
+        return size(value)
     return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
+def _times(value: Any) -> dict[str, str]:
+    """What evaluations say of time, in words; nothing of what is no `Latency`."""
+    if not isinstance(value, Mapping):
+        return {}
+    try:
+        found = Latency.from_json(value)
+    except (TypeError, KeyError, ValueError, IndexError):
+        return {}  # a user's own figures, of another form
+    rows = {"latency": str(found)}
+    if found.relative is not None:
+        rows["latency, against the network before"] = str(found.relative)
+    return rows | ({"latency, note": found.warning} if found.warning else {})
 
 
 def _text(value: Any) -> str:

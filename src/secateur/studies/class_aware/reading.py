@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from secateur.core.timing import LatencyShare
+
 Row = Mapping[str, Any]
 
 CONFIDENCE = 0.95
@@ -86,8 +88,8 @@ def at_latency(rows: Iterable[Row], shares: Sequence[float]) -> list[dict[str, A
     """Accuracy at equal latency: read off each timed curve, linearly between its budgets.
 
     A curve is one criterion, subset and seed, from the unpruned network (share 1) down. Where latency does not fall
-    from one budget to the next, the better network of those at most as slow counts. A share that some subset's curve
-    does not reach is None.
+    from one budget to the next, the better network of those at most as slow counts. A network whose time cannot be told
+    from the unpruned one's counts as just as slow. A share that some subset's curve does not reach is None.
 
     Returns:
         Rows with strategy, criterion, scored_on, finetuned, latency_share, accuracy (mean over curves), curves.
@@ -98,7 +100,9 @@ def at_latency(rows: Iterable[Row], shares: Sequence[float]) -> list[dict[str, A
     for row in every:
         if row["structured"] and row["criterion"] != "none" and row["latency_share"] is not None:
             key = (row["strategy"], row["criterion"], row["scored_on"], row["finetuned"])
-            curves[key][row["subset"], row["seed"]].append((row["latency_share"], row["accuracy"]))
+            time = LatencyShare.from_columns(row)
+            same = time is not None and time.interval is not None and not time.measurable
+            curves[key][row["subset"], row["seed"]].append((1.0 if same else row["latency_share"], row["accuracy"]))
     found = []
     for (strategy, criterion, scored_on, finetuned), by_pair in curves.items():
         for share in shares:
