@@ -32,7 +32,7 @@ def main(
     macs: Annotated[float, typer.Option(help="Share that stays.")] = 0.5,
     round_to: Annotated[int, typer.Option(help="Units that stay are a multiple of this.")] = 8,
     batch: Annotated[int, typer.Option(help="Samples per pass.")] = 8,
-    repeats: Annotated[int, typer.Option(min=6, help="Timed rounds.")] = 9,
+    repeats: Annotated[int, typer.Option(min=6, help="Timed rounds.")] = 10,
     threads: Annotated[int | None, typer.Option(help="Of both runtimes; as set when absent.")] = None,
     out: Annotated[Path, typer.Option(help="JSON file.")] = Path("out/runtimes.json"),
 ) -> None:

@@ -39,7 +39,7 @@ def command(
     shape: Annotated[str | None, typer.Option("--shape", help="Input shape C,H,W; a bundle knows its own.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Take this batch size only; else any.")] = None,
     opset: Annotated[int | None, typer.Option("--opset", help="Of ONNX; else the exporter's default.")] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=0, help="Timed rounds per batch size; 0: none.")] = 15,
+    repeats: Annotated[int, typer.Option("--repeats", min=0, help="Timed rounds per batch size; 0: none.")] = 16,
 ) -> None:
     """Export a network to another runtime, checked against PyTorch and timed beside it, before and after pruning."""
     check_format(format)

@@ -20,7 +20,7 @@ BUSY = 0.10
 """Interquartile range of a network's times, relative to their median, from which on the machine counts as busy.
 
 On quiet machines it was 1 to 5 %, and 10 to 200 % with other processes on the same cores. From 10 % on, the median of
-15 rounds is known no better than to about 5 %."""
+16 rounds is known no better than to about 5 %."""
 
 clock = time.perf_counter
 
@@ -218,6 +218,9 @@ def busy_warning(spread: float | None) -> str:
 def in_turn(calls: Sequence[Callable[[], object]], warmup: int = 3) -> Iterator[tuple[float, ...]]:
     """Milliseconds of each call, round after round; every other round runs in reverse order.
 
+    Take an even number of rounds where calls are to be compared: the median ratio then lies between those of both
+    orders.
+
     Args:
         calls: each returns when its work is done.
         warmup: rounds that are not given.
@@ -246,15 +249,16 @@ def until_known(
     Args:
         rounds: from `in_turn`.
         precision: relative half width of the interval at which measuring ends.
-        repeats: fewest and most rounds.
+        repeats: fewest and most rounds. Their number is even, so that both orders are in it equally often: in one of
+            them drift favours the first network, in the other the second.
         seconds: least and most, once the fewest rounds are done.
     """
-    times: list[tuple[float, ...]] = []
+    times = [next(rounds)]  # after warming up
     begin = clock()
     while True:
         times.append(next(rounds))
         spent = clock() - begin
-        if len(times) < repeats[0] or (spent < seconds[0] and len(times) < repeats[1]):
+        if len(times) % 2 or len(times) < repeats[0] or (spent < seconds[0] and len(times) < repeats[1]):
             continue
         found = np.array(times)
         if len(times) >= repeats[1] or spent > seconds[1] or share_of(found, 1, 0).uncertainty <= precision:

@@ -20,7 +20,7 @@ def measure_latency(
     models: Sequence[nn.Module],
     inputs: torch.Tensor,
     *,
-    repeats: int = 15,
+    repeats: int = 16,
     warmup: int = 3,
     threads: int | None = None,
     channels_last: bool = True,
@@ -33,7 +33,8 @@ def measure_latency(
         models: e.g. before and after pruning. All are compared with the first one, see `Latency`: ``relative`` holds
             the median ratio and its interval, which 6 rounds or more have.
         inputs: one batch.
-        repeats: measured rounds; each round runs every network once, every other round in reverse order.
+        repeats: measured rounds; each round runs every network once, every other round in reverse order. An even number
+            is best: drift within a round then favours none.
         warmup: rounds before that.
         threads: of PyTorch while measuring; None: as set.
         channels_last: run 4-D weights and inputs in channels-last memory format; False: as they are.
@@ -45,7 +46,7 @@ def measure_latency(
         >>> slow, fast = nn.Linear(512, 512), nn.Linear(512, 2)
         >>> before, after = measure_latency([slow, fast], torch.zeros(64, 512))
         >>> before.relative is None, after.batch_size, after.relative.rounds
-        (True, 64, 15)
+        (True, 64, 16)
     """
     if repeats < 1 or warmup < 0:
         raise RequestError(f"latency needs repeats >= 1 and warmup >= 0, got {repeats} and {warmup}")
@@ -62,7 +63,7 @@ def compare_latency(
     inputs: torch.Tensor,
     *,
     precision: float = 0.02,
-    repeats: tuple[int, int] = (11, 301),
+    repeats: tuple[int, int] = (12, 300),
     seconds: tuple[float, float] = (0.7, 4.0),
     threads: int | None = None,
     channels_last: bool = True,
@@ -76,7 +77,7 @@ def compare_latency(
         after: e.g. the pruned one.
         inputs: one batch.
         precision: relative half width of the interval at which measuring ends.
-        repeats: fewest and most rounds.
+        repeats: fewest and most rounds; an even number of them runs.
         seconds: least and most, once the fewest rounds are done.
         threads: see `measure_latency`.
         channels_last: see `measure_latency`.

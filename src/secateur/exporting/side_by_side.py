@@ -65,7 +65,7 @@ def export_networks(
     batch: int | None = None,
     opset: int | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
-    repeats: int = 15,
+    repeats: int = 16,
 ) -> list[ExportRow]:
     """Export each network into ``folder`` under its name, then time all of them, in PyTorch and there, in turn.
 

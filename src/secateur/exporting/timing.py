@@ -22,7 +22,7 @@ def measure_runtime(
     runners: Sequence[Runner],
     inputs: Any,
     *,
-    repeats: int = 15,
+    repeats: int = 16,
     warmup: int = 3,
     threads: int | None = None,
     against: Sequence[int] | None = None,
@@ -35,7 +35,8 @@ def measure_runtime(
     Args:
         runners: networks, and sessions such as `OnnxSession`.
         inputs: one batch: a tensor, a tuple, or a dict by argument name.
-        repeats: measured rounds; each round runs every runner once, every other round in reverse order.
+        repeats: measured rounds; each round runs every runner once, every other round in reverse order. An even number
+            is best: drift within a round then favours none.
         warmup: rounds before that.
         threads: of PyTorch while measuring; None: as set. Sessions must have been made for the same number.
         against: for each runner but the first the place of the one that it is compared with, which stands before it;

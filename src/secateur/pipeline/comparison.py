@@ -97,7 +97,7 @@ class CompareSettings(BaseModel):
     finetune_choice: Literal["chance", "closest"] = Field(
         default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
     )
-    latency_repeats: int = Field(default=9, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
+    latency_repeats: int = Field(default=10, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
     latency_batch: int = Field(default=64, ge=1)
     latency_seeds: int | None = Field(default=None, ge=1, description="time the networks of the first seeds alone")
     latency_subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")

@@ -130,7 +130,8 @@ class Timer:
 
 def busy_networks(rows: Iterable[Row]) -> str:
     """How many pruned networks of a table were timed on a busy machine, in a sentence; "" for none."""
-    timed = [row for row in rows if not row["finetuned"] and row.get("latency_spread") is not None]
+    pruned = (row for row in rows if row["criterion"] != "none" and not row["finetuned"])
+    timed = [row for row in pruned if row["latency_spread"] is not None]
     spreads = [max(row["latency_spread"], row["onnx_spread"] or 0.0) for row in timed]
     busy = [spread for spread in spreads if spread > BUSY]
     if not busy:
