@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from hostile_cases import B, Drawn, call, causal, network, real, traced, trained, truth, untraced, used
 from torch import nn
 from torch.nn import functional as F
-
-from hostile_cases import B, Drawn, call, causal, network, real, traced, trained, truth, untraced, used
 
 X = real(B, 5, 6)
 MASK = truth(5, 5)

@@ -9,11 +9,10 @@ from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
 import torch
+from hostile_cases import B, call, network, padding, real, traced, trained, untraced, used
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from hostile_cases import B, call, network, padding, real, traced, trained, untraced, used
 
 X = real(B, 6)
 IMAGE = real(B, 3, 6, 6)
@@ -249,7 +248,12 @@ class WeightPeek(Two):
         return self.head(h) * (2 if float(self.head.weight.detach().abs().sum()) > 1e6 else 1)
 
 
-@code("input mask looked at: all()", traced(X, padding(B, 6)), call(X, padding(B, 6)), example=call(X, torch.ones(2, 6).long()))
+@code(
+    "input mask looked at: all()",
+    traced(X, padding(B, 6)),
+    call(X, padding(B, 6)),
+    example=call(X, torch.ones(2, 6).long()),
+)
 class MaskPeek(Two):
     def forward(self, x, attention_mask=None):
         if attention_mask is not None and not attention_mask.all():
@@ -290,7 +294,9 @@ class NumberInput(Two):
 class ModeInput(Two):
     def forward(self, x, mode="sum"):
         h = self.hidden(x)
-        return self.head(h) if mode == "sum" else self.head(h - h.mean(1, keepdim=True) if mode == "mean" else h.flip(1))
+        return (
+            self.head(h) if mode == "sum" else self.head(h - h.mean(1, keepdim=True) if mode == "mean" else h.flip(1))
+        )
 
 
 # spellings

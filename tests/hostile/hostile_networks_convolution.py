@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from hostile_cases import B, call, network, real, trained, whole
 from torch import nn
 from torch.nn import functional as F
-
-from hostile_cases import B, call, network, real, trained, whole
 
 X = real(B, 3, 8, 8)
 LARGER = call(real(B, 3, 12, 10))
@@ -47,7 +46,15 @@ body("depthwise with a multiplier", 16, STEM, nn.ReLU, lazily(conv, 8, 16, group
 body("dilated, strided, reflected border", 6, STEM, nn.ELU, lazily(conv, 8, 6, dilation=2, stride=2), nn.Tanh)
 body("border by reflection", 6, lazily(conv, 3, 8, padding_mode="reflect"), nn.ReLU,
      lazily(conv, 8, 6, padding_mode="circular"))  # fmt: skip
-body("transposed, grouped", 6, STEM, nn.ReLU, lazily(nn.ConvTranspose2d, 8, 8, 2, 2, groups=4), nn.ReLU, lazily(conv, 8, 6))
+body(
+    "transposed, grouped",
+    6,
+    STEM,
+    nn.ReLU,
+    lazily(nn.ConvTranspose2d, 8, 8, 2, 2, groups=4),
+    nn.ReLU,
+    lazily(conv, 8, 6),
+)
 body("transposed", 6, STEM, lazily(nn.BatchNorm2d, 8), nn.ReLU,
      lazily(nn.ConvTranspose2d, 8, 6, 3, 2, output_padding=1))  # fmt: skip
 body("string padding and no bias", 6, lazily(conv, 3, 8, padding="same", bias=False), lazily(nn.BatchNorm2d, 8),
@@ -55,7 +62,9 @@ body("string padding and no bias", 6, lazily(conv, 3, 8, padding="same", bias=Fa
 body("batch norm without affine", 6, STEM, lazily(nn.BatchNorm2d, 8, affine=False), nn.ReLU, lazily(conv, 8, 6))
 body("batch norm without statistics", 6, STEM, lazily(nn.BatchNorm2d, 8, track_running_stats=False), lazily(conv, 8, 6))
 body("instance norm with affine", 6, STEM, lazily(nn.InstanceNorm2d, 8, affine=True), nn.ReLU, lazily(conv, 8, 6))
-body("instance norm with statistics", 6, STEM, lazily(nn.InstanceNorm2d, 8, track_running_stats=True), lazily(conv, 8, 6))
+body(
+    "instance norm with statistics", 6, STEM, lazily(nn.InstanceNorm2d, 8, track_running_stats=True), lazily(conv, 8, 6)
+)
 body("group norm", 6, STEM, lazily(nn.GroupNorm, 4, 8), nn.ReLU, lazily(conv, 8, 6), prunes=["body.0"])
 body("group norm of one group", 6, STEM, lazily(nn.GroupNorm, 1, 8), nn.ReLU, lazily(conv, 8, 6),
      locked={"body.0": "normalised"}, prunes=["body.3"])  # fmt: skip
@@ -78,7 +87,14 @@ body("dropout of whole channels", 6, STEM, lazily(nn.Dropout2d, 0.5), lazily(con
 body("alpha dropout", 6, STEM, nn.SELU, lazily(nn.AlphaDropout, 0.3), lazily(conv, 8, 6), calls=(LARGER,))
 body("upsampling and adaptive pooling", 6, STEM, lazily(nn.Upsample, scale_factor=2, mode="bilinear"),
      lazily(conv, 8, 6), lazily(nn.AdaptiveMaxPool2d, 3))  # fmt: skip
-body("fractional power and clamp", 6, STEM, lazily(nn.Hardtanh, 0.1, 0.7), lazily(conv, 8, 6), lazily(nn.Threshold, 0.2, 0.3))
+body(
+    "fractional power and clamp",
+    6,
+    STEM,
+    lazily(nn.Hardtanh, 0.1, 0.7),
+    lazily(conv, 8, 6),
+    lazily(nn.Threshold, 0.2, 0.3),
+)
 body("LP pooling", 6, STEM, nn.ReLU, lazily(nn.LPPool2d, 2, 2), lazily(conv, 8, 6))
 body("unfold and fold", 8, STEM, lazily(nn.Unfold, 2, stride=2), lazily(nn.Unflatten, 1, (8, 4)),
      calls=())  # fmt: skip
@@ -208,7 +224,12 @@ class SqueezeExcite(nn.Module):
 class SlidingChannels(nn.Module):
     def __init__(self):
         super().__init__()
-        self.stem, self.slide, self.last, self.head = conv(3, 8), nn.Conv1d(1, 1, 3, padding=1), conv(8, 6), nn.Linear(6, 3)
+        self.stem, self.slide, self.last, self.head = (
+            conv(3, 8),
+            nn.Conv1d(1, 1, 3, padding=1),
+            conv(8, 6),
+            nn.Linear(6, 3),
+        )
 
     def forward(self, x):
         x = self.stem(x)
@@ -407,7 +428,10 @@ class PaddedShortcut(nn.Module):
 class Temporal(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Conv1d(3, 8, 3, padding=2), nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 6, 3, dilation=2))
+        self.a, self.b = (
+            nn.Conv1d(3, 8, 3, padding=2),
+            nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 6, 3, dilation=2)),
+        )
         self.head = nn.Linear(6, 3)
 
     def forward(self, x):
@@ -419,7 +443,12 @@ class Temporal(nn.Module):
 class WaveNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.start, self.gate, self.res, self.skip = nn.Conv1d(3, 6, 1), nn.Conv1d(6, 16, 3, padding=1), nn.Conv1d(8, 6, 1), nn.Conv1d(8, 4, 1)
+        self.start, self.gate, self.res, self.skip = (
+            nn.Conv1d(3, 6, 1),
+            nn.Conv1d(6, 16, 3, padding=1),
+            nn.Conv1d(8, 6, 1),
+            nn.Conv1d(8, 4, 1),
+        )
         self.head = nn.Linear(4, 3)
 
     def forward(self, x):
@@ -432,7 +461,9 @@ class WaveNet(nn.Module):
         return self.head(skips.relu().mean(-1))
 
 
-@network("convolution: 3-D, factorised", call(real(B, 2, 4, 6, 6)), call(real(B, 2, 5, 7, 8)), trained(real(B, 2, 4, 6, 6)))
+@network(
+    "convolution: 3-D, factorised", call(real(B, 2, 4, 6, 6)), call(real(B, 2, 5, 7, 8)), trained(real(B, 2, 4, 6, 6))
+)
 class Video(nn.Module):
     def __init__(self):
         super().__init__()
@@ -489,7 +520,9 @@ class Warped(nn.Module):
         return self.head(torch.relu(self.b(F.grid_sample(y, grid, align_corners=False))).mean((2, 3)))
 
 
-@network("convolution: conditional batch norm by class embedding", call(X, whole(4, B)), call(real(B, 3, 5, 9), whole(4, B)))
+@network(
+    "convolution: conditional batch norm by class embedding", call(X, whole(4, B)), call(real(B, 3, 5, 9), whole(4, B))
+)
 class Conditional(nn.Module):
     def __init__(self):
         super().__init__()

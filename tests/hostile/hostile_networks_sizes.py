@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
+from hostile_cases import B, call, lengths, network, real, traced, trained, untraced
 from torch import nn
 from torch.nn import functional as F
-
-from hostile_cases import B, call, lengths, network, real, traced, trained, untraced
 
 X = real(B, 6)
 TOKENS = real(B, 5, 6)
@@ -545,7 +544,12 @@ class Patches(nn.Module):
 class Merging(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.norm, self.reduce, self.head = nn.Conv2d(3, 6, 1), nn.LayerNorm(24), nn.Linear(24, 8), nn.Linear(8, 3)
+        self.a, self.norm, self.reduce, self.head = (
+            nn.Conv2d(3, 6, 1),
+            nn.LayerNorm(24),
+            nn.Linear(24, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x):
         x = self.a(x).permute(0, 2, 3, 1)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
+from hostile_cases import B, call, lengths, network, real, traced, trained, untraced, used, whole
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-from hostile_cases import B, call, lengths, network, real, traced, trained, untraced, used, whole
 
 X = real(B, 6)
 SEQUENCE = real(B, 5, 6)
@@ -51,7 +50,12 @@ recurrent("RNN with relu, both directions", nn.RNN, nonlinearity="relu", bidirec
 class LastState(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.rnn, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.GRU(8, 10, batch_first=True), nn.Linear(10, 3)
+        self.a, self.b, self.rnn, self.head = (
+            nn.Linear(6, 8),
+            nn.Linear(8, 8),
+            nn.GRU(8, 10, batch_first=True),
+            nn.Linear(10, 3),
+        )
 
     def forward(self, x):
         y, last = self.rnn(torch.relu(self.b(torch.relu(self.a(x)))))
@@ -276,7 +280,9 @@ class KeptFeatures(KeptAttribute):
         return self.head(torch.relu(self.b(h)))
 
 
-@state("mask cached by the number of positions", call(real(B, 3, 6)), call(SEQUENCE), example=call(SEQUENCE), stateful=True)
+@state(
+    "mask cached by the number of positions", call(real(B, 3, 6)), call(SEQUENCE), example=call(SEQUENCE), stateful=True
+)
 class CachedMask(nn.Module):
     def __init__(self):
         super().__init__()
@@ -312,7 +318,9 @@ class Codebook(nn.Module):
         return self.head(torch.relu(self.b(z + (q - z).detach())))
 
 
-@state("exponential moving average of another network", trained(X, may_refuse=True), example=call(X), compares_step=False)
+@state(
+    "exponential moving average of another network", trained(X, may_refuse=True), example=call(X), compares_step=False
+)
 class Teacher(nn.Module):
     def __init__(self):
         super().__init__()
@@ -345,7 +353,11 @@ class Bag(nn.Module):
 class MaxNorm(nn.Module):
     def __init__(self):
         super().__init__()
-        self.table, self.a, self.head = nn.Embedding(6, 8, padding_idx=0, max_norm=1.0), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.table, self.a, self.head = (
+            nn.Embedding(6, 8, padding_idx=0, max_norm=1.0),
+            nn.Linear(8, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, ids):
         return self.head(torch.relu(self.a(self.table(ids))).mean(1))
@@ -365,7 +377,13 @@ class Adaptive(nn.Module):
 class BilinearLayer(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.mix, self.c, self.head = nn.Linear(6, 8), nn.Linear(6, 8), nn.Bilinear(8, 8, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+        self.a, self.b, self.mix, self.c, self.head = (
+            nn.Linear(6, 8),
+            nn.Linear(6, 8),
+            nn.Bilinear(8, 8, 6),
+            nn.Linear(6, 8),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, x, y):
         return self.head(torch.relu(self.c(torch.relu(self.mix(torch.relu(self.a(x)), torch.relu(self.b(y)))))))
@@ -444,7 +462,13 @@ class Coupling(nn.Module):
 class Variational(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.mu, self.log, self.b, self.head = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4), nn.Linear(4, 8), nn.Linear(8, 6)
+        self.a, self.mu, self.log, self.b, self.head = (
+            nn.Linear(6, 8),
+            nn.Linear(8, 4),
+            nn.Linear(8, 4),
+            nn.Linear(4, 8),
+            nn.Linear(8, 6),
+        )
 
     def forward(self, x):
         h = torch.relu(self.a(x))

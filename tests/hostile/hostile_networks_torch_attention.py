@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-
 from hostile_cases import B, call, causal, network, padding, real, traced, trained, truth, untraced
+from torch import nn
 
 X = real(B, 5, 6)
 HEADS, WIDTH = 4, 16
@@ -73,9 +72,6 @@ class MaskPerHead(nn.Module):
             mask = torch.randn(len(x) * HEADS, 5, 5, generator=generator, dtype=x.dtype)
         hidden = torch.arange(5).expand(len(x), -1) > 3 if keys else None
         return self.head(self.attn(x, x, x, attn_mask=mask, key_padding_mask=hidden, need_weights=False)[0])
-
-
-
 
 
 @network("MultiheadAttention: average weights are given out", call(X), untraced(X, average=False), prunes=["embed"])

@@ -7,9 +7,8 @@ import logging
 import os
 
 import torch
-from torch import nn
-
 from hostile_cases import B, call, network, padding, real, traced, trained, untraced, used, whole
+from torch import nn
 
 IDS, OTHER, MASK = whole(40, B, 6), whole(40, B, 9), padding(B, 6)
 TEXT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24, "vocab_size": 40,

@@ -2,32 +2,108 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
-
-import pytest
+from pathlib import Path
 
 import hostile_networks_attention
-from hostile_cases import NETWORKS
-from hostile_check import check
+import hostile_networks_code
+import hostile_networks_convolution
+import hostile_networks_sizes
+import hostile_networks_states
+import hostile_networks_torch_attention
+import hostile_networks_transformers
+import numpy as np
+import pytest
+import torch
+from hostile_cases import NETWORKS, Network
+from hostile_check import Check, answer, check, difference, leaves
 
-FILES = (hostile_networks_attention,)
-EXPECTED = ("exact", "locked", "refused")
+import secateur as sc
+
+FILES = (
+    hostile_networks_attention, hostile_networks_code, hostile_networks_convolution, hostile_networks_sizes,
+    hostile_networks_states, hostile_networks_torch_attention, hostile_networks_transformers,
+)  # fmt: skip
+FILE_LIMIT = 600  # seconds that the child process may take
 
 
-def parameters():
-    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
-            for case in NETWORKS.values()]  # fmt: skip
+def parameters(*, slow: bool = True, exports: bool = False):
+    chosen = [case for case in NETWORKS.values() if not exports or case.exports]
+    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow and slow else []) for case in chosen]
 
 
 @pytest.mark.parametrize("case", parameters())
-def test_pruned_is_masked_in_every_use(case, tmp_path):
+def test_pruned_is_masked_in_every_use(case, tmp_path, record_property):
+    record_property("hostile", case.expected)
     problems = check(case, tmp_path)
     assert not problems, "\n".join(map(str, problems))
 
 
-def test_there_are_many_and_of_every_kind(record_property):
+def test_there_are_many_and_of_every_kind():
     counts = Counter(case.expected for case in NETWORKS.values())
-    for expected in EXPECTED:
-        record_property(expected, counts[expected])
-        assert counts[expected]
-    assert len(NETWORKS) >= 150
+    assert len(NETWORKS) >= 200
+    assert counts["exact"] >= 150
+    assert min(counts["locked"], counts["refused"]) >= 10
+
+
+def pruned(case: Network, folder: Path) -> tuple[torch.nn.Module, sc.Plan] | None:
+    """The network after pruning; None where it is (or may be) refused, which other tests look at."""
+    trial, model = Check(case, folder), case.built()
+    try:
+        plan = trial.plan(trial.trace(model), 0)
+        return None if plan is None else (sc.prune(model, plan), plan)
+    except sc.RequestError:
+        return None
+
+
+@pytest.mark.slow
+def test_bundles_are_the_same_networks_in_another_process(tmp_path):
+    """One process loads them all; it gets the tensors that they gave here, and nothing else."""
+    known = {}
+    for number, case in enumerate(NETWORKS.values()):
+        made = pruned(case, tmp_path)
+        if made is None:
+            continue
+        sc.save(made[0], tmp_path / str(number), plan=made[1])
+        given = answer(sc.load(tmp_path / str(number), model=case.built(seed=7)), case.example, 2, 50, case.stateful)
+        torch.save([item for _, item in leaves(given) if isinstance(item, torch.Tensor)], tmp_path / f"{number}.pt")
+        known[case.name] = str(number)
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent), *filter(None, sys.path)])
+    child = subprocess.run(
+        [sys.executable, str(here / "hostile_reload.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=FILE_LIMIT, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr[-3000:]
+    assert json.loads((tmp_path / "different.json").read_text()) == {}
+    assert len(known) >= 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", parameters(slow=False, exports=True))
+def test_exported_programs_give_the_same(case, tmp_path):
+    made = pruned(case, tmp_path)
+    assert made is not None
+    slim, (args, kwargs) = made[0], case.example.draw(3, 5)
+    program = torch.export.export(copy.deepcopy(slim), args, kwargs)
+    with torch.no_grad():
+        assert difference(program.module()(*args, **kwargs), slim(*args, **kwargs), 1e-9) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", parameters(slow=False, exports=True))
+def test_onnx_files_give_the_same_at_other_batch_sizes(case, tmp_path):
+    pytest.importorskip("onnxruntime")
+    made = pruned(case, tmp_path)
+    assert made is not None
+    model = made[0].float()
+    args, _ = case.example.draw(3, 5)
+    found = sc.export(model, tmp_path / "net.onnx", tuple(a.float() for a in args))
+    assert np.isfinite(found.difference)
