@@ -122,7 +122,7 @@ def test_a_users_network_needs_an_instance(tmp_path):
 
 def test_recorded_code_and_attributes_come_back(saved):
     slim, x, folder = saved
-    assert edits_of(slim).code
+    assert edits_of(slim).corrections
     again = sc.load(folder, model=Tokens())
     assert exact(slim, again, x)
     # and can be pruned and saved once more

@@ -108,7 +108,7 @@ def test_slices_follow_what_is_left_of_them():
     # the five channels that are read, and the three that are not, are groups of their own
     assert [(g.name, g.size) for g in structure.groups] == [("a", 5), ("a#2", 3), ("b", 4), ("c", 6)]
     left = 8 - len(plan.removed["a"]) - len(plan.removed["a#2"])
-    assert (slim.a.out_channels, "" in plan.edits.code) == (left, True)
+    assert (slim.a.out_channels, "" in plan.edits.corrections, plan.edits.code) == (left, True, {})
 
 
 class Padded(nn.Module):
@@ -218,7 +218,7 @@ def test_computed_weights_become_parameters(layer, tmp_path):
 def test_modules_with_code_of_their_own_copy_pickle_and_train():
     torch.manual_seed(0)
     _, plan, slim = pruned_equals_masked(Tokens(Attention()), torch.randn(3, 5, 6))
-    assert set(plan.edits.code) == {"block"}
+    assert (set(plan.edits.corrections), plan.edits.code) == ({"block"}, {})
     assert isinstance(slim.block, Attention)
     x = torch.randn(2, 5, 6).double()
     for again in (copy.deepcopy(slim), pickle.loads(pickle.dumps(slim))):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ class Exchange:
 
     Attributes:
         table: (what the code gives, what it becomes), for each number that was traced.
-        ratio: (divisor, factor) instead, where the number is a multiple of a size that differs from call to call, as
+        ratio: instead, by what it is divided and multiplied, where the number is a multiple of a size that differs from call to call, as
             samples times heads.
     """
 
@@ -48,9 +49,9 @@ class Exchange:
         """The right number for one that the code gives."""
         if self.ratio is not None:
             divisor, factor = self.ratio
-            if value % divisor:
+            if value * factor % divisor:
                 raise _untraced(where, value)
-            return value // divisor * factor
+            return value * factor // divisor
         for given, becomes in self.table:
             if given == value:
                 return becomes
@@ -67,21 +68,17 @@ class Exchange:
 
     def then(self, after: Exchange) -> Exchange:
         """One exchange that does what this one and ``after``, on what it gives, do in turn."""
-        if self.ratio and after.ratio:
-            return Exchange(ratio=(self.ratio[0], after.ratio[1] * self.ratio[1] // after.ratio[0]))
-        if self.ratio or after.ratio:
-            return after
+        if self.ratio:
+            # a size that differs from call to call goes on doing so: one traced value stands for the ratio
+            divisor, factor = after.ratio or after.table[0]
+            common = math.gcd(self.ratio[0] * divisor, self.ratio[1] * factor)
+            return Exchange(ratio=(self.ratio[0] * divisor // common, self.ratio[1] * factor // common))
+        if after.ratio:
+            return Exchange(tuple((given, after(becomes, "")) for given, becomes in self.table))
         later = dict(after.table)
         table = {given: later.get(becomes, becomes) for given, becomes in self.table}
         given_before = {becomes for _, becomes in self.table}
         return Exchange((*table.items(), *((g, b) for g, b in after.table if g not in given_before and g not in table)))
-
-    @property
-    def idle(self) -> bool:
-        """Whether it changes nothing."""
-        if self.ratio:
-            return self.ratio[0] == self.ratio[1]
-        return all(given == becomes for given, becomes in self.table)
 
 
 def _untraced(where: str, value: Any) -> RequestError:

@@ -94,10 +94,11 @@ def call_path(frames: Frames) -> CallPath:
             return ()
         line, last, column, end = position
         span = text.relative((line, column, last, end))  # type: ignore[arg-type]
-        if text.node(span) is None:
+        found = text.find(span)
+        if found is None:
             return ()
         _TEXTS[text.hash] = text
-        sites.append(Site(text.name, text.hash, span))
+        sites.append(Site(text.name, text.hash, found[1]))
     return tuple(sites)
 
 
@@ -107,7 +108,8 @@ def kind_of(frames: Frames) -> str | None:
     path = call_path(frames)
     if not path:
         return None
-    return _TEXTS[path[-1].text].node(path[-1].span)
+    found = _TEXTS[path[-1].text].find(path[-1].span)
+    return None if found is None else found[0]
 
 
 @cache
@@ -141,20 +143,24 @@ class FunctionText:
         self._margin = margin = len(lines[0]) - len(lines[0].lstrip())
         plain = "\n".join(line[min(margin, len(line) - len(line.lstrip())) :].rstrip() for line in lines)
         self.hash = hashlib.sha256(plain.encode()).hexdigest()[:24]
-        self._spans = {key for key, _ in self.nodes(self.tree())}
+        self._spans = {key: self.span(node) for key, node in self.nodes(self.tree())}
 
     def relative(self, position: Span) -> Span:
         """A place in the file as a place in this text."""
         line, column, last, end = position
         return line - self.first, column - self._margin, last - self.first, end - self._margin
 
+    def span(self, node: ast.expr | ast.stmt) -> Span:
+        """The place of a node in this text."""
+        end = node.end_lineno or 0, node.end_col_offset or 0
+        return self.relative((node.lineno, node.col_offset, *end))
+
     def nodes(self, tree: ast.AST) -> Iterator[tuple[tuple[Any, ...], ast.expr | ast.stmt]]:
         """Everything in a tree of this text that can be corrected, with its kind and place."""
         for node in ast.walk(tree):
             kind = next((name for name, types_ in _KINDS.items() if isinstance(node, types_)), None)
             if kind is not None and isinstance(node, (ast.expr, ast.stmt)):
-                end = node.end_lineno or 0, node.end_col_offset or 0
-                yield _key(kind, self.relative((node.lineno, node.col_offset, *end))), node
+                yield _key(kind, self.span(node)), node
 
     def tree(self) -> ast.FunctionDef | ast.AsyncFunctionDef:
         """A new syntax tree, with line numbers of the file."""
@@ -167,9 +173,13 @@ class FunctionText:
             raise SyntaxError("not a function")
         return found
 
-    def node(self, span: Span) -> str | None:
-        """What stands at a span: ``call``, ``item``, ``operator``, or nothing that can be corrected."""
-        return next((kind for kind in _KINDS if _key(kind, span) in self._spans), None)
+    def find(self, span: Span) -> tuple[str, Span] | None:
+        """What stands at a span, ``call``, ``item`` or ``operator``, and its whole span; None: nothing of these."""
+        for kind in _KINDS:
+            whole = self._spans.get(_key(kind, span))
+            if whole is not None:
+                return kind, whole
+        return None
 
 
 @cache
