@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of bundles are written here; that they survive a power cut is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

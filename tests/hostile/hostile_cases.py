@@ -161,9 +161,10 @@ class Network:
         limit: relative difference that passes; stream: trace with ``stream=True``.
         slow: not in the default run; exports: to ``torch.export``; batches: whether any number of samples is taken.
         stateful: calls change buffers; compares_step: a step of training is compared with the masked network's.
-        double: in float64; fast_path: run with PyTorch's fused inference code of attention, as in daily use; elsewhere it
-            is off, for what it gives at padded positions is no part of a network's function.
+        double: in float64; fast_path: run with PyTorch's fused inference code of attention, as in daily use; elsewhere
+            it is off, for what it gives at padded positions is no part of a network's function.
         may_refuse: one line of refusal is as good as success; group: of networks that belong together.
+        checks_with_example: `prune` gets the example, where random inputs of its shapes are no inputs of the network.
     """
 
     name: str
@@ -184,6 +185,7 @@ class Network:
     double: bool = True
     fast_path: bool = False
     may_refuse: bool = False
+    checks_with_example: bool = False
     group: str = ""
 
     def built(self, seed: int = 0) -> nn.Module:

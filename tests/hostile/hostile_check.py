@@ -209,7 +209,6 @@ class Check:
             self._compare(slim, masked, call, self.batch, 30 + number, where, refusable and call.traced)
         if seed == 0:
             self._guarded("deep copy", self._check_copy, slim)
-            self._guarded("saved and loaded", self._check_loaded, slim, plan, "once")
             self._guarded("a step of training", self._check_step, slim, masked, plan)
         else:
             self._guarded("pruned twice", self._check_twice, slim)
@@ -224,7 +223,8 @@ class Check:
                 if case.expected == "exact":
                     self.note("locked", stage, "nothing could be removed")
                 return None
-            slim = sc.prune(model, plan)
+            given = case.example.example(model, self.batch, 5) if case.checks_with_example else None
+            slim = sc.prune(model, plan, given)
         except sc.RequestError as error:
             self._refusal(error, stage)
             return None
@@ -339,6 +339,7 @@ class Check:
     def _check_step(self, slim: nn.Module, masked: nn.Module, plan: sc.Plan) -> None:
         trained, reference = copy.deepcopy(slim), copy.deepcopy(masked)
         if not stepped(trained, self.case, self.batch):
+            self._guarded("saved", self._check_loaded, slim, plan, "once")
             return
         if self.case.compares_step:
             stepped(reference, self.case, self.batch)
@@ -358,7 +359,8 @@ class Check:
         plan = self.plan(structure, 2)
         if plan is None:
             return
-        twice, masked = sc.prune(stepped_slim, plan), sc.mask(stepped_slim, plan)
+        given = self.case.example.example(slim, self.batch, 5) if self.case.checks_with_example else None
+        twice, masked = sc.prune(stepped_slim, plan, given), sc.mask(stepped_slim, plan)
         self._compare(twice, masked, self.case.example, self.batch, 40, "pruned twice")
         for number, call in enumerate(self.case.calls):
             self._compare(twice, masked, call, self.batch, 41 + number, f"pruned twice, {_said(call)}", call.traced)

@@ -261,16 +261,25 @@ class MaskPeek(Two):
         return self.head(self.hidden(x))
 
 
-@code("input lengths looked at: max().item()", call(real(B, 5, 6), torch.tensor([2, 3])),
-      example=call(real(B, 5, 6), torch.tensor([4, 3])), batches=False)  # fmt: skip
+@code(
+    "input lengths looked at: max().item()",
+    call(real(B, 5, 6), torch.tensor([2, 3])),
+    example=call(real(B, 5, 6), torch.tensor([4, 3])),
+    checks_with_example=True,
+    batches=False,
+)
 class LengthPeek(Two):
     def forward(self, x, lengths):
         x = x[:, : int(lengths.max().item())]
         return self.head(self.hidden(x))
 
 
-@code("input labels selected by a boolean mask of inputs", call(real(B, 5, 6), torch.tensor([[1, 0, 1, 1, 0]] * 2) == 1),
-      example=call(real(B, 5, 6), torch.tensor([[1, 1, 1, 0, 0]] * 2) == 1), batches=False)  # fmt: skip
+@code(
+    "input labels selected by a boolean mask of inputs",
+    call(real(B, 5, 6), torch.tensor([[1, 0, 1, 1, 0]] * 2) == 1),
+    example=call(real(B, 5, 6), torch.tensor([[1, 1, 1, 0, 0]] * 2) == 1),
+    batches=False,
+)
 class InputSelection(Two):
     def forward(self, x, keep):
         return self.head(self.hidden(x[keep]))

@@ -41,11 +41,24 @@ def lazily(kind, *args, **kwargs):
 
 STEM = lazily(conv, 3, 8)
 body("grouped", 12, STEM, nn.ReLU, lazily(conv, 8, 12, groups=4), nn.ReLU, lazily(conv, 12, 12, groups=2), exports=True)
-body("depthwise with a multiplier", 16, STEM, nn.ReLU, lazily(conv, 8, 16, groups=8), nn.ReLU6, prunes=["body.0"],
-     exports=True)  # fmt: skip
+body(
+    "depthwise with a multiplier",
+    16,
+    STEM,
+    nn.ReLU,
+    lazily(conv, 8, 16, groups=8),
+    nn.ReLU6,
+    prunes=["body.0"],
+    exports=True,
+)
 body("dilated, strided, reflected border", 6, STEM, nn.ELU, lazily(conv, 8, 6, dilation=2, stride=2), nn.Tanh)
-body("border by reflection", 6, lazily(conv, 3, 8, padding_mode="reflect"), nn.ReLU,
-     lazily(conv, 8, 6, padding_mode="circular"))  # fmt: skip
+body(
+    "border by reflection",
+    6,
+    lazily(conv, 3, 8, padding_mode="reflect"),
+    nn.ReLU,
+    lazily(conv, 8, 6, padding_mode="circular"),
+)
 body(
     "transposed, grouped",
     6,
@@ -55,10 +68,17 @@ body(
     nn.ReLU,
     lazily(conv, 8, 6),
 )
-body("transposed", 6, STEM, lazily(nn.BatchNorm2d, 8), nn.ReLU,
-     lazily(nn.ConvTranspose2d, 8, 6, 3, 2, output_padding=1))  # fmt: skip
-body("string padding and no bias", 6, lazily(conv, 3, 8, padding="same", bias=False), lazily(nn.BatchNorm2d, 8),
-     nn.Hardswish, lazily(conv, 8, 6, padding="valid"))  # fmt: skip
+body(
+    "transposed", 6, STEM, lazily(nn.BatchNorm2d, 8), nn.ReLU, lazily(nn.ConvTranspose2d, 8, 6, 3, 2, output_padding=1)
+)
+body(
+    "string padding and no bias",
+    6,
+    lazily(conv, 3, 8, padding="same", bias=False),
+    lazily(nn.BatchNorm2d, 8),
+    nn.Hardswish,
+    lazily(conv, 8, 6, padding="valid"),
+)
 body("batch norm without affine", 6, STEM, lazily(nn.BatchNorm2d, 8, affine=False), nn.ReLU, lazily(conv, 8, 6))
 body("batch norm without statistics", 6, STEM, lazily(nn.BatchNorm2d, 8, track_running_stats=False), lazily(conv, 8, 6))
 body("instance norm with affine", 6, STEM, lazily(nn.InstanceNorm2d, 8, affine=True), nn.ReLU, lazily(conv, 8, 6))
@@ -66,27 +86,61 @@ body(
     "instance norm with statistics", 6, STEM, lazily(nn.InstanceNorm2d, 8, track_running_stats=True), lazily(conv, 8, 6)
 )
 body("group norm", 6, STEM, lazily(nn.GroupNorm, 4, 8), nn.ReLU, lazily(conv, 8, 6), prunes=["body.0"])
-body("group norm of one group", 6, STEM, lazily(nn.GroupNorm, 1, 8), nn.ReLU, lazily(conv, 8, 6),
-     locked={"body.0": "normalised"}, prunes=["body.3"])  # fmt: skip
+body(
+    "group norm of one group",
+    6,
+    STEM,
+    lazily(nn.GroupNorm, 1, 8),
+    nn.ReLU,
+    lazily(conv, 8, 6),
+    locked={"body.0": "normalised"},
+    prunes=["body.3"],
+)
 body("group norm of one group, stream", 6, STEM, lazily(nn.GroupNorm, 1, 8), nn.ReLU, lazily(conv, 8, 6), stream=True)
 body("group norm of single channels", 6, STEM, lazily(nn.GroupNorm, 8, 8), nn.ReLU, lazily(conv, 8, 6))
-body("local response norm", 6, STEM, lazily(nn.LocalResponseNorm, 3), lazily(conv, 8, 6), locked={"body.0": ""},
-     prunes=["body.2"])  # fmt: skip
-body("cross map norm by softmax over channels", 6, STEM, lazily(nn.Softmax2d), lazily(conv, 8, 6),
-     locked={"body.0": "softmax"}, prunes=["body.2"])  # fmt: skip
+body(
+    "local response norm",
+    6,
+    STEM,
+    lazily(nn.LocalResponseNorm, 3),
+    lazily(conv, 8, 6),
+    locked={"body.0": ""},
+    prunes=["body.2"],
+)
+body(
+    "cross map norm by softmax over channels",
+    6,
+    STEM,
+    lazily(nn.Softmax2d),
+    lazily(conv, 8, 6),
+    locked={"body.0": "softmax"},
+    prunes=["body.2"],
+)
 body("PReLU per channel", 6, STEM, lazily(nn.PReLU, 8), lazily(conv, 8, 6), lazily(nn.PReLU, 6), prunes=["body.0"])
 body("PReLU with one slope", 6, STEM, nn.PReLU, lazily(conv, 8, 6), nn.PReLU)
-body("sigmoid does not keep zeros", 6, STEM, nn.Sigmoid, lazily(conv, 8, 6), nn.Sigmoid, lazily(nn.BatchNorm2d, 6))  # fmt: skip
+body("sigmoid does not keep zeros", 6, STEM, nn.Sigmoid, lazily(conv, 8, 6), nn.Sigmoid, lazily(nn.BatchNorm2d, 6))
 body("softplus, then depthwise", 8, STEM, nn.Softplus, lazily(conv, 8, 8, groups=8), nn.Softplus)
 body("GLU over channels", 4, STEM, lazily(nn.GLU, 1), lazily(conv, 4, 8), lazily(nn.GLU, 1))
 body("pixel shuffle", 2, lazily(conv, 3, 8), nn.ReLU, lazily(nn.PixelShuffle, 2))
 body("pixel unshuffle", 6, STEM, lazily(nn.PixelUnshuffle, 2), lazily(conv, 32, 6, 1))
 body("channel shuffle module", 8, lazily(conv, 3, 8), lazily(nn.ChannelShuffle, 2), lazily(conv, 8, 8, groups=2))
-body("dropout of whole channels", 6, STEM, lazily(nn.Dropout2d, 0.5), lazily(conv, 8, 6),
-     calls=(LARGER, trained(X, random=True)))  # fmt: skip
+body(
+    "dropout of whole channels",
+    6,
+    STEM,
+    lazily(nn.Dropout2d, 0.5),
+    lazily(conv, 8, 6),
+    calls=(LARGER, trained(X, random=True)),
+)
 body("alpha dropout", 6, STEM, nn.SELU, lazily(nn.AlphaDropout, 0.3), lazily(conv, 8, 6), calls=(LARGER,))
-body("upsampling and adaptive pooling", 6, STEM, lazily(nn.Upsample, scale_factor=2, mode="bilinear"),
-     lazily(conv, 8, 6), lazily(nn.AdaptiveMaxPool2d, 3))  # fmt: skip
+body(
+    "upsampling and adaptive pooling",
+    6,
+    STEM,
+    lazily(nn.Upsample, scale_factor=2, mode="bilinear"),
+    lazily(conv, 8, 6),
+    lazily(nn.AdaptiveMaxPool2d, 3),
+)
 body(
     "fractional power and clamp",
     6,
@@ -96,10 +150,19 @@ body(
     lazily(nn.Threshold, 0.2, 0.3),
 )
 body("LP pooling", 6, STEM, nn.ReLU, lazily(nn.LPPool2d, 2, 2), lazily(conv, 8, 6))
-body("unfold and fold", 8, STEM, lazily(nn.Unfold, 2, stride=2), lazily(nn.Unflatten, 1, (8, 4)),
-     calls=())  # fmt: skip
-body("flattened before a linear layer", 6, STEM, lazily(nn.AdaptiveAvgPool2d, 2), nn.Flatten, lazily(nn.Linear, 32, 12),
-     nn.ReLU, lazily(nn.Unflatten, 1, (12, 1, 1)), lazily(conv, 12, 6, 1), prunes=["body.0", "body.3"])  # fmt: skip
+body("unfold and fold", 8, STEM, lazily(nn.Unfold, 2, stride=2), lazily(nn.Unflatten, 1, (8, 4)), calls=())
+body(
+    "flattened before a linear layer",
+    6,
+    STEM,
+    lazily(nn.AdaptiveAvgPool2d, 2),
+    nn.Flatten,
+    lazily(nn.Linear, 32, 12),
+    nn.ReLU,
+    lazily(nn.Unflatten, 1, (12, 1, 1)),
+    lazily(conv, 12, 6, 1),
+    prunes=["body.0", "body.3"],
+)
 
 
 def parametrised(name, change, **options):
@@ -129,8 +192,9 @@ parametrised("old spectral norm", lambda layer: nn.utils.spectral_norm(layer))
 
 @network("linear: orthogonal parametrisation", call(real(B, 6)), locked={"0": ""}, prunes=["2"])
 def orthogonal():
-    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(),
-                         nn.Linear(8, 3))  # fmt: skip
+    return nn.Sequential(
+        nn.utils.parametrizations.orthogonal(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
 
 
 class Normed(nn.Module):

@@ -62,8 +62,13 @@ class LastState(nn.Module):
         return self.head(y), last
 
 
-@state("LSTM on packed sequences", call(SEQUENCE, torch.tensor([2, 5])), batches=False, may_refuse=True,
-       example=call(SEQUENCE, torch.tensor([3, 5])))  # fmt: skip
+@state(
+    "LSTM on packed sequences",
+    call(SEQUENCE, torch.tensor([2, 5])),
+    batches=False,
+    may_refuse=True,
+    example=call(SEQUENCE, torch.tensor([3, 5])),
+)
 class Packed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -105,8 +110,14 @@ class HandGru(nn.Module):
         return self.head(h)
 
 
-@state("recurrence with its own hidden state, given and returned", traced(SEQUENCE, real(B, 8)), call(real(B, 3, 6)),
-       example=call(SEQUENCE), locked={"u": ""}, prunes=["a"])  # fmt: skip
+@state(
+    "recurrence with its own hidden state, given and returned",
+    traced(SEQUENCE, real(B, 8)),
+    call(real(B, 3, 6)),
+    example=call(SEQUENCE),
+    locked={"u": ""},
+    prunes=["a"],
+)
 class StateInOut(nn.Module):
     def __init__(self):
         super().__init__()
@@ -348,8 +359,13 @@ class Bag(nn.Module):
         return self.head(torch.relu(self.a(self.bag(ids, offsets))))
 
 
-@state("embedding with padding index and largest norm", call(whole(6, B, 3)), example=call(whole(6, B, 5)), may_refuse=True,
-       stateful=True)  # fmt: skip
+@state(
+    "embedding with padding index and largest norm",
+    call(whole(6, B, 3)),
+    example=call(whole(6, B, 5)),
+    may_refuse=True,
+    stateful=True,
+)
 class MaxNorm(nn.Module):
     def __init__(self):
         super().__init__()
@@ -389,8 +405,12 @@ class BilinearLayer(nn.Module):
         return self.head(torch.relu(self.c(torch.relu(self.mix(torch.relu(self.a(x)), torch.relu(self.b(y)))))))
 
 
-@state("graph convolution by a dense adjacency matrix", call(real(B, 7, 6), real(B, 7, 7)),
-       example=call(SEQUENCE, real(B, 5, 5)), prunes=["a"])  # fmt: skip
+@state(
+    "graph convolution by a dense adjacency matrix",
+    call(real(B, 7, 6), real(B, 7, 7)),
+    example=call(SEQUENCE, real(B, 5, 5)),
+    prunes=["a"],
+)
 class Graph(nn.Module):
     def __init__(self):
         super().__init__()
@@ -402,8 +422,13 @@ class Graph(nn.Module):
         return self.head((edges @ self.b((edges @ self.a(x)).relu()).relu()).mean(1))
 
 
-@state("graph convolution by index_add over edges", call(real(7, 6), whole(7, 2, 12)), batches=False,
-       example=call(real(5, 6), whole(5, 2, 9)), prunes=["b"])  # fmt: skip
+@state(
+    "graph convolution by index_add over edges",
+    call(real(7, 6), whole(7, 2, 12)),
+    batches=False,
+    example=call(real(5, 6), whole(5, 2, 9)),
+    prunes=["b"],
+)
 class EdgeGraph(nn.Module):
     def __init__(self):
         super().__init__()
@@ -444,8 +469,13 @@ class Slots(nn.Module):
         return self.head(s)
 
 
-@state("flow: affine coupling with its inverse", used(lambda m, x: m(m(x), reverse=True), X, may_refuse=True),
-       traced(X, reverse=True), example=call(X), prunes=["net.0"])  # fmt: skip
+@state(
+    "flow: affine coupling with its inverse",
+    used(lambda m, x: m(m(x), reverse=True), X, may_refuse=True),
+    traced(X, reverse=True),
+    example=call(X),
+    prunes=["net.0"],
+)
 class Coupling(nn.Module):
     def __init__(self):
         super().__init__()
@@ -523,8 +553,12 @@ class SplineLayer(nn.Module):
         return self.layer(self.layer(x, self.c1), self.c2)
 
 
-@state("multi-task: a dict of heads picked by an argument", traced(X, task="two"), untraced(X, task="three"),
-       example=call(X))  # fmt: skip
+@state(
+    "multi-task: a dict of heads picked by an argument",
+    traced(X, task="two"),
+    untraced(X, task="three"),
+    example=call(X),
+)
 class Tasks(nn.Module):
     def __init__(self):
         super().__init__()
@@ -535,7 +569,12 @@ class Tasks(nn.Module):
         return self.heads[task](torch.relu(self.b(torch.relu(self.a(x)))))
 
 
-@state("lengths of sequences pooled by hand", call(real(B, 8, 6), lengths(8, B)), example=call(SEQUENCE, lengths(5, B)))
+@state(
+    "lengths of sequences pooled by hand",
+    call(real(B, 8, 6), lengths(8, B)),
+    example=call(SEQUENCE, lengths(5, B)),
+    checks_with_example=True,
+)
 class LengthPooling(nn.Module):
     def __init__(self):
         super().__init__()

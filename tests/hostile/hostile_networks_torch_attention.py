@@ -30,18 +30,29 @@ class Own(nn.Module):
 
 
 def own(name, *calls, example=None, prunes=("attn",), stateful=False, exports=False, locked=None, **options):
-    @network(f"MultiheadAttention: {name}", example or call(X), *calls, prunes=prunes, stateful=stateful,
-             exports=exports, locked=locked)  # fmt: skip
+    @network(
+        f"MultiheadAttention: {name}",
+        example or call(X),
+        *calls,
+        prunes=prunes,
+        stateful=stateful,
+        exports=exports,
+        locked=locked,
+    )
     def build():
         return Own(**options)
 
 
 EVERY = (
-    call(X, key_padding_mask=truth(B, 5)), call(X, attn_mask=causal(5)), call(X, attn_mask=truth(5, 5)),
-    call(X, need_weights=False), call(X, need_weights=False, attn_mask=causal(5), is_causal=True),
-    call(X, average_attn_weights=False), call(X, attn_mask=real(5, 5), key_padding_mask=real(B, 5)),
+    call(X, key_padding_mask=truth(B, 5)),
+    call(X, attn_mask=causal(5)),
+    call(X, attn_mask=truth(5, 5)),
+    call(X, need_weights=False),
+    call(X, need_weights=False, attn_mask=causal(5), is_causal=True),
+    call(X, average_attn_weights=False),
+    call(X, attn_mask=real(5, 5), key_padding_mask=real(B, 5)),
     call(real(B, 9, 6)),
-)  # fmt: skip
+)
 own("every argument, batch first", *EVERY, exports=True)
 own("every argument, sequence first", *EVERY, batch_first=False)
 own("traced without weights", *EVERY, example=call(X, need_weights=False))
@@ -89,8 +100,12 @@ class WeightsGivenOut(nn.Module):
         return self.head(y), weights
 
 
-@network("MultiheadAttention: weights are given out on demand", call(X), traced(X, weights=True),
-         untraced(X, weights=True, average=False))  # fmt: skip
+@network(
+    "MultiheadAttention: weights are given out on demand",
+    call(X),
+    traced(X, weights=True),
+    untraced(X, weights=True, average=False),
+)
 class WeightsOnDemand(nn.Module):
     def __init__(self):
         super().__init__()
@@ -103,8 +118,13 @@ class WeightsOnDemand(nn.Module):
         return (self.head(y), w) if weights else self.head(y)
 
 
-@network("MultiheadAttention: kdim and vdim", call(X, real(B, 7, 5)), call(X, real(B, 2, 5)),
-         call(X, real(B, 7, 5), hidden=truth(B, 7)), prunes=["attn"])  # fmt: skip
+@network(
+    "MultiheadAttention: kdim and vdim",
+    call(X, real(B, 7, 5)),
+    call(X, real(B, 2, 5)),
+    call(X, real(B, 7, 5), hidden=truth(B, 7)),
+    prunes=["attn"],
+)
 class OtherWidths(nn.Module):
     def __init__(self):
         super().__init__()
@@ -223,16 +243,21 @@ class Stack(nn.Module):
 
 
 ENCODER = (
-    call(X, src_key_padding_mask=truth(B, 5)), call(X, mask=causal(5)), call(X, mask=causal(5), is_causal=True),
-    call(X, mask=truth(5, 5), src_key_padding_mask=truth(B, 5)), call(real(B, 9, 6)), trained(X),
+    call(X, src_key_padding_mask=truth(B, 5)),
+    call(X, mask=causal(5)),
+    call(X, mask=causal(5), is_causal=True),
+    call(X, mask=truth(5, 5), src_key_padding_mask=truth(B, 5)),
+    call(real(B, 9, 6)),
+    trained(X),
     trained(X, src_key_padding_mask=truth(B, 5)),
-)  # fmt: skip
+)
 LINEAR1 = ("encoder.layers.0.linear1", "encoder.layers.1.linear1")
 
 
 def stack(name, *calls, example=None, stream=False, fast_path=False, **options):
-    @network(f"TransformerEncoder: {name}", example or call(X), *calls, prunes=LINEAR1, stream=stream,
-             fast_path=fast_path)  # fmt: skip
+    @network(
+        f"TransformerEncoder: {name}", example or call(X), *calls, prunes=LINEAR1, stream=stream, fast_path=fast_path
+    )
     def build():
         return Stack(**options)
 
@@ -245,8 +270,9 @@ stack("activation as a function", *ENCODER[:3], activation=torch.tanh)
 stack("no bias", *ENCODER[:3], bias=False)
 stack("traced with a padding mask", call(X), *ENCODER[1:5], example=call(X, src_key_padding_mask=truth(B, 5)))
 stack("traced with a mask", call(X), *ENCODER[:1], example=call(X, mask=causal(5), is_causal=True))
-stack("dropout in training", trained(X, random=True), trained(X, random=True, mask=causal(5)), *ENCODER[:2],
-      dropout=0.2)  # fmt: skip
+stack(
+    "dropout in training", trained(X, random=True), trained(X, random=True, mask=causal(5)), *ENCODER[:2], dropout=0.2
+)
 stack("stream pruned as well", *ENCODER, stream=True)
 stack("stream pruned as well, norm first", *ENCODER, stream=True, norm_first=True, norm=True)
 
@@ -255,8 +281,15 @@ stack("fused code", *ENCODER[1:3], call(real(B, 9, 6)), fast_path=True)
 stack("fused code, stream pruned as well", *ENCODER[1:3], fast_path=True, stream=True)
 
 
-@network("TransformerEncoderLayer alone", call(X), call(X, src_mask=causal(5)), call(X, is_causal=True, src_mask=causal(5)),
-         call(X, src_key_padding_mask=truth(B, 5)), call(real(B, 1, 6)), prunes=["layer.linear1"])  # fmt: skip
+@network(
+    "TransformerEncoderLayer alone",
+    call(X),
+    call(X, src_mask=causal(5)),
+    call(X, is_causal=True, src_mask=causal(5)),
+    call(X, src_key_padding_mask=truth(B, 5)),
+    call(real(B, 1, 6)),
+    prunes=["layer.linear1"],
+)
 class LayerAlone(nn.Module):
     def __init__(self):
         super().__init__()
@@ -268,12 +301,14 @@ class LayerAlone(nn.Module):
 
 
 DECODER = (
-    call(X, real(B, 7, 6), tgt_mask=causal(5)), call(X, real(B, 7, 6), memory_mask=truth(5, 7)),
+    call(X, real(B, 7, 6), tgt_mask=causal(5)),
+    call(X, real(B, 7, 6), memory_mask=truth(5, 7)),
     call(X, real(B, 7, 6), tgt_key_padding_mask=truth(B, 5)),
     call(X, real(B, 7, 6), memory_key_padding_mask=truth(B, 7)),
-    call(X, real(B, 7, 6), tgt_mask=causal(5), tgt_is_causal=True), call(real(B, 3, 6), real(B, 2, 6)),
+    call(X, real(B, 7, 6), tgt_mask=causal(5), tgt_is_causal=True),
+    call(real(B, 3, 6), real(B, 2, 6)),
     trained(X, real(B, 7, 6), tgt_mask=causal(5)),
-)  # fmt: skip
+)
 
 
 class Decoding(nn.Module):
@@ -287,8 +322,12 @@ class Decoding(nn.Module):
         return self.head(self.decoder(self.embed(x), self.embed(memory), **kwargs))
 
 
-network("TransformerDecoder: every argument", call(X, real(B, 7, 6)), *DECODER,
-        prunes=["decoder.layers.0.linear1", "decoder.layers.1.linear1"])(Decoding)  # fmt: skip
+network(
+    "TransformerDecoder: every argument",
+    call(X, real(B, 7, 6)),
+    *DECODER,
+    prunes=["decoder.layers.0.linear1", "decoder.layers.1.linear1"],
+)(Decoding)
 
 
 @network("TransformerDecoder: norm first", call(X, real(B, 7, 6)), *DECODER, prunes=["decoder.layers.0.linear1"])
@@ -297,10 +336,14 @@ class DecodingNormFirst(Decoding):
         super().__init__(norm_first=True)
 
 
-@network("Transformer: encoder and decoder", call(X, real(B, 4, 6)), call(X, real(B, 4, 6), tgt_mask=causal(4)),
-         call(X, real(B, 4, 6), src_key_padding_mask=truth(B, 5), memory_key_padding_mask=truth(B, 5)),
-         call(X, real(B, 4, 6), src_mask=causal(5), src_is_causal=True),
-         prunes=["transformer.encoder.layers.0.linear1"])  # fmt: skip
+@network(
+    "Transformer: encoder and decoder",
+    call(X, real(B, 4, 6)),
+    call(X, real(B, 4, 6), tgt_mask=causal(4)),
+    call(X, real(B, 4, 6), src_key_padding_mask=truth(B, 5), memory_key_padding_mask=truth(B, 5)),
+    call(X, real(B, 4, 6), src_mask=causal(5), src_is_causal=True),
+    prunes=["transformer.encoder.layers.0.linear1"],
+)
 class Whole(nn.Module):
     def __init__(self):
         super().__init__()
@@ -311,8 +354,12 @@ class Whole(nn.Module):
         return self.head(self.transformer(self.embed(source), self.embed(target), **kwargs))
 
 
-@network("TransformerEncoder: token ids, positions and a padding mask of zeros and ones", call(padding(B, 6)),
-         call(padding(B, 6), padding(B, 6)), call(padding(B, 4)))  # fmt: skip
+@network(
+    "TransformerEncoder: token ids, positions and a padding mask of zeros and ones",
+    call(padding(B, 6)),
+    call(padding(B, 6), padding(B, 6)),
+    call(padding(B, 4)),
+)
 class Classifier(nn.Module):
     nested = False
 
@@ -332,20 +379,32 @@ class Classifier(nn.Module):
         return self.head((x * weights).sum(1) / weights.sum(1))
 
 
-@network("TransformerEncoder: padded places are not read, fused code", call(padding(B, 6)),
-         call(padding(B, 6), padding(B, 6)), fast_path=True)  # fmt: skip
+@network(
+    "TransformerEncoder: padded places are not read, fused code",
+    call(padding(B, 6)),
+    call(padding(B, 6), padding(B, 6)),
+    fast_path=True,
+)
 class ClassifierFused(Classifier):
     pass
 
 
-@network("TransformerEncoder: padded places are not read, fused code of nested tensors", call(padding(B, 6)),
-         call(padding(B, 6), torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])), fast_path=True)  # fmt: skip
+@network(
+    "TransformerEncoder: padded places are not read, fused code of nested tensors",
+    call(padding(B, 6)),
+    call(padding(B, 6), torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])),
+    fast_path=True,
+)
 class ClassifierNested(Classifier):
     nested = True
 
 
-@network("TransformerEncoderLayer: class token from a parameter, loop over layers", call(X), traced(X, hidden=truth(B, 6)),
-         call(real(B, 5, 6)))  # fmt: skip
+@network(
+    "TransformerEncoderLayer: class token from a parameter, loop over layers",
+    call(X),
+    traced(X, hidden=truth(B, 6)),
+    call(real(B, 5, 6)),
+)
 class LoopOverLayers(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pruned networks give what masked ones give in every call, or refuse in one line; on networks written to break that."""
+"""Pruned networks give what masked ones give in every call, or refuse: on networks written to break that."""
 
 from __future__ import annotations
 
