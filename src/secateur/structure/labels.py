@@ -41,6 +41,7 @@ class Labels:
         self.weighed: set[int] = {id(t) for t in state.values() if t.is_floating_point() or t.is_complex()}
         """Identities of tensors that depend on parameters or buffers of numbers."""
         self._aliases: dict[int, list[int]] = {}
+        self._layouts: dict[int, tuple[Any, ...]] = {}
         # buffers are not masked
         self._nonzero = {memory(t) for t in state.values() if not isinstance(t, nn.Parameter)}
         self.hold(list(state.values()))
@@ -49,13 +50,39 @@ class Labels:
         """Keep tensors alive until the pass is over, and note which share memory."""
         self._held.append(value)
         for tensor in tensors_in(value):
-            known = self._aliases.setdefault(memory(tensor), [])
-            if id(tensor) not in known:
-                known.append(id(tensor))
+            if id(tensor) not in self._layouts:
+                self._layouts[id(tensor)] = layout(tensor)
+                self._aliases.setdefault(memory(tensor), []).append(id(tensor))
+
+    def recognise(self, tensor: torch.Tensor) -> None:
+        """Name a tensor that no operation gave: ``x.data``, or what `torch.vmap` unwraps, looks at another's memory."""
+        if id(tensor) in self._layouts:
+            return
+        others = self.aliases(tensor)
+        self.hold(tensor)
+        for other in others:
+            for known in (self.dependent, self.weighed):
+                if other in known:
+                    known.add(id(tensor))
+            if self._layouts.get(other) == layout(tensor) and other in self._dims:
+                self._dims[id(tensor)] = self._dims[other]
+        if id(tensor) not in self._dims:
+            for other in others:
+                for nodes in self._dims.get(other, ()):
+                    self.conditions.lock(nodes, "is looked at by code outside torch's operations")
+
+    def shape_before(self, tensor: torch.Tensor) -> tuple[int, ...]:
+        """The shape that a tensor had when it was last seen: ``squeeze_`` and the like change it."""
+        found = self._layouts.get(id(tensor))
+        return tuple(tensor.shape) if found is None or len(found) < 2 else tuple(found[1])
+
+    def see(self, tensor: torch.Tensor) -> None:
+        """Take note of the shape that an operation has left."""
+        self._layouts[id(tensor)] = layout(tensor)
 
     def aliases(self, tensor: torch.Tensor) -> list[int]:
         """Identities of all tensors that share memory with this one."""
-        return self._aliases.get(memory(tensor), [id(tensor)])
+        return list(self._aliases.get(memory(tensor), [id(tensor)]))
 
     def zero_without(self, tensor: torch.Tensor) -> bool:
         """Whether entries of removed units are zero in the masked network."""
@@ -141,6 +168,13 @@ def memory(tensor: torch.Tensor) -> int:
     if tensor.layout != torch.strided or tensor.is_nested:
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)
+
+
+def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Where in its memory a tensor's elements are."""
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return (id(tensor),)
+    return tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

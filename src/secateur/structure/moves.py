@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.structure.base import FIXED_PICK, POSITIONS, Base, tensors_in
+from secateur.structure.base import FIXED_PICK, POSITIONS, UNKNOWN, Base, tensors_in
 from secateur.structure.conditions import Nodes
 from secateur.structure.labels import Dims, unite
 
@@ -19,7 +19,11 @@ class Moves(Base):
 
     def view(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Fold and merge dimensions."""
-        self.labels.set(result, self.reshaped(self.labels.of(args[0]), args[0].shape, result.shape))
+        before = self.labels.shape_before(args[0])
+        if math.prod(before) != result.numel():  # as another type of numbers
+            self.labels.lock(args[0], UNKNOWN.format(name))
+            return
+        self.labels.set(result, self.reshaped(self.labels.of(args[0]), before, result.shape))
 
     def reshaped(self, dims: Dims, before: Sequence[int], after: Sequence[int]) -> Dims:
         """Nodes behind a reshape from one shape to another."""
@@ -72,7 +76,8 @@ class Moves(Base):
 
     def squeeze(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Drop or add dimensions of size one."""
-        self.labels.set(result, self.reshaped(self.labels.of(args[0]), args[0].shape, result.shape))
+        before = self.labels.shape_before(args[0])
+        self.labels.set(result, self.reshaped(self.labels.of(args[0]), before, result.shape))
 
     def slice(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """A run of indices; that code names the run's ends is for the sizes of the module to say."""
@@ -115,20 +120,18 @@ class Moves(Base):
     def index(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Advanced indexing: indexed dimensions are fixed, the others pass."""
         dims = self.labels.of(args[0])
-        where = [*args[1], *[None] * (len(dims) - len(args[1]))]
-        hit = [d for d, index in enumerate(where) if index is not None]
-        boolean = any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in where)
-        if boolean or len(where) != len(dims):
-            for tensor in (args[0], *tensors_in(args[1])):
-                self.labels.lock(tensor, FIXED_PICK)
-            return
+        hit: list[int] = []
+        at = 0
+        for index in args[1]:
+            width = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+            hit += [] if index is None else range(at, at + width)
+            at += width
         for d in hit:
             self.conditions.lock(dims[d], FIXED_PICK)
-        for index in where:
-            if index is not None:
-                self.labels.lock(index, POSITIONS)
+        for index in tensors_in([i for i in args[1] if i is not None]):
+            self.labels.lock(index, POSITIONS)
         width = result.ndim - (len(dims) - len(hit))
-        at = hit[0] if hit == list(range(hit[0], hit[-1] + 1)) else 0
+        at = hit[0] if hit == list(range(hit[0], hit[0] + len(hit))) else 0
         passed: list[Nodes | None] = [n for d, n in enumerate(dims) if d not in hit]
         self.labels.set(result, [*passed[:at], *[None] * width, *passed[at:]])
 

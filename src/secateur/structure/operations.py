@@ -46,9 +46,13 @@ class Rules(Moves, Contractions, Zeros):
         else:
             rule(self, name, args, kwargs, result, inplace)
         self._follow(name, func, args, kwargs, result, inplace)
+        if inplace:
+            for tensor in tensors_in(result):
+                self.labels.see(tensor)
 
     def used(self, tensor: torch.Tensor) -> None:
         """Lock what a tensor was reduced from, now that somebody looks at it."""
+        self.labels.recognise(tensor)
         nodes, reason = self.pending.pop(id(tensor), ([], ""))
         for along in nodes:
             self.conditions.lock(along, reason)
@@ -65,6 +69,9 @@ class Rules(Moves, Contractions, Zeros):
     def _unknown(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         for tensor in tensors_in((args, kwargs)):
             self.labels.lock(tensor, UNKNOWN.format(name))
+        for tensor in tensors_in(result):
+            if len(self.labels.of(tensor)) != tensor.ndim:  # resized in place
+                self.labels.set(tensor, [None] * tensor.ndim)
 
     def _written_aside(self, args: Any, kwargs: Any) -> bool:
         """Whether ``out`` is a part of another tensor, which does not learn of the units."""
@@ -80,6 +87,8 @@ class Rules(Moves, Contractions, Zeros):
             if any(id(t) in known for t in operands):
                 known.update(map(id, outputs))
                 known.update(written)
+            if name == "_pack_padded_sequence" and id(args[1]) not in known:
+                known.discard(id(outputs[1]))  # how many samples each step has follows from the lengths alone
         if any(self.has_units(t) for t in outputs) and not self._keeps_zeros(name, func, args, kwargs, result):
             for tensor in outputs:
                 labels.set_nonzero(tensor)
@@ -201,6 +210,13 @@ class Rules(Moves, Contractions, Zeros):
         output = next(tensors_in(result))
         self.labels.set(output, self.meet([x, *tensors_in(args[2:4])], output.shape))
 
+    def weight_norm(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """A weight with its length as a parameter of its own: of a masked row nothing is left to divide by."""
+        weight, *_ = tensors_in(result)
+        for tensor in tensors_in(args):
+            self.labels.lock(tensor, "is divided by its own length in a weight norm")
+        self.labels.set(weight, self.labels.of(args[0]))
+
     def group_norm(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Normalisation within groups of channels: groups can go as a whole."""
         x, weight, bias, groups = args[0], args[1], args[2], int(args[6])
@@ -252,6 +268,7 @@ def _table() -> dict[str, Callable[..., None]]:
         Rules.repeat: "repeat",
         Rules.pad: "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d",
         Rules.unfold: "im2col",
+        Rules.weight_norm: "_weight_norm_interface",
         Rules.shuffle_pixels: "pixel_shuffle pixel_unshuffle",
         Rules.shuffle_channels: "channel_shuffle native_channel_shuffle",
         Rules.join: "cat stack",

@@ -18,6 +18,7 @@ _PEEKS = frozenset({"_local_scalar_dense", "item", "nonzero", "equal", "is_nonze
 _LISTED = frozenset("tensor as_tensor asarray new_tensor".split())
 _READS = frozenset("tolist numpy __array__ __dlpack__".split())
 """Functions that the dispatcher does not see; those of `_LISTED` read tensors in lists."""
+_RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 
 
 class Watcher(TorchDispatchMode):
@@ -39,6 +40,8 @@ class Watcher(TorchDispatchMode):
         name = func._schema.name.split("::")[-1]
         if name in _PEEKS:
             _peeked(self.rules, name, list(tensors_in((args, kwargs))))
+        for tensor in tensors_in((args, kwargs)):
+            self.labels.recognise(tensor)
         result = func(*args, **kwargs)
         inplace = name.endswith("_") and not name.startswith("__")
         self.labels.hold((args, kwargs, result))
@@ -62,11 +65,21 @@ class _Reads(TorchFunctionMode):
             for tensor in tensors:
                 self.rules.used(tensor)
                 self.rules.labels.lock(tensor, f"is read by '{name}', outside torch")
+        if name in _RECURRENT:
+            self._lock_recurrent(name, args)
         result = func(*args, **kwargs)
-        if name == "__get__" and getattr(func.__self__, "__name__", "") == "data":
-            self.rules.labels.hold((args, result))
-            self.rules.apply("detach", func, args, kwargs, result, False)
+        if isinstance(result, torch.Tensor) and result.is_nested:
+            raise RequestError(f"the network's code makes nested tensors ('{name}'), which have no rules; pad instead")
         return result
+
+    def _lock_recurrent(self, name: str, args: Any) -> None:
+        """Modules of recurrent layers keep their sizes; a cell's inputs are read by its first weight's columns."""
+        labels = self.rules.labels
+        for tensor in tensors_in(args):
+            labels.recognise(tensor)
+            free = name.endswith("_cell") and (tensor is args[0] or tensor is args[2])
+            dims = [0] if free and tensor is args[2] else [] if free else None
+            labels.lock(tensor, f"meets a recurrent layer ('{name}'), whose sizes stay", dims)
 
 
 def _peeked(rules: Rules, name: str, tensors: Sequence[torch.Tensor]) -> None:
