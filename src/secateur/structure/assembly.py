@@ -28,24 +28,26 @@ class Assembly:
         model: nn.Module,
         rules: Rules,
         scopes: list[Scope],
-        given: tuple[Any, ...],
-        counted: int,
+        inputs: Any,
+        given: tuple[Any, ...] = (),
+        counted: int | None = None,
     ) -> None:
         self.model = model
         self.rules = rules
         self.labels = rules.labels
         self.conditions = rules.conditions
         self.scopes = scopes
+        self.inputs = inputs
         self.given = given
         self.counted = counted
         self._numbers = np.zeros(0, np.int64)
         self._cache: dict[int, np.ndarray | None] = {}
 
-    def structure(self, inputs: Any) -> Structure:
-        """Put it together; where code cannot be brought to run with other sizes, lock and start over."""
+    def structure(self) -> Structure:
+        """Put it together; where code can neither be left nor written anew, lock and start over."""
         self._lock_outer_folds()
         while True:
-            built = self.build(inputs)
+            built = self.build()
             impossible = self._impossible(built)
             if not impossible:
                 break
@@ -57,14 +59,14 @@ class Assembly:
             raise RequestError(f"the network has no prunable units ({reasons or 'it has no weighted layer'}){remedy}")
         return built
 
-    def outputs(self, nodes: Nodes | None, inputs: Any) -> tuple[Structure, np.ndarray]:
+    def outputs(self, nodes: Nodes | None) -> tuple[Structure, np.ndarray]:
         """The structure, and the number of the unit that each index hangs on alone, [size].
 
         Raises:
             RequestError: when one cannot go, or not alone, with the reason.
         """
         self._refuse_stuck(nodes)
-        built = self.structure(inputs)
+        built = self.structure()
         self._refuse_stuck(nodes)  # putting it together may lock more
         found = self._units(nodes)
         assert found is not None
@@ -146,14 +148,14 @@ class Assembly:
             found.append(self._cache[id(nodes)])
         return tuple(found)
 
-    def build(self, inputs: Any) -> Structure:
+    def build(self) -> Structure:
         """Put together what was learnt, as it is."""
         labels = self.labels
         self._cache.clear()
-        self._ndims = {name: p.ndim for name, p in self.model.named_parameters()}
-        parameters = set(self._ndims)
         self._ndims = {name: t.ndim for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
         parameters = {name for name, _ in self.model.named_parameters()}
+        roles: dict[tuple[str, int], Role] = {}
+        order: dict[str, int] = {}
         layers: list[Layer] = []
         for product in self.rules.products:
             if product.weight is None:
@@ -190,9 +192,8 @@ class Assembly:
         shapes = {name: tuple(tensor.shape) for name, tensor in state if name not in labels.behind}
         spare = {code.path: self._spare(code) for code in codes if code.baked and not code.broken}
         return Structure(
-            tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), inputs,
+            tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), self.inputs,
             tuple(code for code in codes if code.steps), tuple(idle), spare, given=self.given, peeks=self.rules.peeks,
-            stream=self.rules.stream,
         )  # fmt: skip
 
     def _spare(self, code: ModuleCode) -> int:
