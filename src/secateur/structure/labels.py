@@ -42,6 +42,7 @@ class Labels:
         """Identities of tensors that depend on parameters or buffers of numbers."""
         self._aliases: dict[int, list[int]] = {}
         self._layouts: dict[int, tuple[Any, ...]] = {}
+        self.buffers = {name for name, t in state.items() if not isinstance(t, nn.Parameter)}
         # buffers are not masked
         self._nonzero = {memory(t) for t in state.values() if not isinstance(t, nn.Parameter)}
         self.hold(list(state.values()))

@@ -256,6 +256,8 @@ class Recorder(TorchFunctionMode):
         labels = self.labels
         if not isinstance(weight, torch.Tensor) or labels.name(weight) is not None or id(weight) in labels.dependent:
             return
+        if any(value is weight for value in scope.module.__dict__.values()):
+            return  # a hook computes it before the module's own code runs, and goes on doing so
         con = labels.conditions
         free = all(
             nodes is not None and not con.locked(con.all_leaves(nodes)).any()
