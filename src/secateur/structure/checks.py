@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from secateur.core.borrowing import check_values
 from secateur.core.errors import RequestError
@@ -17,7 +18,10 @@ _QUANTISED = (
 
 def check_network(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Refuse what cannot be watched or cut, by name."""
-    check_values(model)
+    for name, tensor in state.items():
+        if is_lazy(tensor):
+            raise RequestError(f"'{name}' has no shape yet; call the network once on an input first")
+    check_values(model, gradients=True)
     for path, module in model.named_modules():
         where = f"'{path}'" if path else "the network"
         if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
@@ -51,17 +55,16 @@ def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
 
 def _check_memory(state: dict[str, torch.Tensor]) -> None:
     """Two parameters that look at the same memory would part when one is cut."""
-    seen: dict[int, tuple[str, torch.Tensor]] = {}
+    seen: dict[int, list[tuple[str, int, int]]] = {}
     for name, tensor in state.items():
-        if not tensor.numel() or tensor.device.type == "meta":
+        storage = tensor.untyped_storage().data_ptr() if tensor.numel() else 0
+        if not storage:
             continue
-        storage = tensor.untyped_storage().data_ptr()
-        if storage in seen and storage:
-            other, earlier = seen[storage]
-            spans = [(t.data_ptr(), t.data_ptr() + t.numel() * t.element_size()) for t in (earlier, tensor)]
-            if spans[0][0] < spans[1][1] and spans[1][0] < spans[0][1]:
+        first, last = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+        for other, start, end in seen.setdefault(storage, []):
+            if first < end and start < last:
                 raise RequestError(
                     f"'{name}' and '{other}' share memory without being one parameter; assign the same Parameter "
                     "to both modules to tie them, or clone one"
                 )
-        seen[storage] = (name, tensor)
+        seen[storage].append((name, first, last))

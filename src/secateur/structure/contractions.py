@@ -116,13 +116,13 @@ class Contractions(Base):
         if lead:
             lead = [unite(self.conditions, a[0], b[0], "is combined with channels that cannot go")]
         k_size, m_size = x.shape[-1], result.shape[-1]
-        owners = self._weight_of(w, b), self._weight_of(x, a[::-1])
-        if id(x) not in self.labels.dependent and id(w) not in self.labels.dependent:
-            # weights are computed: a buffer that takes part in it is no layer
-            owners = tuple(None if owner in self.labels.buffers else owner for owner in owners)
+        # where weights are computed, a buffer that takes part in it is no layer
+        computed = id(x) not in self.labels.dependent and id(w) not in self.labels.dependent
+        none = self.labels.buffers if computed else frozenset()
+        owners = [None if o in none else o for o in (self._weight_of(w, b), self._weight_of(x, a[::-1]))]
         if k_size > 1:
             self._lock_nonzero(x, w, a[-1], b[-2])
-            if owners == (None, None):
+            if owners == [None, None]:
                 self._contract_activations(a[-1], b[-2])
             else:
                 unite(self.conditions, a[-1], b[-2], "is read beside channels that cannot go")

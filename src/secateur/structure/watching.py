@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,6 +30,8 @@ class Watcher(TorchDispatchMode):
         reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = labels
@@ -37,6 +40,10 @@ class Watcher(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise RequestError(
+                f"the network's code calls '{func.name()}', which cannot be watched; write it in plain torch operations"
+            )
         name = func._schema.name.split("::")[-1]
         if name in _PEEKS:
             _peeked(self.rules, name, list(tensors_in((args, kwargs))))
