@@ -56,6 +56,7 @@ class Edits:
         code: modules whose own code names sizes and cannot be corrected, written anew; by path.
         masks: for a masked network instead: modules whose norms run over what stays; by path.
         calls: arguments of the calls for which all this is right, by name, as plain values.
+        stream: whether norms run over what stays of their channels.
     """
 
     cuts: tuple[Cut, ...] = ()
@@ -65,6 +66,7 @@ class Edits:
     code: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     masks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: tuple[Any, ...] = ()
+    stream: bool = False
 
     def then(self, after: Edits) -> Edits:
         """One set of edits that does what these and ``after`` (on the already smaller network) do in turn."""
@@ -83,6 +85,7 @@ class Edits:
             {**self.heads, **after.heads},
             code,
             calls=_common(self.calls, after.calls) if self.cuts else after.calls,
+            stream=self.stream or after.stream,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class Edits:
             "code": dict(self.code),
             "masks": dict(self.masks),
             "calls": list(self.calls),
+            "stream": self.stream,
         }
 
     @classmethod
@@ -108,6 +112,7 @@ class Edits:
             {str(p): dict(steps) for p, steps in value["code"].items()},
             {str(p): dict(steps) for p, steps in value.get("masks", {}).items()},
             tuple(value.get("calls", ())),
+            bool(value.get("stream", False)),
         )
 
 
@@ -259,7 +264,10 @@ def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edi
     attributes: dict[str, dict[str, int]] = {}
     for (path, name), value in made.attributes.items():
         attributes.setdefault(path, {})[name] = value
-    return Edits(cuts, attributes, made.corrections, made.heads, made.code, structure.masks(keep), structure.given)
+    return Edits(
+        cuts, attributes, made.corrections, made.heads, made.code, structure.masks(keep), structure.given,
+        structure.stream,
+    )  # fmt: skip
 
 
 def cut_from_json(value: Any) -> Cut:

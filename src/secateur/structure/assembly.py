@@ -28,26 +28,24 @@ class Assembly:
         model: nn.Module,
         rules: Rules,
         scopes: list[Scope],
-        inputs: Any,
-        given: tuple[Any, ...] = (),
-        counted: int | None = None,
+        given: tuple[Any, ...],
+        counted: int,
     ) -> None:
         self.model = model
         self.rules = rules
         self.labels = rules.labels
         self.conditions = rules.conditions
         self.scopes = scopes
-        self.inputs = inputs
         self.given = given
         self.counted = counted
         self._numbers = np.zeros(0, np.int64)
         self._cache: dict[int, np.ndarray | None] = {}
 
-    def structure(self) -> Structure:
-        """Put it together; where code can neither be left nor written anew, lock and start over."""
+    def structure(self, inputs: Any) -> Structure:
+        """Put it together; where code cannot be brought to run with other sizes, lock and start over."""
         self._lock_outer_folds()
         while True:
-            built = self.build()
+            built = self.build(inputs)
             impossible = self._impossible(built)
             if not impossible:
                 break
@@ -59,14 +57,14 @@ class Assembly:
             raise RequestError(f"the network has no prunable units ({reasons or 'it has no weighted layer'}){remedy}")
         return built
 
-    def outputs(self, nodes: Nodes | None) -> tuple[Structure, np.ndarray]:
+    def outputs(self, nodes: Nodes | None, inputs: Any) -> tuple[Structure, np.ndarray]:
         """The structure, and the number of the unit that each index hangs on alone, [size].
 
         Raises:
             RequestError: when one cannot go, or not alone, with the reason.
         """
         self._refuse_stuck(nodes)
-        built = self.structure()
+        built = self.structure(inputs)
         self._refuse_stuck(nodes)  # putting it together may lock more
         found = self._units(nodes)
         assert found is not None
@@ -148,7 +146,7 @@ class Assembly:
             found.append(self._cache[id(nodes)])
         return tuple(found)
 
-    def build(self) -> Structure:
+    def build(self, inputs: Any) -> Structure:
         """Put together what was learnt, as it is."""
         labels = self.labels
         self._cache.clear()
@@ -192,8 +190,9 @@ class Assembly:
         shapes = {name: tuple(tensor.shape) for name, tensor in state if name not in labels.behind}
         spare = {code.path: self._spare(code) for code in codes if code.baked and not code.broken}
         return Structure(
-            tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), self.inputs,
+            tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), inputs,
             tuple(code for code in codes if code.steps), tuple(idle), spare, given=self.given, peeks=self.rules.peeks,
+            stream=self.rules.stream,
         )  # fmt: skip
 
     def _spare(self, code: ModuleCode) -> int:

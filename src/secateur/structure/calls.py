@@ -34,7 +34,7 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
         if isinstance(item, torch.Tensor):
             if item.numel():
                 found.append(item)
-        elif id(item) in seen or depth > 6:
+        elif id(item) in seen or depth > 12:
             return
         elif isinstance(item, Mapping):
             seen.add(id(item))

@@ -7,6 +7,7 @@ where the code computes a weight, is the module written anew as the steps that w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,6 +141,13 @@ class ModuleCode:
         if not fixed and (not self.bakes(keep) or self.bakes(alive)):
             return None
         return self.written({**self.corrections(alive, attributes), **fixed}, attributes)
+
+    def is_written_as(self, code: Mapping[str, Any], fixed: Mapping[int, Step]) -> bool:
+        """Whether a module written anew so does what this call did."""
+        if self.broken:
+            return False
+        own = self.written(fixed, {})
+        return all(json.dumps(own[key]) == json.dumps(code[key]) for key in ("steps", "output"))
 
     def bakes(self, keep: np.ndarray) -> bool:
         """Whether units go that a computed weight belongs to."""
@@ -293,15 +301,65 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
     return made
 
 
+def misfit(codes: Iterable[ModuleCode], keep: np.ndarray, applied: Changes) -> str:
+    """Why code does not run right with changes that were made for other calls; empty when it does.
+
+    Args:
+        codes: what modules' code does in the call in question, in the network before it was pruned.
+        keep: units that stay.
+        applied: the changes.
+    """
+    by_path: dict[str, list[ModuleCode]] = {}
+    for code in codes:
+        by_path.setdefault(code.path, []).append(code)
+    for path, calls in by_path.items():
+        if calls[0].is_attention:
+            if any(heads != applied.heads.get(path) for c in calls if (heads := c.respelled_heads(keep)) is not None):
+                return f"other heads of '{path}' would have to stay"
+            continue
+        fixed = [code.corrections(keep, applied.attributes) for code in calls]
+        factors = [code.changed_factors(keep, applied.attributes) for code in calls]
+        if path in applied.code:
+            if any(not code.is_written_as(applied.code[path], f) for code, f in zip(calls, fixed, strict=True)):
+                return f"'{path}' runs another code than the one that was written down when it was traced"
+            continue
+        if any(code.bakes(keep) for code in calls):
+            return f"'{path}' computes a weight"
+        known = {(c.path, c.kind, c.names): c for c in applied.corrections.get(path, ())}
+        if not known and not any(fixed) and not any(factors):
+            continue
+        needed_ = _corrections(calls, fixed, factors, keep, applied.attributes, known.values())
+        if needed_ is None:
+            return f"the code of '{path}' names sizes in a way that cannot be corrected"
+        for correction in needed_:
+            other = known.get((correction.path, correction.kind, correction.names))
+            if other is None or not other.covers(correction):
+                return f"a line of '{correction.where}' names a size that is another one now"
+    return ""
+
+
 def _corrections(
     calls: Sequence[ModuleCode],
     fixed: Sequence[Mapping[int, Step]],
     factors: Sequence[Sequence[Factor]],
     keep: np.ndarray,
     attributes: Attributes,
+    known: Iterable[Correction] = (),
 ) -> tuple[Correction, ...] | None:
-    """Corrections of all calls of a module; None when its code cannot be corrected line by line."""
-    places: dict[Frames, set[int]] = {}
+    """Corrections of all calls of a module; None when its code cannot be corrected line by line.
+
+    Args:
+        calls: of the module; fixed: per call, the steps that change; factors: those that change.
+        keep: units that stay; attributes: of the smaller network.
+        known: corrections of lines for which one is wanted in any case.
+    """
+    wanted = {c.path: {place for place, _ in c.exchanges} for c in known}
+    places: dict[Frames, set[int]] = {
+        step.frames: set(wanted[path])
+        for code in calls if wanted
+        for step in code.steps
+        if step.frames and (path := call_path(step.frames)) in wanted
+    }  # fmt: skip
     for code, steps in zip(calls, fixed, strict=True):
         for number, step in steps.items():
             frames = code.steps[number].frames
@@ -310,6 +368,8 @@ def _corrections(
                 return None
             places.setdefault(frames, set()).update(found)
     at_factors = {(factor.frames, factor.side) for found in factors for factor in found}
+    if wanted:
+        at_factors |= {(f.frames, f.side) for code in calls for f in code.factors if call_path(f.frames) in wanted}
     made: dict[tuple[Any, ...], Correction] = {}
     for code, steps in zip(calls, fixed, strict=True):
         sites = [

@@ -66,6 +66,14 @@ class Exchange:
             return None
         return Exchange(tuple(table.items()))
 
+    def covers(self, other: Exchange) -> bool:
+        """Whether it gives all numbers that another exchange gives."""
+        if self.ratio is None:
+            return other.ratio is None and set(other.table) <= set(self.table)
+        divisor, factor = self.ratio
+        pairs = (other.ratio,) if other.ratio else other.table
+        return all(given * factor == becomes * divisor for given, becomes in pairs)
+
     def then(self, after: Exchange) -> Exchange:
         """One exchange that does what this one and ``after``, on what it gives, do in turn."""
         if self.ratio:
@@ -142,6 +150,13 @@ class Correction:
                 return None
             exchanges[place] = both
         return replace(self, exchanges=tuple(sorted(exchanges.items())))
+
+    def covers(self, other: Correction) -> bool:
+        """Whether this correction gives all numbers that another one gives."""
+        own = dict(self.exchanges)
+        return self.value == other.value and all(
+            place in own and own[place].covers(exchange) for place, exchange in other.exchanges
+        )
 
     def then(self, after: Correction) -> Correction:
         """One correction that does what this one and ``after`` do in turn."""

@@ -360,8 +360,11 @@ class Recorder(TorchFunctionMode):
             if known is None:
                 try:
                     known = self._state(scope, tensor)
-                except _Unwritable:
-                    return int(size)
+                except _Unwritable as error:
+                    # of a cache, say: what it is called does not matter to code that stays, only how long it is
+                    scope.broken = scope.broken or str(error)
+                    known = {"foreign": len(scope.shapes)}
+                    scope.bind(tensor, known, self.labels)
             return {"size": [known, dim]}
         name, left, right = rest
         sides = [self._encode(scope, s) for s in (left, right)]

@@ -39,6 +39,7 @@ class Structure:
         origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
         given: arguments of all calls that were traced, by name, as plain values.
         peeks: what the network's code looks at of the values that it is given; another input may show another structure.
+        stream: whether channels may go that norms run over.
     """
 
     groups: tuple[Group, ...]
@@ -55,6 +56,7 @@ class Structure:
     origin: tuple[Structure, np.ndarray] | None = None
     given: tuple[Any, ...] = ()
     peeks: tuple[str, ...] = ()
+    stream: bool = False
 
     @property
     def num_units(self) -> int:

@@ -59,10 +59,9 @@ def trace(
     """
     if isinstance(variants, (torch.Tensor, str, Mapping)) or not isinstance(variants, Sequence):
         raise RequestError("variants must be a list of further example inputs")
-    assembly, outputs = watched(model, [example_inputs, *variants], stream)
-    for tensor in (tensor for found in outputs for tensor in found):
-        assembly.labels.lock(tensor, _OUTPUT)
-    return assembly.structure()
+    assembly, outputs = watched(model, [arguments(example) for example in (example_inputs, *variants)], stream=stream)
+    lock_outputs(assembly, outputs)
+    return assembly.structure(describe(example_inputs))
 
 
 def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.ndarray]:
@@ -84,7 +83,7 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
         >>> structure.group("2").units, outputs.tolist()
         (slice(8, 11, None), [8, 9, 10])
     """
-    assembly, (outputs,) = watched(model, [example_inputs], stream=False)
+    assembly, (outputs, *_) = watched(model, [arguments(example_inputs)], training=False)
     if not outputs or outputs[0].ndim != 2:
         shape = list(outputs[0].shape) if outputs else "of no tensor"
         raise RequestError(f"the network's output is {shape}, not [samples, classes]")
@@ -92,7 +91,14 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
     assembly.labels.lock(logits, _OUTPUT, [0])
     for tensor in others:
         assembly.labels.lock(tensor, "is also given out beside the logits")
-    return assembly.outputs(assembly.labels.of(logits)[1])
+    return assembly.outputs(assembly.labels.of(logits)[1], describe(example_inputs))
+
+
+def lock_outputs(assembly: Assembly, outputs: Sequence[Sequence[torch.Tensor]]) -> None:
+    """What a network gives out stays whole."""
+    for found in outputs:
+        for tensor in found:
+            assembly.labels.lock(tensor, _OUTPUT)
 
 
 _OUTPUT = "is an output of the network"
@@ -100,14 +106,21 @@ ASIDE = "_secateur_aside"
 """Attribute of forward hooks that are no part of the network's structure; set to True, they do not run in a trace."""
 
 
-def watched(
-    model: nn.Module, examples: Sequence[Any], stream: bool
-) -> tuple[Assembly, list[list[torch.Tensor]]]:
-    """What passes on some examples taught, nothing assembled yet; and the tensors that each gave.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
 
-    Layers that run in training only (auxiliary heads) run once in training mode as well.
+
+def watched(
+    model: nn.Module, calls: Sequence[Call], *, stream: bool = False, training: bool = True
+) -> tuple[Assembly, list[list[torch.Tensor]]]:
+    """What passes on some calls taught, nothing assembled yet; and the tensors that each gave.
+
+    Args:
+        model: the network.
+        calls: the first one is what costs are counted of.
+        stream: see `trace`.
+        training: let layers that run in training only (auxiliary heads) run once in training mode as well.
     """
-    calls = [arguments(example) for example in examples]
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
     labels = Labels(state)
@@ -116,17 +129,17 @@ def watched(
     recorder = Recorder(model, labels)
     outputs = []
     with borrowed(model), _without_hooks(model), recorder.watching(model):
-        for number, (args, kwargs) in enumerate(calls):
-            outputs.append(_pass(model, args, kwargs, watcher, recorder))
+        for number, call in enumerate(calls):
+            outputs.append(_pass(model, *call, watcher, recorder))
             if number == 0:
                 counted = len(watcher.rules.products)
         idle = [name for name, p in model.named_parameters() if p.ndim > 1 and name not in labels.state_dims]
-        if idle and _runs_in_training(model, calls[0]):
+        if training and idle and _runs_in_training(model, calls[0]):
             with torch.random.fork_rng(devices=[]):
                 model.train()
                 outputs.append(_pass(model, *calls[0], watcher, recorder))
     given = tuple(describe(named(model.forward, *call)) for call in calls)
-    return Assembly(model, watcher.rules, recorder.scopes, describe(examples[0]), given, counted), outputs
+    return Assembly(model, watcher.rules, recorder.scopes, given, counted), outputs
 
 
 def _pass(
@@ -155,7 +168,7 @@ def _pass(
     return outputs
 
 
-def _runs_in_training(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> bool:
+def _runs_in_training(model: nn.Module, call: Call) -> bool:
     """Whether a network runs in training mode on the example, as norms do not on a single value."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model.train()
@@ -202,7 +215,8 @@ def _attributes(output: Any) -> Iterator[torch.Tensor]:
 @contextlib.contextmanager
 def _without_hooks(model: nn.Module) -> Iterator[None]:
     """Hooks that are to stand aside do, in their old order afterwards: what they do must not become the network's."""
-    before = [(module._forward_hooks, dict(module._forward_hooks)) for module in model.modules()]
+    kinds = [hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+    before = [(hooks, dict(hooks)) for hooks in kinds]
     for hooks, all_ in before:
         for key, hook in all_.items():
             if getattr(hook, ASIDE, False):

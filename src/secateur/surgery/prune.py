@@ -21,6 +21,7 @@ from secateur.structure.corrections import correct
 from secateur.structure.rewritten import bake, rewrite
 from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import arguments, borrowed
+from secateur.surgery.guard import guard_of, outline, set_guard
 from secateur.surgery.traced import keep_when_copied
 
 _EDITS = "_secateur_edits"
@@ -118,8 +119,19 @@ def edits_of(model: nn.Module) -> Edits:
     return found
 
 
-def apply_edits(model: nn.Module, edits: Edits) -> None:
-    """Cut tensors in place, set attributes, and let modules whose code names sizes run the right ones."""
+def apply_edits(model: nn.Module, edits: Edits, *, guard: bool = True) -> None:
+    """Cut tensors in place, set attributes, and correct code that names sizes.
+
+    Args:
+        model: the network that the edits were made for.
+        edits: what to do.
+        guard: whether calls of kinds that were not traced are checked from now on.
+
+    Raises:
+        RequestError: for another network.
+    """
+    known = guard_of(model)
+    before = known.before if known is not None else outline(model) if guard and edits.cuts else None
     modules = dict(model.named_modules(remove_duplicate=False))
     for path in (*edits.attributes, *edits.corrections, *edits.heads, *edits.code):
         if path not in modules:
@@ -139,6 +151,8 @@ def apply_edits(model: nn.Module, edits: Edits) -> None:
     for path, code in edits.code.items():
         rewrite(modules[path], code, path)
     setattr(model, _EDITS, edits_of(model).then(edits))
+    if guard and before is not None:
+        set_guard(model, before, edits_of(model))
     keep_when_copied(model)
     _empty_caches(model)
 
