@@ -347,6 +347,9 @@ def test_accuracy_at_equal_latency():
     found = {row["latency_share"]: row["accuracy"] for row in class_aware.at_latency(table, (0.9, 0.8, 0.7, 0.5))}
     # the network at 0.85 is slower and worse than the one at 0.8: it does not count
     assert found == {0.9: pytest.approx(0.85), 0.8: pytest.approx(0.8), 0.7: pytest.approx(0.6), 0.5: None}
+    # a time that cannot be told from the unpruned network's reaches no smaller share
+    unclear = table[:2] + [table[3] | {"latency_interval_low": 0.3, "latency_interval_high": 1.1}]
+    assert class_aware.at_latency(unclear, (0.7,))[0]["accuracy"] is None
 
 
 def test_overhead_counts_one_scoring_and_all_evaluations():

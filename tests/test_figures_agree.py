@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secateur.cli.main import run
-from secateur.core.figures import milliseconds, size
+from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency, LatencyShare
 from test_report import Page
 
@@ -74,6 +74,9 @@ def test_prune(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixt
     for name, column in (("params", 4), ("macs", 5)):
         assert metrics["pruned"][name] / metrics["before"][name] == pytest.approx(metrics["achieved"][name])
         assert f"({100 * metrics['achieved'][name]:.1f} %)" in row[column]
+    for stage, shown in (("before", whole), ("pruned", row)):
+        assert shown[5].startswith(f"{count(metrics[stage]['macs'])} (")
+        assert count(metrics[stage]["macs"]) in page
 
     before, after = (Latency.from_json(metrics[stage]["latency"]) for stage in ("before", "pruned"))
     assert after.relative is not None

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.timing import LatencyShare
 from secateur.report import TRACKERS, check_tracker, log_rows
 from secateur.report.trackers import Log, series
 
@@ -58,6 +59,15 @@ def test_older_rows_have_short_names_and_strategies_stay_apart() -> None:
     assert [one.name for one in series(two)] == ["accuracy/lrp, global", "accuracy/lrp, per-cost"]
     whole = {"criterion": "none", "strategy": "unpruned", "budget": 1.0, "accuracy": 0.9}
     assert [one.name for one in series([whole, *plain])] == ["accuracy/unpruned", "accuracy/lrp"]
+
+
+def test_shares_of_time_go_with_their_intervals() -> None:
+    row = {"criterion": "lrp", "strategy": "global", "budget": 0.5, "accuracy": 0.7}
+    row |= LatencyShare(0.97, (0.93, 1.02), 9, 10.0, 0.03).columns()
+    found = {one.name: one.points[500] for one in series([row])}
+    assert found["latency_share/lrp"] == 0.97
+    assert (found["latency_interval_low/lrp"], found["latency_interval_high/lrp"]) == (0.93, 1.02)
+    assert found["latency_spread/lrp"] == 0.03
 
 
 def test_an_unknown_tracker_is_answered_with_the_known_ones() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from secateur.cli.options import DeviceOption, OutOption, SetOption, recipe_from
 from secateur.cli.present import Units, heatmaps, layers, measurement, new_report, percent, show
-from secateur.core.figures import milliseconds, size
+from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency, LatencyShare
 from secateur.data import loader
 from secateur.evaluation import count_params, evaluate, measure_latency
@@ -95,15 +95,15 @@ def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOp
                 stage,
                 percent(row["accuracy"]),
                 str(Units(round(row["units"] * units.removable), units.removable)),
-                f"{row['params'] * whole[0]:,.0f} ({row['params']:.1%})",
-                f"{row['macs'] * whole[1] / 1e6:.2f} M ({row['macs']:.1%})",
+                f"{row['params'] * whole[0]:,.0f} ({100 * row['params']:.1f} %)",
+                f"{count(row['macs'] * whole[1])} ({100 * row['macs']:.1f} %)",
                 size(row["size_bytes"]),
                 "-" if row["latency_ms"] is None else milliseconds(row["latency_ms"]),
                 "" if row["criterion"] == "none" else str(LatencyShare.from_columns(row) or "-"),
             )
         )
     show(
-        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency", "of the unpruned one's"),
+        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency", "against unpruned"),
         lines,
         f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs",
     )

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import nn
 
 from secateur import report as rp
-from secateur.core.figures import milliseconds, size
+from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency
 from secateur.evaluation import Evaluation
 from secateur.pipeline import Explanation, Prepared, explain
@@ -84,7 +84,7 @@ def alone(name: str, found: Evaluation) -> list[object]:
         percent(found.accuracy),
         percent(found.balanced_accuracy),
         f"{found.params:,}",
-        f"{found.macs / 1e6:,.2f} M",
+        count(found.macs),
         size(found.size_bytes),
         "-" if found.latency is None else str(found.latency),
     ]
@@ -101,7 +101,7 @@ def compared(name: str, found: Evaluation, whole: Evaluation, units: Units) -> l
         percent(found.balanced_accuracy),
         str(units),
         f"{found.params:,} ({100 * found.params / whole.params:.1f} %)",
-        f"{found.macs / 1e6:,.2f} M ({100 * found.macs / max(1, whole.macs):.1f} %)",
+        f"{count(found.macs)} ({100 * found.macs / max(1, whole.macs):.1f} %)",
         size(found.size_bytes),
         "-" if found.latency is None else milliseconds(found.latency.median_ms),
     ]
@@ -147,10 +147,10 @@ def layers(structure: Structure, plan: Plan) -> list[rp.LayerKept]:
     return [rp.LayerKept(*row) for row in structure.kept_per_layer(plan.keep(structure))]
 
 
-def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, count: int = 8) -> list[rp.Heatmap]:
+def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> list[rp.Heatmap]:
     """Relevance of some test images before and after, spread over the classes."""
     test = prepared.data.test
-    found = explain([before, after], test, first_of_classes(test, count))
+    found = explain([before, after], test, first_of_classes(test, images))
     return [heatmap(item) for item in found]
 
 

@@ -19,14 +19,24 @@ def scaled(value: float, names: tuple[str, ...]) -> str:
     """A number with three significant figures in the first unit, each a thousand times the last, that suits it.
 
     Example:
-        >>> scaled(40_813_184, ("", "k", "M", "G"))
-        '40.8 M'
+        >>> scaled(7_500, ("g", "kg", "t"))
+        '7.50 kg'
     """
     amount, place = float(value), 0
     while abs(amount) >= 999.5 and place < len(names) - 1:
         amount, place = amount / 1000, place + 1
     text = f"{amount:.0f}" if place == 0 else three(amount)
     return f"{text} {names[place]}".rstrip()
+
+
+def count(value: float) -> str:
+    """A large number with three significant figures.
+
+    Example:
+        >>> count(40_813_184), count(979_895), count(999)
+        ('40.8 M', '980 k', '999')
+    """
+    return scaled(value, ("", "k", "M", "G", "T"))
 
 
 def size(value: float) -> str:

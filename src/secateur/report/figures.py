@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from secateur.core import figures
 from secateur.report.summary import Point, number
@@ -41,7 +40,7 @@ def count(value: float | None) -> str:
         >>> count(40_813_184).replace(_GAP, " "), count(999), count(None)
         ('40.8 M', '999', '–')
     """
-    return _gapped(figures.scaled, value, ("", "k", "M", "G", "T"))
+    return _gapped(figures.count, value)
 
 
 def size(value: float | None) -> str:
@@ -112,6 +111,6 @@ def spread(point: Point, name: str) -> str:
     return f"{100 * mean:.1f}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}"
 
 
-def _gapped(show: Callable[..., str], value: float | None, *arguments: Any) -> str:
+def _gapped(show: Callable[[float], str], value: float | None) -> str:
     """As the terminal shows it, with a space at which lines do not break."""
-    return ABSENT if number(value) is None else show(value, *arguments).replace(" ", _GAP)
+    return ABSENT if value is None or number(value) is None else show(value).replace(" ", _GAP)
