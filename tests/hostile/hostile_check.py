@@ -194,7 +194,7 @@ class Check:
     def _pruned(self, model: nn.Module, seed: int, with_variants: bool) -> bool:
         """Whether the network can be pruned; everything is tried on the way."""
         case, stage = self.case, f"keep {seed}"
-        made = self._made(model, seed, with_variants, stage)
+        made = self.made(model, seed, with_variants, stage)
         if made is None:
             return False
         structure, plan, slim, masked = made
@@ -211,10 +211,11 @@ class Check:
             self._guarded("deep copy", self._check_copy, slim)
             self._guarded("a step of training", self._check_step, slim, masked, plan)
         else:
-            self._guarded("pruned twice", self._check_twice, slim)
+            self._guarded("pruned twice", self._check_twice, slim, with_variants)
         return True
 
-    def _made(self, model: nn.Module, seed: int, with_variants: bool, stage: str) -> Any:
+    def made(self, model: nn.Module, seed: int = 0, with_variants: bool = True, stage: str = "") -> Any:
+        """Structure, plan, pruned and masked network; None, and a problem noted, where that is not to be had."""
         case = self.case
         try:
             structure = self.trace(model, with_variants)
@@ -275,6 +276,11 @@ class Check:
         stateful = self.case.stateful
         try:
             expected = answer(masked, call, batch, seed, stateful)
+        except sc.RequestError as error:
+            # the masked network of one that was pruned before refuses what that one refuses
+            if not (call.may_refuse or refusable):
+                self.note("refused", f"{where}, masked", one_line(error))
+            return
         except Exception as error:  # noqa: BLE001
             self.note("raw", f"{where}, masked", one_line(error))
             return
@@ -347,11 +353,11 @@ class Check:
             self._same(trained, reference, "a step of training", max(1e-8, self.case.limit))
         self._guarded("a step of training, then saved", self._check_loaded, trained, plan, "and trained")
 
-    def _check_twice(self, slim: nn.Module) -> None:
+    def _check_twice(self, slim: nn.Module, with_variants: bool) -> None:
         stepped_slim = copy.deepcopy(slim)
         stepped(stepped_slim, self.case, self.batch)
         try:
-            structure = self.trace(stepped_slim)
+            structure = self.trace(stepped_slim, with_variants)
         except sc.RequestError as error:
             if "no prunable units" in str(error):
                 return

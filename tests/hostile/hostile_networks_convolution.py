@@ -186,7 +186,7 @@ def old_weight_norm(layer):
         nn.utils.weight_norm(layer)
 
 
-parametrised("old weight norm", old_weight_norm)
+parametrised("old weight norm", old_weight_norm, may_refuse=True)
 parametrised("old spectral norm", lambda layer: nn.utils.spectral_norm(layer))
 
 
