@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from secateur.core.borrowing import check_values
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 from secateur.models.safetensors_file import read_header_metadata, read_safetensors
@@ -27,7 +28,12 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | 
         model: any network; tensors that share memory are written once per name.
         path: ends in ``.safetensors``.
         metadata: JSON values kept in the file's header (normalisation, class names, ...).
+
+    Raises:
+        RequestError: for tensors on the meta device.
+        SecateurError: when the file cannot be written.
     """
+    check_values(model)
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
@@ -98,8 +104,17 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a checkpoint into a network, strictly.
 
     Raises:
-        RequestError: for an unreadable file, names or shapes that do not match, or NaN/inf values.
+        RequestError: for an unreadable file, names or shapes that do not match, NaN/inf values, or a network that
+            cannot take weights: on the meta device, or made inside `torch.inference_mode`.
     """
+    check_values(model)
+    if not torch.is_inference_mode_enabled():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if tensor.is_inference():
+                raise RequestError(
+                    f"'{name}' was made inside torch.inference_mode and cannot take weights outside of it; "
+                    "build the network outside"
+                )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tensors = _without_wrapper(read_tensors(path), before)
     for name, tensor in tensors.items():
@@ -122,7 +137,8 @@ def _without_wrapper(tensors: dict[str, torch.Tensor], own: Container[str]) -> d
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise `RequestError` naming the first parameter or buffer that holds NaN or infinity."""
+    """Raise `RequestError` naming the first parameter or buffer that holds NaN, infinity, or (on meta) nothing."""
+    check_values(model)
     for name, tensor in model.state_dict().items():
         _check_tensor(name, tensor)
 

@@ -25,6 +25,7 @@ from secateur.models.build import rebuild
 from secateur.selection import Plan
 from secateur.selection.plan import Edits
 from secateur.surgery.card import config, model_card
+from secateur.surgery.computed import check_computed
 from secateur.surgery.origin import added_biases, give_biases, origin_for, original_class
 from secateur.surgery.prune import apply_edits, edits_of
 from secateur.surgery.readback import difference_to_file, difference_to_loaded
@@ -134,6 +135,7 @@ def save(
     check_savable(model)
     origin, why_not = origin_for(model)
     edits = edits_of(model)
+    check_computed(edits)
     architecture = {
         "version": BUNDLE_VERSION,
         "origin": origin,
@@ -238,6 +240,7 @@ def _read(folder: Path, model: nn.Module | None) -> Bundle:
                     )
                 model = rebuild(read.origin.model_dump())
             check_loadable(model)
+            check_computed(edits)
             apply_edits(model, edits)
             give_biases(model, read.added_biases)
             read_state(model, folder / _WEIGHTS, read.state)

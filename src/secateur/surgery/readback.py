@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.borrowing import borrowed
 from secateur.selection.plan import Edits
 from secateur.structure.base import tensors_in
-from secateur.structure.trace import arguments, borrowed
+from secateur.structure.trace import ASIDE, arguments
 from secateur.surgery.origin import added_biases
 from secateur.surgery.prune import edits_of
 from secateur.surgery.state import (
@@ -115,7 +116,12 @@ def _other_sizes(model: nn.Module) -> str:
 
 
 def _has_hooks(model: nn.Module) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    hooks = (
+        hook
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+    return any(not getattr(hook, ASIDE, False) for hook in hooks)  # those are no part of what it computes
 
 
 def _other_outputs(model: nn.Module, loaded: nn.Module, inputs: Any) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from secateur.core.borrowing import check_values
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 from secateur.models.checkpoint import read_tensors
@@ -71,16 +72,12 @@ def check_savable(model: nn.Module) -> None:
             or in another layout than the strided one, and for NaN or infinite parameters.
     """
     check_loadable(model)
+    check_values(model)
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise RequestError(f"module '{name}' keeps a state of its own (get_extra_state), which bundles cannot hold")
     parameters = dict(model.named_parameters())
     for name, tensor in {**parameters, **dict(model.named_buffers())}.items():
-        if tensor.is_meta:
-            raise RequestError(
-                f"'{name}' is on the meta device and holds no values; load the weights first "
-                "(model.to_empty(device='cpu'), then load_state_dict)"
-            )
         if tensor.layout is not torch.strided or tensor.is_quantized:
             kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
             raise RequestError(f"'{name}' is a {kind} tensor, which bundles cannot hold; make it a dense one first")

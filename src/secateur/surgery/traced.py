@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from secateur.structure.code import WRITTEN
 from secateur.structure.corrections import CORRECTED, Edited, correct, corrections_of
 from secateur.structure.rewritten import rewrite
+from secateur.surgery.guard import CallGuard, guard_of, set_guard
 
 _NOTES = "_secateur"
 """How the names of attributes begin that surgery sets."""
@@ -47,13 +48,13 @@ def _extend(kind: Any) -> None:
         # PyTorch makes each such class for one network alone, so that nothing else changes with it
         def deep_copy(self: Any, memo: dict[int, Any]) -> Any:
             made = super(kind, self).__deepcopy__(memo)
-            return _carry(made, {key: copy.deepcopy(value, memo) for key, value in _notes(self).items()})
+            return _carry(made, *copy.deepcopy((_notes(self), guard_of(self)), memo))
 
         def shallow_copy(self: Any) -> Any:
-            return _carry(super(kind, self).__copy__(), _notes(self))
+            return _carry(super(kind, self).__copy__(), _notes(self), guard_of(self))
 
         def reduce(self: Any, protocol: Any) -> Any:
-            return _unpickled, (*super(kind, self).__reduce__(), _notes(self))
+            return _unpickled, (*super(kind, self).__reduce__(), _notes(self), guard_of(self))
 
         methods = {"__deepcopy__": deep_copy, "__copy__": shallow_copy, "__reduce_ex__": reduce}
     for name, method in methods.items():
@@ -63,8 +64,8 @@ def _extend(kind: Any) -> None:
 
 def _copy_edited(self: Any) -> Any:
     made = object.__new__(type(self))
-    tables = ("_modules", "_parameters", "_buffers")
-    made.__dict__.update({key: dict(value) if key in tables else value for key, value in self.__dict__.items()})
+    tables = {key: copy.copy(value) for key, value in self.__dict__.items() if isinstance(value, dict)}
+    made.__dict__.update({**self.__dict__, **tables})
     return made
 
 
@@ -73,24 +74,28 @@ def _reduce_edited(self: Any, protocol: Any) -> Any:
     graph = self.graph
     plain = GraphModule(self, graph)
     graph.owning_module = self
-    return _unpickled, (*plain.__reduce__(), _notes(self))
+    return _unpickled, (*plain.__reduce__(), _notes(self), guard_of(self))
 
 
 def _notes(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in module.__dict__.items() if key.startswith(_NOTES)}
 
 
-def _carry(module: Any, notes: dict[str, Any]) -> Any:
-    """Note the same on a new module, and correct its code as the old one's was."""
+def _carry(module: Any, notes: dict[str, Any], guard: CallGuard | None) -> Any:
+    """Note the same on a new module, correct its code as the old one's was, and guard its calls."""
     module.__dict__.update(notes)
     if CORRECTED in notes:
         correct(module, corrections_of(module), "")
     elif WRITTEN in notes:
         steps = [{"call": call, "args": args, "kwargs": kwargs} for call, args, kwargs in notes[WRITTEN]["steps"]]
         rewrite(module, {"steps": steps, "output": notes[WRITTEN]["output"]}, "")
+    if guard is not None:
+        set_guard(module, guard.before, guard.edits)
     _extend(type(module))
     return module
 
 
-def _unpickled(function: Callable[..., Any], arguments: tuple[Any, ...], notes: dict[str, Any]) -> Any:
-    return _carry(function(*arguments), notes)
+def _unpickled(
+    function: Callable[..., Any], arguments: tuple[Any, ...], notes: dict[str, Any], guard: CallGuard | None
+) -> Any:
+    return _carry(function(*arguments), notes, guard)
