@@ -660,8 +660,8 @@ def test_wrong_requests_say_what_is_wrong(inputs, targets, options, message):
     ("name", "parameters", "message"),
     [
         ("epsilon", {"gamma": 0.25}, "gamma"),
-        ("integrated-gradients", {"steps": 0}, "steps >= 1"),
-        ("smoothgrad", {"samples": 0}, "samples >= 1"),
+        ("integrated-gradients", {"steps": 0}, "steps of integrated gradients must be at least 1"),
+        ("smoothgrad", {"samples": 0}, "samples of SmoothGrad must be at least 1"),
         ("attnlrp", {"epsilon": -1.0}, "ε >= 0"),
         ("epsilon", {"softmax": "linear"}, "unknown softmax rule 'linear'"),
         ("graded", {"middle": "delta"}, "unknown rule 'delta' for 'middle'"),
@@ -816,3 +816,79 @@ def test_code_that_cannot_be_watched_is_refused(last):
     with pytest.raises(sc.RequestError, match="cannot be watched"):
         sc.attribute(model, x, [0, 1], "epsilon")
     assert sc.attribute(model, x, [0, 1], "gradient").input.any()
+
+
+def test_the_noise_of_smoothgrad_belongs_to_the_sample():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(6, 4).double(), torch.arange(6) % 3
+    noisy = sc.composites.get("smoothgrad", samples=3, noise=0.3)
+    whole = sc.attribute(model, x, y, noisy).input
+    order = torch.tensor([4, 0, 5, 2, 1, 3])
+    torch.testing.assert_close(sc.attribute(model, x[order], y[order], noisy, batch_size=4).input, whole[order])
+    torch.testing.assert_close(sc.attribute(model, x[2:3], y[2:3], noisy).input, whole[2:3])
+    reference = sc.ReferenceSet(x, y, tuple(range(6)))
+    shuffled = sc.ReferenceSet(x[order], y[order], tuple(range(6)))
+    structure = sc.trace(model, x[:1])
+    criterion = sc.criteria.get("lrp", composite=noisy)
+    scores = sc.score(model, structure, reference, criterion).values
+    for other, size in ((reference, 4), (shuffled, 64), (shuffled, 1)):
+        found = sc.score(model, structure, other, criterion, batch_size=size).values
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(scores))
+
+
+@pytest.mark.parametrize("start", ["logit", "contrast", "loss", "one"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_logit_is_the_log_odds_of_class_1(start, label):
+    """The gradient of a network with one output f is that of a network with the two logits -f/2 and f/2."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+    x = torch.randn(3, 4).double().requires_grad_()
+    f = model(x)[:, 0]
+    sign = 2 * label - 1
+    objective = {
+        "logit": sign * f,
+        "contrast": sign * f,
+        "loss": torch.nn.functional.cross_entropy(
+            torch.stack([-f / 2, f / 2], 1), torch.full((3,), label), reduction="none"
+        ),
+        "one": f.abs().log(),  # whose gradient is 1 / f
+    }[start]
+    (expected,) = torch.autograd.grad(objective.sum(), x)
+    found = sc.attribute(model, x, [label] * 3, "gradient-input", start=start)
+    torch.testing.assert_close(found.input, expected * x.detach())
+    with pytest.raises(sc.RequestError, match="target 2 is out of range for one output, whose classes are 0 and 1"):
+        sc.attribute(model, x, [2] * 3)
+
+
+def test_inputs_that_are_no_batch_of_numbers():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    for inputs, message in (
+        ({"input_ids": torch.zeros(2, 4)}, "inputs must be one tensor, samples first, got dict"),
+        (torch.tensor(1.0), "a tensor without dimensions"),
+        (torch.zeros(2, 4, dtype=torch.long), "token ids have no relevance"),
+    ):
+        with pytest.raises(sc.RequestError, match=message):
+            sc.attribute(model, inputs, [0, 0])
+    with pytest.raises(sc.RequestError, match="batch_size must be a positive integer, got 2.5"):
+        sc.attribute(model, torch.zeros(2, 4), [0, 0], batch_size=2.5)
+    with pytest.raises(sc.RequestError, match=r"samples of SmoothGrad must be a positive integer, got 2.5"):
+        sc.composites.get("smoothgrad", samples=2.5)
+
+
+def test_logits_in_an_object():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return Output(self.layer(x))
+
+    model, x = Wrapped(), torch.randn(2, 4)
+    expected = sc.attribute(model.layer, x, [0, 1], "gradient").input
+    torch.testing.assert_close(sc.attribute(model, x, [0, 1], "gradient").input, expected)

@@ -202,7 +202,7 @@ def test_maps_of_shared_layers_and_dense_blocks():
     torch.testing.assert_close(figure_of(network, x, "a", "norm"), a.sum((2, 3)).detach())
 
 
-def test_maps_leave_out_what_does_not_depend_on_the_inputs_and_refuse_the_unseen():
+def test_maps_of_layers_that_do_not_depend_on_the_inputs_and_code_that_cannot_be_seen():
     class Table(nn.Module):
         def __init__(self):
             super().__init__()
@@ -212,8 +212,11 @@ def test_maps_leave_out_what_does_not_depend_on_the_inputs_and_refuse_the_unseen
         def forward(self, x):
             return self.layer(x) + self.bias(self.places).mean(0)
 
-    x = torch.randn(5, 4)
-    assert list(maps(Table(), [x], lambda m: m.sum(2))) == ["layer"]
+    x, table = torch.randn(5, 4), Table()
+    found = maps(table, [x[:2], x[2:]], lambda m: m.sum(2))
+    assert set(found) == {"layer", "bias"}
+    same = table.bias(table.places).sum(0).expand(5, -1)
+    torch.testing.assert_close(found["bias"], same.double())
 
     class Own(nn.Module):
         def __init__(self):
@@ -293,7 +296,7 @@ def test_ocap_looks_at_the_first_images_of_each_class_in_turn(chain):
         sc.RequestError, match="'ocap' asks for 30 reference samples, there are 8; raise per_class to 8"
     ):
         sc.score(model, structure, reference, get("ocap", images=30))
-    with pytest.raises(sc.RequestError, match="images must be a positive integer, got 0"):
+    with pytest.raises(sc.RequestError, match="images must be at least 1, got 0"):
         get("ocap", images=0)
     with pytest.raises(sc.RequestError, match="between 0 and 1, got 1.5"):
         kept_at(sc.score(model, structure, reference, "ocap"), 1.5)
@@ -520,7 +523,7 @@ def test_shapley_samples_and_errors(small):
     )
     with pytest.raises(sc.RequestError, match="asks for 12 reference samples, there are 9; raise per_class to 4"):
         scored(small, "shapley", samples=12)
-    with pytest.raises(sc.RequestError, match="permutations must be a positive integer, got 0"):
+    with pytest.raises(sc.RequestError, match="permutations must be at least 1, got 0"):
         get("shapley", permutations=0)
     wrong = ReferenceSet(reference.inputs, reference.targets + 1, reference.indices)
     with pytest.raises(sc.RequestError, match="target 3 is out of range for 3 outputs"):

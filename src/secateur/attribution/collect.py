@@ -96,7 +96,7 @@ class Collector:
             dims, dtype=_wide(tensor.dtype)
         )  # fmt: skip
 
-    def statistics(self, order: dict[str, None]) -> dict[str, UnitStatistics]:
+    def statistics(self, order: dict[str, int]) -> dict[str, UnitStatistics]:
         """By layer, in order of execution."""
         return {name: added(name, self.found[name]) for name in order if name in self.found}
 

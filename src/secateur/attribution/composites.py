@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, PlusWeights, Rule, WSquare, ZBox, ZPlus
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, check_count
 from secateur.core.registry import Registry
 
 registry: Registry[Composite] = Registry("composite")
@@ -50,21 +50,24 @@ class IntegratedGradients:
     baseline: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise RequestError(f"integrated gradients need steps >= 1, got {self.steps}")
+        check_count("steps of integrated gradients", self.steps)
 
 
 @dataclass(frozen=True)
 class SmoothGrad:
-    """Mean over ``samples`` noisy inputs; ``noise``: standard deviation as a share of the inputs' range."""
+    """Mean over ``samples`` noisy inputs; ``noise``: standard deviation as a share of each input's range.
+
+    A sample's noise is drawn by its values: it does not depend on the samples around it, or on their order.
+    """
 
     samples: int = 25
     noise: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.noise < 0:
-            raise RequestError(f"SmoothGrad needs samples >= 1 and noise >= 0, got {self.samples} and {self.noise}")
+        check_count("samples of SmoothGrad", self.samples)
+        if self.noise < 0:
+            raise RequestError(f"SmoothGrad needs noise >= 0, got {self.noise}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from secateur.attribution.layers import At, Look
 from secateur.attribution.rules import stabilise
 from secateur.attribution.watch import Watch
 from secateur.core.borrowing import borrowed, check_values
-from secateur.core.errors import RequestError, SecateurError
+from secateur.core.errors import RequestError, SecateurError, check_count
 from secateur.core.randomness import derive_seed
 
 Start = Literal["one", "logit", "contrast", "loss"]
@@ -66,11 +67,14 @@ def attribute(
     Args:
         model: a network giving logits [N, K] (or an object or dictionary with ``logits``); it comes back as it was.
         inputs: [N, ...] floating point.
-        targets: class index of each sample, [N].
+        targets: class index of each sample, [N]. A network with one output f is a classifier of two: f is the log-odds
+            of class 1, and -f those of class 0; to explain an output as it is, give class 1.
         composite: name or object, see `secateur.attribution.composites`.
         start: ``one``: relevance 1 at the target logit (default of rules); ``logit``: the logit's value (default of
             gradient methods, whose gradient is then the logit's); ``contrast``: the target logit less the mean of the
-            others; ``loss``: the gradient of each sample's cross-entropy; or relevance of all logits, [N, K].
+            others; ``loss``: the gradient of each sample's cross-entropy; or relevance of all logits, [N, K]. With one
+            output f and s = 1 for class 1, -1 for class 0: the logit and the contrast are s·f, the loss is
+            ln(1 + e^(-s·f)), and its gradient sigmoid(f) - class.
         bounds: lowest and highest possible input, for the z^B-rule; None: read off ``inputs``.
         positions: a unit's space or tokens: ``sum``, ``abs`` (sum of absolute values), ``keep``.
         account: count what biases and constants absorb.
@@ -87,8 +91,8 @@ def attribute(
         (torch.Size([2, 4]), ['0', '2'], [1.0, 1.0])
     """
     chosen = composites.get(composite)
-    check_values(model, gradients=True)
     labels = _targets(targets, inputs)
+    check_values(model, gradients=True)
     inputs = inputs.detach()
     if bounds is None:
         bounds = (float(inputs.min()), float(inputs.max()))
@@ -121,6 +125,7 @@ def unit_statistics(
     bounds: tuple[float, float] | None = None,
     at: At = "readers",
     positions: Positions = "sum",
+    constants: bool = False,
 ) -> dict[str, UnitStatistics]:
     """Per-sample unit statistics of every weighted layer, from one pass over the batches.
 
@@ -136,25 +141,37 @@ def unit_statistics(
         bounds: for the z^B-rule.
         at: where units are looked at.
         positions: ``sum`` or ``abs``, see `attribute`.
+        constants: also look at layers that do not depend on the inputs, such as those that make position biases; every
+            batch then has to be one sample, since what such a layer makes belongs to no sample of a larger batch.
+
+    Raises:
+        RequestError: as `attribute`; and for larger batches with ``constants``.
     """
     chosen = composites.get("gradient-input" if composite is None else composite)
-    job = _Job(model, chosen, _started(start, chosen), bounds, at, positions, full=True, inputs=False)
+    job = _Job(
+        model, chosen, _started(start, chosen), bounds, at, positions, full=True, inputs=False, constants=constants
+    )
     parts: list[_Pass] = []
     for x, y in batches:
-        parts += _run(job, x, _targets(y, x), torch.arange(len(x)))
+        if constants and len(x) != 1:
+            raise RequestError(f"constants=True looks at one sample at a time, got a batch of {len(x)}")
+        parts += _run(job, x, _targets(y, x, token_ids=chosen.average is None), torch.arange(len(x)))
     if not parts:
         raise RequestError("there are no reference samples to look at")
+    widths = {name: width for p in parts for name, width in p.order.items() if width or name in p.stats}
     return {
         name: UnitStatistics(
-            *(torch.cat([getattr(p.stats[name], f) for p in parts]) for f in ("relevance", "gradient", "activation"))
+            *(
+                torch.cat([getattr(p.of(name, width), f) for p in parts])
+                for f in ("relevance", "gradient", "activation")
+            )
         )
-        for name in parts[0].stats
+        for name, width in widths.items()
     }
 
 
 def _checked(batch_size: int) -> int:
-    if batch_size < 1:
-        raise RequestError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     return batch_size
 
 
@@ -166,9 +183,26 @@ def _started(start: Start | torch.Tensor | None, composite: Composite) -> Start 
     return start
 
 
-def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor) -> torch.Tensor:
-    if not inputs.is_floating_point():
-        raise RequestError(f"inputs must be floating point, got {inputs.dtype}; normalise them first")
+def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor, token_ids: bool = False) -> torch.Tensor:
+    """Class indices as a tensor, after a look at both.
+
+    Args:
+        targets: of the samples.
+        inputs: of the network.
+        token_ids: whether inputs may be integers.
+    """
+    if not isinstance(inputs, torch.Tensor):
+        raise RequestError(
+            f"inputs must be one tensor, samples first, got {type(inputs).__name__}; wrap the network in a module "
+            "whose forward takes one tensor and makes the rest of it"
+        )
+    if not inputs.is_floating_point() and (not token_ids or inputs.dtype == torch.bool or inputs.is_complex()):
+        raise RequestError(
+            f"inputs must be floating point, got {inputs.dtype}; normalise images first; token ids have no relevance "
+            "of their own: give their embeddings to the part of the network behind them"
+        )
+    if inputs.ndim == 0:
+        raise RequestError("inputs must have samples as their first dimension, got a tensor without dimensions")
     if inputs.numel() == 0:
         raise RequestError(f"inputs are empty (shape {list(inputs.shape)}); give at least one sample")
     labels = torch.as_tensor(targets if isinstance(targets, torch.Tensor) else list(targets))
@@ -195,6 +229,7 @@ class _Job:
     full: bool = False
     account: bool = False
     inputs: bool = True
+    constants: bool = False
 
     def collector(self, samples: int) -> Collector:
         return Collector(samples, self.positions, self.full, self.composite.gives == "gradient")
@@ -207,6 +242,12 @@ class _Pass:
     start: torch.Tensor
     stats: dict[str, UnitStatistics]
     absorbed: dict[str, torch.Tensor]
+    order: dict[str, int]
+
+    def of(self, name: str, width: int) -> UnitStatistics:
+        """A layer's statistics; nothing came back to one without a look: it does not matter for the logits."""
+        zeros = self.start.new_zeros(len(self.start), width)
+        return self.stats.get(name, UnitStatistics(zeros, zeros, zeros))
 
 
 def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.Tensor) -> list[_Pass]:
@@ -223,7 +264,7 @@ def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.T
             if isinstance(job.composite.average, IntegratedGradients):
                 return [_integrated(part, x, y, job.composite.average)]
             if isinstance(job.composite.average, SmoothGrad):
-                return [_smoothed(part, x, y, job.composite.average, chosen, inputs)]
+                return [_smoothed(part, x, y, job.composite.average)]
             return [_once(part, x, y)]
     except torch.OutOfMemoryError as error:
         if len(chosen) == 1:
@@ -243,7 +284,8 @@ def _once(job: _Job, x: torch.Tensor, y: torch.Tensor) -> _Pass:
         relevance = relevance + direct
     if not torch.isfinite(relevance).all():
         raise not_finite("the input", relevance)
-    return _Pass(relevance, looked.logits, looked.start, collector.statistics(looked.order), collector.absorbed)
+    stats = collector.statistics(looked.order)
+    return _Pass(relevance, looked.logits, looked.start, stats, collector.absorbed, looked.order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +294,7 @@ class _Looked:
     direct: list[torch.Tensor]
     logits: torch.Tensor
     start: torch.Tensor
-    order: dict[str, None]
+    order: dict[str, int]
 
 
 def _backward(
@@ -265,7 +307,10 @@ def _backward(
     """A watched forward pass and its backward pass; the gradient is 0 unless the job wants inputs."""
     leaf = x.detach().requires_grad_(job.inputs)
     exact = job.at == "makers" and (job.full or job.composite.average is not None)
-    watch = Watch(job.model, len(x), job.composite, job.bounds, job.at, look, account if job.account else None, exact)
+    watch = Watch(
+        job.model, len(x), job.composite, job.bounds, job.at, look, account if job.account else None, exact,
+        job.constants,
+    )  # fmt: skip
     with torch.enable_grad(), watch.forgetting():
         given = leaf.clone()  # the network may go on in place
         watch.begin(given)
@@ -274,9 +319,7 @@ def _backward(
         logits = logits_of(output)
         if job.composite.choose is not None:
             watch.check_seen([logits])
-        if int(y.max()) >= logits.shape[1] or int(y.min()) < 0:
-            wrong = int(y.max()) if int(y.max()) >= logits.shape[1] else int(y.min())
-            raise RequestError(f"target {wrong} is out of range for {logits.shape[1]} outputs")
+        check_classes(y, logits)
         if not logits.requires_grad:
             raise RequestError("the logits do not depend on the inputs")
         start = _start_gradient(logits.detach(), y, job.start)
@@ -294,10 +337,54 @@ def logits_of(output: Any) -> torch.Tensor:
         output = output.get("logits", next(iter(output.values()), None))
     elif isinstance(output, (tuple, list)):
         output = output[0] if output else None
+    elif not isinstance(output, torch.Tensor):
+        output = getattr(output, "logits", output)
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         shape = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
         raise RequestError(f"the network must give logits of shape [N, classes], got {shape}")
     return output
+
+
+def check_classes(targets: torch.Tensor, logits: torch.Tensor) -> None:
+    """Refuse a class that the network does not know; one with a single logit f knows 0 and 1.
+
+    Raises:
+        RequestError: naming the class.
+    """
+    wrong = targets[(targets < 0) | (targets >= max(2, logits.shape[1]))]
+    if len(wrong):
+        outputs = f"{logits.shape[1]} outputs" if logits.shape[1] > 1 else "one output, whose classes are 0 and 1"
+        raise RequestError(f"target {int(wrong[0])} is out of range for {outputs}")
+
+
+def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of each sample's class, [N]: cross-entropy of the logits [N, K].
+
+    A single logit f [N, 1] is the log-odds of class 1: the loss is ln(1 + e^-f) for class 1, ln(1 + e^f) for class 0.
+
+    Raises:
+        RequestError: for a class that the network does not know.
+
+    Example:
+        >>> losses(torch.tensor([[0.0], [3.0]]), torch.tensor([1, 0])).round(decimals=3).tolist()
+        [0.6930000185966492, 3.0490000247955322]
+    """
+    check_classes(targets, logits)
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], targets.to(logits.dtype), reduction="none")
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def _binary_gradient(logits: torch.Tensor, targets: torch.Tensor, start: str, tiny: float) -> torch.Tensor:
+    """As `_start_gradient`, for a single logit f, the log-odds of class 1; the log-odds of class 0 are -f."""
+    sign = 2 * targets[:, None].to(logits.dtype) - 1
+    if start == "one":
+        return 1 / stabilise(logits, tiny)  # of either class: ±f · (±1 / f)
+    if start in ("logit", "contrast"):
+        return sign
+    if start == "loss":
+        return logits.sigmoid() - (sign + 1) / 2
+    raise RequestError(f"unknown start '{start}'; known: one, logit, contrast, loss, or a tensor")
 
 
 def _start_gradient(logits: torch.Tensor, targets: torch.Tensor, start: Start | torch.Tensor) -> torch.Tensor:
@@ -309,14 +396,14 @@ def _start_gradient(logits: torch.Tensor, targets: torch.Tensor, start: Start | 
                 f"start relevance must be given per sample and class {list(logits.shape)}, got {list(start.shape)}"
             )
         return start.to(logits.dtype) / stabilise(logits, tiny)
+    if logits.shape[1] == 1:
+        return _binary_gradient(logits, targets, start, tiny)
     hot = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
     if start == "one":
         return hot / stabilise(logits, tiny)
     if start == "logit":
         return hot
     if start == "contrast":
-        if logits.shape[1] < 2:
-            raise RequestError("start 'contrast' needs at least two classes")
         return hot - (1 - hot) / (logits.shape[1] - 1)
     if start == "loss":
         return logits.softmax(1) - hot
@@ -365,17 +452,17 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
     if not torch.isfinite(total).all():
         raise not_finite("the input", total)
     change = _start_gradient(last.logits, y, job.start) * (last.logits - logits_0)
-    return _Pass(total, last.logits, change.sum(1), stats, {})
+    return _Pass(total, last.logits, change.sum(1), stats, {}, last.order)
 
 
-def _smoothed(
-    job: _Job, x: torch.Tensor, y: torch.Tensor, smooth: SmoothGrad, chosen: torch.Tensor, inputs: torch.Tensor
-) -> _Pass:
-    """Mean over noisy inputs; a sample's noise does not depend on the batch it is in."""
-    width = smooth.noise * float(inputs.max() - inputs.min())
+def _smoothed(job: _Job, x: torch.Tensor, y: torch.Tensor, smooth: SmoothGrad) -> _Pass:
+    """Mean over noisy inputs; a sample's noise depends on its values alone, not on its place among others."""
+    width = smooth.noise * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).reshape(-1, *[1] * (x.ndim - 1))
+    # the same in any precision and on any device
+    identities = [hashlib.sha256(sample.float().cpu().contiguous().numpy().tobytes()).hexdigest() for sample in x]
     passes = []
     for draw in range(smooth.samples):
-        noise = torch.stack([_noise(x[0], smooth.seed, draw, int(sample)) for sample in chosen])
+        noise = torch.stack([_noise(x[0], smooth.seed, draw, identity) for identity in identities])
         passes.append(_once(replace(job, composite=replace(job.composite, average=None)), x + width * noise, y))
     stats = {
         name: UnitStatistics(
@@ -390,10 +477,10 @@ def _smoothed(
     def mean(what: str) -> torch.Tensor:
         return torch.stack([getattr(p, what) for p in passes]).mean(0)
 
-    return _Pass(mean("input"), mean("logits"), mean("start"), stats, {})
+    return _Pass(mean("input"), mean("logits"), mean("start"), stats, {}, passes[0].order)
 
 
-def _noise(like: torch.Tensor, seed: int, draw: int, sample: int) -> torch.Tensor:
+def _noise(like: torch.Tensor, seed: int, draw: int, sample: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(derive_seed(seed, "smoothgrad", draw, sample))
     return torch.randn(like.shape, generator=generator).to(like)
 

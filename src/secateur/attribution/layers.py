@@ -85,7 +85,8 @@ class Layers:
         self.account = account
         self.exact = exact
         self.direct: list[torch.Tensor] = []
-        self.order: dict[str, None] = {}
+        # by layer in order of execution, how many units a look has; 0 where there is nothing to look at
+        self.order: dict[str, int] = {}
         self.flat: list[bool] = []
         self.anchor = torch.zeros((), requires_grad=True)
         self._shared: dict[int, list[weakref.ref[Kept]]] = {}
@@ -127,7 +128,9 @@ class Layers:
         assert record.z is not None
         self._largest = max(self._largest, z.numel())
         self.share(record, record.z)
-        self.order.setdefault(record.name)
+        looked = z if self.at == "makers" else x if x.requires_grad else None
+        width = 0 if looked is None else looked.shape[record.op.channel_dim]
+        self.order[record.name] = max(width, self.order.get(record.name, 0))
         return z
 
     def _backward(self, record: Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:

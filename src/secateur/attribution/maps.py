@@ -17,6 +17,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.attribution.layers import conv_call, conv_transpose_call, linear_call
 from secateur.attribution.operations import bound, in_place
+from secateur.attribution.products import Owners, linear_product
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 from secateur.structure.attention import multi_head_attention
@@ -28,6 +29,7 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 _CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
 _TRANSPOSED = frozenset("conv_transpose1d conv_transpose2d conv_transpose3d".split())
 _PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm addmm".split())
+_LAYERS = _CONVOLUTIONS | _TRANSPOSED | _PRODUCTS | {"linear"}
 _NORMS = frozenset("batch_norm instance_norm group_norm layer_norm rms_norm".split())
 _NONLINEARITIES = frozenset(
     "relu relu6 threshold leaky_relu prelu rrelu elu celu selu gelu silu hardswish mish sigmoid hardsigmoid logsigmoid "
@@ -59,8 +61,8 @@ def maps(
             belongs to no later one: behind a residual sum, a ReLU belongs to the layers that were just added.
 
     Returns:
-        By layer in order of execution; the mean over its calls for a layer that is called several times. Layers that do
-        not depend on the inputs are left out.
+        By layer in order of execution; the mean over its calls for a layer that is called several times. Where a layer
+        does not depend on the inputs, every sample has the same figures.
 
     Raises:
         RequestError: for no inputs, an unknown stage, or code that cannot be watched.
@@ -97,6 +99,7 @@ class _Call:
         rows: of its weight, and the ``first`` that this call uses (packed projections are called in parts).
         figure: [N, C], replaced when a norm or nonlinearity is met.
         normed, activated: whether it was.
+        constant: whether it does not depend on the inputs.
     """
 
     name: str
@@ -105,6 +108,7 @@ class _Call:
     figure: torch.Tensor
     normed: bool = False
     activated: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +126,10 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.samples, self.reduce, self.stage = len(inputs), reduce, stage
         self.calls: list[_Call] = []
-        self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
-        # of every tensor that depends on the inputs
+        self._owners = Owners(model)
+        # of every tensor that depends on the inputs, and of those that depend on weights alone
         self._places: Any = WeakTensorKeyDictionary()
+        self._constants: Any = WeakTensorKeyDictionary()
         self._places[inputs] = ()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -133,12 +138,22 @@ class _Watch(TorchFunctionMode):
         if name == "multi_head_attention_forward":
             with self:
                 return multi_head_attention(*args, **kwargs)
-        known = [t for t in tensors_in((args, kwargs)) if t in self._places]
+        if name == "einsum":
+            product = linear_product(name, args, kwargs, self._owners.owns_matrix)
+            if product is not None:
+                with self:
+                    return product()
+        tensors = list(tensors_in((args, kwargs)))
+        known = [t for t in tensors if t in self._places]
+        table = self._places if known else self._constants
         result = func(*args, **kwargs)
-        if known:
-            found = self._follow(func, name, args, kwargs, known, result) if isinstance(result, torch.Tensor) else ()
+        if known or name in _LAYERS or any(t in table for t in tensors):
+            found: tuple[_Place, ...] = ()
+            if isinstance(result, torch.Tensor):
+                known = [t for t in tensors if t in table]
+                found = self._follow(func, name, args, kwargs, known, result, table)
             for tensor in tensors_in((result, args[:1] if in_place(name, kwargs) else ())):
-                self._places[tensor] = found
+                table[tensor] = found
         return result
 
     def figures(self) -> dict[str, torch.Tensor]:
@@ -162,14 +177,14 @@ class _Watch(TorchFunctionMode):
             )
 
     def _follow(
-        self, func: Any, name: str, args: Any, kwargs: Any, known: list[torch.Tensor], result: torch.Tensor
+        self, func: Any, name: str, args: Any, kwargs: Any, known: list[torch.Tensor], result: torch.Tensor, table: Any
     ) -> tuple[_Place, ...]:
         """Places in the result, after a look where they are at a norm or a nonlinearity."""
-        made = self._made(name, args, kwargs, result)
+        made = self._made(name, args, kwargs, result, constant=table is self._constants)
         if made is not None:
             return made
         x = args[0] if args else kwargs.get("input")
-        places: tuple[_Place, ...] = self._places.get(x, ()) if isinstance(x, torch.Tensor) else ()
+        places: tuple[_Place, ...] = table.get(x, ()) if isinstance(x, torch.Tensor) else ()
         if _is(name, _NORMS):
             for place in places:
                 if place.bare and not place.call.normed:
@@ -185,14 +200,16 @@ class _Watch(TorchFunctionMode):
         if name in _PERMUTATIONS and places:
             return _permuted(places, func, args, kwargs)
         if _is(name, frozenset({"add"})):
-            return tuple(p for t in known if t.shape == result.shape for p in _passed(self._places[t]))
+            return tuple(p for t in known if t.shape == result.shape for p in _passed(table[t]))
         if _is(name, _SCALES) and len(known) == 1 and known[0].shape == result.shape:
-            return _passed(self._places[known[0]])
+            return _passed(table[known[0]])
         if _is(name, _CONCATENATIONS):
-            return self._concatenated(args, kwargs, result.ndim)
+            return self._concatenated(args, kwargs, result.ndim, table)
         return ()
 
-    def _made(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> tuple[_Place, ...] | None:
+    def _made(
+        self, name: str, args: Any, kwargs: Any, result: torch.Tensor, constant: bool
+    ) -> tuple[_Place, ...] | None:
         """The place of what a weighted layer made; None for any other operation."""
         if name in _CONVOLUTIONS or name in _TRANSPOSED:
             weight = bound(conv_call if name in _CONVOLUTIONS else conv_transpose_call, args, kwargs)["weight"]
@@ -201,39 +218,30 @@ class _Watch(TorchFunctionMode):
             weight, dim = bound(linear_call, args, kwargs)["weight"], result.ndim - 1
         elif name in _PRODUCTS:
             # a product with a matrix that is a parameter is a linear layer
-            weights = [t for t in tensors_in((args, kwargs)) if t.ndim == 2 and self._owner(t) is not None]
-            if not weights:
+            weights = [t for t in tensors_in((args, kwargs)) if t.ndim == 2 and self._owners.of(t) is not None]
+            if not weights or (constant and len(weights) > 1):  # weights that make a weight are no layer's call
                 return None
             weight = weights[0]
             left = weight is args[0] and name not in ("__rmatmul__", "addmm")
             dim = result.ndim - (2 if left else 1)
         else:
             return None
-        owner = self._owner(weight)
+        owner = self._owners.of(weight)
         if owner is None:
             return ()
-        call = _Call(*owner, figure=torch.empty(0))
+        call = _Call(owner.name, owner.rows, owner.first, torch.empty(0), constant=constant)
         place = _Place(call, dim)
         call.figure = self._figure(place, result, result.shape[dim])
         self.calls.append(call)
         return (place,)
 
-    def _owner(self, weight: torch.Tensor) -> tuple[str, int, int] | None:
-        """Layer, rows of its weight and first row of a weight that is a parameter, a transposed one or rows of one."""
-        if id(weight) in self._names:
-            return self._names[id(weight)], 0, 0
-        base = weight._base
-        if base is None or id(base) not in self._names:
-            return None
-        if weight.ndim == base.ndim == 2 and weight.stride() == base.stride()[::-1] and weight.shape == base.T.shape:
-            return self._names[id(base)], 0, 0
-        if weight.stride(0) != base.stride(0):
-            return None
-        return self._names[id(base)], base.shape[0], int(weight.storage_offset()) // max(1, base.stride(0))
-
     def _figure(self, place: _Place, tensor: torch.Tensor, count: int | None = None) -> torch.Tensor:
         """[N, C] of the call's channels in a tensor."""
         dim = place.dim
+        if place.call.constant:  # all other dimensions are positions; every sample has the same map
+            count = place.call.figure.shape[1] if count is None else count
+            flat_CP = tensor.detach().movedim(dim, 0).narrow(0, place.start, count).flatten(1)
+            return self.reduce(flat_CP[None]).expand(self.samples, -1)
         if tensor.shape[0] != self.samples or dim == 0:
             if dim == 0 or tensor.shape[0] % self.samples:
                 raise RequestError(
@@ -245,13 +253,15 @@ class _Watch(TorchFunctionMode):
         maps_NC = tensor.detach().movedim(dim, 1).narrow(1, place.start, count)
         return self.reduce(maps_NC.flatten(2) if maps_NC.ndim > 2 else maps_NC.unsqueeze(2))
 
-    def _concatenated(self, args: Any, kwargs: Any, ndim: int) -> tuple[_Place, ...]:
+    def _concatenated(self, args: Any, kwargs: Any, ndim: int, table: Any) -> tuple[_Place, ...]:
         """Channels one behind the other; where something else is put together, a map is no longer what was made."""
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % ndim
         found, offset = [], 0
         for part in parts:
-            for place in self._places.get(part, ()):
+            if part.ndim != ndim:  # an empty tensor of one dimension, which goes with any other, as in a fresh cache
+                continue
+            for place in table.get(part, ()):
                 if place.dim == dim:
                     found.append(replace(place, start=place.start + offset, bare=False))
             offset += part.shape[dim]

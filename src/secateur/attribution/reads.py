@@ -13,12 +13,23 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.attribution.functional import ConvolutionMap, MatrixMap
-from secateur.attribution.layers import conv_call, convolution_map, linear_call, norm_call
+from secateur.attribution.functional import ConvolutionMap, MatrixMap, TransposedMap
+from secateur.attribution.layers import (
+    conv_call,
+    conv_transpose_call,
+    convolution_map,
+    linear_call,
+    norm_call,
+    transposed_map,
+)
 from secateur.attribution.operations import bound
+from secateur.attribution.products import MATRIX_PRODUCTS, Owner, Owners, linear_product
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 from secateur.structure.attention import multi_head_attention
+
+_CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
+_TRANSPOSED = frozenset("conv_transpose1d conv_transpose2d conv_transpose3d".split())
 
 
 @dataclass(eq=False)
@@ -27,16 +38,20 @@ class Read:
 
     Attributes:
         op: the layer's linear map.
-        mean: mean input, [C, H, W] before a convolution, [F] before a linear layer.
+        mean: mean input, [C, H, W] before a convolution, [F] before a linear layer; None for a layer that is called
+            with inputs of several sizes.
+        average: mean of x per input channel or feature.
         magnitude: mean of |x| per input channel or feature.
         square: mean of x² per input channel or feature.
         made_mean, made_magnitude, made_square: mean of y, |y| and y² per output channel or feature.
         norm: name of the running mean of a batch norm that reads the layer's output; None without one.
         count: samples seen.
+        whole: whether every call used the whole weight.
     """
 
-    op: ConvolutionMap | MatrixMap
-    mean: torch.Tensor
+    op: ConvolutionMap | TransposedMap | MatrixMap
+    mean: torch.Tensor | None
+    average: torch.Tensor
     magnitude: torch.Tensor
     square: torch.Tensor
     made_mean: torch.Tensor
@@ -44,21 +59,33 @@ class Read:
     made_square: torch.Tensor
     norm: str | None = None
     count: int = 0
+    whole: bool = True
 
     def deviation(self) -> torch.Tensor:
         """Standard deviation of x per input channel or feature, over samples and positions."""
-        mean = self.mean.flatten(1).mean(1) if self.mean.ndim > 1 else self.mean
-        return (self.square - mean**2).clamp(min=0).sqrt()
+        return (self.square - self.average**2).clamp(min=0).sqrt()
 
     def made_deviation(self) -> torch.Tensor:
         """Standard deviation of y per output channel or feature, over samples and positions."""
         return (self.made_square - self.made_mean**2).clamp(min=0).sqrt()
 
+    @property
+    def has_contribution(self) -> bool:
+        """Whether `contribution` is defined: not for transposed convolutions, inputs of several sizes, or weights that
+        are used in parts.
+        """  # noqa: D205
+        return self.whole and self.mean is not None and not isinstance(self.op, TransposedMap)
+
     def contribution(self, channels: torch.Tensor) -> torch.Tensor:
         """What the inputs at ``channels`` of the weight add to each output, mean over samples and positions, [out].
 
         In a grouped convolution, ``channels`` are places within every group.
+
+        Raises:
+            RequestError: where it is not defined, see `has_contribution`.
         """
+        if not self.has_contribution or self.mean is None or isinstance(self.op, TransposedMap):
+            raise RequestError("the mean contribution of this layer's inputs is not defined; leave it out")
         weight = self.op.weight.detach().to(torch.float64)
         if isinstance(self.op, MatrixMap):
             return weight[:, channels] @ self.mean[channels]
@@ -75,23 +102,62 @@ def reads(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, Read]:
     Args:
         model: any network; it comes back as it was.
         batches: inputs, [N, ...] each.
+
+    Raises:
+        RequestError: without inputs, or for a network without a layer that can be watched.
     """
-    found: dict[str, Read] = {}
+    found: dict[str, _Sums] = {}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    seen = 0
     with borrowed(model), torch.no_grad():
         for inputs in batches:
             with _Reader(model, found):
-                model(inputs.to(device))
-    if not found:
+                model(inputs.to(device).clone())  # the network may go on in place
+            seen += 1
+    if not seen:
         raise RequestError("there are no reference samples to look at")
-    return found
+    if not found:
+        raise RequestError("no weighted layer of the network can be watched; give the network in plain PyTorch")
+    return {name: sums.read() for name, sums in found.items()}
+
+
+class _Sums:
+    """Of one layer over its calls, each weighted by its samples; what is made, row by row of the weight."""
+
+    def __init__(self, op: Any, inputs: int, rows: int) -> None:
+        self.op, self.count, self.whole = op, 0, True
+        self.norm: str | None = None
+        self.mean: torch.Tensor | None = None
+        device = op.weight.device
+        self.read_sums = torch.zeros(3, inputs, dtype=torch.float64, device=device)
+        self.made_sums = torch.zeros(3, rows, dtype=torch.float64, device=device)
+        self.made_count = torch.zeros(rows, dtype=torch.float64, device=device)
+
+    def add(self, count: int, mean: torch.Tensor, read: torch.Tensor, made: torch.Tensor, first: int) -> None:
+        if self.count == 0:
+            self.mean = mean * count
+        elif self.mean is not None:
+            self.mean = self.mean + mean * count if self.mean.shape == mean.shape else None
+        self.read_sums += read * count
+        self.made_sums[:, first : first + made.shape[1]] += made * count
+        self.made_count[first : first + made.shape[1]] += count
+        self.count += count
+
+    def read(self) -> Read:
+        mean = None if self.mean is None else self.mean / self.count
+        average, magnitude, square = self.read_sums / self.count
+        made_mean, made_magnitude, made_square = self.made_sums / self.made_count.clamp(min=1)
+        return Read(
+            self.op, mean, average, magnitude, square, made_mean, made_magnitude, made_square, self.norm, self.count,
+            self.whole,
+        )  # fmt: skip
 
 
 class _Reader(TorchFunctionMode):
-    def __init__(self, model: nn.Module, found: dict[str, Read]) -> None:
+    def __init__(self, model: nn.Module, found: dict[str, _Sums]) -> None:
         super().__init__()
         self.found = found
-        self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
+        self._owners = Owners(model)
         self._buffers = {id(b): name for name, b in model.named_buffers()}
         self._made: dict[int, tuple[str, torch.Tensor]] = {}
 
@@ -101,13 +167,21 @@ class _Reader(TorchFunctionMode):
         if name == "multi_head_attention_forward":
             with self:
                 return multi_head_attention(*args, **kwargs)
+        if name in MATRIX_PRODUCTS:
+            product = linear_product(name, args, kwargs, self._owners.owns_matrix)
+            if product is not None:
+                with self:
+                    return product()
         result = func(*args, **kwargs)
-        if name in ("conv1d", "conv2d", "conv3d"):
+        if name in _CONVOLUTIONS:
             call = bound(conv_call, args, kwargs)
-            self._read(call["weight"], call["input"], convolution_map(call["input"], call), result)
+            self._read(call, convolution_map(call["input"], call), result)
+        elif name in _TRANSPOSED:
+            call = bound(conv_transpose_call, args, kwargs)
+            self._read(call, transposed_map(call["input"], call), result)
         elif name == "linear":
             call = bound(linear_call, args, kwargs)
-            self._read(call["weight"], call["input"], MatrixMap(call["weight"], call["bias"]), result)
+            self._read(call, MatrixMap(call["weight"], call["bias"]), result)
         elif name == "batch_norm":
             call = bound(norm_call, args, kwargs)
             made = self._made.get(id(call["input"]))
@@ -115,31 +189,25 @@ class _Reader(TorchFunctionMode):
                 self.found[made[0]].norm = self._buffers.get(id(call["running_mean"]))
         return result
 
-    def _read(self, weight: torch.Tensor, x: torch.Tensor, op: Any, result: torch.Tensor) -> None:
-        name = self._names.get(id(weight))
-        if name is None:
+    def _read(self, call: dict[str, Any], op: Any, result: torch.Tensor) -> None:
+        owner: Owner | None = self._owners.of(call["weight"])
+        if owner is None:
             return
-        self._made[id(result)] = (name, result)
-        values = x.detach().to(torch.float64)
-        if isinstance(op, MatrixMap):
-            rows = values.reshape(-1, values.shape[-1])
-            now = [rows.mean(0), *_sizes(rows)[1:]]
-            now += _sizes(result.detach().to(torch.float64).reshape(-1, result.shape[-1]))
-        else:
-            now = [values.mean(0), *_sizes(values)[1:], *_sizes(result.detach().to(torch.float64))]
+        self._made[id(result)] = (owner.name, result)
+        values, made = call["input"].detach().to(torch.float64), result.detach().to(torch.float64)
         count = len(values)
-        before = self.found.get(name)
-        if before is not None:
-            share = count / (before.count + count)
-            was = [before.mean, before.magnitude, before.square]
-            was += [before.made_mean, before.made_magnitude, before.made_square]
-            now = [old + share * (new - old) for old, new in zip(was, now, strict=True)]
-            count += before.count
-        norm = before.norm if before else None
-        self.found[name] = Read(op, now[0], now[1], now[2], now[3], now[4], now[5], norm, count)
+        if isinstance(op, MatrixMap):
+            values, made = values.reshape(-1, values.shape[-1]), made.reshape(-1, made.shape[-1])
+        read, made_sizes = _sizes(values), _sizes(made)
+        if owner.name not in self.found:
+            rows = max(owner.rows, made_sizes.shape[1])
+            self.found[owner.name] = _Sums(op, read.shape[1], rows)
+        sums = self.found[owner.name]
+        sums.whole = sums.whole and not owner.rows
+        sums.add(count, values.mean(0), read, made_sizes, owner.first)
 
 
-def _sizes(values: torch.Tensor) -> list[torch.Tensor]:
-    """Mean of v, |v| and v² per channel, [N, C, ...]."""
+def _sizes(values: torch.Tensor) -> torch.Tensor:
+    """Mean of v, |v| and v² per channel of [N, C, ...], [3, C]."""
     dims = (0, *range(2, values.ndim))
-    return [values.mean(dims), values.abs().mean(dims), (values**2).mean(dims)]
+    return torch.stack([values.mean(dims), values.abs().mean(dims), (values**2).mean(dims)])

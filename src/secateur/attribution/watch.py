@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -52,6 +51,7 @@ from secateur.attribution.operations import (
     out_of_place,
     treatment_of,
 )
+from secateur.attribution.products import MATRIX_PRODUCTS, Owners, linear_product
 from secateur.attribution.rules import damped
 from secateur.core.errors import RequestError, SecateurError
 from secateur.structure.base import tensors_in
@@ -97,6 +97,7 @@ class Watch(TorchFunctionMode):
         look: gets (layer name, `Look`) during the backward pass.
         account: gets (where, absorbed relevance [N]) likewise; None: do not count.
         exact: whether looks need every activation, also where nothing comes back (before an in-place ReLU).
+        constants: look at layers that do not depend on the inputs, too (N = 1, or their units belong to no sample).
     """
 
     def __init__(
@@ -109,9 +110,13 @@ class Watch(TorchFunctionMode):
         look: Callable[[str, Look], None],
         account: Callable[[str, torch.Tensor], None] | None = None,
         exact: bool = False,
+        constants: bool = False,
     ) -> None:
         super().__init__()
         self.composite = composite
+        self.constants = constants
+        self._owners = Owners(model)
+        self._token_ids = False
         self.account = account
         self.layers = Layers(samples, composite, bounds, at, look, account, exact)
         self._by_name = dict(model.named_modules())
@@ -121,8 +126,10 @@ class Watch(TorchFunctionMode):
         self._handles: list[Any] = []
 
     def begin(self, x: torch.Tensor) -> None:
-        """Name the network's input."""
-        self._facts[x] = _Facts()
+        """Name the network's input: activations, or token ids, whose embeddings then are where gradients end."""
+        self._token_ids = not x.is_floating_point()
+        if not self._token_ids:
+            self._facts[x] = _Facts()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -132,7 +139,10 @@ class Watch(TorchFunctionMode):
         if self.composite.choose is not None:
             self.check_seen(given)
         if not known:
-            return func(*args, **kwargs)
+            if self._token_ids and name in ("embedding", "embedding_bag"):
+                return self._embedding(func, args, kwargs)
+            layer = self._constant_layer(func, name, args, kwargs) if self.constants else None
+            return func(*args, **kwargs) if layer is None else layer
         tensors = [t for t in known if not self._facts[t].constant]
         if not tensors:
             result = func(*args, **kwargs)
@@ -157,12 +167,15 @@ class Watch(TorchFunctionMode):
             return self._weighted(func, bound(linear_call, args, kwargs), "linear")
         if name == "batch_norm":
             return self._batch_norm(func, bound(norm_call, args, kwargs))
-        if name in ("multi_head_attention_forward", "addmm"):
+        if name == "multi_head_attention_forward":
             return self._decomposed(name, args, kwargs)  # weighted layers are in there
-        if name in _MATRIX_PRODUCTS and name != "einsum" and len(args) == 2:
-            layer = self._raw_parameter(*(reversed(args) if name == "__rmatmul__" else args))
-            if layer is not None:
-                return layer
+        if name in MATRIX_PRODUCTS:
+            product = linear_product(name, args, kwargs, lambda v: self._owners.owns_matrix(v) and not self._depends(v))
+            if product is not None:
+                with self:
+                    return product()
+        if name == "addmm":
+            return self._decomposed(name, args, kwargs)
         if self.composite.choose is None:
             return self._plain_gradient(func, name, args, kwargs, over)
         return self._ruled(func, name, args, kwargs, tensors, over)
@@ -261,15 +274,34 @@ class Watch(TorchFunctionMode):
         self._absorbs(y, y)
         return y
 
-    def _raw_parameter(self, a: Any, b: Any) -> torch.Tensor | None:
-        """A product with a matrix that is a parameter is a linear layer, on the last or the last but one dimension."""
-        for weight, x, transposed in ((b, a, False), (a, b, True)):
-            if not (id(weight) in self._names and weight.ndim == 2 and self._depends(x) and x.ndim >= 2):
-                continue
-            matrix = weight if transposed else weight.T
+    def _constant_layer(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
+        """A weighted layer that reads what does not depend on the inputs; None for any other operation."""
+        if name in MATRIX_PRODUCTS:
+            product = linear_product(name, args, kwargs, self._owners.owns_matrix)
+            if product is None:
+                return None
             with self:
-                return F.linear(x.mT, matrix).mT if transposed else F.linear(x, matrix)
-        return None
+                return product()
+        if name in _CONVOLUTIONS or name in _TRANSPOSED:
+            call, kind = bound(conv_call if name in _CONVOLUTIONS else conv_transpose_call, args, kwargs), "convolution"
+        elif name == "linear":
+            call, kind = bound(linear_call, args, kwargs), "linear"
+        else:
+            return None
+        if self._owners.of(call["weight"]) is None:
+            return None
+        call["input"] = self._reached(call["input"])
+        return self._weighted(func, call, cast(Kind, kind))
+
+    def _embedding(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
+        """Vectors of token ids or their places: what reads them reads no input, and gets a gradient."""
+        return self._reached(func(*args, **kwargs))
+
+    def _reached(self, x: torch.Tensor) -> torch.Tensor:
+        """The same values, which a gradient reaches; it goes on only where they were made by something that needs one."""
+        y = x + self.layers.anchor.to(x) * 0
+        self._facts[y] = _Facts(hidden=True)
+        return y
 
     # -- everything else ----------------------------------------------------------------------------------------
 
@@ -494,7 +526,7 @@ class Watch(TorchFunctionMode):
                 )
             self.layers.look(name, Look(value, g, value * g, dim))
 
-        self.layers.order.setdefault(name)
+        self.layers.order[name] = max(y.shape[dim], self.layers.order.get(name, 0))
         self._handles.append(y.register_hook(collect))
 
     # -- bookkeeping --------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 
 class SecateurError(Exception):
     """The work failed (exit code 1): a full disk, a non-finite relevance, an interrupted run."""
@@ -13,3 +15,29 @@ class RequestError(SecateurError, ValueError):
     """The request was wrong (exit code 2): an unknown name, an unreachable budget, a broken input file."""
 
     exit_code = 2
+
+
+def check_count(what: str, count: object) -> None:
+    """Refuse what is no positive whole number.
+
+    Args:
+        what: its name, for the message.
+        count: a Python or NumPy integer, or anything else.
+
+    Raises:
+        RequestError: for fractions, booleans, text, and numbers below 1.
+
+    Example:
+        >>> check_count("per_class", 2.5)
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: per_class must be a positive integer, got 2.5
+    """
+    try:
+        number = None if isinstance(count, bool) else operator.index(count)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None:
+        raise RequestError(f"{what} must be a positive integer, got {count!r}")
+    if number < 1:
+        raise RequestError(f"{what} must be at least 1, got {number}")

@@ -22,6 +22,7 @@ from secateur.criteria.base import (
     register,
     score,
     score_each,
+    with_seed,
 )
 from secateur.criteria.maps import kept_at
 
@@ -37,4 +38,5 @@ __all__ = [
     "register",
     "score",
     "score_each",
+    "with_seed",
 ]

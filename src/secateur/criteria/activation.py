@@ -12,7 +12,14 @@ import numpy as np
 from torch import nn
 
 from secateur.attribution import reads
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, over_readers
+from secateur.criteria.aggregation import (
+    NORMALISATIONS,
+    check_known,
+    check_observed,
+    normalise_layers,
+    over_readers,
+    summed,
+)
 from secateur.criteria.base import Criterion, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
@@ -41,5 +48,6 @@ class Activation(Criterion):
         values = over_readers(structure, features)
         if structure.unread.any():
             made = {n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in found.items()}
-            values[structure.unread] = over_makers(structure, made)[structure.unread]
+            check_observed(structure, structure.made, made, structure.unread)
+            values[structure.unread] = summed(structure, structure.made, made)[structure.unread]
         return normalise_layers(structure, values, self.normalise)

@@ -18,15 +18,86 @@ def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.
     Args:
         structure: the units.
         channels: layer name to [..., C] scores of its output channels; leading dimensions (samples) are kept.
+
+    Raises:
+        RequestError: for a layer that makes units and has no scores.
     """
-    return _summed(structure, structure.made, channels)
+    check_observed(structure, structure.made, channels)
+    return summed(structure, structure.made, channels)
 
 
-def _summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Mapping[str, np.ndarray]) -> np.ndarray:
+def check_observed(
+    structure: Structure, units: Mapping[str, np.ndarray], found: Iterable[str], among: np.ndarray | None = None
+) -> None:
+    """Refuse to score units by layers that nothing was seen of: they would look as if they did nothing.
+
+    Args:
+        structure: the units.
+        units: by layer, those that it makes or reads.
+        found: layers that were seen.
+        among: which units matter, [U] bool; None: all.
+
+    Raises:
+        RequestError: naming the first layer that was not seen.
+    """
+    missing = unobserved(structure, units, found, among)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RequestError(
+            f"nothing was seen of layer '{missing[0]}'{more} in the passes over the reference samples, so that its "
+            "units have no score; write it with torch.nn.functional (linear, conv), or take a criterion that goes by "
+            "weights and losses alone: taylor-group, hessian, shapley"
+        )
+
+
+def unmade(structure: Structure) -> np.ndarray:
+    """Units that no layer makes as its outputs, such as the columns of a table of positions, [U] bool."""
+    made = np.zeros(structure.num_units + 1, bool)
+    for rows in structure.made.values():
+        made[rows] = True
+    return ~made[:-1]
+
+
+def unmade_last(structure: Structure, values: np.ndarray) -> np.ndarray:
+    """Scores of units by the layers that make them, where units that no layer makes come last, [U].
+
+    There is nothing to compare these by: they score 1 more than all others.
+
+    Raises:
+        RequestError: for units along another dimension of a layer's weight than that of its outputs, such as the heads
+            in a weight [inputs, heads, places].
+    """
+    missing = unmade(structure)
+    if not missing.any():
+        return values
+    layers = {layer.weight: layer.name for layer in structure.layers}
+    for axis in structure.axes:
+        units = axis.unit[axis.unit >= 0]
+        if axis.role == "along" and axis.tensor in layers and missing[units].any():
+            raise RequestError(
+                f"layer '{layers[axis.tensor]}' has units along dimension {axis.dim} of its weight, which are no "
+                "outputs that this criterion could look at; take one that goes by the loss: taylor-group, hessian, "
+                "shapley"
+            )
+    result = values.copy()
+    result[missing] = values[~missing].max(initial=0) + 1
+    return result
+
+
+def unobserved(
+    structure: Structure, units: Mapping[str, np.ndarray], found: Iterable[str], among: np.ndarray | None = None
+) -> list[str]:
+    """Layers that make or read units (``among`` some), and are not among those that were ``found``."""
+    wanted = np.ones(structure.num_units, bool) if among is None else among
+    seen = set(found)
+    return [layer for layer, rows in units.items() if layer not in seen and wanted[rows[rows >= 0]].any()]
+
+
+def summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sum channel scores over the layers that there are scores of, [..., U]; ``units`` by layer, see `over_makers`."""
     lead = next(iter(channels.values())).shape[:-1] if channels else ()
     result = np.zeros((*lead, structure.num_units))
     for layer, rows in units.items():
-        # a layer may be missing: its output does not depend on the input, or does not matter for the logits
         for unit in rows if layer in channels else ():
             belongs = unit >= 0
             _add(result, unit[belongs], channels[layer][..., belongs])
@@ -46,7 +117,11 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
     Args:
         structure: the units.
         features: layer name to [inputs] scores of its input channels or features.
+
+    Raises:
+        RequestError: for a layer that reads units and has no scores.
     """
+    check_observed(structure, structure.read, features)
     total, count = np.zeros(structure.num_units), np.zeros(structure.num_units)
     for layer, rows in structure.read.items():
         for unit in rows if layer in features else ():
@@ -60,7 +135,7 @@ def sample_relevance(
     structure: Structure, statistics: Mapping[str, UnitStatistics], what: str, centred: bool, at: str
 ) -> np.ndarray:
     """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over the layers that make
-    (``at="makers"``) or read (``at="readers"``) the unit.
+    (``at="makers"``) or read (``at="readers"``) the unit. Layers that there are no statistics of count for nothing.
     """  # noqa: D205
 
     def of(item: UnitStatistics) -> torch.Tensor:
@@ -69,7 +144,7 @@ def sample_relevance(
         return item.centred() if centred else item.relevance
 
     found = {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()}
-    return _summed(structure, structure.made if at == "makers" else structure.read, found)
+    return summed(structure, structure.made if at == "makers" else structure.read, found)
 
 
 REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
+import torch
 import yaml
 from torch import nn
 
@@ -21,9 +23,12 @@ from secateur.criteria.aggregation import (
     NORMALISATIONS,
     REDUCTIONS,
     check_known,
+    check_observed,
     normalise_layers,
     reduce_samples,
     sample_relevance,
+    unmade,
+    unobserved,
 )
 from secateur.data import ReferenceSet
 from secateur.models.checkpoint import check_finite
@@ -86,21 +91,28 @@ class Passes:
 
     def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
         self.model, self.reference, self.batch_size = model, reference, batch_size
-        self._found: dict[tuple[View, At], dict[str, UnitStatistics]] = {}
+        self._found: dict[tuple[View, At, bool], dict[str, UnitStatistics]] = {}
 
-    def __call__(self, view: View, at: At) -> dict[str, UnitStatistics]:
-        """Statistics by layer, looked at where units are made or read."""
-        if (view, at) not in self._found:
-            self._found[view, at] = unit_statistics(
+    def __call__(self, view: View, at: At, constants: bool = False) -> dict[str, UnitStatistics]:
+        """Statistics by layer, looked at where units are made or read.
+
+        Args:
+            view: the pass.
+            at: ``makers`` or ``readers``.
+            constants: also of layers that do not depend on the inputs; samples then go one by one.
+        """
+        if (view, at, constants) not in self._found:
+            self._found[view, at, constants] = unit_statistics(
                 self.model,
-                self.reference.batches(self.batch_size),
+                self.reference.batches(1 if constants else self.batch_size),
                 view.composite,
                 start=view.start,
                 bounds=self.reference.bounds,
                 at=at,
                 positions=view.positions,
+                constants=constants,
             )
-        return self._found[view, at]
+        return self._found[view, at, constants]
 
 
 class SampleCriterion(Criterion):
@@ -146,16 +158,29 @@ class SampleCriterion(Criterion):
         """Scores from passes that may have been made for another criterion, [U].
 
         Units that no layer reads with weights (places within a head that only queries and keys have) are looked at
-        where they are made.
+        where they are made, and units that no layer makes (columns of a table of positions) where they are read.
         """
-        view = self.view()
-        if centred and view.positions == "abs":
+        if centred and self.view().positions == "abs":
             raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
-        values = sample_relevance(structure, passes(view, self.at), self.what, centred, self.at)
-        if self.at == "readers" and structure.unread.any():
-            made = sample_relevance(structure, passes(view, "makers"), self.what, centred, "makers")
-            values[:, structure.unread] = made[:, structure.unread]
+        values = self._looked(structure, passes, self.at, centred, None)
+        there, other = (structure.unread, "makers") if self.at == "readers" else (unmade(structure), "readers")
+        if there.any():
+            values[:, there] = self._looked(structure, passes, cast(At, other), centred, there)[:, there]
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
+
+    def _looked(
+        self, structure: Structure, passes: Passes, at: At, centred: bool, among: np.ndarray | None
+    ) -> np.ndarray:
+        """Per-sample figures, [N, U], of all units or those ``among`` them."""
+        units = structure.made if at == "makers" else structure.read
+        statistics = passes(self.view(), at)
+        missing = unobserved(structure, units, statistics, among)
+        if missing:
+            # layers that do not depend on the inputs, such as those of position biases
+            more = passes(self.view(), at, constants=True)
+            statistics = {**statistics, **{name: more[name] for name in missing if name in more}}
+            check_observed(structure, units, statistics, among)
+        return sample_relevance(structure, statistics, self.what, centred, at)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +193,31 @@ class Scores:
         criterion: name and parameters that differ from the defaults.
         standing: ⌊score · C⌋ is how many of the C units of its group can go before a unit does, so that the scores
             themselves say what stays at a nominal ratio, see `secateur.criteria.kept_at`.
+
+    Raises:
+        RequestError: for values that are not finite, or not one per unit.
     """
 
     structure: Structure
     values: np.ndarray
     criterion: str
     standing: bool = False
+
+    def __post_init__(self) -> None:
+        given: object = self.values
+        if isinstance(given, torch.Tensor):
+            given = given.detach().cpu()
+        values = np.asarray(given, np.float64)
+        if values.shape != (self.structure.num_units,):
+            raise RequestError(
+                f"scores must be one per unit of the structure, [{self.structure.num_units}], got shape "
+                f"{list(values.shape)}; score the network that the structure was traced from"
+            )
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            group = self.structure.groups[self.structure.group_of[bad[0]]]
+            raise RequestError(f"{len(bad)} score(s) are not finite, first in layer '{group.name}'; give finite ones")
+        object.__setattr__(self, "values", values)
 
     def group(self, name: str) -> np.ndarray:
         """Scores of the units that a layer belongs to, [units]."""
@@ -212,6 +256,19 @@ def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
             raise RequestError(f"parameters {sorted(parameters)} go with a criterion's name, not with an object")
         return criterion
     return _registry.create(criterion, **parameters)
+
+
+def with_seed(criterion: str, seed: int) -> Criterion:
+    """A criterion by its text (see `parse`), drawn anew for a seed where it takes one and the text gives none.
+
+    Example:
+        >>> with_seed("random", 3), with_seed("random:seed=1", 3), with_seed("weight", 3)
+        (Random(seed=3), Random(seed=1), Weight(p=2, normalise=None))
+    """
+    name, parameters = parse(criterion)
+    if "seed" in inspect.signature(_registry.factory(name)).parameters:
+        parameters = {"seed": seed} | parameters
+    return get(name, **parameters)
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, unmade_last
 from secateur.criteria.base import Criterion, register
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
@@ -54,7 +54,7 @@ class FPGM(Criterion):
             name: torch.cdist(w_CD, w_CD).fill_diagonal_(0).sum(1).cpu().numpy()
             for name, w_CD in filters(model, structure).items()
         }
-        return normalise_layers(structure, over_makers(structure, found), self.normalise)
+        return unmade_last(structure, normalise_layers(structure, over_makers(structure, found), self.normalise))
 
 
 @register("lamp")
@@ -76,7 +76,7 @@ class LAMP(Criterion):
         scores = np.zeros_like(sizes)
         for group in structure.groups:
             scores[group.units] = lamp_scores(sizes[group.units])
-        return scores
+        return unmade_last(structure, scores)
 
 
 def lamp_scores(sizes: np.ndarray) -> np.ndarray:

@@ -16,10 +16,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateur.attribution import maps
-from secateur.core.errors import RequestError
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
+from secateur.core.errors import RequestError, check_count
+from secateur.criteria.aggregation import (
+    NORMALISATIONS,
+    check_known,
+    check_observed,
+    normalise_layers,
+    over_makers,
+    summed,
+    unmade_last,
+)
 from secateur.criteria.base import Criterion, Scores, register
-from secateur.criteria.samples import check_count, first_balanced
+from secateur.criteria.samples import first_balanced
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -51,7 +59,8 @@ class OCAP(Criterion):
     standing: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_count("images", self.images)
+        if self.images is not None:
+            check_count("images", self.images)
 
     @property
     def asks_for(self) -> int | None:
@@ -64,16 +73,17 @@ class OCAP(Criterion):
         """See `Criterion.unit_scores`; ranks have no mean to deviate from: ``centred`` is ignored."""
         chosen = first_balanced(reference, self.images, self.name)
         squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares, "norm")
+        check_observed(structure, structure.made, squares)
         scores = np.zeros(structure.num_units)
         for layer, figures_NC in squares.items():
             if layer not in structure.made:
                 continue
-            made = over_makers(structure, {layer: figures_NC.numpy()})
+            made = summed(structure, structure.made, {layer: figures_NC.numpy()})
             here = np.isin(np.arange(structure.num_units), structure.made[layer])
             for group in structure.groups:
                 if here[group.units].any():
                     scores[group.units] = np.maximum(scores[group.units], _rank_scores(made[:, group.units]))
-        return scores
+        return unmade_last(structure, scores)
 
     def _squares(self, maps_NCP: torch.Tensor) -> torch.Tensor:
         """Squared L2 norms: those of a unit's channels add up, and rank as the norms do."""
@@ -145,7 +155,7 @@ class CAP(Criterion):
         """See `Criterion.unit_scores`; a size has no mean to deviate from: ``centred`` is ignored."""
         sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _absolute, "norm")
         values = over_makers(structure, {name: figure.mean(0).numpy() for name, figure in sizes.items()})
-        return normalise_layers(structure, values, self.normalise)
+        return unmade_last(structure, normalise_layers(structure, values, self.normalise))
 
 
 def _absolute(maps_NCP: torch.Tensor) -> torch.Tensor:
@@ -178,7 +188,8 @@ class APoZ(Criterion):
         shares = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _positive_share, "activation")
         found = {name: share.mean(0).numpy() for name, share in shares.items()}
         count = over_makers(structure, {name: np.ones_like(share) for name, share in found.items()})
-        return normalise_layers(structure, over_makers(structure, found) / np.maximum(count, 1), self.normalise)
+        shares_U = over_makers(structure, found) / np.maximum(count, 1)
+        return unmade_last(structure, normalise_layers(structure, shares_U, self.normalise))
 
 
 def _positive_share(maps_NCP: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,8 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from secateur.attribution.engine import logits_of
+from secateur.attribution.engine import logits_of, losses
 from secateur.core.errors import RequestError
 from secateur.data import ReferenceSet
 
@@ -47,14 +46,8 @@ def first_balanced(reference: ReferenceSet, count: int | None, asked_by: str) ->
     return ReferenceSet(reference.inputs[chosen], reference.targets[chosen], indices, reference.bounds)
 
 
-def check_count(what: str, count: int | None) -> None:
-    """Refuse a number that is no positive integer; None passes."""
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        raise RequestError(f"{what} must be a positive integer, got {count!r}")
-
-
 def sample_losses(output: object, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sample, [N] float64.
+    """Cross-entropy of each sample, [N] float64; of a single logit, the log-odds of class 1, see `losses`.
 
     Args:
         output: of the network: logits [N, K], or an object or dictionary with ``logits``.
@@ -64,11 +57,7 @@ def sample_losses(output: object, targets: torch.Tensor) -> torch.Tensor:
         RequestError: for an output that is none, or a class that the network does not know.
     """
     logits = logits_of(output)
-    targets = targets.to(logits.device)
-    wrong = targets[(targets < 0) | (targets >= logits.shape[1])]
-    if len(wrong):
-        raise RequestError(f"target {int(wrong[0])} is out of range for {logits.shape[1]} outputs")
-    return F.cross_entropy(logits.to(torch.float64), targets, reduction="none")
+    return losses(logits.to(torch.float64), targets.to(logits.device))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from secateur.core.borrowing import borrowed
+from secateur.core.errors import check_count
 from secateur.core.randomness import numpy_generator
 from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers
 from secateur.criteria.base import Criterion, register
 from secateur.criteria.replay import Replay
-from secateur.criteria.samples import check_count, device_of, first_balanced, sample_losses
+from secateur.criteria.samples import device_of, first_balanced, sample_losses
 from secateur.data import ReferenceSet
 from secateur.structure import Axis, Group, Structure
 
@@ -51,7 +52,8 @@ class Shapley(Criterion):
 
     def __post_init__(self) -> None:
         check_count("permutations", self.permutations)
-        check_count("samples", self.samples)
+        if self.samples is not None:
+            check_count("samples", self.samples)
         check_known("normalisation", self.normalise, NORMALISATIONS)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers
+from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, unmade_last
 from secateur.criteria.base import Criterion, register
 from secateur.criteria.filters import filters
 from secateur.data import ReferenceSet
@@ -22,7 +22,7 @@ from secateur.structure import Structure
 @register("weight")
 @dataclass(frozen=True)
 class Weight(Criterion):
-    """(Σ |w|^p)^(1/p) over the filter, summed over the layers that make the unit.
+    """(Σ |w|^p)^(1/p) over the filter, summed over the layers that make the unit; units that no layer makes go last.
 
     Args:
         p: 1 or 2.
@@ -45,4 +45,4 @@ class Weight(Criterion):
             name: torch.linalg.vector_norm(w_CD, self.p, 1).cpu().numpy()
             for name, w_CD in filters(model, structure).items()
         }
-        return normalise_layers(structure, over_makers(structure, norms), self.normalise)
+        return unmade_last(structure, normalise_layers(structure, over_makers(structure, norms), self.normalise))

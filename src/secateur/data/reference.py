@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset, default_collate
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, check_count
 from secateur.core.randomness import numpy_generator
 from secateur.data.classes import indices_in_order
 from secateur.data.dataset import LabelledImages, Normalisation
@@ -21,7 +21,7 @@ class ReferenceSet:
     """A small balanced batch of labelled inputs.
 
     Attributes:
-        inputs: [N, ...] float tensor, as the network takes it.
+        inputs: [N, ...] float tensor, as the network takes it, or token ids.
         targets: [N] class indices.
         indices: [N] positions in the data set they came from.
         bounds: lowest and highest value an input can take, for the z^B-rule; None: read off the inputs.
@@ -59,8 +59,7 @@ class ReferenceSet:
             >>> ReferenceSet.sample(data, per_class=3).targets.tolist()
             [0, 0, 0, 1, 1, 1]
         """
-        if per_class < 1:
-            raise RequestError(f"per_class must be at least 1, got {per_class}")
+        check_count("per_class", per_class)
         dataset = _unwrapped(dataset)
         labels = _labels(dataset)
         if len(labels) == 0:
@@ -85,6 +84,19 @@ class ReferenceSet:
         return cls(inputs, targets, tuple(chosen), bounds)
 
     def __post_init__(self) -> None:
+        for what, value in (("inputs", self.inputs), ("targets", self.targets)):
+            if not isinstance(value, torch.Tensor):
+                raise RequestError(
+                    f"reference {what} must be one tensor, samples first, got {type(value).__name__}; wrap a network "
+                    "with several inputs in a module whose forward takes one tensor and makes the rest of them"
+                )
+            if value.ndim == 0:
+                raise RequestError(f"reference {what} have no dimensions; samples must be the first one")
+        if self.targets.ndim != 1 or self.targets.is_floating_point() or self.targets.dtype == torch.bool:
+            raise RequestError(
+                f"reference targets must be one class index per sample, [N] integers, got {self.targets.dtype} of "
+                f"shape {list(self.targets.shape)}"
+            )
         if len(self.inputs) != len(self.targets):
             raise RequestError(f"{len(self.inputs)} reference inputs but {len(self.targets)} targets")
 
@@ -92,7 +104,12 @@ class ReferenceSet:
         return len(self.inputs)
 
     def batches(self, size: int = 128) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The samples in order, at most ``size`` at a time."""
+        """The samples in order, at most ``size`` at a time.
+
+        Raises:
+            RequestError: for a size that is no positive integer.
+        """
+        check_count("batch_size", size)
         for start in range(0, len(self), size):
             inputs, targets = self.inputs[start : start + size], self.targets[start : start + size]
             # what `torch.inference_mode` made takes part in no gradient, a copy does

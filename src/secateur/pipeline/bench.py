@@ -15,7 +15,7 @@ from torch import nn
 
 from secateur.core.borrowing import borrowed
 from secateur.core.randomness import derive_seed
-from secateur.criteria import Criterion, get, parse
+from secateur.criteria import with_seed
 from secateur.data import ImageData, LabelledImages, closest_subset, loader
 from secateur.evaluation import evaluate
 from secateur.pipeline.comparison import CompareSettings, Part, Row, row_of
@@ -118,7 +118,7 @@ class Bench:
         assert variant is not None
         model, structure = task.model, task.structure
         reference = task.reference(settings.per_class, part.seed)
-        criterion = _criterion(part)
+        criterion = with_seed(part.criterion, part.seed)  # chance is another one for each seed
         if part.scored_on == "all":
             criterion = task.blind(criterion, settings.per_class, part.seed)
         if settings.kind == "ratio":
@@ -206,12 +206,6 @@ class Bench:
             "per_class": found.per_class,
         }
         return row_of(part, columns | network.columns)
-
-
-def _criterion(part: Part) -> Criterion:
-    name, parameters = parse(part.criterion)
-    # chance is another one for each seed
-    return get(name, **({"seed": part.seed} | parameters if name in ("random", "shapley") else parameters))
 
 
 def _logits(model: nn.Module, images: LabelledImages) -> np.ndarray:

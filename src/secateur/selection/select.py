@@ -116,6 +116,11 @@ def select(
         RequestError: for unknown names, a budget that cannot be reached (saying what can, and which layer binds), or
             a plan that would change nothing.
     """
+    if not isinstance(scores, Scores):
+        raise RequestError(
+            f"scores must be what secateur.score gives, got {type(scores).__name__}; scores of your own: "
+            "secateur.criteria.Scores(structure, values, criterion)"
+        )
     structure = scores.structure
     if strategy not in STRATEGIES:
         raise RequestError(f"unknown strategy '{strategy}'; known: {', '.join(STRATEGIES)}")

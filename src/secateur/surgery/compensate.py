@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from secateur.attribution import Read, reads
 from secateur.core.errors import RequestError
@@ -67,9 +68,12 @@ def mask_and_compensate(
 def _shifts(found: dict[str, Read], cuts: Iterable[Cut]) -> dict[str, torch.Tensor]:
     """Mean contribution of the removed inputs to each reader's outputs, [out] float64, by layer."""
     return {
-        layer: found[layer].contribution(torch.tensor(cut.removed, device=found[layer].mean.device))
+        layer: found[layer].contribution(torch.tensor(cut.removed, device=found[layer].average.device))
         for cut in cuts
-        if cut.role == "in" and (layer := cut.tensor.removesuffix(".weight")) in found
+        if cut.role == "in"
+        and cut.tensor.endswith(".weight")  # of a module, which can take a bias
+        and (layer := cut.tensor.removesuffix(".weight")) in found
+        and found[layer].has_contribution
     }
 
 
@@ -82,7 +86,7 @@ def _shift(model: nn.Module, layer: str, shift: torch.Tensor, norm: str | None) 
         elif norm is not None:
             mean = model.get_buffer(norm)
             mean.sub_(shift.to(mean))
-        else:
+        elif isinstance(module, (nn.Linear, _ConvNd)):  # the code of another module would not read it
             add_bias(module, shift)
 
 
