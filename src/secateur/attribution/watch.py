@@ -298,7 +298,7 @@ class Watch(TorchFunctionMode):
         return self._reached(func(*args, **kwargs))
 
     def _reached(self, x: torch.Tensor) -> torch.Tensor:
-        """The same values, which a gradient reaches; it goes on only where they were made by something that needs one."""
+        """The same values, which a gradient reaches; beyond them it goes where it would have gone anyway."""
         y = x + self.layers.anchor.to(x) * 0
         self._facts[y] = _Facts(hidden=True)
         return y

@@ -92,13 +92,13 @@ class ReferenceSet:
                 )
             if value.ndim == 0:
                 raise RequestError(f"reference {what} have no dimensions; samples must be the first one")
+        if len(self.inputs) != len(self.targets):
+            raise RequestError(f"{len(self.inputs)} reference inputs but {len(self.targets)} targets")
         if self.targets.ndim != 1 or self.targets.is_floating_point() or self.targets.dtype == torch.bool:
             raise RequestError(
                 f"reference targets must be one class index per sample, [N] integers, got {self.targets.dtype} of "
                 f"shape {list(self.targets.shape)}"
             )
-        if len(self.inputs) != len(self.targets):
-            raise RequestError(f"{len(self.inputs)} reference inputs but {len(self.targets)} targets")
 
     def __len__(self) -> int:
         return len(self.inputs)
