@@ -262,6 +262,7 @@ def change_records(folder, source):
 
 def write_code(folder, source):
     """Code that is run when weights are computed: any function of torch on any arguments."""
+
     def some():
         return source.choice([
             {"state": source.choice(["qkv.weight", "out.bias", "wide", "flags", "count", "bytes", "none"])},

@@ -66,10 +66,10 @@ class Tokens(nn.Module):
         return self.down(torch.relu(self.up(x))).mean(1)
 
 
-def rehash(folder):
+def rehash(folder, version=BUNDLE_VERSION):
     """A forger changes the manifest too."""
     sums = {name: sha256(folder / name) for name in MEMBERS}
-    (folder / MANIFEST).write_text(json.dumps({"version": BUNDLE_VERSION, "sha256": sums}))
+    (folder / MANIFEST).write_text(json.dumps({"version": version, "sha256": sums}))
 
 
 def forge(folder, change):
@@ -236,6 +236,196 @@ def test_classes_that_cannot_be_imported(tmp_path):
     assert "Local" in read_bundle(folder, copy.deepcopy(model)).architecture["class"]
 
 
+def same_state(model, again):
+    """Whether both have the same tensors, of which the same require gradients."""
+    ours, theirs = model.state_dict(keep_vars=True), again.state_dict(keep_vars=True)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) and ours[name].requires_grad == theirs[name].requires_grad
+        for name in ours
+    )
+
+
+def test_frozen_parameters_stay_frozen(tmp_path):
+    model, x = zoo("resnet20")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.startswith("fc")
+    slim = sc.prune(model, plan_for(model, x, 0.5))
+    again = sc.load(sc.save(slim, tmp_path / "named"))
+    assert same_state(slim, again)
+    assert {name for name, p in again.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    # and the other way round: what the given instance freezes does not stay so
+    given = nn.Sequential(nn.Linear(2, 2)).requires_grad_(False)
+    assert sc.load(sc.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "own"), given)[0].weight.requires_grad
+
+
+@pytest.mark.parametrize("change", ["nowhere", "count"])
+def test_forged_records_of_frozen_parameters_are_refused(tmp_path, change):
+    net = nn.Linear(2, 2)
+    net.register_parameter("count", nn.Parameter(torch.tensor([1, 2]), requires_grad=False))
+    folder = sc.save(net, tmp_path / "bundle")
+    fresh = copy.deepcopy(net)
+    assert same_state(net, sc.load(folder, fresh))
+    forge(folder, _set("state", "frozen", [] if change == "count" else ["count", "nowhere"]))
+    with pytest.raises(sc.RequestError, match=f"'{change}'"):
+        sc.load(folder, fresh)
+
+
+# traced networks
+
+
+class Sizes(nn.Module):
+    """Its code names a size, or not."""
+
+    def __init__(self, named):
+        super().__init__()
+        self.named = named
+        self.first, self.second, self.third = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        x = x.view(-1, 8) if self.named else x.flatten(1)
+        return self.third(torch.relu(self.second(x)))
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+COPIES = {
+    "deepcopy": [copy.deepcopy], "copy": [copy.copy], "pickle": [pickled], "deep copy of a pickle":
+    [pickled, copy.deepcopy], "pickle of a deep copy": [copy.deepcopy, pickled], "deep copy of a copy":
+    [copy.copy, copy.deepcopy],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("ways", COPIES.values(), ids=COPIES)
+def test_copies_of_traced_networks_keep_what_surgery_did(tmp_path, named, ways):
+    torch.manual_seed(0)
+    model, x = torch.fx.symbolic_trace(Sizes(named).eval()), torch.randn(5, 4)
+    slim = sc.prune(model, plan_for(model, x, 0.5))
+    again = slim
+    for way in ways:
+        again = way(again)
+    assert exact(slim, again, x)
+    assert edits_of(again) == edits_of(slim)
+    assert exact(slim, sc.load(sc.save(again, tmp_path / "bundle"), torch.fx.symbolic_trace(Sizes(named).eval())), x)
+    twice = sc.prune(again, plan_for(again, x, 0.7, seed=1))
+    assert exact(twice, sc.load(sc.save(twice, tmp_path / "twice"), copy.deepcopy(model)), x)
+    assert exact(slim, slim, x)  # copying left it as it was
+
+
+def test_traced_networks_inside_others_are_copied_with_them():
+    torch.manual_seed(0)
+    x = torch.randn(5, 4)
+    model = nn.Sequential(torch.fx.symbolic_trace(Sizes(named=True)), nn.Identity()).eval()
+    slim = sc.prune(model, plan_for(model, x, 0.5))
+    for way in (copy.deepcopy, pickled):
+        assert exact(slim, way(slim), x)
+
+
+# checked when saved
+
+
+def test_a_bundle_that_would_not_load_is_not_written(tmp_path):
+    """Its constructor gives another network the second time."""
+    from secateur.models import registered
+
+    made = []
+
+    def moody():
+        made.append(None)
+        return nn.Sequential(nn.Linear(2, 3 if len(made) < 3 else 4), nn.Linear(3 if len(made) < 3 else 4, 2))
+
+    registered.register("moody")(moody)
+    try:
+        model = sc.build("moody")
+        with pytest.raises(sc.SecateurError, match="'.*bundle' was not written, .* has shape") as error:
+            sc.save(model, tmp_path / "bundle")
+    finally:
+        del registered._factories["moody"]
+    assert not isinstance(error.value, sc.RequestError)
+    assert "\n" not in str(error.value)
+    assert ".part" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_was_written_wrongly_is_found(tmp_path, monkeypatch, own):
+    """A disk, or a library, that changes one value; the bundle of before stays."""
+    from secateur.surgery import bundle as module
+
+    model = nn.Sequential(nn.Linear(2, 2)) if own else sc.build("resnet20", width=4)
+    first = sc.save(model, tmp_path / "bundle", metrics={"n": 1})
+    write = module.write_state
+
+    def wrong(network, path):
+        changed = copy.deepcopy(network)
+        with torch.no_grad():
+            next(changed.parameters()).view(-1)[0] += 1e-6
+        return write(changed, path)
+
+    monkeypatch.setattr(module, "write_state", wrong)
+    with pytest.raises(sc.SecateurError, match=r"does not give the network back: '\S+weight' has other values"):
+        sc.save(model, first, metrics={"n": 2})
+    assert read_bundle(first, copy.deepcopy(model)).metrics == {"n": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    sc.save(model, tmp_path / "unchecked", verify=False)
+
+
+def test_a_forward_of_its_own_is_found_with_the_plan(tmp_path):
+    model, x = zoo("resnet20")
+    plan = plan_for(model, x, 0.5)
+    slim = sc.prune(model, plan)
+    before = torch.random.get_rng_state()
+    folder = sc.save(slim, tmp_path / "bundle", plan=plan)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert exact(slim, sc.load(folder), x)
+    whole = slim.forward
+    slim.forward = lambda images: whole(images) * 2
+    with pytest.raises(sc.SecateurError, match="it computes something else"):
+        sc.save(slim, tmp_path / "other", plan=plan)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_layers_that_were_replaced_after_surgery_are_found(tmp_path):
+    model, x = user_net()
+    slim = sc.prune(model, plan_for(model, x, 0.5))
+    cut = next(c for c in edits_of(slim).cuts if c.role == "out" and c.tensor.endswith("weight"))
+    module = slim.get_submodule(cut.tensor.rpartition(".")[0])
+    module.weight = nn.Parameter(torch.zeros(cut.size, *module.weight.shape[1:]))
+    with pytest.raises(sc.SecateurError, match=rf"'{cut.tensor}' is .*but surgery left"):
+        sc.save(slim, tmp_path / "bundle")
+
+
+# of older versions
+
+
+def test_bundles_of_version_2_load(tmp_path):
+    """Written by the versions before the corrections of code."""
+    model, x = zoo("resnet20")
+    plan = plan_for(model, x, 0.5)
+    slim = sc.prune(model, plan)
+    folder = sc.save(slim, tmp_path / "bundle", plan=plan)
+
+    def older(edits):
+        assert not {**edits["corrections"], **edits["heads"]}
+        return {key: edits[key] for key in ("cuts", "attributes", "code", "masks")}
+
+    file = folder / "architecture.json"
+    values = json.loads(file.read_text())
+    del values["state"]["frozen"]
+    file.write_text(json.dumps({**values, "version": 2, "edits": older(values["edits"])}))
+    text = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**text, "version": 2, "edits": older(text["edits"])}))
+    rehash(folder, 2)
+    bundle = read_bundle(folder)
+    assert exact(slim, bundle.model, x)
+    assert sc.Plan.from_json(bundle.plan).cuts == plan.cuts
+    assert exact(slim, sc.load(sc.save(bundle.model, tmp_path / "again")), x)
+    assert json.loads((tmp_path / "again" / MANIFEST).read_text())["version"] == BUNDLE_VERSION == 3
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device")
 def test_networks_on_another_device(tmp_path):
     model, x = zoo("resnet20")
@@ -263,6 +453,55 @@ def test_what_cannot_come_back_is_refused_when_saving(tmp_path):
     with pytest.raises(sc.RequestError, match="plain values"):
         sc.save(nn.Linear(2, 2), tmp_path / "bundle", metrics={"x": torch.zeros(1)})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(2, 2, device="meta"), "'weight' is on the meta device"),
+        (lambda: nn.Sequential(nn.BatchNorm1d(2, device="meta")), "'0.weight' is on the meta device"),
+        (lambda: nn.Sequential(nn.LazyLinear(2)), "'0.weight' has no shape yet"),
+        (lambda: torch.jit.script(nn.Linear(2, 2)), "the network is TorchScript"),
+        (lambda: nn.Sequential(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2))), "module '0' is TorchScript"),
+        (lambda: with_buffer(torch.eye(3).to_sparse()), "'more' is a sparse_coo tensor"),
+    ],
+)  # fmt: skip
+def test_networks_without_values_or_of_other_kinds_are_refused(tmp_path, make, message):
+    with pytest.raises(sc.RequestError, match=message) as error:
+        sc.save(make(), tmp_path / "bundle")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def with_buffer(tensor):
+    model = nn.Linear(2, 2)
+    model.register_buffer("more", tensor)
+    return model
+
+
+def test_networks_made_in_inference_mode(tmp_path):
+    """They are saved, and what is loaded can be trained, wherever it is loaded."""
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        folder = sc.save(model, tmp_path / "bundle")
+        inside = sc.load(folder, nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)))
+        given = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        named = sc.load(sc.save(sc.build("resnet20", width=4), tmp_path / "named"))
+    outside = sc.load(folder, given)
+    for again in (inside, outside):
+        assert exact(model, again, torch.ones(1, 2))
+        again(torch.ones(1, 2)).sum().backward()
+    assert not any(tensor.is_inference() for net in (inside, outside, named) for tensor in net.state_dict().values())
+
+
+def test_networks_on_the_meta_device_take_a_bundle(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4)).eval()
+    with torch.device("meta"):
+        empty = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4))
+    assert exact(model, sc.load(sc.save(model, tmp_path / "bundle"), empty), torch.ones(2, 2))
+    with pytest.raises(sc.RequestError, match="has no shape yet"):
+        sc.load(tmp_path / "bundle", nn.Sequential(nn.LazyLinear(4), nn.BatchNorm1d(4)))
 
 
 # networks that have a name
@@ -624,7 +863,7 @@ def test_a_save_that_dies_at_any_step_leaves_the_old_or_the_new(tmp_path):
     before = sc.save(models[0], tmp_path / "before", metrics={"model": 0})
     shutil.copytree(before, tmp_path / "count")
     with dying_after(10**6, tmp_path) as disk:
-        sc.save(models[1], tmp_path / "count")
+        sc.save(models[1], tmp_path / "count", verify=False)
     steps = 10**6 - disk.left
     assert steps >= 100
     seen = set()
@@ -633,7 +872,7 @@ def test_a_save_that_dies_at_any_step_leaves_the_old_or_the_new(tmp_path):
         home.mkdir()
         shutil.copytree(before, home / "bundle")
         with dying_after(step, home):
-            sc.save(models[1], home / "bundle", metrics={"model": 1})
+            sc.save(models[1], home / "bundle", metrics={"model": 1}, verify=False)
         for folder in (home / "bundle", *home.glob(".*")):
             fresh = copy.deepcopy(models[0])
             found, line = None, ""

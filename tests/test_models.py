@@ -267,6 +267,21 @@ def test_values_that_are_not_finite_are_named(tmp_path, value):
         check_finite(broken)
 
 
+def test_networks_that_cannot_take_or_give_weights(tmp_path):
+    path = save_weights(nn.Linear(2, 2), tmp_path / "model.safetensors")
+    with torch.inference_mode():
+        inside = nn.Linear(2, 2)
+        assert same(load_weights(nn.Linear(2, 2), path), nn.Linear(2, 2)) is False
+    with pytest.raises(RequestError, match=r"'weight' was made inside torch\.inference_mode") as caught:
+        load_weights(inside, path)
+    assert "\n" not in str(caught.value)
+    empty = nn.Linear(2, 2, device="meta")
+    for use in (check_finite, lambda net: load_weights(net, path), lambda net: save_weights(net, tmp_path / "new")):
+        with pytest.raises(RequestError, match="'weight' is on the meta device"):
+            use(empty)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_headers_of_other_tools(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(nn.Linear(2, 2).state_dict(), path, {"format": "pt", "author": "somebody", "epochs": "5"})
