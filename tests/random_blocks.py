@@ -16,7 +16,7 @@ SAME_SIDE = ("conv 3x3", "conv 1x1", "dilated conv", "grouped conv", "depthwise 
 OTHER_SIDE = ("strided conv", "transposed conv", "grouped transposed conv")
 CONVOLUTIONS = (*SAME_SIDE, "depthwise conv with multiplier", *OTHER_SIDE)
 IMAGE_NORMS = ("no norm", "batch norm", "group norm", "layer norm of channels", "rms norm of channels")
-ACTIVATIONS = ("relu", "gelu", "silu", "hardswish", "dropout")
+ACTIVATIONS = ("relu", "gelu", "silu", "hardswish", "dropout", "sigmoid", "softplus")
 SPLITS = ("chunk", "split", "slices at half")
 WIDEST, LARGEST = 32, 16
 
@@ -102,6 +102,7 @@ def activation(pick):
     kind = pick(*ACTIVATIONS)
     return {
         "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "hardswish": nn.Hardswish, "dropout": nn.Dropout,
+        "sigmoid": nn.Sigmoid, "softplus": nn.Softplus,
     }[kind]()  # fmt: skip
 
 

@@ -37,7 +37,7 @@ KINDS = frozenset(
         ["halves concatenated", "halves added", "halves multiplied", "average pooling", "upsampled and added"],
         ["heads outside q k v", "q k v outside heads", "windows", "batch first", "sequence first", "softmax of keys"],
         ["relu of keys", "over channels", "two layers", "gate by halves", "separate gate", "tied", "inner norm"],
-        ["with depthwise conv", "norm before", "norm after", "layer scale", "hidden layer"],
+        ["elu plus one", "with depthwise conv", "norm before", "norm after", "layer scale", "hidden layer"],
     )
 )  # fmt: skip
 CLASSES, SIDE = 5, 8

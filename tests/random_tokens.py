@@ -167,7 +167,7 @@ class LinearAttention(nn.Module):
     def __init__(self, shape, pick):
         super().__init__()
         self.heads = 2
-        self.kind = pick("softmax of keys", "relu of keys", "over channels")
+        self.kind = pick("softmax of keys", "relu of keys", "over channels", "elu plus one")
         self.qkv, self.proj = nn.Linear(shape.width, 3 * 8), nn.Linear(8, shape.width)
         self.temperature = nn.Parameter(torch.ones(self.heads, 1, 1))
 
@@ -178,6 +178,9 @@ class LinearAttention(nn.Module):
             q, k = F.normalize(q.transpose(-2, -1), dim=-1), F.normalize(k.transpose(-2, -1), dim=-1)
             weights = (q @ k.transpose(-2, -1) * self.temperature).softmax(-1)
             y = (weights @ v.transpose(-2, -1)).transpose(-2, -1)
+        elif self.kind == "elu plus one":
+            q, k = F.elu(q) + 1, F.elu(k) + 1
+            y = q @ (k.transpose(-2, -1) @ v) * self.temperature
         else:
             k = k.softmax(2) if self.kind == "softmax of keys" else torch.relu(k)
             y = q.softmax(-1) @ (k.transpose(-2, -1) @ v) * self.temperature

@@ -245,10 +245,13 @@ def _table() -> dict[str, Callable[..., None]]:
         "log log2 log1p expm1 log_sigmoid_forward neg abs sqrt rsqrt reciprocal clamp clamp_min clamp_max square erf "
         "round floor ceil trunc sign sgn sin cos tan atan positive isnan isinf isfinite nan_to_num softshrink "
         "hardshrink threshold logical_not bernoulli dropout native_dropout feature_dropout fill zero masked_fill "
-        "zeros_like ones_like empty_like full_like rand_like randn_like",
+        "zeros_like ones_like empty_like full_like rand_like randn_like erfc erfinv lgamma digamma sinc asin acos "
+        "asinh acosh atanh sinh cosh logit frac i0 log10 signbit isposinf isneginf deg2rad rad2deg special_entr "
+        "special_log_ndtr special_erfcx special_i0e special_i1 special_i1e",
         Rules.pairwise: "add sub rsub mul div maximum minimum where addcmul addcdiv lerp pow prelu _prelu_kernel eq ne "
         "lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or fmod remainder floor_divide atan2 fmax "
-        "fmin hypot xlogy masked_fill_ clamp_tensor bitwise_not true_divide",
+        "fmin hypot xlogy bitwise_not bitwise_xor true_divide logaddexp logaddexp2 copysign heaviside nextafter "
+        "rrelu_with_noise special_xlog1py",
         Rules.copy_: "copy",
         Rules.nothing: "sym_size size stride numel is_same_size new_zeros new_ones new_full new_empty "
         "new_empty_strided _local_scalar_dense item empty zeros ones",
