@@ -46,6 +46,7 @@ from secateur.surgery import (
     recalibrate,
     save,
     slice_head,
+    verify,
 )
 from secateur.training import DistillationSettings, TrainSettings, fit
 
@@ -100,4 +101,5 @@ __all__ = [
     "select_nominal",
     "slice_head",
     "trace",
+    "verify",
 ]

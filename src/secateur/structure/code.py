@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.structure.attention import HEADS, Heads
-from secateur.structure.corrections import Correction, corrections_of, merged, own_class, plain_function
+from secateur.structure.corrections import Correction, corrections_of, own_class, plain_function, updated
 from secateur.structure.groups import stays
 from secateur.structure.naming import correction_of, factor_of, places_of
 from secateur.structure.recording import CONVOLUTIONS, Factor, Scope, Step, Value, find, key_of, needed
@@ -290,7 +290,7 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
         written = baked or any(code.is_written for code in calls)
         corrections = None if written else _corrections(calls, fixed, factors, keep, made.attributes)
         if corrections is not None:
-            made.corrections[path] = merged(calls[0].corrected, corrections)
+            made.corrections[path] = updated(calls[0].corrected, corrections)
             continue
         texts = [code.written(f, made.attributes) for code, f in zip(calls, fixed, strict=True) if not code.broken]
         broken = next((code.broken for code in calls if code.broken), "")
@@ -411,6 +411,8 @@ def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int]
 def _settled(value: Value, attributes: Attributes) -> Value:
     """With attributes as numbers."""
     if isinstance(value, dict):
+        if "corrected" in value:
+            return value["is"]
         if "attr" in value:
             return attributes.get(tuple(value["attr"]), value["is"])
         return {key: _settled(item, attributes) for key, item in value.items() if key != "is"}

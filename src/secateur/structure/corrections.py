@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.structure import source
+from secateur.structure.provenance import corrected
 from secateur.structure.source import CallPath, Site, compile_corrected, text_of
 
 CORRECTED = "_secateur_corrected"
@@ -45,16 +45,16 @@ class Exchange:
     table: tuple[tuple[Key, Key], ...] = ()
     ratio: tuple[int, int] | None = None
 
-    def __call__(self, value: Any, where: str) -> Any:
-        """The right number for one that the code gives."""
+    def __call__(self, value: Any, where: str, *, together: bool = False) -> Any:
+        """The right number, or numbers, for what the code gives; ``together``: numbers that all stand for one value."""
         if self.ratio is not None:
             divisor, factor = self.ratio
             if value * factor % divisor:
                 raise _untraced(where, value)
-            return value * factor // divisor
+            return corrected(value * factor // divisor, value)
         for given, becomes in self.table:
             if given == value:
-                return becomes
+                return corrected(becomes, value, together)
         raise _untraced(where, value)
 
     def joined(self, other: Exchange) -> Exchange | None:
@@ -74,19 +74,11 @@ class Exchange:
         pairs = (other.ratio,) if other.ratio else other.table
         return all(given * factor == becomes * divisor for given, becomes in pairs)
 
-    def then(self, after: Exchange) -> Exchange:
-        """One exchange that does what this one and ``after``, on what it gives, do in turn."""
-        if self.ratio:
-            # a size that differs from call to call goes on doing so: one traced value stands for the ratio
-            divisor, factor = after.ratio or after.table[0]
-            common = math.gcd(self.ratio[0] * divisor, self.ratio[1] * factor)
-            return Exchange(ratio=(self.ratio[0] * divisor // common, self.ratio[1] * factor // common))
-        if after.ratio:
-            return Exchange(tuple((given, after(becomes, "")) for given, becomes in self.table))
-        later = dict(after.table)
-        table = {given: later.get(becomes, becomes) for given, becomes in self.table}
-        given_before = {becomes for _, becomes in self.table}
-        return Exchange((*table.items(), *((g, b) for g, b in after.table if g not in given_before and g not in table)))
+    def updated(self, newer: Exchange) -> Exchange:
+        """This exchange, where a newer one does not say otherwise."""
+        if self.ratio or newer.ratio:
+            return newer
+        return Exchange(tuple({**dict(self.table), **dict(newer.table)}.items()))
 
 
 def _untraced(where: str, value: Any) -> RequestError:
@@ -158,12 +150,12 @@ class Correction:
             place in own and own[place].covers(exchange) for place, exchange in other.exchanges
         )
 
-    def then(self, after: Correction) -> Correction:
-        """One correction that does what this one and ``after`` do in turn."""
+    def updated(self, newer: Correction) -> Correction:
+        """This correction, where a newer one of the same call does not say otherwise."""
         exchanges = dict(self.exchanges)
-        for place, exchange in after.exchanges:
-            exchanges[place] = exchanges[place].then(exchange) if place in exchanges else exchange
-        return replace(self, exchanges=tuple(sorted(exchanges.items())), value=after.value or self.value)
+        for place, exchange in newer.exchanges:
+            exchanges[place] = exchanges[place].updated(exchange) if place in exchanges else exchange
+        return replace(newer, exchanges=tuple(sorted(exchanges.items())))
 
     # -- what runs in the place of the call -------------------------------------------------------------------------
 
@@ -238,8 +230,8 @@ class Correction:
         x = listed[0] if listed else named[next(k for k in ("input", "self", "tensor") if k in named)]
         dim = _Place(listed, named, 2, ("dim",), 0).value % x.ndim
         given = _Place(listed, named, 1, self.names).value
-        key = (int(x.shape[dim]), *(map(int, given) if isinstance(given, (tuple, list)) else (int(given),)))
-        return torch.split(x, list(self.exchanges[0][1](key, self.where)), dim)
+        key = (x.shape[dim], *(given if isinstance(given, (tuple, list)) else (given,)))
+        return torch.split(x, list(self.exchanges[0][1](key, self.where, together=True)), dim)
 
     # -- plain values ----------------------------------------------------------------------------------------------
 
@@ -322,12 +314,12 @@ def _four(span: Any) -> source.Span:
     return a, b, c, d
 
 
-def merged(corrections: Iterable[Correction], then: Iterable[Correction]) -> tuple[Correction, ...]:
-    """One set of corrections that does what both do in turn."""
+def updated(corrections: Iterable[Correction], newer: Iterable[Correction]) -> tuple[Correction, ...]:
+    """Corrections of a module's code, where newer ones do not say otherwise."""
     found = {(c.path, c.kind, c.names): c for c in corrections}
-    for correction in then:
+    for correction in newer:
         key = (correction.path, correction.kind, correction.names)
-        found[key] = found[key].then(correction) if key in found else correction
+        found[key] = found[key].updated(correction) if key in found else correction
     return tuple(found.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from secateur.structure.corrections import Correction, Exchange, Kind
@@ -60,7 +61,7 @@ def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | Non
         if stands != "item":
             return None
         old, new = _items(site.step), _items(fixed)
-        pairs = {i: (_slice(site, old[i]), _slice(site, new[i])) for i in places if i < len(old)}
+        pairs = {i: (_slice(site.given, old[i]), _slice(site.now, new[i])) for i in places if i < len(old)}
         if any(a is None or b is None for a, b in pairs.values()):
             return None
         return _made("item", {i: Exchange(((a, b),)) for i, (a, b) in pairs.items()})
@@ -74,8 +75,8 @@ def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | Non
         return _of_split(site, fixed, method)
     if name == "narrow":
         given, becomes = (
-            tuple(site.now(value) for value in (_argument(step, 2, "start"), _argument(step, 3, "length")))
-            for step in (site.step, fixed)
+            tuple(read(value) for value in (_argument(step, 2, "start"), _argument(step, 3, "length")))
+            for step, read in ((site.step, site.given), (fixed, site.now))
         )
         return _made("narrow", {0: Exchange(((given, becomes),))}, method)
     if name == "scaled_dot_product_attention":
@@ -92,7 +93,7 @@ def factor_of(site: Site, factor: Factor) -> Correction | None:
     """The correction that keeps a factor what it was."""
     if not call_path(factor.frames):
         return None
-    exchange = Exchange(((site.now(factor.size), site.was(factor.size)),))
+    exchange = Exchange(((site.given(factor.size), site.was(factor.size)),))
     stands = kind_of(factor.frames)
     if stands == "operator" and factor.side:
         return _made("operand", {0: exchange}, names=(factor.side,))
@@ -117,7 +118,7 @@ def _made(
 
 def _exchange(site: Site, old: Value, new: Value) -> Exchange | None:
     """From what the code gives to what it must; where the size differs from call to call, by their ratio."""
-    given = site.now(old)
+    given = site.given(old)
     if isinstance(new, dict) and "op" in new and new != old:
         name, left, right = new["op"]
         if name == "mul":
@@ -158,8 +159,11 @@ def _of_split(site: Site, fixed: Step, method: bool) -> Correction | None:
             parts.append(part.after(site.keep)[dim])
     else:
         parts = list(fixed.args[1])
-    several = isinstance(given, list) or (isinstance(given, dict) and "tuple" in given)
-    key = (source.after(site.keep)[dim], *([site.now(v) for v in listed(given)] if several else [site.now(given)]))
+    if isinstance(given, list) and given and isinstance(given[0], dict) and "corrected" in given[0]:
+        key = site.given(given[0])  # what the code gives, with the length of the dimension
+    else:
+        several = isinstance(given, list) or (isinstance(given, dict) and "tuple" in given)
+        key = (source.after(site.keep)[dim], *(map(site.now, listed(given)) if several else [site.now(given)]))
     return _made("split", {0: Exchange(((key, tuple(parts)),))}, method, _SPLIT_NAMES)
 
 
@@ -168,7 +172,7 @@ def _arithmetic(site: Site, fixed: Step, places: set[int], stands: str | None, m
     if len(places) != 1:
         return None
     place = next(iter(places))
-    given, becomes = site.now(site.step.args[place]), site.now(fixed.args[place])
+    given, becomes = site.given(site.step.args[place]), site.now(fixed.args[place])
     if not isinstance(given, int) or not isinstance(becomes, int):
         return None
     exchange = Exchange(((given, becomes),))
@@ -193,7 +197,7 @@ def _items(step: Step) -> list[Value]:
     return listed(index) if isinstance(index, dict) and "tuple" in index else [index]
 
 
-def _slice(site: Site, item: Value) -> Any:
+def _slice(read: Callable[[Value], Any], item: Value) -> Any:
     if not isinstance(item, dict) or "slice" not in item:
         return None
-    return tuple(site.now(value) for value in item["slice"])
+    return tuple(map(read, item["slice"]))

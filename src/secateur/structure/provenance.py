@@ -18,7 +18,8 @@ class Size(int):
     ``right``, or the argument of a call): a trained network wants the factor that it was trained with, whatever the
     size becomes.
 
-    ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)`` or ``("op", name, left, right)``.
+    ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)``, ``("op", name, left, right)`` or
+    ``("corrected", value)``, where surgery has put the number in the place of a value that the code gives.
     """
 
     source: tuple[Any, ...]
@@ -30,6 +31,22 @@ class Size(int):
         size = cls(value)
         size.source = source
         return size
+
+
+def corrected(number: Any, value: Any, together: bool = False) -> Any:
+    """A number, or several, in the place of what code gives; while a network is traced, they remember that.
+
+    Args:
+        number: or a tuple of numbers and None.
+        value: what the code gives: a number, or as many.
+        together: whether all numbers stand for ``value`` as a whole.
+    """
+    if Size.noticed is None:
+        return number
+    if not isinstance(number, tuple):
+        return Size.of(number, "corrected", value)
+    values = [value] * len(number) if together else value
+    return tuple(None if n is None else Size.of(n, "corrected", v) for n, v in zip(number, values, strict=True))
 
 
 def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:

@@ -354,6 +354,8 @@ class Recorder(TorchFunctionMode):
         kind, *rest = size.source
         if kind == "attr":
             return {"attr": rest, "is": int(size)}
+        if kind == "corrected":
+            return {"corrected": self._encode(scope, rest[0]), "is": int(size)}
         if kind == "size":
             tensor, dim = rest
             known = scope.known(tensor)

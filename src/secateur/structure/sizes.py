@@ -29,6 +29,17 @@ class Shaped:
         return tuple(n if u is None else int(stays(u, keep).sum()) for n, u in zip(self.shape, self.units, strict=True))
 
 
+UNKNOWN = -(2**62)
+"""In the place of a number that the code's corrections do not know."""
+
+
+def original(value: Value) -> Value:
+    """What code gives where surgery has put another number."""
+    while isinstance(value, dict) and "corrected" in value:
+        value = value["corrected"]
+    return value
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """A step whose arguments may name sizes."""
@@ -43,6 +54,8 @@ class Site:
         """What a recorded integer becomes."""
         if not isinstance(value, dict):
             return value
+        if "corrected" in value:
+            return value["is"] if self.given(value) == self.was(value["corrected"]) else UNKNOWN
         if "attr" in value:
             return self.attributes.get(tuple(value["attr"]), value["is"])
         if "size" in value:
@@ -53,10 +66,18 @@ class Site:
             return getattr(operator, name)(self.now(left), self.now(right))
         return value.get("is")
 
+    def given(self, value: Value) -> Any:
+        """What a recorded integer becomes without the corrections that the code runs with already."""
+        if isinstance(value, dict) and "tuple" in value:
+            return tuple(map(self.given, value["tuple"]))
+        return self.now(original(value))
+
     def was(self, value: Value) -> Any:
         """What a recorded integer was."""
         if not isinstance(value, dict):
             return value
+        if "tuple" in value:
+            return tuple(map(self.was, value["tuple"]))
         if "size" in value:
             reference, dim = value["size"]
             return self.shapes[key_of(reference)].shape[dim]
@@ -115,6 +136,7 @@ def _like(value: Value, items: list[Value]) -> Value:
 
 def _adjusted(site: Site, old: Value, wanted: int) -> Value:
     """A right size: where code multiplies or divides a size of a tensor (samples times heads), that stays in it."""
+    old = original(old)
     if isinstance(old, dict) and "op" in old:
         name, left, right = old["op"]
         for kept in (left, right):
@@ -127,6 +149,7 @@ def _adjusted(site: Site, old: Value, wanted: int) -> Value:
 
 def _dynamic(value: Value) -> bool:
     """Whether a size comes from a tensor or an input of the module."""
+    value = original(value)
     if not isinstance(value, dict):
         return False
     return "size" in value or "in" in value or ("op" in value and any(map(_dynamic, value["op"][1:])))
@@ -215,7 +238,8 @@ def _item(site: Site) -> Step | None:
             stay = stays(unit, site.keep)  # type: ignore[arg-type]
             start, stop, step = slice(*(site.was(v) for v in item["slice"])).indices(size)
             wanted = (int(stay[:start].sum()), int(stay[:stop].sum()), step)
-            if slice(*(site.now(v) for v in item["slice"])).indices(after[dim]) != wanted:
+            now = [site.now(v) for v in item["slice"]]
+            if UNKNOWN in now or slice(*now).indices(after[dim]) != wanted:
                 fixed[number] = {"slice": list(wanted)}
         dim += 1
     if fixed == items:

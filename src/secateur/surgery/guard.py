@@ -23,6 +23,7 @@ from secateur.structure.assembly import Assembly
 from secateur.structure.calls import describe, kind, named, tensors_of
 from secateur.structure.code import Changes, misfit
 from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
+from secateur.surgery.comparison import copied
 
 _UNTRACED = "this call of the pruned network is of a kind that was not traced"
 _REMEDY = "trace such a call as well: sc.trace(model, example, variants=[...])"
@@ -260,7 +261,7 @@ class _Caches:
         Raises:
             RequestError: for caches that are not known to come from the pruned network.
         """
-        made = _copied(call)
+        made = copied(call)
         for place, cache in _opaque(*call):
             found = tensors_of(cache)
             if not found:
@@ -313,26 +314,3 @@ def _at(call: Call, place: tuple[str, Any]) -> Any:
 
 def _part(output: Any, key: Any) -> Any:
     return output[key]
-
-
-def _copied(call: Call) -> Call:
-    return tuple(map(_copy, call[0])), {name: _copy(value) for name, value in call[1].items()}
-
-
-def _copy(value: Any) -> Any:
-    """Arguments that a pass may change without harm."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().clone()
-    if type(value) in (tuple, list):
-        return type(value)(_copy(item) for item in value)
-    if type(value) is dict:
-        return {key: _copy(item) for key, item in value.items()}
-    if isinstance(value, dict):
-        made = copy.copy(value)
-        for key, item in value.items():
-            made[key] = _copy(item)
-        return made
-    if not _is_opaque(value):
-        return value
-    held = {id(tensor): tensor.detach().clone() for tensor in tensors_of(value)}
-    return copy.deepcopy(value, held)

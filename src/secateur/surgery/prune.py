@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,15 @@ from secateur.structure.base import tensors_in
 from secateur.structure.corrections import correct
 from secateur.structure.rewritten import bake, rewrite
 from secateur.structure.structure import fingerprint_of
-from secateur.structure.trace import arguments, borrowed
+from secateur.structure.trace import Call, arguments
+from secateur.surgery.comparison import (
+    Verification,
+    compare_calls,
+    compare_in_training,
+    example_of,
+    joined,
+    random_call,
+)
 from secateur.surgery.guard import guard_of, outline, set_guard
 from secateur.surgery.traced import keep_when_copied
 
@@ -35,7 +43,7 @@ def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bo
         model: the network the plan was made for (or one with the same shapes).
         plan: which units go.
         example_inputs: for the check that both compute the same; by default random ones of the traced shapes.
-        check: run the smaller and the masked network once and compare them.
+        check: run the smaller and the masked network and compare all that they give; see `verify`.
 
     Raises:
         RequestError: for a plan of another network, or when the smaller network does not run, or computes something
@@ -54,7 +62,7 @@ def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bo
     slim = _copy_to_cut(model, plan.edits)
     apply_edits(slim, plan.edits)
     if check:
-        _verify(slim, model, plan, example_inputs)
+        _check(slim, model, plan, example_inputs)
     return slim
 
 
@@ -268,48 +276,67 @@ def _resize(module: nn.Module, before: torch.Size | None, groups: int | None) ->
         module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]
 
 
-def _verify(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
+def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
     """Run the smaller network against the masked one; what surgery cannot keep equal shows here, not at the user's."""
-    parameter = next(slim.parameters())
-    args, kwargs = arguments(_example(plan.inputs, parameter) if example_inputs is None else example_inputs)
-    advice = "protect the layers that it names, or take sizes from tensors in the network's code"
-    with borrowed(slim):
-        try:
-            found = _first_output(slim, args, kwargs)
-        except Exception as error:
-            line = (str(error).splitlines() or [""])[0]
-            raise RequestError(f"the pruned network does not run ({type(error).__name__}: {line}); {advice}") from error
+    found = verify(slim, model, plan, [] if example_inputs is None else [example_inputs])
+    for row in (*found.wrong, *found.refused):
+        said = f"refuses what was traced ({row.refused})" if row.refused else row.problem
+        raise RequestError(
+            f"the pruned network {said or f'computes something else ({row})'}; protect the layers that it names, or "
+            "take sizes from tensors in the network's code"
+        )
+    if not found.outputs:
+        raise RequestError(f"the pruned network could not be checked: {'; '.join(found.skipped)}")
+
+
+def verify(
+    slim: nn.Module, model: nn.Module, plan: Plan, calls: Sequence[Any] = (), *, random: bool = True, seed: int = 0
+) -> Verification:
+    """Compare a pruned network with the masked one: every tensor of what they give.
+
+    Both run in eval mode on the given calls and on random inputs of another number of samples, and in training mode on
+    these where it draws no random numbers.
+
+    Args:
+        slim: ``prune(model, plan)``, before it is trained.
+        model: the network before pruning.
+        plan: what was removed.
+        calls: each a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        random: also run on random inputs: like the first call, or of the shapes that the network was traced with.
+        seed: of the random inputs.
+
+    Returns:
+        One row per call and tensor, with the difference or why the call is refused, and what could not be compared.
+
+    Raises:
+        RequestError: for a plan of another network.
+
+    Example:
+        >>> import secateur as sc
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> structure = sc.trace(net, torch.zeros(2, 4))
+        >>> plan = Plan.of(structure, np.arange(8) < 5, {}, "by hand", "none")
+        >>> found = sc.verify(sc.prune(net, plan), net, plan, [torch.ones(3, 4)])
+        >>> found.ok, [row.call for row in found.outputs]
+        (True, ['call 1', 'random inputs', 'random inputs in training mode'])
+    """
     masked = mask(model, plan)
-    with borrowed(masked):
-        expected = _first_output(masked, args, kwargs)
-    scale = float(expected.abs().max())
-    limit = (
-        1e-6 if expected.dtype == torch.float64 else 1e-2 if expected.dtype in (torch.half, torch.bfloat16) else 1e-3
-    )
-    difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
-    if not difference <= limit * scale + 1e-6:
-        raise RequestError(
-            f"the pruned network computes something else (difference {difference:.2g} of {scale:.2g}); {advice}"
-        )
+    given = [(f"call {number + 1}", arguments(call)) for number, call in enumerate(calls)]
+    parts = [compare_calls(slim, masked, given)]
+    if random:
+        first = given[0][1] if given else arguments(example_of(plan.inputs, next(model.parameters())))
+        parts += _on_random_inputs(slim, masked, first, seed)
+    return joined(*parts)
 
 
-def _example(described: Any, like: torch.Tensor) -> Any:
-    """Random inputs of the shapes and types that a network was traced with."""
-    if isinstance(described, dict) and "shape" in described:
-        dtype = getattr(torch, described["dtype"])
-        if dtype.is_floating_point:
-            drawn = torch.rand(described["shape"], generator=torch.Generator().manual_seed(0))
-            return drawn.to(device=like.device, dtype=like.dtype)
-        return torch.zeros(described["shape"], dtype=dtype, device=like.device)
-    if isinstance(described, dict) and "other" in described:
-        raise RequestError(
-            f"the network takes a {described['other']}; give prune(..., example_inputs=...) to check the result with"
-        )
-    if isinstance(described, dict):
-        return {key: _example(value, like) for key, value in described["dict"].items()}
-    return [_example(value, like) for value in described] if isinstance(described, list) else described
-
-
-def _first_output(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    with torch.no_grad():
-        return next(tensors_in(model(*args, **kwargs)))
+def _on_random_inputs(slim: nn.Module, masked: nn.Module, like: Call, seed: int) -> list[Verification]:
+    samples = next((int(t.shape[0]) for t in tensors_in(like) if t.ndim), 1)
+    for batch in dict.fromkeys((samples + 1 if samples < 4 else 2, samples)):
+        call = random_call(like, batch, seed)
+        if call is None:
+            return [Verification((), ("random inputs: the network takes objects that hold tensors",))]
+        found = compare_calls(slim, masked, [("random inputs", call)])
+        if found.outputs:
+            trained = compare_in_training(slim, masked, "random inputs in training mode", call)
+            return [found, trained]
+    return [found]

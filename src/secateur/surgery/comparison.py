@@ -1,0 +1,282 @@
+"""Two networks on the same calls: every tensor of what they give, and what they refuse."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.core.borrowing import borrowed
+from secateur.core.errors import RequestError, SecateurError
+from secateur.structure.base import tensors_in
+from secateur.structure.calls import tensors_of
+from secateur.structure.trace import Call
+
+LIMITS = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 1e-2, torch.bfloat16: 1e-2}
+_LIMIT = 1e-3
+"""Largest difference relative to an output's largest value: fewer summands are rounded otherwise."""
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One tensor that both networks give in a call.
+
+    Attributes:
+        call: which call.
+        output: where in the output the tensor is; empty: it is the output.
+        difference: largest absolute difference; scale: largest absolute value that is expected.
+        limit: up to which difference the two are taken to compute the same.
+        problem: where there is no difference to tell: the pruned network fails, or gives something else.
+        refused: why the pruned network refuses the call, in one line.
+    """
+
+    call: str
+    output: str
+    difference: float = 0.0
+    scale: float = 0.0
+    limit: float = 0.0
+    problem: str = ""
+    refused: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether both compute the same, or the call is refused."""
+        return not self.problem and self.difference <= self.limit
+
+    def __str__(self) -> str:
+        where = f"{self.call}, {self.output}" if self.output else self.call
+        if self.refused:
+            return f"{where}: refused: {self.refused}"
+        if self.problem:
+            return f"{where}: {self.problem}"
+        return f"{where}: difference {self.difference:.2g} of {self.scale:.2g}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How a pruned network compares with the masked one.
+
+    Attributes:
+        outputs: one row per call and tensor.
+        skipped: what was not compared, with the reason.
+    """
+
+    outputs: tuple[OutputDifference, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether no output differs; calls may be refused."""
+        return all(row.ok for row in self.outputs)
+
+    @property
+    def wrong(self) -> tuple[OutputDifference, ...]:
+        """Outputs that differ."""
+        return tuple(row for row in self.outputs if not row.ok)
+
+    @property
+    def refused(self) -> tuple[OutputDifference, ...]:
+        """Calls that the pruned network refuses."""
+        return tuple(row for row in self.outputs if row.refused)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.outputs), *(f"not compared: {reason}" for reason in self.skipped)])
+
+
+def compare_calls(slim: nn.Module, masked: nn.Module, calls: Sequence[tuple[str, Call]]) -> Verification:
+    """Both networks in eval mode on the same calls.
+
+    Args:
+        slim: the pruned network; masked: the one to compare with.
+        calls: each with a name for the report.
+    """
+    rows: list[OutputDifference] = []
+    skipped: list[str] = []
+    for name, call in calls:
+        expected = _ran(masked, call)
+        if isinstance(expected, Exception):
+            skipped.append(f"{name}: the network itself fails ({_line(expected)})")
+            continue
+        rows += _rows(name, _ran(slim, call), expected)
+    return Verification(tuple(rows), tuple(skipped))
+
+
+def compare_in_training(slim: nn.Module, masked: nn.Module, name: str, call: Call) -> Verification:
+    """Both networks in training mode, where it draws no random numbers."""
+    expected, drawn = _ran_in_training(masked, call)
+    if isinstance(expected, Exception):
+        return Verification((), (f"{name}: the network itself fails ({_line(expected)})",))
+    if drawn:
+        return Verification((), (f"{name}: the network draws random numbers",))
+    return Verification(tuple(_rows(name, _ran_in_training(slim, call)[0], expected)))
+
+
+def joined(*parts: Verification) -> Verification:
+    """Several in one."""
+    return Verification(
+        tuple(row for part in parts for row in part.outputs), tuple(reason for part in parts for reason in part.skipped)
+    )
+
+
+def _rows(name: str, found: Any, expected: Any) -> list[OutputDifference]:
+    if isinstance(found, SecateurError):
+        return [OutputDifference(name, "", refused=str(found))]
+    if isinstance(found, Exception):
+        return [OutputDifference(name, "", problem=f"the pruned network does not run ({_line(found)})")]
+    ours, theirs = dict(_tensors("", found)), dict(_tensors("", expected))
+    if ours.keys() != theirs.keys():
+        other = min(ours.keys() ^ theirs.keys())
+        return [OutputDifference(name, other, problem="only one of the networks gives it")]
+    return [_difference(name, output, ours[output], tensor) for output, tensor in theirs.items()]
+
+
+def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Tensor) -> OutputDifference:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        about = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (found, expected)]
+        return OutputDifference(name, output, problem=f"the pruned network gives {about[0]}, not {about[1]}")
+    if not expected.numel():
+        return OutputDifference(name, output)
+    numbers = expected.is_floating_point() or expected.is_complex()
+    a, b = (t.detach() if numbers else t.detach().to(torch.float64) for t in (found, expected))
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(same, torch.zeros_like(a), a - b).abs()
+    apart = apart.nan_to_num(float("inf"), float("inf")).to(torch.float64)
+    finite = b[b.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 0.0
+    limit = LIMITS.get(expected.dtype, _LIMIT) * scale + 1e-6 if numbers else 0.0
+    return OutputDifference(name, output, float(apart.max()), scale, limit)
+
+
+def _tensors(at: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in an output, with their places; objects of classes of their own (caches) are not looked into."""
+    if isinstance(value, torch.Tensor):
+        yield at, value.to_padded_tensor(0.0) if value.is_nested else value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(f"{at}.{key}" if at else str(key), item)
+    elif isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None)
+        for index, item in enumerate(value):
+            key = names[index] if names else f"[{index}]"
+            yield from _tensors(f"{at}.{key}" if at and names else f"{at}{key}", item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _tensors(f"{at}.{field.name}" if at else field.name, getattr(value, field.name))
+
+
+def _ran(model: nn.Module, call: Call) -> Any:
+    """What a network gives, or the exception that it raises."""
+    args, kwargs = copied(call)
+    with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            return model(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything; it is reported
+            return error
+
+
+def _ran_in_training(model: nn.Module, call: Call) -> tuple[Any, bool]:
+    """The same in training mode, and whether random numbers were drawn."""
+    args, kwargs = copied(call)
+    with borrowed(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.train()
+        before = _random_state(model)
+        try:
+            given: Any = model(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - as above
+            given = error
+        return given, any(not torch.equal(a, b) for a, b in zip(before, _random_state(model), strict=True))
+
+
+def _random_state(model: nn.Module) -> list[torch.Tensor]:
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+# -- calls -----------------------------------------------------------------------------------------------------------
+
+
+def copied(call: Call) -> Call:
+    """Arguments that a pass may change without harm."""
+    return tuple(map(_copy, call[0])), {name: _copy(value) for name, value in call[1].items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if type(value) in (tuple, list):
+        return type(value)(_copy(item) for item in value)
+    if type(value) is dict:
+        return {key: _copy(item) for key, item in value.items()}
+    held = {id(tensor): tensor.detach().clone() for tensor in tensors_of(value)}
+    return copy.deepcopy(value, held) if held or hasattr(value, "__dict__") else value
+
+
+def random_call(call: Call, batch: int, seed: int = 0) -> Call | None:
+    """Other values, for another number of samples; None where objects are given that hold tensors.
+
+    Real numbers are drawn from the normal distribution that has the example's mean and standard deviation, all others
+    from the example's values.
+    """
+    sizes = [int(t.shape[0]) for t in tensors_in(call) if t.ndim]
+    if any(tensors_of(value) and not list(tensors_in(value)) for value in (*call[0], *call[1].values())):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            shape = [batch, *value.shape[1:]] if value.ndim and value.shape[0] == sizes[0] else list(value.shape)
+            return _draw(value.detach(), shape, generator)
+        if type(value) in (tuple, list):
+            return type(value)(drawn(item) for item in value)
+        if isinstance(value, Mapping):
+            return {key: drawn(item) for key, item in value.items()}
+        return value
+
+    return tuple(map(drawn, call[0])), {name: drawn(value) for name, value in call[1].items()}
+
+
+def _draw(value: torch.Tensor, shape: list[int], generator: torch.Generator) -> torch.Tensor:
+    if not value.numel():
+        return value.clone()
+    if value.is_floating_point():
+        finite = value[value.isfinite()].double()
+        mean, spread = (float(finite.mean()), float(finite.std(correction=0))) if finite.numel() else (0.0, 1.0)
+        made = torch.randn(shape, generator=generator, dtype=torch.float64) * (spread or 1.0) + mean
+        return made.to(value.device, value.dtype)
+    index = torch.randint(value.numel(), shape, generator=generator).to(value.device)
+    return value.reshape(-1)[index]
+
+
+def example_of(described: Any, like: torch.Tensor) -> Any:
+    """Random inputs of the shapes and types that a network was traced with.
+
+    Raises:
+        RequestError: where it took something else than tensors and plain values.
+    """
+    if isinstance(described, dict) and "shape" in described:
+        dtype = getattr(torch, described["dtype"])
+        if dtype.is_floating_point:
+            drawn = torch.rand(described["shape"], generator=torch.Generator().manual_seed(0))
+            return drawn.to(device=like.device, dtype=like.dtype)
+        return torch.zeros(described["shape"], dtype=dtype, device=like.device)
+    if isinstance(described, dict) and "other" in described:
+        raise RequestError(
+            f"the network takes a {described['other']}; give prune(..., example_inputs=...) to check the result with"
+        )
+    if isinstance(described, dict):
+        return {key: example_of(value, like) for key, value in described["dict"].items()}
+    if not isinstance(described, list):
+        return described
+    return [example_of(value, like) for value in described]
+
