@@ -180,14 +180,21 @@ def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested tuples, lists and mappings."""
+    found: list[torch.Tensor] = []
+    _collect(value, found)
+    return iter(found)
+
+
+def _collect(value: Any, found: list[torch.Tensor]) -> None:
+    # called for every operation: the cheap questions come first
     if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
+        found.append(value)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from tensors_in(item)
+            _collect(item, found)
+    elif not isinstance(value, (int, float, str, type(None))) and isinstance(value, Mapping):
+        for item in value.values():
+            _collect(item, found)
 
 
 def unite(conditions: Conditions, a: Nodes | None, b: Nodes | None, reason: str) -> Nodes | None:

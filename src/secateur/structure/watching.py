@@ -51,7 +51,7 @@ class Watcher(TorchDispatchMode):
             self.labels.recognise(tensor)
         result = func(*args, **kwargs)
         inplace = name.endswith("_") and not name.startswith("__")
-        self.labels.hold((args, kwargs, result))
+        self.labels.hold(result)
         self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
         return result
 
