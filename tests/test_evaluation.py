@@ -171,6 +171,12 @@ def test_measuring_ends_when_the_share_is_known(clock):
     assert quiet.rounds == 22  # 0.3 s at the least, of 15 ms each
     assert quiet.rounds < noisy.rounds <= hopeless.rounds <= 300
     assert noisy.uncertainty <= 0.02 < hopeless.uncertainty
+    slowed = itertools.count()  # both alike, so that the share is known at once; but the machine is busy
+    networks = [Worker(clock, lambda c, ms=ms: ms * (1 + next(slowed) // 8 % 2)) for ms in (10.0, 5.0)]
+    begin = clock.now
+    busy = compare_latency(*networks, torch.zeros(1, 1), seconds=(0.3, 4.0))[1].relative
+    assert busy.uncertainty <= 0.02
+    assert clock.now - begin > 4.0
 
 
 def test_each_network_is_compared_with_the_one_named():

@@ -32,7 +32,8 @@ class LatencyShare:
     Attributes:
         share: median over rounds of the ratio within the round.
         interval: that holds the true median with at least 95 % confidence, if rounds are independent: the ratios of
-            two ranks, by the binomial distribution. None for fewer than 6 rounds, which cannot say so much.
+            two ranks, by the binomial distribution. On a busy machine they are not, and it speaks of this run alone.
+            None for fewer than 6 rounds, which cannot say so much.
         rounds: how many.
         before_ms: median time of the network that is compared with, in milliseconds per batch.
         spread: interquartile range of that network's times, relative to their median.
@@ -246,6 +247,9 @@ def until_known(
 ) -> np.ndarray:
     """Times [R, 2] of two calls, until the ratio of the second to the first is known well enough.
 
+    On a busy machine all the time is taken: other processes come and go within seconds, and favour one or the other
+    network meanwhile.
+
     Args:
         rounds: from `in_turn`.
         precision: relative half width of the interval at which measuring ends.
@@ -261,7 +265,8 @@ def until_known(
         if len(times) % 2 or len(times) < repeats[0] or (spent < seconds[0] and len(times) < repeats[1]):
             continue
         found = np.array(times)
-        if len(times) >= repeats[1] or spent > seconds[1] or share_of(found, 1, 0).uncertainty <= precision:
+        share = share_of(found, 1, 0)
+        if len(times) >= repeats[1] or spent > seconds[1] or (share.uncertainty <= precision and not share.busy):
             return found
 
 

@@ -50,7 +50,8 @@ COLUMNS = (
 False for masked weights, which make nothing faster; ``weights``: the share of weights that are not masked.
 ``latency_share``: median ratio to the unpruned network's time, in turn within one run, with an interval at 95 %
 confidence; ``latency_ms`` is that share of the unpruned row's milliseconds; ``latency_spread``: interquartile range of
-the unpruned network's times over their median. ``scoring_s`` is shared by all budgets of a criterion, subset and seed."""
+the unpruned network's times over their median.
+``scoring_s`` is shared by all budgets of a criterion, subset and seed."""
 
 KEYS = ("subset", "criterion", "scored_on", "strategy", "seed", "budget_kind", "budget", "finetuned")
 """That the tables of classes and layers share with the main one."""
