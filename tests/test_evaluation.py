@@ -123,7 +123,18 @@ def test_equal_networks_differ_measurably_in_few_of_many_measurements():
     assert claims <= 0.05 * 300
 
 
-def test_what_the_issue_was_1108_against_1104_ms_is_no_gain(clock):
+def test_a_busy_machine_that_favours_one_network_for_a_while_widens_the_interval():
+    noise = np.exp(0.002 * np.random.default_rng(0).normal(size=(64, 2)))
+    times = noise * [10.0, 8.0]
+    times[:8, 0] *= 1.4  # another process meets the first network for a while, then both
+    times[32:] *= 1.5
+    _, after = timing.latencies(times, 1, 1)
+    assert after.busy
+    assert after.relative.interval[0] == pytest.approx(0.8 / 1.4, rel=0.01)
+    assert after.relative.share == pytest.approx(0.8, rel=0.01)
+
+
+def test_1108_against_1104_ms_is_no_gain(clock):
     first, second = (Worker(clock, lambda c, ms=ms: ms * c.noise(0.02)) for ms in (1108, 1104))
     _, after = sc.measure_latency([first, second], torch.zeros(1, 1))
     assert not after.relative.measurable

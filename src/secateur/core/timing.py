@@ -22,6 +22,8 @@ BUSY = 0.10
 On quiet machines it was 1 to 5 %, and 10 to 200 % with other processes on the same cores. From 10 % on, the median of
 16 rounds is known no better than to about 5 %."""
 
+_STRETCHES = 8
+
 clock = time.perf_counter
 
 
@@ -32,8 +34,9 @@ class LatencyShare:
     Attributes:
         share: median over rounds of the ratio within the round.
         interval: that holds the true median with at least 95 % confidence, if rounds are independent: the ratios of
-            two ranks, by the binomial distribution. On a busy machine they are not, and it speaks of this run alone.
-            None for fewer than 6 rounds, which cannot say so much.
+            two ranks, by the binomial distribution. On a busy machine rounds are alike for a while; there it is made
+            to hold the medians of eight stretches of the run, and still speaks of this run alone. None for fewer than
+            6 rounds, which cannot say so much.
         rounds: how many.
         before_ms: median time of the network that is compared with, in milliseconds per batch.
         spread: interquartile range of that network's times, relative to their median.
@@ -279,12 +282,21 @@ def share_of(times_RN: np.ndarray, after: int, before: int, before_ms: float | N
         before: column.
         before_ms: milliseconds of ``before``; None: its median.
     """
-    ratios = np.sort(times_RN[:, after] / times_RN[:, before])
-    rank = _rank(len(ratios))
-    interval = None if rank is None else (float(ratios[rank]), float(ratios[-1 - rank]))
+    ratios = times_RN[:, after] / times_RN[:, before]
     low, middle, high = (float(q) for q in np.quantile(times_RN[:, before], (0.25, 0.5, 0.75)))
+    spread = (high - low) / middle
+    interval = _interval(ratios)
+    if interval is not None and spread > BUSY and len(ratios) >= 2 * _STRETCHES:
+        medians = [float(np.median(stretch)) for stretch in np.array_split(ratios, _STRETCHES)]
+        interval = min(interval[0], *medians), max(interval[1], *medians)
     whole = middle if before_ms is None else before_ms
-    return LatencyShare(float(np.median(ratios)), interval, len(ratios), whole, (high - low) / middle)
+    return LatencyShare(float(np.median(ratios)), interval, len(ratios), whole, spread)
+
+
+def _interval(ratios_R: np.ndarray) -> tuple[float, float] | None:
+    """Of the median, from independent ratios."""
+    rank, ordered = _rank(len(ratios_R)), np.sort(ratios_R)
+    return None if rank is None else (float(ordered[rank]), float(ordered[-1 - rank]))
 
 
 def latencies(
