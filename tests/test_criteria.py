@@ -446,3 +446,56 @@ def test_a_criterion_of_ones_own_is_drawn_anew_for_each_seed(setting):
         from secateur.criteria.base import _registry
 
         _registry.remove("test-noise")
+
+
+class Auxiliary(nn.Module):
+    """A second head that runs in training only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.auxiliary = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def forward(self, x):
+        x = self.body(x).tanh()
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+
+@pytest.mark.parametrize("name", ["lrp", "taylor", "grad", "sensitivity", "activation", "cap", "apoz", "ocap"])
+def test_units_of_a_head_for_training_come_last(name):
+    torch.manual_seed(0)
+    model, x = Auxiliary().double(), torch.randn(6, 4).double()
+    reference = ReferenceSet(x, torch.arange(6) % 3, tuple(range(6)))
+    structure = sc.trace(model, x[:2])
+    scores = sc.score(model, structure, reference, name)
+    plain = nn.Sequential(model.body, nn.Tanh(), model.head)
+    expected = sc.score(plain, sc.trace(plain, x[:2]), reference, name).values
+    np.testing.assert_allclose(scores.group("body"), expected, rtol=1e-10)
+    if "auxiliary.0" in {group.name for group in structure.groups}:
+        assert (scores.group("auxiliary.0") == expected.max() + 1).all()
+
+
+def test_a_layer_that_some_samples_alone_run_is_scored():
+    """Which experts run depends on the samples; one that none of them runs comes last."""
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(4, 5), nn.Linear(4, 6), nn.Linear(4, 7)])
+            self.heads = nn.ModuleList([nn.Linear(5, 3), nn.Linear(6, 3), nn.Linear(7, 3)])
+            self.chosen = range(3)
+
+        def forward(self, x):
+            found = [self.heads[i](self.experts[i](x).tanh()) for i in self.chosen]
+            return torch.stack(found).sum(0)
+
+    torch.manual_seed(0)
+    model, x = Experts().double(), torch.randn(6, 4).double()
+    structure = sc.trace(model, x[:2])
+    model.chosen = (0, 2)
+    reference = ReferenceSet(x, torch.arange(6) % 3, tuple(range(6)))
+    for name in ("taylor", "activation", "cap"):
+        scores = sc.score(model, structure, reference, name)
+        others = np.concatenate([scores.group("experts.0"), scores.group("experts.2")])
+        assert (scores.group("experts.1") == others.max() + 1).all()
+        assert (others > 0).all()

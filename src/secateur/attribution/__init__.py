@@ -20,6 +20,7 @@ from secateur.attribution.rules import (
     ZBox,
     ZPlus,
 )
+from secateur.attribution.running import running
 
 __all__ = [
     "AlphaBeta",
@@ -43,6 +44,7 @@ __all__ = [
     "composites",
     "maps",
     "reads",
+    "running",
     "treat",
     "unit_statistics",
 ]

@@ -102,8 +102,9 @@ def attribute(
         )
     job = _Job(model, chosen, _started(start, chosen), bounds, "makers", positions, account=account)
     parts = []
-    for chunk in torch.arange(len(inputs)).split(_checked(batch_size)):
-        parts += _run(job, inputs, labels, chunk)
+    with borrowed(model):
+        for chunk in torch.arange(len(inputs)).split(_checked(batch_size)):
+            parts += _run(job, inputs, labels, chunk)
     names = parts[0].stats
     places = dict.fromkeys(name for p in parts for name in p.absorbed)
     absorbed = {n: torch.cat([p.absorbed.get(n, torch.zeros_like(p.start)) for p in parts]) for n in places}
@@ -152,10 +153,11 @@ def unit_statistics(
         model, chosen, _started(start, chosen), bounds, at, positions, full=True, inputs=False, constants=constants
     )
     parts: list[_Pass] = []
-    for x, y in batches:
-        if constants and len(x) != 1:
-            raise RequestError(f"constants=True looks at one sample at a time, got a batch of {len(x)}")
-        parts += _run(job, x, _targets(y, x, token_ids=chosen.average is None), torch.arange(len(x)))
+    with borrowed(model):
+        for x, y in batches:
+            if constants and len(x) != 1:
+                raise RequestError(f"constants=True looks at one sample at a time, got a batch of {len(x)}")
+            parts += _run(job, x, _targets(y, x, token_ids=chosen.average is None), torch.arange(len(x)))
     if not parts:
         raise RequestError("there are no reference samples to look at")
     widths = {name: width for p in parts for name, width in p.order.items() if width or name in p.stats}
@@ -255,17 +257,16 @@ def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.T
     device = next((p.device for p in job.model.parameters()), inputs.device)
     place = chosen.to(inputs.device)
     try:
-        with borrowed(job.model):
-            # copies, made where gradients are possible
-            x, y = inputs[place].detach().to(device), targets[place].to(device)
-            part = replace(job, start=job.start[chosen.to(job.start.device)].to(device)) if isinstance(
-                job.start, torch.Tensor
-            ) else job  # fmt: skip
-            if isinstance(job.composite.average, IntegratedGradients):
-                return [_integrated(part, x, y, job.composite.average)]
-            if isinstance(job.composite.average, SmoothGrad):
-                return [_smoothed(part, x, y, job.composite.average)]
-            return [_once(part, x, y)]
+        # copies, made where gradients are possible
+        x, y = inputs[place].detach().to(device), targets[place].to(device)
+        part = replace(job, start=job.start[chosen.to(job.start.device)].to(device)) if isinstance(
+            job.start, torch.Tensor
+        ) else job  # fmt: skip
+        if isinstance(job.composite.average, IntegratedGradients):
+            return [_integrated(part, x, y, job.composite.average)]
+        if isinstance(job.composite.average, SmoothGrad):
+            return [_smoothed(part, x, y, job.composite.average)]
+        return [_once(part, x, y)]
     except torch.OutOfMemoryError as error:
         if len(chosen) == 1:
             raise SecateurError("one sample alone does not fit into memory; take a smaller network or input") from error

@@ -185,16 +185,14 @@ class _Loans:
         with self._changed:
             later = self._current[self._current.index(loan) + 1 :]
         try:
-            with contextlib.ExitStack() as stack:  # all of it, whichever part fails
-                restores = []
-                for key, restore in loan.saved.items():
-                    heir = next((other for other in later if key[1] in other.ids), None)
-                    if heir is None:
-                        restores.append(restore)
-                    else:
-                        heir.saved[key] = restore
-                for restore in reversed(restores):
-                    stack.callback(restore)
+            restores = []
+            for key, restore in loan.saved.items():
+                heir = next((other for other in later if key[1] in other.ids), None)
+                if heir is None:
+                    restores.append(restore)
+                else:
+                    heir.saved[key] = restore
+            _call_all(iter(restores))
         finally:
             with self._changed:
                 self._current.remove(loan)
@@ -302,6 +300,16 @@ def _values(tensor: torch.Tensor) -> Restore:
                 tensor.copy_(copy)
 
     return restore
+
+
+def _call_all(restores: Iterator[Restore]) -> None:
+    """In turn, the rest also after an exception."""
+    for restore in restores:
+        try:
+            restore()
+        except BaseException:
+            _call_all(restores)
+            raise
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,23 @@ import torch
 from secateur.attribution import UnitStatistics
 from secateur.core.errors import RequestError
 from secateur.structure import Structure
+
+
+class UnseenError(RequestError):
+    """Nothing was seen of some layers that units depend on.
+
+    Attributes:
+        layers: their names.
+    """
+
+    def __init__(self, layers: list[str]) -> None:
+        self.layers = layers
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        super().__init__(
+            f"nothing was seen of layer '{layers[0]}'{more} in the passes over the reference samples, so that its "
+            "units have no score; write it with torch.nn.functional (linear, conv), or take a criterion that goes by "
+            "weights and losses alone: taylor-group, hessian, shapley"
+        )
 
 
 def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -38,16 +56,11 @@ def check_observed(
         among: which units matter, [U] bool; None: all.
 
     Raises:
-        RequestError: naming the first layer that was not seen.
+        UnseenError: naming the first layer that was not seen.
     """
     missing = unobserved(structure, units, found, among)
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise RequestError(
-            f"nothing was seen of layer '{missing[0]}'{more} in the passes over the reference samples, so that its "
-            "units have no score; write it with torch.nn.functional (linear, conv), or take a criterion that goes by "
-            "weights and losses alone: taylor-group, hessian, shapley"
-        )
+        raise UnseenError(missing)
 
 
 def unmade(structure: Structure) -> np.ndarray:
@@ -56,6 +69,24 @@ def unmade(structure: Structure) -> np.ndarray:
     for rows in structure.made.values():
         made[rows] = True
     return ~made[:-1]
+
+
+def without_layers(structure: Structure, layers: Iterable[str]) -> Structure:
+    """The same units, as made and read by the other layers alone."""
+    gone = set(layers)
+    weights = {layer.weight for layer in structure.layers if layer.name in gone}
+    return replace(
+        structure,
+        work=tuple(work for work in structure.work if work.call.name not in gone),
+        axes=tuple(axis for axis in structure.axes if axis.tensor not in weights),
+    )
+
+
+def last(values: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Scores where some units, which cannot be compared, come last: 1 more than all others, [U]."""
+    result = values.copy()
+    result[which] = values[~which].max(initial=0) + 1
+    return result
 
 
 def unmade_last(structure: Structure, values: np.ndarray) -> np.ndarray:
@@ -79,9 +110,7 @@ def unmade_last(structure: Structure, values: np.ndarray) -> np.ndarray:
                 "outputs that this criterion could look at; take one that goes by the loss: taylor-group, hessian, "
                 "shapley"
             )
-    result = values.copy()
-    result[missing] = values[~missing].max(initial=0) + 1
-    return result
+    return last(values, missing)
 
 
 def unobserved(

@@ -7,6 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, cast, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import yaml
 from torch import nn
 
-from secateur.attribution import Composite, Start, UnitStatistics, composites, unit_statistics
+from secateur.attribution import Composite, Start, UnitStatistics, composites, running, unit_statistics
 from secateur.attribution.layers import At
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
@@ -22,13 +23,16 @@ from secateur.core.registry import Registry
 from secateur.criteria.aggregation import (
     NORMALISATIONS,
     REDUCTIONS,
+    UnseenError,
     check_known,
     check_observed,
+    last,
     normalise_layers,
     reduce_samples,
     sample_relevance,
     unmade,
     unobserved,
+    without_layers,
 )
 from secateur.data import ReferenceSet
 from secateur.models.checkpoint import check_finite
@@ -92,6 +96,18 @@ class Passes:
     def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
         self.model, self.reference, self.batch_size = model, reference, batch_size
         self._found: dict[tuple[View, At, bool], dict[str, UnitStatistics]] = {}
+
+    @cached_property
+    def running(self) -> set[str]:
+        """Layers that run on the reference samples."""
+        layers = [name.removesuffix(".weight") for name, _ in self.model.named_parameters(remove_duplicate=False)]
+        return running(self.model, (inputs for inputs, _ in self.reference.batches(self.batch_size)), layers)
+
+    def check_running(self, layers: list[str]) -> None:
+        """Raise `UnseenError` for layers that do not run."""
+        idle = [layer for layer in layers if layer not in self.running] if layers else []
+        if idle:
+            raise UnseenError(idle)
 
     def __call__(self, view: View, at: At, constants: bool = False) -> dict[str, UnitStatistics]:
         """Statistics by layer, looked at where units are made or read.
@@ -175,6 +191,7 @@ class SampleCriterion(Criterion):
         units = structure.made if at == "makers" else structure.read
         statistics = passes(self.view(), at)
         missing = unobserved(structure, units, statistics, among)
+        passes.check_running(missing)
         if missing:
             # layers that do not depend on the inputs, such as those of position biases
             more = passes(self.view(), at, constants=True)
@@ -354,6 +371,19 @@ def score_each(
 
 
 def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
+    """Scores; units of nothing but layers that do not run, such as auxiliary heads for training, come last."""
+    try:
+        return _all_values(criterion, structure, passes, centred)
+    except UnseenError as error:
+        idle = [layer.name for layer in structure.layers if layer.name not in passes.running]
+        if not set(error.layers) & set(idle):
+            raise
+    left = without_layers(structure, idle)
+    lost = left.unread & unmade(left) & ~(structure.unread & unmade(structure))
+    return last(_all_values(criterion, left, passes, centred), lost)
+
+
+def _all_values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
     if isinstance(criterion, SampleCriterion):
         return criterion.scores_from(structure, passes, centred=centred)
     return criterion.unit_scores(
