@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,9 @@ class Assembly:
             impossible = self._impossible(built)
             if not impossible:
                 break
-            for path, why in impossible.items():
-                self._lock_code(path, why)
+            if not self._lock_compared(built):
+                for path, why in impossible.items():
+                    self._lock_code(path, why)
         if not built.groups:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in built.locked[:3])
             remedy = "; with stream=True channels go that norms run over" if "normalised" in reasons else ""
@@ -90,8 +91,24 @@ class Assembly:
                 plain = leaves[~con.marked(leaves, "head", "group", "channel")]
                 con.lock(plain, "is the outer part of a dimension that the network's code folds in two")
 
+    def _lock_compared(self, built: Structure) -> bool:
+        """Lock what the network's code compares the number of; whether there was anything."""
+        found = [c for keep in self._probes(built) for code in built.modules for c in code.changed_conditions(keep, {})]
+        for condition in found:
+            for nodes in condition.nodes:
+                self.conditions.lock(nodes, "are counted by the network's code, which compares their number")
+        self._cache.clear()
+        return bool(found)
+
     def _impossible(self, built: Structure) -> dict[str, str]:
         found: dict[str, str] = {}
+        for keep in self._probes(built):
+            found |= changes(built.modules, keep).impossible
+        return found
+
+    @staticmethod
+    def _probes(built: Structure) -> Iterator[np.ndarray]:
+        """Units that stay: all but one of each group, and one of each."""
         for least in (False, True):
             keep = np.ones(built.num_units, bool)
             for group in built.groups:
@@ -100,8 +117,7 @@ class Assembly:
                     keep[group.first] = True
                 elif group.size > 1:
                     keep[group.first] = False
-            found |= changes(built.modules, keep).impossible
-        return found
+            yield keep
 
     def _lock_code(self, path: str, why: str) -> None:
         for scope in self.scopes:

@@ -139,8 +139,8 @@ def multi_head_attention(
     out = out.squeeze(0) if unbatched else out.transpose(0, 1)
     if not need_weights:
         return out, None
-    weights_out = weights_NHLS.mean(1) if average_attn_weights else weights_NHLS
-    return out, weights_out.squeeze(0) if unbatched else weights_out
+    weights = weights_NHLS.squeeze(0) if unbatched else weights_NHLS
+    return out, weights.mean(-3) if average_attn_weights else weights
 
 
 def _rows(packed: torch.Tensor | None, query: torch.Tensor | None, made_v: int) -> list[int]:
@@ -174,8 +174,8 @@ def _attention_mask(
     return total
 
 
-class Attention(Edited):
-    """Mixed into the class of an attention module of which heads, or places within heads, went."""
+class Attention(Edited, nn.MultiheadAttention):
+    """Takes the place of `torch.nn.MultiheadAttention` in the bases of a module of which heads, or parts of them, went."""
 
     def forward(
         self: Any,
@@ -255,7 +255,8 @@ def set_heads(module: nn.Module, heads: Heads, path: str) -> None:
 @cache
 def _class(base: Any) -> Any:
     own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "_secateur_base": base}
-    return type(base.__name__, (Attention, base), own)
+    # a subclass with a ``forward`` of its own keeps it, and finds this one behind it
+    return type(base.__name__, (Attention,) if base is nn.MultiheadAttention else (base, Attention), own)
 
 
 def _restored(base: type) -> Any:

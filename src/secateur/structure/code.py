@@ -8,6 +8,7 @@ where the code computes a weight, is the module written anew as the steps that w
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,12 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from secateur.structure import attention
 from secateur.structure.attention import HEADS, Heads
 from secateur.structure.corrections import Correction, corrections_of, own_class, plain_function, updated
 from secateur.structure.groups import stays
 from secateur.structure.naming import correction_of, factor_of, places_of
-from secateur.structure.recording import CONVOLUTIONS, Factor, Scope, Step, Value, find, key_of, needed
+from secateur.structure.recording import CONVOLUTIONS, Condition, Factor, Scope, Step, Value, find, key_of, needed
 from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, normalised
 from secateur.structure.source import Frames, call_path, text_of
 
@@ -49,6 +51,7 @@ class ModuleCode:
         baked: results of steps that can take the place of parameters they are computed from, by parameter.
         replaced: all parameters that they are computed from.
         factors: sizes that the code makes factors of.
+        conditions: sizes that it compares.
         is_attention: whether it is PyTorch's attention module, which is replaced as a whole.
         is_written: whether the module runs recorded steps already.
         by_attribute: functions whose sizes surgery sets as attributes of the layer's class.
@@ -66,6 +69,7 @@ class ModuleCode:
     baked: Mapping[str, Value]
     replaced: tuple[str, ...]
     factors: tuple[Factor, ...]
+    conditions: tuple[Condition, ...]
     is_attention: bool
     is_written: bool
     by_attribute: frozenset[str]
@@ -93,6 +97,7 @@ class ModuleCode:
             dict(scope.baked),
             tuple(scope.replaced),
             tuple(scope.factors),
+            tuple(scope.conditions),
             isinstance(module, nn.MultiheadAttention) and not written,
             written,
             _by_attribute(scope),
@@ -113,7 +118,7 @@ class ModuleCode:
         for number, step in enumerate(self.steps):
             name = step.target.rpartition(".")[2]
             handler = SIZES.get(name)
-            if handler is None or name in self.by_attribute or not step.args:
+            if handler is None or name in self.by_attribute or not step.args or (self.is_attention and _replaced(step)):
                 continue
             fixed = handler(self.site(number, keep, attributes))
             if fixed is not None:
@@ -156,9 +161,9 @@ class ModuleCode:
 
     def respelled_heads(self, keep: np.ndarray) -> Heads | None:
         """What PyTorch's attention module becomes; None: it can stay as it is."""
-        if all(tensor.after(keep) == tensor.shape for tensor in self.shapes.values()):
+        if not self.is_attention or all(tensor.after(keep) == tensor.shape for tensor in self.shapes.values()):
             return None
-        last = [number for number, step in enumerate(self.steps) if step.target == "torch.Tensor.unflatten"][-3:]
+        last = [n for n, step in enumerate(self.steps) if step.target.endswith(".unflatten") and _replaced(step)][-3:]
         query = self.outs[last[0]][()]
         unit = query.units[2]
         stay = np.ones(query.shape[2], bool) if unit is None else stays(unit, keep)
@@ -167,8 +172,21 @@ class ModuleCode:
 
     def changed_factors(self, keep: np.ndarray, attributes: Attributes) -> list[Factor]:
         """Factors that would be others with the sizes of a smaller network."""
-        site = Site(Step("", [], {}, {}), self.shapes, {}, keep, attributes)
-        return [factor for factor in self.factors if site.now(factor.size) != site.was(factor.size)]
+        site = self.site(None, keep, attributes)
+        own = [f for f in self.factors if not (self.is_attention and _replaced(f))]
+        return [factor for factor in own if site.now(factor.size) != site.was(factor.size)]
+
+    def changed_conditions(self, keep: np.ndarray, attributes: Attributes) -> list[Condition]:
+        """Comparisons that come out otherwise with the sizes of a smaller network."""
+        site = self.site(None, keep, attributes)
+
+        def outcome(condition: Condition, read: Callable[[Value], Any]) -> Any:
+            left, right = read(condition.left), read(condition.right)
+            if condition.name in ("text", "bool"):
+                return left if condition.name == "text" else bool(left)
+            return getattr(operator, condition.name)(left, right)
+
+        return [c for c in self.conditions if outcome(c, site.now) != outcome(c, site.was)]
 
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
         """Values that attributes would need for sizes that they give directly: ((path, name), value)."""
@@ -199,6 +217,11 @@ class ModuleCode:
         lines = _lines(placed, left, fixed, attributes)
         output = _renumbered(_settled(self.output, attributes), left)
         return {**lines, "output": output, "baked": baked, "dropped": sorted(gone)}
+
+
+def _replaced(step: Step | Factor) -> bool:
+    """Whether a step is one of those that stand for PyTorch's attention, which is replaced as a whole."""
+    return any(code.co_filename == attention.__file__ for code, _ in step.frames)
 
 
 def _forward_text(module: nn.Module) -> str:
@@ -271,16 +294,19 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
     wishes: dict[tuple[str, str], set[int]] = {}
     for code in codes:
         by_path.setdefault(code.path, []).append(code)
-        for key, wanted in () if code.is_attention else code.wishes(keep):
+        for key, wanted in code.wishes(keep):
             wishes.setdefault(key, set()).add(wanted)
     made = Changes({key: next(iter(values)) for key, values in wishes.items() if len(values) == 1})
     for path, calls in by_path.items():
-        if calls[0].is_attention:
-            heads = {found for code in calls if (found := code.respelled_heads(keep)) is not None}
+        heads = {found for code in calls if (found := code.respelled_heads(keep)) is not None}
+        if heads:
+            made.heads[path] = heads.pop()
+            made.attributes[path, "num_heads"] = len(made.heads[path].kept)
             if heads:
-                made.heads[path] = heads.pop()
-                if heads:
-                    made.impossible[path] = "is called in several ways"
+                made.impossible[path] = "is called in several ways"
+    for path, calls in by_path.items():
+        if any(code.changed_conditions(keep, made.attributes) for code in calls):
+            made.impossible[path] = "compares a size that is another one then"
             continue
         fixed = [code.corrections(keep, made.attributes) for code in calls]
         factors = [code.changed_factors(keep, made.attributes) for code in calls]
@@ -313,10 +339,10 @@ def misfit(codes: Iterable[ModuleCode], keep: np.ndarray, applied: Changes) -> s
     for code in codes:
         by_path.setdefault(code.path, []).append(code)
     for path, calls in by_path.items():
-        if calls[0].is_attention:
-            if any(heads != applied.heads.get(path) for c in calls if (heads := c.respelled_heads(keep)) is not None):
-                return f"other heads of '{path}' would have to stay"
-            continue
+        if any(heads != applied.heads.get(path) for c in calls if (heads := c.respelled_heads(keep)) is not None):
+            return f"other heads of '{path}' would have to stay"
+        if any(code.changed_conditions(keep, applied.attributes) for code in calls):
+            return f"the code of '{path}' compares a size that is another one now"
         fixed = [code.corrections(keep, applied.attributes) for code in calls]
         factors = [code.changed_factors(keep, applied.attributes) for code in calls]
         if path in applied.code:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dis
 import operator
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar
 
 from secateur.structure.source import PASSED_OVER
@@ -16,7 +19,8 @@ class Size(int):
 
     Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told, with the operand that it is (``left``,
     ``right``, or the argument of a call): a trained network wants the factor that it was trained with, whatever the
-    size becomes.
+    size becomes. Where code compares it with another number, or makes text of it, ``looked_at`` is told, with the name
+    of the comparison (``text`` and ``bool`` for the others) and the other number.
 
     ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)``, ``("op", name, left, right)`` or
     ``("corrected", value)``, where surgery has put the number in the place of a value that the code gives.
@@ -24,6 +28,7 @@ class Size(int):
 
     source: tuple[Any, ...]
     noticed: ClassVar[Callable[[Size, str], None] | None] = None
+    looked_at: ClassVar[Callable[[Size, str, Any], None] | None] = None
 
     @classmethod
     def of(cls, value: int, *source: Any) -> Size:
@@ -80,6 +85,38 @@ def _as_int(value: Any) -> Any:
     return int(value) if isinstance(value, Size) else value
 
 
+def _comparison(name: str) -> Callable[[Size, Any], Any]:
+    function = getattr(int, f"__{name}__")
+
+    def method(self: Size, other: Any) -> Any:
+        if Size.looked_at is not None and isinstance(other, (int, float)) and _compares(sys._getframe(1)):
+            Size.looked_at(self, name, other)
+        return function(int(self), _as_int(other))
+
+    return method
+
+
+def _compares(frame: FrameType) -> bool:
+    """Whether code compares, and not a function that it calls with a size (a cache of its results, say)."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
+
+
+def _text(name: str, what: str) -> Callable[..., Any]:
+    function = getattr(int, name)
+
+    def method(self: Size, *others: Any) -> Any:
+        if Size.looked_at is not None:
+            Size.looked_at(self, what, None)
+        return function(int(self), *others)
+
+    return method
+
+
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(Size, f"__{_name}__", _comparison(_name))
+for _name, _what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
+    setattr(Size, _name, _text(_name, _what))
+Size.__hash__ = int.__hash__  # type: ignore[method-assign]
 _SIDES = {"pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "float": ""}
 for _name, _side in _SIDES.items():
     setattr(Size, f"__{_name}__", _factor(f"__{_name}__", _side))

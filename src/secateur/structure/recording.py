@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from secateur.structure.attention import multi_head_attention
@@ -75,6 +77,22 @@ class Factor:
     side: str
 
 
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """A size that the module's code compares with a number, or makes text or a truth value of.
+
+    Attributes:
+        name: of the comparison in `operator`; ``text`` or ``bool``.
+        left: the size; right: the other number.
+        nodes: of the dimensions that both come from.
+    """
+
+    name: str
+    left: Value
+    right: Value
+    nodes: tuple[Any, ...]
+
+
 @dataclass(eq=False)
 class Scope:
     """One call of a module: its steps, and what is known by which name.
@@ -84,7 +102,7 @@ class Scope:
         steps: its calls; output: what it returned; broken: why it cannot be written down anew.
         baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
             replaced: all parameters that they are computed from.
-        factors: sizes that its code makes factors of; dtypes: tensors whose type it asks for, by type.
+        factors: sizes that its code makes factors of; conditions: sizes that it compares; dtypes: tensors whose type it asks for, by type.
         shapes: shape and nodes of tensors, by reference.
     """
 
@@ -97,6 +115,7 @@ class Scope:
     baked: dict[str, Value] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     factors: list[Factor] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
     dtypes: dict[torch.dtype, Value] = field(default_factory=dict)
     shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
     _known: dict[int, Value] = field(default_factory=dict)
@@ -162,19 +181,18 @@ class Recorder(TorchFunctionMode):
 
         marked: list[tuple[nn.Module, str]] = []
         for path, module in model.named_modules():
-            if type(module).__module__.startswith("torch.nn.") or isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit.ScriptModule):
                 continue
-            for name, value in list(module.__dict__.items()):
-                if type(value) is int and value > 1:
-                    module.__dict__[name] = Size.of(value, "attr", path, name)
-                    marked.append((module, name))
+            for name, size in sizes_of(module, path).items():
+                module.__dict__[name] = size
+                marked.append((module, name))
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        Size.noticed = self._notice
+        Size.noticed, Size.looked_at = self._notice, self._look
         try:
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
-            Size.noticed = None
+            Size.noticed = Size.looked_at = None
             for module, name in marked:
                 if isinstance(module.__dict__.get(name), Size):
                     module.__dict__[name] = int(module.__dict__[name])
@@ -229,6 +247,13 @@ class Recorder(TorchFunctionMode):
                 reference = self._try(scope, args[0])
             if isinstance(reference, dict):
                 scope.dtypes[func(*args)] = reference
+        if name in ("numel", "nelement") and isinstance(args[0], torch.Tensor):
+            count: Any = 1
+            for dim, size in enumerate(args[0].shape):
+                count = self._size(args[0], dim, size) * count
+            return count
+        if name == "__len__" and args[0].ndim:
+            self._look(self._size(args[0], 0, len(args[0])), "text", None)
         if name == "size" and isinstance(args[0], torch.Tensor):
             found = func(*args, **kwargs)
             if isinstance(found, torch.Size):
@@ -250,6 +275,26 @@ class Recorder(TorchFunctionMode):
                 factor = self._try(self._stack[-1], size)
             if isinstance(factor, dict):
                 self._stack[-1].factors.append(Factor(factor, frames, side))
+
+    def _look(self, size: Size, name: str, other: Any) -> None:
+        if not self._stack or self._looking_away:
+            return
+        with self._aside():
+            left, right = (self._try(self._stack[-1], value) for value in (size, other))
+            nodes = tuple(self._nodes(size)) + tuple(self._nodes(other))
+        if nodes:
+            self._stack[-1].conditions.append(Condition(name, left, right, nodes))
+
+    def _nodes(self, size: Any) -> Iterator[Any]:
+        """Nodes of the dimensions that a size comes from."""
+        kind, *rest = size.source if isinstance(size, Size) else ("",)
+        if kind == "size":
+            nodes = self.labels.of(rest[0])[rest[1]]
+            if nodes is not None:
+                yield nodes
+        elif kind in ("op", "corrected"):
+            for part in rest:
+                yield from self._nodes(part)
 
     def _adopt(self, scope: Scope, weight: Any) -> None:
         """A weight that code computes (standardised, normalised) is cut as if it were the parameter it comes from."""
@@ -371,6 +416,38 @@ class Recorder(TorchFunctionMode):
         name, left, right = rest
         sides = [self._encode(scope, s) for s in (left, right)]
         return {"op": [name, *sides]} if any(isinstance(s, dict) for s in sides) else int(size)
+
+
+def sizes_of(module: nn.Module, path: str) -> dict[str, Size]:
+    """A module's integer attributes, which remember where they come from.
+
+    Those of PyTorch's own layers are what their parameters are: surgery sets them.
+    """
+    found: dict[str, Size] = {}
+    own = not type(module).__module__.startswith("torch.nn.")
+    heads = isinstance(module, nn.MultiheadAttention)
+    by_layer = next((names for kind, names in _OF_LAYERS if isinstance(module, kind)), {})
+    for name, value in module.__dict__.items():
+        if type(value) is not int or value < 2:
+            continue
+        tensor_name, dim = by_layer.get(name, ("", 0))
+        tensor = module._parameters.get(tensor_name, module._buffers.get(tensor_name))
+        if isinstance(module, _ConvNd) and (module.transposed or module.groups > 1):
+            tensor = None
+        if tensor is not None and tensor.ndim > dim and tensor.shape[dim] == value:
+            found[name] = Size.of(value, "size", tensor, dim)
+        elif own or (heads and name in ("num_heads", "head_dim")):
+            found[name] = Size.of(value, "attr", path, name)
+    return found
+
+
+_OF_LAYERS: tuple[tuple[type, dict[str, tuple[str, int]]], ...] = (
+    (nn.Linear, {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
+    (_ConvNd, {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}),
+    (_NormBase, {"num_features": ("running_mean", 0)}),
+    (nn.GroupNorm, {"num_channels": ("weight", 0)}),
+    (nn.Embedding, {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}),
+)
 
 
 class _Unwritable(Exception):

@@ -68,9 +68,10 @@ class Site:
 
     def given(self, value: Value) -> Any:
         """What a recorded integer becomes without the corrections that the code runs with already."""
+        value = original(value)
         if isinstance(value, dict) and "tuple" in value:
             return tuple(map(self.given, value["tuple"]))
-        return self.now(original(value))
+        return self.now(value)
 
     def was(self, value: Value) -> Any:
         """What a recorded integer was."""
