@@ -264,7 +264,7 @@ def old(norm):
     )
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated", "ignore:.*spectral_norm.*deprecated")
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
 @pytest.mark.parametrize(
     ("make", "shape", "free", "reason"),
     [
@@ -272,15 +272,26 @@ def old(norm):
         (recurrent(nn.RNN), (2, 5, 4), "free", "recurrent layer ('rnn_tanh')"),
         (recurrent(nn.LSTM), (2, 5, 4), "free", "recurrent layer ('lstm')"),
         (old(nn.utils.weight_norm), (2, 4), None, "weight norm"),
-        (old(nn.utils.spectral_norm), (2, 4), None, "'mv', which has no structure rule"),
     ],
-    ids=["gru", "rnn", "lstm", "weight_norm", "spectral_norm"],
+    ids=["gru", "rnn", "lstm", "weight_norm"],
 )
 def test_recurrent_and_hooked_layers_are_locked_with_the_reason(make, shape, free, reason):
     net, x = make(), torch.randn(shape).double()
     assert reason in reasons(net, x)
     if free:
         assert [group.name for group in assert_pruned_equals_masked(net, x).groups] == [free]
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*deprecated")
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm], ids=["old", "new"])
+def test_spectral_norms_keep_the_length_of_what_is_masked(norm):
+    net, x = old(norm)(), torch.randn(2, 4).double()
+    structure = assert_pruned_equals_masked(net, x)
+    assert [group.size for group in structure.groups] == [5, 8, 6]
+    plan = sc.Plan.of(structure, np.arange(19) % 3 > 0, {}, "by hand", "none")
+    slim, masked = sc.prune(net, plan).train(), sc.mask(net, plan).train()
+    for _ in range(2):  # each call brings the vectors of the norm up to date
+        torch.testing.assert_close(slim(x), masked(x), rtol=1e-9, atol=1e-9)
 
 
 def test_experts_that_gather_picks_are_locked_with_the_reason():

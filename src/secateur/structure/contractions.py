@@ -101,15 +101,11 @@ class Contractions(Base):
 
     def matrix(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Matrix products in all spellings."""
-        bias = args[0] if name in ("addmm", "baddbmm", "addmv") else None
+        bias = args[0] if name in ("addmm", "baddbmm") else None
         x, w = args[1:3] if bias is not None else args[:2]
         if name == "linear":
             bias = args[2] if len(args) > 2 else None
         a, b = list(self.labels.of(x)), list(self.labels.of(w))
-        if name in ("dot", "vdot", "mv", "addmv"):
-            for tensor in (x, w):
-                self.labels.lock(tensor, UNKNOWN.format(name))
-            return
         if name == "linear":
             b[-1], b[-2] = b[-2], b[-1]
         lead = a[:-2] if name in ("bmm", "baddbmm") else []
@@ -138,6 +134,18 @@ class Contractions(Base):
             self._product(op, x, w, b[-1], b[-2], 1, sizes, {"transposed": name == "linear"}, owners[0])
         else:  # the weight stands on the left
             self._product("linear", w, x, a[-2], a[-1], 1, sizes, {"left": True}, owners[1])
+
+    def vector(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
+        """Products with vectors have a rule where weights are computed (the length in a spectral norm)."""
+        x, w = args[:2]
+        if name == "addmv" or id(x) in self.labels.dependent or id(w) in self.labels.dependent:
+            for tensor in (*args[:2], result):
+                self.labels.lock(tensor, UNKNOWN.format(name))
+            return
+        a, b = self.labels.of(x), self.labels.of(w)
+        self._lock_nonzero(x, w, a[-1], b[-1])
+        unite(self.conditions, a[-1], b[-1], "is multiplied with channels that cannot go")
+        self.labels.set(result, a[:-1])
 
     def _weight_of(self, tensor: torch.Tensor, dims: Sequence[Nodes | None]) -> str | None:
         """Name of the parameter behind a matrix operand; None for activations."""

@@ -288,7 +288,8 @@ def _table() -> dict[str, Callable[..., None]]:
         Rules.layer_norm: "native_layer_norm rms_norm _fused_rms_norm",
         Rules.group_norm: "native_group_norm",
         Rules.convolution: "convolution _convolution",
-        Rules.matrix: "mm addmm bmm baddbmm linear dot vdot mv addmv",
+        Rules.matrix: "mm addmm bmm baddbmm linear",
+        Rules.vector: "dot vdot mv addmv",
     }
     return {name: rule for rule, names in rules.items() for name in names.split()}
 
@@ -305,5 +306,6 @@ _ZEROS: dict[Callable[..., None], Callable[..., bool]] = {
     Rules.group_norm: Rules.normed,
     Rules.convolution: Rules.convolved,
     Rules.matrix: Rules.multiplied,
+    Rules.vector: Rules.weighted,
 }
 """What becomes of zeros; by default they move along."""

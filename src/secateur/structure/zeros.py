@@ -103,7 +103,7 @@ class Zeros(Base):
     def multiplied(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
         """A product's rows are the first factor's, its columns the second's; both share what stands before."""
         labels = self.labels
-        bias = args[0] if name in ("addmm", "baddbmm", "addmv") else None
+        bias = args[0] if name in ("addmm", "baddbmm") else None
         x, w = args[1:3] if bias is not None else args[:2]
         if name == "linear":
             bias = args[2] if len(args) > 2 else None
@@ -119,6 +119,10 @@ class Zeros(Base):
             if bias is not None and not self._zero_at(bias, back):
                 return False
         return True
+
+    def weighted(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
+        """A matrix times a vector has the matrix's rows."""
+        return self.labels.zero_without(args[0])
 
     def elementwise(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
         """Whether a function gives zero where its operands that have the unit are zero, tried out."""
@@ -180,11 +184,14 @@ class Zeros(Base):
                 self._at_zero[key] = 1.0
                 return 1.0
             finite = torch.isfinite(sizes)
-            # 0/0 and 0·log 0 may be defined where y/0 and y·log 0 are not
+            # where another operand is zero as well (0/0, 0·log 0), the network itself would have no value
             chosen = itertools.product(*values)
             usual = [all(v or v is False or len(of) == 1 for v, of in zip(row, values, strict=True)) for row in chosen]
-            never = not bool(finite[:, torch.tensor(usual, device=finite.device)].any())
-            self._at_zero[key] = math.inf if never else 1.0 if not bool(finite.all()) else float(sizes.max())
+            ordinary = finite[:, torch.tensor(usual, device=finite.device)]
+            if not bool(ordinary.any()):
+                self._at_zero[key] = math.inf
+            else:
+                self._at_zero[key] = float(sizes[finite].max()) if bool(ordinary.all()) else 1.0
         return self._at_zero[key]
 
     def _constant(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
