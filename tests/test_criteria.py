@@ -350,8 +350,9 @@ def test_networks_of_token_ids_are_scored(network):
                 sc.score(model, structure, reference, name)
             continue
         values = sc.score(model, structure, reference, name).values
-        split = sc.score(model, structure, reference, name, batch_size=4).values
-        np.testing.assert_allclose(split, values, rtol=1e-6, err_msg=name)
+        if name != "shapley":  # takes long, and has its own test of batches
+            split = sc.score(model, structure, reference, name, batch_size=4).values
+            np.testing.assert_allclose(split, values, rtol=1e-6, err_msg=name)
         for group in structure.groups:
             assert len(np.unique(values[group.units])) > 1, (name, group.name)
     with pytest.raises(sc.RequestError, match="inputs must be floating point, got torch.int64"):

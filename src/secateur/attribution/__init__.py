@@ -3,7 +3,7 @@
 from secateur.attribution import composites
 from secateur.attribution.collect import UnitStatistics
 from secateur.attribution.composites import Composite, LayerContext
-from secateur.attribution.engine import Relevance, Start, attribute, unit_statistics
+from secateur.attribution.engine import Relevance, attribute, unit_statistics
 from secateur.attribution.maps import maps
 from secateur.attribution.operations import treat
 from secateur.attribution.reads import Read, reads
@@ -21,6 +21,7 @@ from secateur.attribution.rules import (
     ZPlus,
 )
 from secateur.attribution.running import running
+from secateur.attribution.starts import Start
 
 __all__ = [
     "AlphaBeta",

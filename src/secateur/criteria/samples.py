@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from secateur.attribution.engine import logits_of, losses
+from secateur.attribution.starts import logits_of, losses
 from secateur.core.errors import RequestError
 from secateur.data import ReferenceSet
 
