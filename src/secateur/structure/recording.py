@@ -208,6 +208,8 @@ class Recorder(TorchFunctionMode):
         with self._aside():
             for key, value in (*enumerate(args), *kwargs.items()):
                 scope.bind(value, {"in": key}, self.labels)
+        if module._forward_hooks or module._forward_pre_hooks:
+            scope.broken = "has hooks, which would run beside code that is written anew"
         self._stack.append(scope)
         try:
             result = original(module, *args, **kwargs)

@@ -30,7 +30,12 @@ from secateur.structure.watching import Watcher
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, *, variants: Sequence[Any] = (), stream: bool = False
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    variants: Sequence[Any] = (),
+    stream: bool = False,
+    training: bool = False,
 ) -> Structure:
     """Find the groups of units of a network that can be removed together.
 
@@ -41,6 +46,8 @@ def trace(
             another length. Units go only where that is right in all of them. Costs are those of the first call.
         stream: let channels go that a layer norm, RMS norm or one-group group norm runs over: the residual stream of
             transformers as a whole. The norm then runs over what stays, in masked networks as well.
+        training: watch one more pass, in training mode, for networks that compute something else there. Layers that run
+            in training only are watched in any case.
 
     Returns:
         The structure: groups, what is locked with the reason, and the cost of everything.
@@ -59,7 +66,7 @@ def trace(
     """
     if isinstance(variants, (torch.Tensor, str, Mapping)) or not isinstance(variants, Sequence):
         raise RequestError("variants must be a list of further example inputs")
-    assembly, outputs = watched(model, [arguments(example) for example in (example_inputs, *variants)], stream=stream)
+    assembly, outputs = watched(model, [arguments(example) for example in (example_inputs, *variants)], stream, training)
     lock_outputs(assembly, outputs)
     return assembly.structure(describe(example_inputs))
 
@@ -83,7 +90,7 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
         >>> structure.group("2").units, outputs.tolist()
         (slice(8, 11, None), [8, 9, 10])
     """
-    assembly, (outputs, *_) = watched(model, [arguments(example_inputs)], training=False)
+    assembly, (outputs, *_) = watched(model, [arguments(example_inputs)], training=None)
     if not outputs or outputs[0].ndim != 2:
         shape = list(outputs[0].shape) if outputs else "of no tensor"
         raise RequestError(f"the network's output is {shape}, not [samples, classes]")
@@ -111,7 +118,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def watched(
-    model: nn.Module, calls: Sequence[Call], *, stream: bool = False, training: bool = True
+    model: nn.Module, calls: Sequence[Call], stream: bool = False, training: bool | None = False
 ) -> tuple[Assembly, list[list[torch.Tensor]]]:
     """What passes on some calls taught, nothing assembled yet; and the tensors that each gave.
 
@@ -119,7 +126,8 @@ def watched(
         model: the network.
         calls: the first one is what costs are counted of.
         stream: see `trace`.
-        training: let layers that run in training only (auxiliary heads) run once in training mode as well.
+        training: watch a pass in training mode as well; False: only where layers (auxiliary heads) do not run
+            otherwise; None: in no case.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
@@ -134,7 +142,7 @@ def watched(
             if number == 0:
                 counted = len(watcher.rules.products)
         idle = [name for name, p in model.named_parameters() if p.ndim > 1 and name not in labels.state_dims]
-        if training and idle and _runs_in_training(model, calls[0]):
+        if training or (training is False and idle and _runs_in_training(model, calls[0])):
             with torch.random.fork_rng(devices=[]):
                 model.train()
                 outputs.append(_pass(model, *calls[0], watcher, recorder))
@@ -209,7 +217,7 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _attributes(output: Any) -> Iterator[torch.Tensor]:
-    yield from tensors_in(list(getattr(output, "__dict__", {}).values()))
+    yield from tensors_of(output)
 
 
 @contextlib.contextmanager

@@ -22,12 +22,17 @@ _READS = frozenset("tolist numpy __array__ __dlpack__".split())
 _RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 
 
+_UNCALLED = frozenset({"detach", "alias", "lift_fresh"})
+"""Operations that PyTorch itself calls where it wraps tensors."""
+
+
 class Watcher(TorchDispatchMode):
     """Labels every tensor of one forward pass.
 
     Attributes:
         rules: what has been learnt.
-        reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher.
+        reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher, and whether
+            an operation was called by Python code.
     """
 
     supports_higher_order_operators = True
@@ -52,6 +57,9 @@ class Watcher(TorchDispatchMode):
         result = func(*args, **kwargs)
         inplace = name.endswith("_") and not name.startswith("__")
         self.labels.hold(result)
+        if not self.reads.depth and name not in _UNCALLED:
+            for tensor in tensors_in((args, kwargs)):
+                self.labels.lock(tensor, "is computed with by compiled code, which may use its size as a number")
         self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
         return result
 
@@ -62,9 +70,16 @@ class _Reads(TorchFunctionMode):
     def __init__(self, rules: Rules) -> None:
         super().__init__()
         self.rules = rules
+        self.depth = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        self.depth += 1
+        try:
+            return self._watched(func, args, kwargs or {})
+        finally:
+            self.depth -= 1
+
+    def _watched(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = getattr(func, "__name__", "")
         if name in _READS or (name in _LISTED and not isinstance(args[0], torch.Tensor)):
             tensors = list(tensors_in((args, kwargs)))

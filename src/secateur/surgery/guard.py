@@ -24,6 +24,7 @@ from secateur.structure.calls import describe, kind, named, tensors_of
 from secateur.structure.code import Changes, misfit
 from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
 from secateur.surgery.comparison import copied
+from secateur.surgery.copies import copied_network
 
 _UNTRACED = "this call of the pruned network is of a kind that was not traced"
 _REMEDY = "trace such a call as well: sc.trace(model, example, variants=[...])"
@@ -33,7 +34,7 @@ def outline(model: nn.Module) -> nn.Module:
     """A copy whose parameters are zeros that take no memory; buffers are those of the network."""
     held: dict[int, Any] = {id(p): _zeros(p, p.device, p.dtype) for p in model.parameters()}
     held |= {id(buffer): buffer.detach() for buffer in model.buffers()}
-    made = copy.deepcopy(model, held)
+    made = copied_network(model, held)
     remove_guard(made)
     return made
 
@@ -101,7 +102,7 @@ class CallGuard:
         self._follow(module)
         try:
             twin = self.caches.twin(call, self.before)
-            assembly, outputs = watched(self.before, [twin], stream=self.edits.stream, training=False)
+            assembly, outputs = watched(self.before, [twin], self.edits.stream, training=None)
         except RequestError as error:
             raise RequestError(f"{_UNTRACED}, and {error}") from error
         self.caches.traced(call, twin)

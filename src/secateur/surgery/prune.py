@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,10 +17,11 @@ from secateur.selection.plan import Edits
 from secateur.structure.attention import set_heads
 from secateur.structure.base import tensors_in
 from secateur.structure.corrections import correct
-from secateur.structure.rewritten import bake, rewrite
+from secateur.structure.rewritten import Rewritten, bake, rewrite
 from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import Call, arguments
 from secateur.surgery.comparison import (
+    RANDOM,
     Verification,
     compare_calls,
     compare_in_training,
@@ -29,6 +29,7 @@ from secateur.surgery.comparison import (
     joined,
     random_call,
 )
+from secateur.surgery.copies import copied_network
 from secateur.surgery.guard import guard_of, outline, set_guard
 from secateur.surgery.traced import keep_when_copied
 
@@ -82,7 +83,7 @@ def _check_fingerprint(model: nn.Module, plan: Plan) -> None:
 def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
     """A copy in which tensors that are cut next still share memory with the original's: cutting makes new ones."""
     if any(code.get("baked") for code in edits.code.values()):
-        return copy.deepcopy(model)
+        return copied_network(model)
     tensors = _tensors(model)
     shared: dict[int, Any] = {}
     for name in {cut.tensor for cut in edits.cuts}:
@@ -91,7 +92,7 @@ def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
             shared[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
         elif tensor is not None:
             shared[id(tensor)] = tensor.detach()
-    return copy.deepcopy(model, shared)
+    return copied_network(model, shared)
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
@@ -101,11 +102,14 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     where they are read. Norms over units that go run over those that stay.
     """
     _check_fingerprint(model, plan)
-    masked = copy.deepcopy(model)
+    masked = copied_network(model)
     modules = dict(masked.named_modules(remove_duplicate=False))
     for path, code in plan.edits.masks.items():
         bake(modules[path], code, path)
         rewrite(modules[path], code, path)
+    for layer in masked.modules():
+        if isinstance(layer, nn.TransformerEncoderLayer) and any(isinstance(m, Rewritten) for m in layer.children()):
+            layer.activation_relu_or_gelu = 0  # or PyTorch's fused path would read the norms' weights past their code
     close(masked, plan.cuts)
     return masked
 
@@ -276,17 +280,25 @@ def _resize(module: nn.Module, before: torch.Size | None, groups: int | None) ->
         module.normalized_shape = tuple(weight.shape)  # type: ignore[assignment]
 
 
+_PRUNED = "the pruned network "
+
+
 def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
     """Run the smaller network against the masked one; what surgery cannot keep equal shows here, not at the user's."""
     found = verify(slim, model, plan, [] if example_inputs is None else [example_inputs])
     for row in (*found.wrong, *found.refused):
-        said = f"refuses what was traced ({row.refused})" if row.refused else row.problem
-        raise RequestError(
-            f"the pruned network {said or f'computes something else ({row})'}; protect the layers that it names, or "
-            "take sizes from tensors in the network's code"
+        said = f"refuses what was traced ({row.refused})" if row.refused else row.problem.removeprefix(_PRUNED)
+        remedy = (
+            "trace it in training mode as well: sc.trace(model, example, training=True)"
+            if "training mode" in row.call
+            else "protect the layers that it names, or take sizes from tensors in the network's code"
         )
-    if not found.outputs:
-        raise RequestError(f"the pruned network could not be checked: {'; '.join(found.skipped)}")
+        raise RequestError(f"the pruned network {said or f'computes something else ({row})'}; {remedy}")
+    if not found.outputs and not any(RANDOM in reason for reason in found.skipped):
+        raise RequestError(
+            f"the pruned network could not be checked ({'; '.join(found.skipped) or 'it gives no tensor'}); give inputs "
+            "that it takes: prune(..., example_inputs=...)"
+        )
 
 
 def verify(
