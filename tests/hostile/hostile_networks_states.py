@@ -330,7 +330,11 @@ class Codebook(nn.Module):
 
 
 @state(
-    "exponential moving average of another network", trained(X, may_refuse=True), example=call(X), compares_step=False
+    "exponential moving average of another network",
+    trained(X, may_refuse=True),
+    example=call(X),
+    compares_step=False,
+    refused="trace it in training mode",
 )
 class Teacher(nn.Module):
     def __init__(self):

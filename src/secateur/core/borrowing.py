@@ -41,10 +41,11 @@ def borrowed(model: nn.Module, prepare: bool = True) -> Iterator[None]:
     their eval mode is computed anew), no parameter requires a gradient, PyTorch's fused path of attention modules is
     off (it cannot be watched), and `torch.inference_mode` is off (gradients are, then).
 
-    Afterwards, these are as they were: every module's mode; which parameters require gradients; which parameters and
-    buffers stand under the names that there were; the values of buffers that passes have updated; hooks; and the
-    parameters of modules with a ``train`` method of their own, which may merge weights into others. What a pass has
-    added stays. The values of other parameters are not copied: code that changes them inside has to restore them.
+    Afterwards, these are as they were: every module's mode and other attributes; which parameters require gradients;
+    which parameters and buffers stand under the names that there were; the values of buffers that passes have updated;
+    hooks; and the parameters of modules with a ``train`` method of their own, which may merge weights into others, and
+    of embeddings that scale their rows down. Modules, parameters and buffers that a pass has added stay. The values of
+    other parameters are not copied: code that changes them inside has to restore them.
 
     Args:
         model: any network. While it is borrowed, another thread that borrows it, or a part of it, waits.
@@ -138,9 +139,10 @@ class _Loan:
             if not isinstance(module, torch.jit.ScriptModule):
                 self.saved["names", id(module)] = _names(module)
                 self.saved["hooks", id(module)] = _hooks(module)
+                self.saved["attributes", id(module)] = _attributes(module)
         for parameter in self.model.parameters():
             self.saved["requires_grad", id(parameter)] = _requires_grad(parameter)
-        switching = [module for module in modules if _switches(module)]
+        switching = [module for module in modules if _switches(module) or getattr(module, "max_norm", None) is not None]
         for tensor in (*self.model.buffers(), *(p for m in switching for p in m.parameters(recurse=False))):
             if ("values", id(tensor)) not in copied:
                 self.saved["values", id(tensor)] = _values(tensor)
@@ -266,6 +268,21 @@ def _hooks(module: nn.Module) -> Restore:
             if list(table.items()) != list(before.items()):
                 table.clear()
                 table.update(before)
+
+    return restore
+
+
+def _attributes(module: nn.Module) -> Restore:
+    """Put plain attributes back; the tables of parameters, hooks and so on are restored by themselves."""
+    before = {name: value for name, value in module.__dict__.items() if name != "training"}
+
+    def restore() -> None:
+        now = module.__dict__
+        for name in [name for name in now if name not in before and name != "training"]:
+            del now[name]
+        for name, value in before.items():
+            if name not in now or now[name] is not value:
+                now[name] = value
 
     return restore
 

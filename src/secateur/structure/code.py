@@ -189,11 +189,13 @@ class ModuleCode:
         return [c for c in self.conditions if outcome(c, site.now) != outcome(c, site.was)]
 
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
-        """Values that attributes would need for sizes that they give directly: ((path, name), value)."""
-        for number, fixed in self.corrections(keep, {}).items():
-            yield from _attribute_pairs(
-                [self.steps[number].args, self.steps[number].kwargs], [fixed.args, fixed.kwargs]
-            )
+        """Values that attributes would need wherever the code uses them as they are: ((path, name), value)."""
+        fixed = self.corrections(keep, {})
+        for number, step in enumerate(self.steps):
+            right = fixed.get(number, step)
+            yield from _attribute_pairs([step.args, step.kwargs], [right.args, right.kwargs])
+        for factor in self.factors:
+            yield from _attribute_pairs(factor.size, factor.size)
 
     def written(self, fixed: Mapping[int, Step], attributes: Attributes) -> dict[str, Any]:
         """The steps with right sizes, as JSON values."""
@@ -423,10 +425,13 @@ def _corrections(
 
 
 def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int]]:
+    """Attributes in recorded arguments, each with what it must be there."""
     if isinstance(old, dict) and "attr" in old:
         if isinstance(new, int):
             yield (old["attr"][0], old["attr"][1]), new
-    elif isinstance(old, dict) and isinstance(new, dict):
+        elif new == old:
+            yield (old["attr"][0], old["attr"][1]), old["is"]
+    elif isinstance(old, dict) and "op" not in old and isinstance(new, dict):
         for key in old.keys() & new.keys():
             yield from _attribute_pairs(old[key], new[key])
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):

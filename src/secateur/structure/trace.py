@@ -145,6 +145,7 @@ def watched(
         if training or (training is False and idle and _runs_in_training(model, calls[0])):
             with torch.random.fork_rng(devices=[]):
                 model.train()
+                watcher.training = True
                 outputs.append(_pass(model, *calls[0], watcher, recorder))
     given = tuple(describe(named(model.forward, *call)) for call in calls)
     return Assembly(model, watcher.rules, recorder.scopes, given, counted), outputs

@@ -26,11 +26,18 @@ _UNCALLED = frozenset({"detach", "alias", "lift_fresh"})
 """Operations that PyTorch itself calls where it wraps tensors."""
 
 
+_RANDOM = frozenset(
+    "randn_like rand_like randint_like bernoulli bernoulli_ normal normal_ uniform_ exponential_ poisson native_dropout "
+    "dropout feature_dropout rrelu_with_noise".split()
+)
+
+
 class Watcher(TorchDispatchMode):
     """Labels every tensor of one forward pass.
 
     Attributes:
         rules: what has been learnt.
+        training: whether the pass is one in training mode.
         reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher, and whether
             an operation was called by Python code.
     """
@@ -42,6 +49,7 @@ class Watcher(TorchDispatchMode):
         self.labels = labels
         self.rules = Rules(labels, batch, stream)
         self.reads = _Reads(self.rules)
+        self.training = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -54,6 +62,8 @@ class Watcher(TorchDispatchMode):
             _peeked(self.rules, name, list(tensors_in((args, kwargs))))
         for tensor in tensors_in((args, kwargs)):
             self.labels.recognise(tensor)
+            if name in _RANDOM and not self.training:
+                self.labels.lock(tensor, "meets random numbers, of which a smaller network draws others")
         result = func(*args, **kwargs)
         inplace = name.endswith("_") and not name.startswith("__")
         self.labels.hold(result)
