@@ -393,6 +393,7 @@ def stepped(model: nn.Module, case: Network, batch: int) -> bool:
              if isinstance(getattr(m, name, None), (int, float))]  # fmt: skip
     model.train(not any(rates) and not case.stateful and not any(call.random for call in case.calls))
     args, kwargs = case.example.draw(batch, 60)
+    torch.manual_seed(60)  # for networks that draw random numbers
     for parameter in model.parameters():
         parameter.grad = None
     output = model(*args, **kwargs)

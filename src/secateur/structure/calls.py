@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,30 +26,47 @@ def describe(value: Any) -> Any:
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Tensors in the attributes of an object of any kind, as a cache of keys and values, at any depth."""
-    found: list[torch.Tensor] = []
-    seen: set[int] = set()
+    """Tensors in containers and in the attributes of objects of any kind, as a cache of keys and values."""
+    return [tensor for _, tensor in walk(value) if tensor.numel()]
 
-    def look(item: Any, depth: int) -> None:
-        if isinstance(item, torch.Tensor):
-            if item.numel():
-                found.append(item)
-        elif id(item) in seen or depth > 12:
-            return
-        elif isinstance(item, Mapping):
-            seen.add(id(item))
-            for part in item.values():
-                look(part, depth + 1)
-        elif isinstance(item, (tuple, list)):
-            seen.add(id(item))
-            for part in item:
-                look(part, depth + 1)
-        elif hasattr(item, "__dict__") and not isinstance(item, (type, torch.nn.Module)):
-            seen.add(id(item))
-            look(vars(item), depth + 1)
 
-    look(value, 0)
-    return found
+def given_out(output: Any) -> list[torch.Tensor]:
+    """Tensors that a network gives; caches for its next call are not meant for others."""
+    return [tensor for _, tensor in walk(output, caches=False)]
+
+
+def walk(value: Any, at: str = "", *, caches: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors with their places: in containers, named tuples, and attributes of objects, at any depth.
+
+    Args:
+        value: to be looked into.
+        at: its own place.
+        caches: also look into objects of classes that are called caches.
+    """
+    yield from _walk(value, at, caches, set(), 0)
+
+
+def _walk(value: Any, at: str, caches: bool, seen: set[int], depth: int) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield at, value
+        return
+    if value is None or isinstance(value, (bool, int, float, str, bytes, type)) or id(value) in seen or depth > 12:
+        return
+    seen.add(id(value))
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        items = [(f"{at}.{key}" if at else str(key), item) for key, item in value.items()]
+    elif isinstance(value, (tuple, list)):
+        names = getattr(value, "_fields", None)
+        items = [(f"{at}.{names[n]}" if names else f"{at}[{n}]", item) for n, item in enumerate(value)]
+    elif isinstance(value, (set, frozenset)):
+        items = [(f"{at}[{n}]", item) for n, item in enumerate(value)]
+    elif isinstance(value, torch.nn.Module) or (not caches and type(value).__name__.endswith("Cache")):
+        return
+    elif hasattr(value, "__dict__"):
+        items = [(f"{at}.{name}", item) for name, item in vars(value).items()]
+    for place, item in items:
+        yield from _walk(item, place, caches, seen, depth + 1)
 
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

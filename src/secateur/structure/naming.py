@@ -119,13 +119,14 @@ def _made(
 def _exchange(site: Site, old: Value, new: Value) -> Exchange | None:
     """From what the code gives to what it must; where the size differs from call to call, by their ratio."""
     given = site.given(old)
-    if isinstance(new, dict) and "op" in new and new != old:
+    if isinstance(new, dict) and "op" in new and new != old and given:
         name, left, right = new["op"]
         if name == "mul":
             kept, number = (left, right) if isinstance(right, int) else (right, left)
-            was = given // max(1, site.now(kept))
-            return Exchange(ratio=(was, number)) if was and given == was * site.now(kept) else None
-        return Exchange(ratio=(right, site.now(left) // given)) if given and site.now(left) % given == 0 else None
+            if given % max(1, site.now(kept)) == 0:
+                return Exchange(ratio=(given // max(1, site.now(kept)), number))
+        elif site.now(left) % given == 0:
+            return Exchange(ratio=(right, site.now(left) // given))
     becomes = site.now(new)
     if isinstance(given, int) and isinstance(becomes, int):
         return Exchange(((given, becomes),))

@@ -117,6 +117,11 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
 for _name, _what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
     setattr(Size, _name, _text(_name, _what))
 Size.__hash__ = int.__hash__  # type: ignore[method-assign]
+def _negative(self: Size) -> Size:
+    return Size.of(-int(self), "op", "sub", 0, self)
+
+
+Size.__neg__ = _negative  # type: ignore[method-assign]
 _SIDES = {"pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "float": ""}
 for _name, _side in _SIDES.items():
     setattr(Size, f"__{_name}__", _factor(f"__{_name}__", _side))

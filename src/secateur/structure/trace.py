@@ -21,7 +21,7 @@ from secateur.core.borrowing import borrowed as borrowed  # also imported from h
 from secateur.core.errors import RequestError
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
-from secateur.structure.calls import describe, named, tensors_of
+from secateur.structure.calls import describe, given_out, named, tensors_of
 from secateur.structure.checks import check_inputs, check_network
 from secateur.structure.labels import Labels
 from secateur.structure.recording import Recorder
@@ -170,8 +170,7 @@ def _pass(
         raise
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
         raise RequestError(failure(error, tensors)) from error
-    outputs = list(tensors_in(list(output.values()) if isinstance(output, dict) else output))
-    outputs = outputs or list(_attributes(output))
+    outputs = given_out(output)
     for tensor in outputs:
         watcher.rules.used(tensor)
     return outputs
@@ -215,10 +214,6 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {type(example_inputs).__name__}")
-
-
-def _attributes(output: Any) -> Iterator[torch.Tensor]:
-    yield from tensors_of(output)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError, SecateurError
 from secateur.structure.base import tensors_in
-from secateur.structure.calls import tensors_of
+from secateur.structure.calls import tensors_of, walk
 from secateur.structure.trace import Call
 
 LIMITS = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 1e-2, torch.bfloat16: 1e-2}
@@ -136,9 +135,7 @@ def _rows(name: str, found: Any, expected: Any) -> list[OutputDifference]:
         return [OutputDifference(name, "", refused=str(found))]
     if isinstance(found, Exception):
         return [OutputDifference(name, "", problem=f"the pruned network does not run ({_line(found)})")]
-    ours, theirs = dict(_tensors("", found)), dict(_tensors("", expected))
-    if not theirs:  # in an object of the network's own
-        ours, theirs = ({f"tensor {n}": t for n, t in enumerate(tensors_of(given))} for given in (found, expected))
+    ours, theirs = (dict(walk(given, caches=False)) for given in (found, expected))
     if ours.keys() != theirs.keys():
         other = min(ours.keys() ^ theirs.keys())
         return [OutputDifference(name, other, problem="only one of the networks gives it")]
@@ -146,6 +143,8 @@ def _rows(name: str, found: Any, expected: Any) -> list[OutputDifference]:
 
 
 def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Tensor) -> OutputDifference:
+    if expected.is_nested and found.is_nested:
+        found, expected = found.to_padded_tensor(0.0), expected.to_padded_tensor(0.0)
     if found.shape != expected.shape or found.dtype != expected.dtype:
         about = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (found, expected)]
         return OutputDifference(name, output, problem=f"the pruned network gives {about[0]}, not {about[1]}")
@@ -160,23 +159,6 @@ def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Ten
     scale = float(finite.max()) if finite.numel() else 0.0
     limit = LIMITS.get(expected.dtype, _LIMIT) * scale + 1e-6 if numbers else 0.0
     return OutputDifference(name, output, float(apart.max()), scale, limit)
-
-
-def _tensors(at: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in an output, with their places; objects of classes of their own (caches) are not looked into."""
-    if isinstance(value, torch.Tensor):
-        yield at, value.to_padded_tensor(0.0) if value.is_nested else value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(f"{at}.{key}" if at else str(key), item)
-    elif isinstance(value, (tuple, list)):
-        names = getattr(value, "_fields", None)
-        for index, item in enumerate(value):
-            key = names[index] if names else f"[{index}]"
-            yield from _tensors(f"{at}.{key}" if at and names else f"{at}{key}", item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _tensors(f"{at}.{field.name}" if at else field.name, getattr(value, field.name))
 
 
 def _ran(model: nn.Module, call: Call, training: bool = False) -> tuple[Any, bool]:
