@@ -93,7 +93,7 @@ class Assembly:
 
     def _lock_compared(self, built: Structure) -> bool:
         """Lock what the network's code compares the number of; whether there was anything."""
-        found = [c for keep in self._probes(built) for code in built.modules for c in code.changed_conditions(keep, {})]
+        found = [c for keep in self._probes(built) for code in built.modules for c in code.stuck_conditions(keep, {})]
         for condition in found:
             for nodes in condition.nodes:
                 self.conditions.lock(nodes, "are counted by the network's code, which compares their number")

@@ -21,7 +21,7 @@ from secateur.structure import attention
 from secateur.structure.attention import HEADS, Heads
 from secateur.structure.corrections import Correction, corrections_of, own_class, plain_function, updated
 from secateur.structure.groups import stays
-from secateur.structure.naming import correction_of, factor_of, places_of
+from secateur.structure.naming import comparison_of, correction_of, factor_of, places_of
 from secateur.structure.recording import CONVOLUTIONS, Condition, Factor, Scope, Step, Value, find, key_of, needed
 from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, normalised
 from secateur.structure.source import Frames, call_path, text_of
@@ -188,6 +188,11 @@ class ModuleCode:
 
         return [c for c in self.conditions if outcome(c, site.now) != outcome(c, site.was)]
 
+    def stuck_conditions(self, keep: np.ndarray, attributes: Attributes) -> list[Condition]:
+        """Those of them that cannot be corrected to come out as they did."""
+        site = self.site(None, keep, attributes)
+        return [c for c in self.changed_conditions(keep, attributes) if comparison_of(site, c) is None]
+
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
         """Values that attributes would need wherever the code uses them as they are: ((path, name), value)."""
         fixed = self.corrections(keep, {})
@@ -307,13 +312,14 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
             if heads:
                 made.impossible[path] = "is called in several ways"
     for path, calls in by_path.items():
-        if any(code.changed_conditions(keep, made.attributes) for code in calls):
+        if any(code.stuck_conditions(keep, made.attributes) for code in calls):
             made.impossible[path] = "compares a size that is another one then"
             continue
         fixed = [code.corrections(keep, made.attributes) for code in calls]
         factors = [code.changed_factors(keep, made.attributes) for code in calls]
         baked = any(code.bakes(keep) for code in calls)
-        if not any(fixed) and not any(factors) and not baked:
+        compared = any(code.changed_conditions(keep, made.attributes) for code in calls)
+        if not any(fixed) and not any(factors) and not compared and not baked:
             continue
         written = baked or any(code.is_written for code in calls)
         corrections = None if written else _corrections(calls, fixed, factors, keep, made.attributes)
@@ -343,7 +349,7 @@ def misfit(codes: Iterable[ModuleCode], keep: np.ndarray, applied: Changes) -> s
     for path, calls in by_path.items():
         if any(heads != applied.heads.get(path) for c in calls if (heads := c.respelled_heads(keep)) is not None):
             return f"other heads of '{path}' would have to stay"
-        if any(code.changed_conditions(keep, applied.attributes) for code in calls):
+        if any(code.stuck_conditions(keep, applied.attributes) for code in calls):
             return f"the code of '{path}' compares a size that is another one now"
         fixed = [code.corrections(keep, applied.attributes) for code in calls]
         factors = [code.changed_factors(keep, applied.attributes) for code in calls]
@@ -354,7 +360,8 @@ def misfit(codes: Iterable[ModuleCode], keep: np.ndarray, applied: Changes) -> s
         if any(code.bakes(keep) for code in calls):
             return f"'{path}' computes a weight"
         known = {(c.path, c.kind, c.names): c for c in applied.corrections.get(path, ())}
-        if not known and not any(fixed) and not any(factors):
+        compared = any(code.changed_conditions(keep, applied.attributes) for code in calls)
+        if not known and not any(fixed) and not any(factors) and not compared:
             continue
         needed_ = _corrections(calls, fixed, factors, keep, applied.attributes, known.values())
         if needed_ is None:
@@ -398,6 +405,9 @@ def _corrections(
     at_factors = {(factor.frames, factor.side) for found in factors for factor in found}
     if wanted:
         at_factors |= {(f.frames, f.side) for code in calls for f in code.factors if call_path(f.frames) in wanted}
+    compared = {c.frames for code in calls for c in code.changed_conditions(keep, attributes)}
+    if wanted:
+        compared |= {c.frames for code in calls for c in code.conditions if call_path(c.frames) in wanted}
     made: dict[tuple[Any, ...], Correction] = {}
     for code, steps in zip(calls, fixed, strict=True):
         sites = [
@@ -409,6 +419,11 @@ def _corrections(
             (factor.frames, factor_of(code.site(None, keep, attributes), factor))
             for factor in code.factors
             if (factor.frames, factor.side) in at_factors
+        ]
+        sites += [
+            (condition.frames, comparison_of(code.site(None, keep, attributes), condition))
+            for condition in code.conditions
+            if condition.frames in compared
         ]
         for frames, correction in sites:
             path = call_path(frames)

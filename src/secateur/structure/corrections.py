@@ -88,7 +88,7 @@ def _untraced(where: str, value: Any) -> RequestError:
     )
 
 
-Kind = Literal["sizes", "split", "item", "narrow", "argument", "scale", "operand"]
+Kind = Literal["sizes", "split", "item", "narrow", "argument", "scale", "operand", "compared"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ class Correction:
         path: from the module's ``forward`` to the call.
         kind: how the call names sizes: ``sizes`` (of a reshape, view, expand, unflatten, layer norm), ``split`` (a
             dimension in parts), ``item`` (slices between brackets), ``narrow``, ``argument`` (a single number),
-            ``scale`` (of attention, which otherwise follows the size of a head), ``operand`` of an arithmetic operator.
+            ``scale`` (of attention, which otherwise follows the size of a head), ``operand`` of an arithmetic operator,
+            numbers that are ``compared``.
         is_method: whether it is a method of a tensor.
         exchanges: by place: of a size in a shape, of an item in an index, or of an argument.
         names: of arguments that may be given by name; of an operand, its side.
@@ -185,7 +186,10 @@ class Correction:
 
     def number(self, value: Any, /) -> Any:
         """The corrected number."""
-        return self.exchanges[0][1](value, self.where)
+        exchange = self.exchanges[0][1]
+        if self.kind == "compared" and not (isinstance(value, int) and any(given == value for given, _ in exchange.table)):
+            return value
+        return exchange(value, self.where)
 
     def _arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """Corrected arguments; the first one is the tensor."""
@@ -272,7 +276,7 @@ class Correction:
         names = tuple(str(n) for n in value["names"])
         if value["kind"] == "operand" and names not in (("left",), ("right",)):
             raise ValueError("an operand of no side")
-        if value["kind"] in ("split", "narrow", "operand") and not exchanges:
+        if value["kind"] in ("split", "narrow", "operand", "compared") and not exchanges:
             raise ValueError("a correction of nothing")
         first = _integer(value["first"])
         return cls(path, value["kind"], bool(value["is_method"]), tuple(exchanges), names, first, number)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from secateur.structure.corrections import Correction, Exchange, Kind
-from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Factor, Step, Value
+from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Condition, Factor, Step, Value
 from secateur.structure.sizes import Site, listed
 from secateur.structure.source import call_path, kind_of
 
@@ -100,6 +100,28 @@ def factor_of(site: Site, factor: Factor) -> Correction | None:
     if stands == "call":
         return _made("argument", {1 if factor.side == "right" else 0: exchange})
     return None
+
+
+def comparison_of(site: Site, condition: Condition) -> Correction | None:
+    """The correction that lets a comparison come out as it did; None when it cannot be corrected."""
+    stands = kind_of(condition.frames)
+    if stands == "comparison" and condition.name not in ("text", "bool"):
+        table = {
+            site.given(side): site.was(side)
+            for side in (condition.left, condition.right)
+            if isinstance(site.given(side), int) and site.given(side) != site.was(side)
+        }
+        return _made("compared", {0: Exchange(tuple(table.items()))}) if _agrees(site, condition, table) else None
+    if stands == "call" and condition.name == "text":
+        return _made("argument", {0: Exchange(((site.given(condition.left), site.was(condition.left)),))})
+    return None
+
+
+def _agrees(site: Site, condition: Condition, table: dict[int, int]) -> bool:
+    """Whether each number that is compared becomes what it was."""
+    return all(
+        table.get(site.given(side), site.given(side)) == site.was(side) for side in (condition.left, condition.right)
+    )
 
 
 def _name(site: Site) -> str:

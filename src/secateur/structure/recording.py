@@ -85,12 +85,14 @@ class Condition:
         name: of the comparison in `operator`; ``text`` or ``bool``.
         left: the size; right: the other number.
         nodes: of the dimensions that both come from.
+        frames: where in the code that happens.
     """
 
     name: str
     left: Value
     right: Value
     nodes: tuple[Any, ...]
+    frames: Frames
 
 
 @dataclass(eq=False)
@@ -281,11 +283,12 @@ class Recorder(TorchFunctionMode):
     def _look(self, size: Size, name: str, other: Any) -> None:
         if not self._stack or self._looking_away:
             return
+        frames = frames_from(sys._getframe(1))
         with self._aside():
             left, right = (self._try(self._stack[-1], value) for value in (size, other))
             nodes = tuple(self._nodes(size)) + tuple(self._nodes(other))
         if nodes:
-            self._stack[-1].conditions.append(Condition(name, left, right, nodes))
+            self._stack[-1].conditions.append(Condition(name, left, right, nodes, frames))
 
     def _nodes(self, size: Any) -> Iterator[Any]:
         """Nodes of the dimensions that a size comes from."""

@@ -104,7 +104,8 @@ def call_path(frames: Frames) -> CallPath:
 
 @cache
 def kind_of(frames: Frames) -> str | None:
-    """What the innermost place of a call path is: ``call``, ``item`` (between brackets) or ``operator``."""
+    """What the innermost place of a call path is: ``call``, ``item`` (between brackets), ``operator`` or
+    ``comparison``."""
     path = call_path(frames)
     if not path:
         return None
@@ -174,7 +175,7 @@ class FunctionText:
         return found
 
     def find(self, span: Span) -> tuple[str, Span] | None:
-        """What stands at a span, ``call``, ``item`` or ``operator``, and its whole span; None: nothing of these."""
+        """What stands at a span, ``call``, ``item``, ``operator`` or ``comparison``, and its whole span; None: nothing of these."""
         for kind in _KINDS:
             whole = self._spans.get(_key(kind, span))
             if whole is not None:
@@ -203,6 +204,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "call": (ast.Call,),
     "item": (ast.Subscript,),
     "operator": (ast.BinOp, ast.AugAssign),
+    "comparison": (ast.Compare,),
 }
 
 
@@ -326,6 +328,9 @@ class _Replace(ast.NodeTransformer):
             node.right = ast.copy_location(part("number", node.right), node.right)
         elif isinstance(node, ast.AugAssign):
             node.value = ast.copy_location(part("number", node.value), node.value)
+        elif isinstance(node, ast.Compare):
+            node.left = ast.copy_location(part("number", node.left), node.left)
+            node.comparators = [ast.copy_location(part("number", value), value) for value in node.comparators]
         return node
 
 
