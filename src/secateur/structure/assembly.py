@@ -10,13 +10,14 @@ import numpy as np
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.structure.code import ModuleCode, changes
+from secateur.structure.changes import changes
+from secateur.structure.code import ModuleCode
 from secateur.structure.conditions import Nodes
 from secateur.structure.contractions import Product
 from secateur.structure.groups import FIXED, Axis, Call, Group, Layer, Locked, Role, Work
 from secateur.structure.labels import Dims
 from secateur.structure.operations import Rules
-from secateur.structure.recording import Scope
+from secateur.structure.scopes import Scope
 from secateur.structure.structure import Structure
 
 
@@ -120,6 +121,7 @@ class Assembly:
             yield keep
 
     def _lock_code(self, path: str, why: str) -> None:
+        reason = f"passes code of '{path}' that names sizes in a way that cannot be corrected: it {why}"
         for scope in self.scopes:
             if scope.path == path:
                 for step in scope.steps:
@@ -127,9 +129,7 @@ class Assembly:
                         continue
                     for _, dims in step.outs.values():
                         for nodes in dims:
-                            self.conditions.lock(
-                                nodes, f"passes code of '{path}' that names sizes in a way that cannot be corrected: it {why}"
-                            )
+                            self.conditions.lock(nodes, reason)
         self._cache.clear()
 
     def _units(self, nodes: Nodes | None) -> np.ndarray | None:
@@ -197,7 +197,11 @@ class Assembly:
                     axes.append(Axis(name, dim, roles.get((name, dim), "along"), unit))
         counted = self.rules.products[: self.counted]
         ran_first = {product.weight for product in counted}
-        counted += [p for p in self.rules.products[len(counted) :] if p.weight is not None and p.weight not in ran_first]
+        counted += [
+            product
+            for product in self.rules.products[len(counted) :]
+            if product.weight is not None and product.weight not in ran_first
+        ]
         work = tuple(self._work(p) for p in counted)
         codes = tuple(ModuleCode.of(scope, self._dims) for scope in self.scopes)
         ran = set(labels.state_dims)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.structure.corrections import Edited, own_class
+from secateur.structure.edited import Edited, own_class
 
 HEADS = "_secateur_heads"
 """Where an attention module keeps its sizes."""
@@ -84,12 +84,10 @@ def multi_head_attention(
     *,
     trained: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`torch.nn.functional.multi_head_attention_forward` in steps that have rules.
+    """`torch.nn.functional.multi_head_attention_forward`, with its arguments, in steps that have rules.
 
-    Args:
-        query: [L, N, E] or [L, E], as all inputs; the other arguments are those of the function in PyTorch. Weights may
-            have fewer rows for the values than for queries and keys.
-        trained: size of a head when the network was trained; None: what it is now.
+    Weights may have fewer rows for the values than for queries and keys. ``trained`` is the size of a head when the
+    network was trained, which the scale of scores follows; None: what it is now.
     """
     if static_k is not None or static_v is not None:
         raise RequestError("attention with static keys cannot be looked into; use scaled_dot_product_attention")
@@ -175,7 +173,7 @@ def _attention_mask(
 
 
 class Attention(Edited, nn.MultiheadAttention):
-    """Takes the place of `torch.nn.MultiheadAttention` in the bases of a module of which heads, or parts of them, went."""
+    """Takes the place of `torch.nn.MultiheadAttention` in a module that has lost heads, or parts of them."""
 
     def forward(
         self: Any,
@@ -193,7 +191,8 @@ class Attention(Edited, nn.MultiheadAttention):
         A mask per head [samples * heads, L, S] is one of all heads that there were.
         """
         if query.is_nested:
-            return self._nested(query, key, value, need_weights, average_attn_weights)
+            nested: tuple[torch.Tensor, None] = self._nested(query, key, value, need_weights)
+            return nested
         heads: Heads = self.__dict__[HEADS]
         if attn_mask is not None and attn_mask.ndim == 3 and len(heads.kept) < heads.before:
             attn_mask = attn_mask.unflatten(0, (-1, heads.before))[:, list(heads.kept)].flatten(0, 1)
@@ -217,19 +216,18 @@ class Attention(Edited, nn.MultiheadAttention):
         key: torch.Tensor,
         value: torch.Tensor,
         need_weights: bool,
-        average_attn_weights: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, None]:
         """Samples of several lengths in one nested tensor, as `torch.nn.TransformerEncoder` makes of padded ones."""
         if query is not key or key is not value or need_weights:
             raise RequestError("nested tensors are attended to by themselves and without weights given out only")
         lengths = torch.tensor([len(sample) for sample in query.unbind()], device=query.device)
         padded = query.to_padded_tensor(0.0)
         stays = torch.arange(padded.shape[1], device=query.device) < lengths[:, None]
-        out, _ = self.forward(padded, padded, padded, ~stays, False, None, average_attn_weights)
+        out, _ = self.forward(padded, padded, padded, ~stays, False)
         return torch._nested_tensor_from_mask(out, stays, mask_check=False), None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (own_class(self),), self.__dict__  # type: ignore[arg-type]
+        return _restored, (own_class(self),), self.__dict__
 
 
 def set_heads(module: nn.Module, heads: Heads, path: str) -> None:

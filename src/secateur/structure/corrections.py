@@ -8,24 +8,17 @@ showed, it refuses.
 
 from __future__ import annotations
 
-import inspect
-import json
-import types
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.structure import source
 from secateur.structure.provenance import corrected
-from secateur.structure.source import CallPath, Site, compile_corrected, text_of
+from secateur.structure.source import CallPath, Site
 
-CORRECTED = "_secateur_corrected"
-"""Where a module keeps the corrections of its code."""
 source.PASSED_OVER.add(__file__)
 
 Key = Any
@@ -38,8 +31,8 @@ class Exchange:
 
     Attributes:
         table: (what the code gives, what it becomes), for each number that was traced.
-        ratio: instead, by what it is divided and multiplied, where the number is a multiple of a size that differs from call to call, as
-            samples times heads.
+        ratio: instead, by what it is divided and multiplied, where the number is a multiple of a size that differs from
+            call to call, as samples times heads.
     """
 
     table: tuple[tuple[Key, Key], ...] = ()
@@ -116,8 +109,6 @@ class Correction:
     first: int = 1
     value: float | None = None
 
-    inner: ClassVar[None] = None
-
     @property
     def side(self) -> str:
         """Of an operator, which operand is corrected."""
@@ -164,8 +155,8 @@ class Correction:
         """Call a function with corrected arguments."""
         if self.kind == "split":
             return self._split(*args, **kwargs)
-        args, kwargs = self._arguments(args, kwargs)
-        return function(*args, **kwargs)
+        right, named = self._arguments(args, kwargs)
+        return function(*right, **named)
 
     def method(self, name: str, tensor: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a tensor's method with corrected arguments."""
@@ -187,7 +178,8 @@ class Correction:
     def number(self, value: Any, /) -> Any:
         """The corrected number."""
         exchange = self.exchanges[0][1]
-        if self.kind == "compared" and not (isinstance(value, int) and any(given == value for given, _ in exchange.table)):
+        known = isinstance(value, int) and any(given == value for given, _ in exchange.table)
+        if self.kind == "compared" and not known:
             return value
         return exchange(value, self.where)
 
@@ -200,13 +192,12 @@ class Correction:
         elif self.kind == "sizes":
             self._sizes(args, kwargs)
         elif self.kind == "narrow":
-            place = _Place(args, kwargs, 2, ("start",)), _Place(args, kwargs, 3, ("length",))
-            start, length = self.exchanges[0][1]((place[0].value, place[1].value), self.where)
-            place[0].set(start)
-            place[1].set(length)
+            ends = _Place(args, kwargs, 2, ("start",)), _Place(args, kwargs, 3, ("length",))
+            for end, right in zip(ends, self.exchanges[0][1](tuple(e.value for e in ends), self.where), strict=True):
+                end.set(right)
         else:
-            for place_, exchange in self.exchanges:
-                place = _Place(args, kwargs, place_, self.names)
+            for index, exchange in self.exchanges:
+                place = _Place(args, kwargs, index, self.names)
                 if not isinstance(place.value, int):
                     raise _untraced(self.where, place.value)
                 place.set(exchange(place.value, self.where))
@@ -214,15 +205,15 @@ class Correction:
 
     def _sizes(self, args: list[Any], kwargs: dict[str, Any]) -> None:
         first = self.first
-        name = next((name for name in self.names if name in kwargs), None)
-        packed = name is not None or isinstance(args[first], (tuple, list))
-        sizes = list(kwargs[name] if name is not None else args[first] if packed else args[first:])
+        name = next((name for name in self.names if name in kwargs), "")
+        packed = bool(name) or isinstance(args[first], (tuple, list))
+        sizes = list(kwargs[name] if name else args[first] if packed else args[first:])
         for place, exchange in self.exchanges:
             if place >= len(sizes):
                 raise _untraced(self.where, "a shape of another length")
             if not (isinstance(sizes[place], int) and sizes[place] == -1):
                 sizes[place] = exchange(sizes[place], self.where)
-        if name is not None:
+        if name:
             kwargs[name] = sizes
         elif packed:
             args[first] = tuple(sizes)
@@ -288,9 +279,10 @@ class _Place:
     def __init__(
         self, args: list[Any], kwargs: dict[str, Any], index: int, names: Sequence[str], default: Any = None
     ) -> None:
-        self.owner: Any = args if len(args) > index else kwargs
+        owner: Any = args if len(args) > index else kwargs
         self.key: Any = index if len(args) > index else next((n for n in names if n in kwargs), None)
-        self.value = default if self.key is None else self.owner[self.key]
+        self.owner = owner
+        self.value = default if self.key is None else owner[self.key]
 
     def set(self, value: Any) -> None:
         if self.key is not None:
@@ -325,128 +317,3 @@ def updated(corrections: Iterable[Correction], newer: Iterable[Correction]) -> t
         key = (correction.path, correction.kind, correction.names)
         found[key] = found[key].updated(correction) if key in found else correction
     return tuple(found.values())
-
-
-# -- modules with corrected code -----------------------------------------------------------------------------------
-
-
-class Edited:
-    """Mixed into the class of a module whose code surgery changed; its class is else what it was."""
-
-    _secateur_base: ClassVar[type]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # classes with a copy of their own (torch.fx.GraphModule) would give a module with the code of before
-        import copy
-
-        made = object.__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return made
-
-
-class _Corrected(Edited):
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (type(self)._secateur_base, self.__dict__[CORRECTED]), self.__dict__
-
-
-def own_class(module: nn.Module) -> type:
-    """A module's class, also when surgery changed its code."""
-    kind: type = getattr(type(module), "_secateur_base", type(module))
-    return kind
-
-
-def correct(module: nn.Module, corrections: Sequence[Correction], path: str) -> None:
-    """Let a module's own code run with corrected calls from now on.
-
-    Args:
-        module: to be changed in place.
-        corrections: all that hold for it.
-        path: of the module, for messages.
-
-    Raises:
-        RequestError: when its code is not the one that was traced.
-    """
-    text = json.dumps([c.to_json() for c in corrections])
-    base = own_class(module)
-    try:
-        made = _class(base, text)
-    except RequestError as error:
-        raise RequestError(f"module '{path}' ({base.__module__}.{base.__qualname__}): {error}") from error
-    module.__dict__[CORRECTED] = text
-    module.__class__ = made
-
-
-def corrections_of(module: nn.Module) -> tuple[Correction, ...]:
-    """The corrections that a module's code runs with."""
-    return tuple(map(Correction.from_json, json.loads(module.__dict__.get(CORRECTED, "[]"))))
-
-
-@cache
-def _class(base: Any, text: str) -> Any:
-    corrections = [Correction.from_json(value) for value in json.loads(text)]
-    function = plain_function(base.forward)
-    forward = _corrected(function, [(c.path, c) for c in corrections])
-    return type(
-        base.__name__,
-        (_Corrected, base),
-        {"__module__": base.__module__, "__qualname__": base.__qualname__, "forward": forward, "_secateur_base": base},
-    )
-
-
-def _restored(base: type, text: str) -> Any:
-    made = _class(base, text)
-    return object.__new__(made)
-
-
-def plain_function(function: Any) -> types.FunctionType | None:
-    """The Python function behind a method; None for anything else."""
-    function = getattr(function, "__func__", function)
-    return function if isinstance(function, types.FunctionType) else None
-
-
-def _corrected(function: types.FunctionType | None, calls: Sequence[tuple[CallPath, Correction]]) -> Any:
-    """The function with corrections on call paths that begin in it."""
-    expected = calls[0][0][0]
-    text = None if function is None else text_of(function.__code__)
-    if function is None or text is None or text.hash != expected.text:
-        raise RequestError(
-            f"the code of '{expected.function}' is not the one that was pruned (another version of its package?); "
-            "install that version, or prune the network again"
-        )
-    here: dict[source.Span, Any] = {}
-    further: dict[source.Span, list[tuple[CallPath, Correction]]] = {}
-    for path, correction in calls:
-        if len(path) == 1:
-            if path[0].span in here:
-                raise RequestError(f"one call in '{expected.function}' is corrected in two ways")
-            here[path[0].span] = correction
-        else:
-            further.setdefault(path[0].span, []).append((path[1:], correction))
-    for span, inner in further.items():
-        if span in here:
-            raise RequestError(f"one call in '{expected.function}' is corrected in two ways")
-        here[span] = _Inner(inner)
-    return compile_corrected(function, here)
-
-
-class _Inner:
-    """Takes the place of a function whose own calls are corrected."""
-
-    is_method = False
-    side = ""
-
-    def __init__(self, calls: Sequence[tuple[CallPath, Correction]]) -> None:
-        self.calls = calls
-        self._made: dict[Any, Any] = {}
-
-    def inner(self, function: Any, /) -> Any:
-        """The same function, corrected."""
-        plain = plain_function(function)
-        module = function if isinstance(function, nn.Module) else None
-        made = self._made.get(plain)
-        if made is None:
-            made = self._made[plain] = _corrected(plain, self.calls)
-        if inspect.ismethod(function) and module is None:
-            return types.MethodType(made, function.__self__)
-        return made

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from secateur.structure.corrections import Correction, Exchange, Kind
-from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Condition, Factor, Step, Value
+from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Condition, Factor, Step, Value
 from secateur.structure.sizes import Site, listed
 from secateur.structure.source import call_path, kind_of
 
@@ -177,7 +177,7 @@ def _of_split(site: Site, fixed: Step, method: bool) -> Correction | None:
     given = _argument(site.step, 1, next((k for k in site.step.kwargs if k not in ("dim", "input")), "split_size"))
     dim = site.now(site.argument(2, "dim", 0)) % len(source.shape)
     if fixed is site.step:
-        parts = []
+        parts: list[int] = []
         while (part := site.out(len(parts))) is not None:
             parts.append(part.after(site.keep)[dim])
     else:

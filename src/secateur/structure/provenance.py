@@ -121,7 +121,7 @@ def _negative(self: Size) -> Size:
     return Size.of(-int(self), "op", "sub", 0, self)
 
 
-Size.__neg__ = _negative  # type: ignore[method-assign]
+Size.__neg__ = _negative  # type: ignore[assignment, method-assign]
 _SIDES = {"pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "float": ""}
 for _name, _side in _SIDES.items():
     setattr(Size, f"__{_name}__", _factor(f"__{_name}__", _side))

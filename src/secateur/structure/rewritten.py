@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.structure.base import tensors_in
 from secateur.structure.code import WRITTEN
-from secateur.structure.corrections import Edited, own_class
+from secateur.structure.edited import Edited, own_class
 from secateur.structure.functions import function_named
 from secateur.structure.structure import Structure
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from secateur.structure.groups import stays
-from secateur.structure.recording import ARITHMETIC, CONVOLUTIONS, Step, Value, key_of
+from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Step, Value, key_of
 
 Units = tuple[np.ndarray | None, ...]
 """Per dimension: units [factors, size], or None where nothing can go."""

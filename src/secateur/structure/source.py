@@ -12,10 +12,10 @@ import hashlib
 import inspect
 import linecache
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ def call_codes() -> frozenset[types.CodeType]:
 
 _CALLS = call_codes()
 _WRAPPERS = frozenset(
-    module.__file__
+    str(module.__file__)
     for module in (torch.overrides, torch.functional, torch._tensor, torch.nn.functional, torch._jit_internal)
 )
 PASSED_OVER: set[str] = {__file__, *_WRAPPERS}
@@ -104,8 +104,7 @@ def call_path(frames: Frames) -> CallPath:
 
 @cache
 def kind_of(frames: Frames) -> str | None:
-    """What the innermost place of a call path is: ``call``, ``item`` (between brackets), ``operator`` or
-    ``comparison``."""
+    """What stands at the end of a call path: ``call``, ``item`` (between brackets), ``operator`` or ``comparison``."""
     path = call_path(frames)
     if not path:
         return None
@@ -168,14 +167,14 @@ class FunctionText:
         text = "".join(self._lines)
         module = ast.parse(f"if True:\n{text}" if self._indented else text)
         ast.increment_lineno(module, self.first - 1 - self._indented)
-        body = module.body[0].body if isinstance(module.body[0], ast.If) else module.body  # type: ignore[attr-defined]
+        body = module.body[0].body if isinstance(module.body[0], ast.If) else module.body
         found = body[0]
         if not isinstance(found, (ast.FunctionDef, ast.AsyncFunctionDef)):
             raise SyntaxError("not a function")
         return found
 
     def find(self, span: Span) -> tuple[str, Span] | None:
-        """What stands at a span, ``call``, ``item``, ``operator`` or ``comparison``, and its whole span; None: nothing of these."""
+        """What stands at a span (``call``, ``item``, ``operator``, ``comparison``), and its whole span."""
         for kind in _KINDS:
             whole = self._spans.get(_key(kind, span))
             if whole is not None:
@@ -210,15 +209,24 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 # -- functions compiled anew ----------------------------------------------------------------------------------------
 
-class Replacement(Protocol):
-    """What takes the place of one call, item or operator in a function's code."""
+@runtime_checkable
+class InnerFunction(Protocol):
+    """What takes the place of a function that is called, and is corrected itself."""
 
-    is_method: bool
-    """Whether the call is one of a tensor's method."""
-    side: str
-    """Of an operator, which operand is corrected: ``left`` or ``right``."""
-    inner: Callable[[Any], Any] | None
-    """Gives the function that is called here, itself corrected; None: the call itself is corrected."""
+    def inner(self, function: Any, /) -> Any:
+        """The function, corrected."""
+
+
+class Replacement(Protocol):
+    """What takes the place of one call, item, operator or comparison in a function's code."""
+
+    @property
+    def is_method(self) -> bool:
+        """Whether the call is one of a tensor's method."""
+
+    @property
+    def side(self) -> str:
+        """Of an operator, which operand is corrected: ``left`` or ``right``."""
 
     def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function with corrected arguments."""
@@ -233,7 +241,9 @@ class Replacement(Protocol):
         """The corrected number."""
 
 
-def compile_corrected(function: types.FunctionType, replacements: Mapping[Span, Replacement]) -> types.FunctionType:
+def compile_corrected(
+    function: types.FunctionType, replacements: Mapping[Span, Replacement | InnerFunction]
+) -> types.FunctionType:
     """The function with some calls replaced; everything else, names and defaults included, stays what it was.
 
     Args:
@@ -249,7 +259,7 @@ def compile_corrected(function: types.FunctionType, replacements: Mapping[Span, 
     tree = text.tree()
     nodes = dict(text.nodes(tree))
     names: dict[str, Any] = {"_secateur_slice": slice}
-    chosen: dict[int, tuple[str, Replacement]] = {}
+    chosen: dict[int, tuple[str, Replacement | InnerFunction]] = {}
     for number, (span, replacement) in enumerate(replacements.items()):
         found = next((nodes[_key(kind, span)] for kind in _KINDS if _key(kind, span) in nodes), None)
         if found is None:
@@ -285,7 +295,7 @@ def _compiled(
     factory = ast.FunctionDef("factory", made, body, [], **_TYPE_PARAMETERS)
     module = ast.fix_missing_locations(ast.Module([factory], []))
     flags = function.__code__.co_flags & _FUTURE
-    code = compile(module, function.__code__.co_filename, "exec", flags, dont_inherit=True)
+    code: types.CodeType = compile(module, function.__code__.co_filename, "exec", flags, dont_inherit=True)
     for step in ("factory", *([outer[-1]] if body != [tree] else []), tree.name):
         code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == step)
     return code.replace(co_qualname=function.__code__.co_qualname)
@@ -296,7 +306,7 @@ _FUTURE = 0x1000000  # annotations are not evaluated
 
 
 class _Replace(ast.NodeTransformer):
-    def __init__(self, chosen: Mapping[int, tuple[str, Replacement]]) -> None:
+    def __init__(self, chosen: Mapping[int, tuple[str, Replacement | InnerFunction]]) -> None:
         self.chosen = chosen
 
     def visit(self, node: ast.AST) -> Any:
@@ -309,8 +319,9 @@ class _Replace(ast.NodeTransformer):
         def part(method: str, *values: ast.expr, keywords: Sequence[ast.keyword] = ()) -> ast.Call:
             return ast.Call(ast.Attribute(made, method, ast.Load()), list(values), list(keywords))
 
-        if isinstance(node, ast.Call) and replacement.inner is not None:
-            node.func = ast.copy_location(part("inner", node.func), node.func)
+        if isinstance(replacement, InnerFunction):
+            if isinstance(node, ast.Call):
+                node.func = ast.copy_location(part("inner", node.func), node.func)
             return node
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute) and replacement.is_method:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
-from secateur.structure.code import Changes, ModuleCode, changes
+from secateur.structure.changes import Changes, changes
+from secateur.structure.code import ModuleCode
 from secateur.structure.groups import FIXED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
 
 
@@ -38,7 +39,7 @@ class Structure:
         spare: by module, parameters that go when its computed weight becomes a parameter of its own.
         origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
         given: arguments of all calls that were traced, by name, as plain values.
-        peeks: what the network's code looks at of the values that it is given; another input may show another structure.
+        peeks: what the network's code looks at of its inputs' values; others may show another structure.
         stream: whether channels may go that norms run over.
     """
 

@@ -46,8 +46,8 @@ def trace(
             another length. Units go only where that is right in all of them. Costs are those of the first call.
         stream: let channels go that a layer norm, RMS norm or one-group group norm runs over: the residual stream of
             transformers as a whole. The norm then runs over what stays, in masked networks as well.
-        training: watch one more pass, in training mode, for networks that compute something else there. Layers that run
-            in training only are watched in any case.
+        training: watch one more pass, in training mode, for networks that compute something else there. Layers that
+            run in training only are watched in any case.
 
     Returns:
         The structure: groups, what is locked with the reason, and the cost of everything.
@@ -66,7 +66,8 @@ def trace(
     """
     if isinstance(variants, (torch.Tensor, str, Mapping)) or not isinstance(variants, Sequence):
         raise RequestError("variants must be a list of further example inputs")
-    assembly, outputs = watched(model, [arguments(example) for example in (example_inputs, *variants)], stream, training)
+    calls = [arguments(example) for example in (example_inputs, *variants)]
+    assembly, outputs = watched(model, calls, stream, training)
     lock_outputs(assembly, outputs)
     return assembly.structure(describe(example_inputs))
 

@@ -27,8 +27,8 @@ _UNCALLED = frozenset({"detach", "alias", "lift_fresh"})
 
 
 _RANDOM = frozenset(
-    "randn_like rand_like randint_like bernoulli bernoulli_ normal normal_ uniform_ exponential_ poisson native_dropout "
-    "dropout feature_dropout rrelu_with_noise".split()
+    "randn_like rand_like randint_like bernoulli bernoulli_ normal normal_ uniform_ exponential_ poisson "
+    "native_dropout dropout feature_dropout rrelu_with_noise".split()
 )
 
 

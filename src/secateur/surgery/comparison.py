@@ -92,7 +92,8 @@ def compare_calls(slim: nn.Module, masked: nn.Module, calls: Sequence[tuple[str,
     """Both networks in eval mode on the same calls.
 
     Args:
-        slim: the pruned network; masked: the one to compare with.
+        slim: the pruned network.
+        masked: the one to compare with.
         calls: each with a name for the report.
     """
     rows: list[OutputDifference] = []

@@ -21,7 +21,7 @@ from secateur.core.errors import RequestError
 from secateur.selection.plan import Edits
 from secateur.structure.assembly import Assembly
 from secateur.structure.calls import describe, kind, named, tensors_of
-from secateur.structure.code import Changes, misfit
+from secateur.structure.changes import Changes, misfit
 from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
 from secateur.surgery.comparison import copied
 from secateur.surgery.copies import copied_network
@@ -88,7 +88,7 @@ class CallGuard:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse a call for which the network may not be right."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if torch.compiler.is_compiling() or torch.jit._trace.is_tracing():
             return  # what is compiled or exported is called by itself first
         described = describe(named(self.before.forward, args, kwargs))
         this = kind(described)
@@ -185,7 +185,7 @@ class _AfterCall:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Look at what the call gave."""
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if not (torch.compiler.is_compiling() or torch.jit._trace.is_tracing()):
             self.guard.caches.filled(args, kwargs, output)
 
 

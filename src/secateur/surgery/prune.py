@@ -16,7 +16,7 @@ from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
 from secateur.structure.attention import set_heads
 from secateur.structure.base import tensors_in
-from secateur.structure.corrections import correct
+from secateur.structure.corrected import correct
 from secateur.structure.rewritten import Rewritten, bake, rewrite
 from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import Call, arguments
@@ -296,8 +296,8 @@ def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -
         raise RequestError(f"the pruned network {said or f'computes something else ({row})'}; {remedy}")
     if not found.outputs and not any(RANDOM in reason for reason in found.skipped):
         raise RequestError(
-            f"the pruned network could not be checked ({'; '.join(found.skipped) or 'it gives no tensor'}); give inputs "
-            "that it takes: prune(..., example_inputs=...)"
+            f"the pruned network could not be checked ({'; '.join(found.skipped) or 'it gives no tensor'}); "
+            "give inputs that it takes: prune(..., example_inputs=...)"
         )
 
 

@@ -15,7 +15,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from secateur.structure.code import WRITTEN
-from secateur.structure.corrections import CORRECTED, Edited, correct, corrections_of
+from secateur.structure.corrected import CORRECTED, correct, corrections_of
+from secateur.structure.edited import Edited
 from secateur.structure.rewritten import rewrite
 from secateur.surgery.guard import CallGuard, guard_of, set_guard
 

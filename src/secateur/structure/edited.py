@@ -1,0 +1,27 @@
+"""Modules whose class surgery has changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class Edited:
+    """Mixed into the class of a module whose code surgery changed; its class is else what it was."""
+
+    _secateur_base: ClassVar[type]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # classes with a copy of their own (torch.fx.GraphModule) would give a module with the code of before
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+
+def own_class(module: nn.Module) -> type:
+    """A module's class, also when surgery changed its code."""
+    kind: type = getattr(type(module), "_secateur_base", type(module))
+    return kind
