@@ -132,7 +132,7 @@ class FunctionText:
     Attributes:
         name: module and qualified name.
         first: its first line in its file; file: that file.
-        hash: of the text.
+        text: itself, not indented; hash: of it.
     """
 
     def __init__(self, code: types.CodeType, lines: Sequence[str], first: int) -> None:
@@ -142,6 +142,7 @@ class FunctionText:
         self._lines = lines
         self._margin = margin = len(lines[0]) - len(lines[0].lstrip())
         plain = "\n".join(line[min(margin, len(line) - len(line.lstrip())) :].rstrip() for line in lines)
+        self.text = plain
         self.hash = hashlib.sha256(plain.encode()).hexdigest()[:24]
         self._spans = {key: self.span(node) for key, node in self.nodes(self.tree())}
 

@@ -16,8 +16,10 @@ from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
 from secateur.structure.attention import set_heads
 from secateur.structure.base import tensors_in
-from secateur.structure.corrected import correct
+from secateur.structure.corrected import correct, plain_function
+from secateur.structure.edited import own_class
 from secateur.structure.rewritten import Rewritten, bake, rewrite
+from secateur.structure.source import text_of
 from secateur.structure.structure import fingerprint_of
 from secateur.structure.trace import Call, arguments
 from secateur.surgery.comparison import (
@@ -285,7 +287,8 @@ _PRUNED = "the pruned network "
 
 def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
     """Run the smaller network against the masked one; what surgery cannot keep equal shows here, not at the user's."""
-    found = verify(slim, model, plan, [] if example_inputs is None else [example_inputs])
+    calls = [] if example_inputs is None else [example_inputs]
+    found = verify(slim, model, plan, calls, training=_reads_its_mode(model))
     for row in (*found.wrong, *found.refused):
         said = f"refuses what was traced ({row.refused})" if row.refused else row.problem.removeprefix(_PRUNED)
         remedy = (
@@ -302,7 +305,14 @@ def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -
 
 
 def verify(
-    slim: nn.Module, model: nn.Module, plan: Plan, calls: Sequence[Any] = (), *, random: bool = True, seed: int = 0
+    slim: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    calls: Sequence[Any] = (),
+    *,
+    random: bool = True,
+    training: bool = True,
+    seed: int = 0,
 ) -> Verification:
     """Compare a pruned network with the masked one: every tensor of what they give.
 
@@ -315,6 +325,7 @@ def verify(
         plan: what was removed.
         calls: each a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         random: also run on random inputs: like the first call, or of the shapes that the network was traced with.
+        training: also in training mode, where that draws no random numbers.
         seed: of the random inputs.
 
     Returns:
@@ -337,18 +348,32 @@ def verify(
     parts = [compare_calls(slim, masked, given)]
     if random:
         first = given[0][1] if given else arguments(example_of(plan.inputs, next(model.parameters())))
-        parts += _on_random_inputs(slim, masked, first, seed)
+        parts += _on_random_inputs(slim, masked, first, training, seed)
     return joined(*parts)
 
 
-def _on_random_inputs(slim: nn.Module, masked: nn.Module, like: Call, seed: int) -> list[Verification]:
+def _on_random_inputs(
+    slim: nn.Module, masked: nn.Module, like: Call, training: bool, seed: int
+) -> list[Verification]:
     samples = next((int(t.shape[0]) for t in tensors_in(like) if t.ndim), 1)
     for batch in dict.fromkeys((samples + 1 if samples < 4 else 2, samples)):
         call = random_call(like, batch, seed)
         if call is None:
             return [Verification((), ("random inputs: the network takes objects that hold tensors",))]
         found = compare_calls(slim, masked, [("random inputs", call)])
+        if found.outputs and training:
+            return [found, compare_in_training(slim, masked, "random inputs in training mode", call)]
         if found.outputs:
-            trained = compare_in_training(slim, masked, "random inputs in training mode", call)
-            return [found, trained]
+            break
     return [found]
+
+
+def _reads_its_mode(model: nn.Module) -> bool:
+    """Whether code beyond PyTorch's own layers may do something else in training."""
+    for kind in {own_class(module) for module in model.modules()}:
+        function = plain_function(getattr(kind, "forward", None))
+        if function is not None and not function.__module__.startswith("torch.nn."):
+            text = text_of(function.__code__)
+            if text is None or "training" in text.text:
+                return True
+    return False
