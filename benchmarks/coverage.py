@@ -10,12 +10,15 @@ Networks are as `tests/zoo_networks.py` builds them, with random weights that le
 process of its own under a time limit. Scores are random, the strategy is per-layer; half of the units go, then half of
 the MACs. A network is *ok* when, for each plan,
 
-* the pruned network says the same as the masked one: to 1e-5 of its largest output in single precision, and, for the
-  last plan, to 1e-9 in double precision;
+* the pruned network says the same as the masked one (`sc.verify`): to 1e-5 of its largest output in single precision
+  on the images, and, for the last plan, to 1e-9 in double precision on random inputs of another number as well;
 * its parameters and MACs, counted on the network itself, are those that the structure foretold;
 
 and the last pruned network, saved and loaded in a fresh process, says the same to the bit, and if asked for, its ONNX
 export the same to 1e-4. MACs that cannot be halved are no failure: the reason is listed, with what is reached.
+
+For half of the units, the table counts modules by what surgery does to their code: single calls *corrected*, attention
+of PyTorch *replaced*, or written *anew* from what was traced.
 
 Torch-Pruning runs with its default settings: magnitude importance, half of each layer, the classifier left alone. It
 *works* when the network still runs, gives finite outputs of the same shapes and has fewer parameters. For ``--speed``
@@ -141,8 +144,9 @@ def ours(network: ZooNetwork, row: Row, step: Step, onnx: bool) -> None:
         found = row["plans"][kind] = {}
         step(f"prune for {kind}")
         slim, found["prune_s"] = timed(lambda plan=plan: sc.prune(model, plan))
-        step(f"mask for {kind}")
-        found["difference"] = difference(outputs(slim, x), outputs(sc.mask(model, plan), x))
+        step(f"verify for {kind}")
+        found["difference"] = worst(sc.verify(slim, model, plan, [x], random=False))
+        found["modules"] = modules_by_edit(plan)
         cost = structure.cost(plan.keep(structure))
         counted = {"params": count_params(slim), "macs": count_macs(slim, x)}
         found["foretold"] = counted == {"params": cost.params, "macs": cost.macs}
@@ -154,13 +158,28 @@ def ours(network: ZooNetwork, row: Row, step: Step, onnx: bool) -> None:
     if plan is None or slim is None:
         return
     step("double precision")
-    twice, wide = copy.deepcopy(model).double(), x.double()
-    row["difference_double"] = difference(outputs(sc.prune(twice, plan), wide), outputs(sc.mask(twice, plan), wide))
+    twice = copy.deepcopy(model).double()
+    row["difference_double"] = worst(sc.verify(sc.prune(twice, plan), twice, plan, [x.double()]))
     step("reload")
     row["reload"] = reloaded(network, slim, plan, x)
     if onnx:
         step("onnx")
         row["onnx"] = exported(slim, x)
+
+
+def worst(found: sc.Verification) -> float:
+    """Largest difference as a share of the largest output; 1e300, which JSON can hold, for what cannot be compared."""
+    for row in found.outputs:
+        if row.problem or row.refused:
+            raise RuntimeError(str(row))
+    shares = [row.difference / row.scale if row.scale else row.difference for row in found.outputs]
+    return max((share if np.isfinite(share) else 1e300 for share in shares), default=1e300)
+
+
+def modules_by_edit(plan: sc.Plan) -> dict[str, int]:
+    """How many modules surgery changes beyond their parameters, by how it does."""
+    edits = plan.edits
+    return {"corrected": len(edits.corrections), "replaced": len(edits.heads), "anew": len(edits.code)}
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
@@ -323,13 +342,13 @@ def show(rows: dict[str, Row]) -> None:
         table.add_column(column, justify="left" if column in ("network", "ok", "peer") else "right", no_wrap=True)
     for line in lines(rows):
         table.add_row(*line)
-    Console(width=200).print(table)
+    Console(width=220).print(table)
     tell(rows)
 
 
 COLUMNS = (
-    "network", "ok", "groups", "units", "locked", "heads gone", "trace s", "prune s", "fp32", "fp64", "macs",
-    "macs at 50 %", "params", "reload", "onnx", "peer", "peer s",
+    "network", "ok", "groups", "units", "locked", "heads gone", "corrected", "replaced", "anew", "trace s", "prune s",
+    "fp32", "fp64", "macs", "macs at 50 %", "params", "reload", "onnx", "peer", "peer s",
 )  # fmt: skip
 
 
@@ -344,7 +363,7 @@ def lines(rows: dict[str, Row]) -> Iterable[list[str]]:
     for name, parts in rows.items():
         row, other = parts.get("ours", {}), parts.get("peer")
         units, macs = (row.get("plans", {}).get(kind, {}) for kind in ("units", "macs"))
-        worst = max((plan["difference"] for plan in (units, macs) if "difference" in plan), default=None)
+        single = max((plan["difference"] for plan in (units, macs) if "difference" in plan), default=None)
         yield [
             name + (" (stream)" if row.get("stream") else ""),
             "NO" if problems(row) else "yes",
@@ -352,9 +371,10 @@ def lines(rows: dict[str, Row]) -> Iterable[list[str]]:
             cell(row.get("units"), "d"),
             cell(row.get("locked_share"), ".0%"),
             cell(units.get("heads_removed") if row.get("kinds", {}).get("heads") else None, "d"),
+            *(cell(units.get("modules", {}).get(key) or None, "d") for key in ("corrected", "replaced", "anew")),
             cell(row.get("trace_s"), ".1f"),
             cell(units.get("prune_s"), ".1f"),
-            cell(worst, ".0e"),
+            cell(single, ".0e"),
             cell(row.get("difference_double"), ".0e"),
             cell(units.get("macs"), ".0%"),
             "unreachable" if "unreachable" in macs else cell(macs.get("macs"), ".1%"),
@@ -382,10 +402,19 @@ def tell(rows: dict[str, Row]) -> None:
     for name, parts in rows.items():
         if "failed" in parts.get("peer", {}):
             say(f"{name}: Torch-Pruning: {parts['peer']['failed']}")
+    edited = [plan["modules"] for parts in rows.values() if "modules" in (plan := halved_units(parts))]
+    counts = {key: sum(modules[key] for modules in edited) for key in ("corrected", "replaced", "anew")}
+    say("modules: " + ", ".join(f"{count} {key}" for key, count in counts.items()))
     good = sum("ours" in parts and not problems(parts["ours"]) for parts in rows.values())
     theirs = [parts["peer"] for parts in rows.values() if "peer" in parts]
     said = f"; Torch-Pruning works on {sum('failed' not in row for row in theirs)} of {len(theirs)}" if theirs else ""
     say(f"ok: {good} of {len(rows)} networks{said}")
+
+
+def halved_units(parts: dict[str, Row]) -> Row:
+    """What was measured with half of the units."""
+    found: Row = parts.get("ours", {}).get("plans", {}).get("units", {})
+    return found
 
 
 def cell(value: Any, form: str) -> str:
