@@ -10,7 +10,8 @@ precision. Then the pruned and the masked network are called with every optional
 forward has (`optional_calls.py`), with other numbers of samples and other lengths, with a cache that a call of the same
 network filled, and to generate text. A call is
 
-* *exact*: all tensors of the outputs agree, to 1e-8 of the largest value of each;
+* *exact*: all tensors of the outputs agree, to 1e-8 of the largest value of each (1e-6 where the code of the network
+  itself computes in single precision, as some norms and rotations do);
 * *refused*: the pruned network raises one line that is meant to be read;
 * *fails too*: the network before pruning takes no such call, either;
 * *wrong*: some tensor differs; *raw*: any other exception.
@@ -37,6 +38,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.append(sys.path.pop(0))  # files of this folder pass for packages of the same name
 import secateur as sc
@@ -45,7 +47,7 @@ from secateur.core.progress import track
 from secateur.structure.calls import walk
 from small_networks import BATCH, NETWORKS, Example, SmallNetwork
 
-LIMIT = 1e-8
+LIMIT, SINGLE = 1e-8, 1e-6
 VERDICTS = ("exact", "refused", "fails too", "wrong", "raw")
 TOO_BAD = ("wrong", "raw")
 
@@ -80,6 +82,7 @@ class Row:
         units: that can go; removed: that went.
         corrected: modules whose own code was corrected; replaced: attention modules of PyTorch that were replaced;
             attributes: modules with other integer attributes; anew: modules whose code was written anew.
+        limit: largest difference that counts as exact.
         results: of the calls.
         failed: why it was not pruned.
         unknown: arguments for which no value is known.
@@ -93,6 +96,7 @@ class Row:
     replaced: int = 0
     attributes: int = 0
     anew: int = 0
+    limit: float = LIMIT
     results: tuple[Result, ...] = ()
     failed: str = ""
     unknown: tuple[str, ...] = ()
@@ -115,7 +119,8 @@ def measured(network: SmallNetwork, seed: int) -> Row:
         row.results = (Result(network.name, "prune", "raw", said=line(error)),)
     else:
         calls = Calls(network, model)
-        row.results = tuple(compared(network.name, call, run, model, *pruned) for call, run in calls)
+        row.limit = SINGLE if computes_in_single(model, calls.plain) else LIMIT
+        row.results = tuple(compared(row, call, run, model, *pruned) for call, run in calls)
         row.unknown = tuple(calls.unknown)
     row.seconds = time.perf_counter() - begin
     return row
@@ -138,8 +143,30 @@ def halved(model: nn.Module, example: Example, seed: int, row: Row) -> tuple[nn.
     return sc.prune(model, plan, example), sc.mask(model, plan)
 
 
-def compared(name: str, call: str, run: Run, model: nn.Module, slim: nn.Module, masked: nn.Module) -> Result:
+class _Types(TorchDispatchMode):
+    """Notes the types of all results."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and look at its result."""
+        result = func(*args, **(kwargs or {}))
+        self.seen.update(tensor.dtype for _, tensor in walk(result) if tensor.ndim > 1)
+        return result
+
+
+def computes_in_single(model: nn.Module, example: Example) -> bool:
+    """Whether a network in double precision computes in single precision all the same."""
+    with torch.no_grad(), _Types() as types:
+        model(**example)
+    return torch.float32 in types.seen
+
+
+def compared(row: Row, call: str, run: Run, model: nn.Module, slim: nn.Module, masked: nn.Module) -> Result:
     """One call of both networks."""
+    name = row.name
     expected = ran(run, masked)
     if isinstance(expected, Exception):
         if isinstance(ran(run, model), Exception):
@@ -158,7 +185,7 @@ def compared(name: str, call: str, run: Run, model: nn.Module, slim: nn.Module, 
         apart = difference(ours[place], tensor)
         if not apart <= worst:
             worst, where = apart, place
-    if worst <= LIMIT:
+    if worst <= row.limit:
         return Result(name, call, "exact", worst)
     return Result(name, call, "wrong", worst, f"'{where}' differs by {worst:.1e} of its largest value")
 
