@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-_FLOATS = "float"
-
 
 def describe(value: Any) -> Any:
     """Inputs as JSON values: shapes and types of tensors, plain values; anything else is named."""
@@ -70,7 +68,7 @@ def _walk(value: Any, at: str, caches: bool, seen: set[int], depth: int) -> Iter
 
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, without those that are None or what they are by default."""
+    """Arguments by name, without those that are what they are by default."""
     try:
         signature = inspect.signature(function)
         bound = signature.bind(*args, **kwargs)
@@ -80,13 +78,15 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     for name, value in bound.arguments.items():
         parameter = signature.parameters[name]
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found |= {key: item for key, item in value.items() if item is not None}
-        elif value is not None and not _is_default(value, parameter.default):
+            found |= value
+        elif not _is_default(value, parameter.default):
             found[name] = value
     return found
 
 
 def _is_default(value: Any, default: Any) -> bool:
+    if value is None:
+        return default is None
     return type(value) is type(default) and isinstance(value, (bool, int, float, str)) and bool(value == default)
 
 
@@ -103,10 +103,10 @@ def _kind(described: Any) -> Any:
     if isinstance(described, dict) and "shape" in described:
         dtype = described["dtype"]
         numbers = next((name for name in ("complex", "bool", "uint8") if dtype.startswith(name)), "integer")
-        numbers = _FLOATS if "float" in dtype else numbers
+        numbers = "float" if "float" in dtype else numbers
         return {"tensor": numbers, "dims": [min(size, 2) if dim else 2 for dim, size in enumerate(described["shape"])]}
     if isinstance(described, dict) and "dict" in described:
-        return {"dict": {key: _kind(value) for key, value in described["dict"].items() if value is not None}}
+        return {"dict": {key: _kind(value) for key, value in described["dict"].items()}}
     if isinstance(described, list):
         return [_kind(value) for value in described]
-    return _FLOATS if isinstance(described, float) else described
+    return described

@@ -177,10 +177,15 @@ class Correction:
 
     def number(self, value: Any, /) -> Any:
         """The corrected number."""
-        exchange = self.exchanges[0][1]
-        known = isinstance(value, int) and any(given == value for given, _ in exchange.table)
-        if self.kind == "compared" and not known:
+        return self.exchanges[0][1](value, self.where)
+
+    def compared(self, place: int, value: Any, /) -> Any:
+        """The corrected operand of a comparison."""
+        exchange = dict(self.exchanges).get(place)
+        if exchange is None:
             return value
+        if not isinstance(value, int):
+            raise _untraced(self.where, value)
         return exchange(value, self.where)
 
     def _arguments(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:

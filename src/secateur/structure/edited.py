@@ -13,6 +13,9 @@ class Edited:
 
     _secateur_base: ClassVar[type]
 
+    def __init_subclass__(cls, **_: Any) -> None:
+        """Nothing that the module's class wants of its subclasses is wanted of this one."""
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # classes with a copy of their own (torch.fx.GraphModule) would give a module with the code of before
         made = object.__new__(type(self))

@@ -8,7 +8,7 @@ from typing import Any
 from secateur.structure.corrections import Correction, Exchange, Kind
 from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Condition, Factor, Step, Value
 from secateur.structure.sizes import Site, listed
-from secateur.structure.source import call_path, kind_of
+from secateur.structure.source import Comparison, call_path, comparison_at, kind_of
 
 _SHAPES = frozenset("reshape view expand broadcast_to _unsafe_view".split())
 _SPLITS = frozenset("split chunk split_with_sizes tensor_split unsafe_chunk unsafe_split".split())
@@ -104,24 +104,34 @@ def factor_of(site: Site, factor: Factor) -> Correction | None:
 
 def comparison_of(site: Site, condition: Condition) -> Correction | None:
     """The correction that lets a comparison come out as it did; None when it cannot be corrected."""
-    stands = kind_of(condition.frames)
-    if stands == "comparison" and condition.name not in ("text", "bool"):
-        table = {
-            site.given(side): site.was(side)
-            for side in (condition.left, condition.right)
-            if isinstance(site.given(side), int) and site.given(side) != site.was(side)
-        }
-        return _made("compared", {0: Exchange(tuple(table.items()))}) if _agrees(site, condition, table) else None
-    if stands == "call" and condition.name == "text":
+    if condition.name == "text" and kind_of(condition.frames) == "call":
         return _made("argument", {0: Exchange(((site.given(condition.left), site.was(condition.left)),))})
-    return None
+    found = comparison_at(condition.frames)
+    if condition.name in ("text", "bool") or found is None:
+        return None
+    exchanges = {}
+    for place, value in zip(_places(condition, found), (condition.left, condition.right), strict=True):
+        given, was = site.given(value), site.was(value)
+        if given != was and isinstance(given, int):
+            if place is None:
+                return None
+            exchanges[place] = Exchange(((given, was),))
+    return _made("compared", exchanges)
 
 
-def _agrees(site: Site, condition: Condition, table: dict[int, int]) -> bool:
-    """Whether each number that is compared becomes what it was."""
-    return all(
-        table.get(site.given(side), site.given(side)) == site.was(side) for side in (condition.left, condition.right)
-    )
+_REFLECTED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
+
+
+def _places(condition: Condition, found: Comparison) -> tuple[int | None, int | None]:
+    """Where in the text the size and the other number stand; None: it does not show."""
+    left_first = found.place, found.place + 1
+    if isinstance(condition.right, dict):
+        return left_first  # of two sizes, the left one is asked
+    if any(found.fixed):
+        return left_first if found.fixed[1] else left_first[::-1]
+    if condition.name != _REFLECTED[condition.name]:
+        return left_first if condition.name == found.operator else left_first[::-1]
+    return None, None
 
 
 def _name(site: Site) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ClassVar
 
+import torch
+
 from secateur.structure.source import PASSED_OVER
 
 PASSED_OVER.add(__file__)
@@ -54,35 +56,47 @@ def corrected(number: Any, value: Any, together: bool = False) -> Any:
     return tuple(None if n is None else Size.of(n, "corrected", v) for n, v in zip(number, values, strict=True))
 
 
+def _notice(self: Size, others: tuple[Any, ...], side: str) -> None:
+    if Size.noticed is None:
+        return
+    Size.noticed(self, side)
+    for other in others:
+        if isinstance(other, Size):
+            Size.noticed(other, "right" if side == "left" else "left")
+
+
+def plain(value: Any) -> Any:
+    """A size as the integer that it is; anything else as it is."""
+    return int.__int__(value) if isinstance(value, Size) else value
+
+
 def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
+    """What is an integer again remembers both operands; with a real number it is a factor."""
     function = getattr(operator, name)
 
     def method(self: Size, other: Any) -> Any:
-        if type(other) not in (int, Size):
-            plain = int(self)
-            return function(other, plain) if swapped else function(plain, other)
-        left, right = (other, self) if swapped else (self, other)
-        return Size.of(function(int(left), int(right)), "op", name, left, right)
+        if isinstance(other, torch.Tensor):
+            return NotImplemented  # the tensor's own method gets the size as it is
+        if type(other) in (int, Size):
+            left, right = (other, self) if swapped else (self, other)
+            return Size.of(function(plain(left), plain(right)), "op", name, left, right)
+        _notice(self, (), "right" if swapped else "left")
+        return function(other, plain(self)) if swapped else function(plain(self), other)
 
     return method
 
 
 def _factor(name: str, side: str) -> Callable[..., Any]:
+    """What is no size any more: the number that the network was trained with."""
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
-        if Size.noticed is not None:
-            Size.noticed(self, side)
-            for other in others:
-                if isinstance(other, Size):
-                    Size.noticed(other, "right" if side == "left" else "left")
-        return function(int(self), *map(_as_int, others))
+        if any(isinstance(other, torch.Tensor) for other in others):
+            return NotImplemented
+        _notice(self, others, side)
+        return function(plain(self), *map(plain, others))
 
     return method
-
-
-def _as_int(value: Any) -> Any:
-    return int(value) if isinstance(value, Size) else value
 
 
 def _comparison(name: str) -> Callable[[Size, Any], Any]:
@@ -91,7 +105,7 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
     def method(self: Size, other: Any) -> Any:
         if Size.looked_at is not None and isinstance(other, (int, float)) and _compares(sys._getframe(1)):
             Size.looked_at(self, name, other)
-        return function(int(self), _as_int(other))
+        return function(plain(self), plain(other))
 
     return method
 
@@ -101,30 +115,41 @@ def _compares(frame: FrameType) -> bool:
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
 
 
-def _text(name: str, what: str) -> Callable[..., Any]:
+def _look(name: str, what: str) -> Callable[..., Any]:
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
         if Size.looked_at is not None:
             Size.looked_at(self, what, None)
-        return function(int(self), *others)
+        return function(plain(self), *others)
 
     return method
 
 
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(Size, f"__{_name}__", _comparison(_name))
-for _name, _what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
-    setattr(Size, _name, _text(_name, _what))
-Size.__hash__ = int.__hash__  # type: ignore[method-assign]
 def _negative(self: Size) -> Size:
-    return Size.of(-int(self), "op", "sub", 0, self)
+    return Size.of(-plain(self), "op", "sub", 0, self)
 
 
-Size.__neg__ = _negative  # type: ignore[assignment, method-assign]
-_SIDES = {"pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "float": ""}
-for _name, _side in _SIDES.items():
-    setattr(Size, f"__{_name}__", _factor(f"__{_name}__", _side))
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Size, f"__{_name}__", _arithmetic(_name, False))
-    setattr(Size, f"__r{_name}__", _arithmetic(_name, True))
+_FACTORS = {
+    "pow": "left", "rpow": "right", "truediv": "left", "rtruediv": "right", "divmod": "left", "rdivmod": "right",
+    "lshift": "left", "rlshift": "right", "rshift": "left", "rrshift": "right", "and": "left", "rand": "right",
+    "or": "left", "ror": "right", "xor": "left", "rxor": "right", "float": "", "int": "", "round": "", "floor": "",
+    "ceil": "", "trunc": "", "abs": "", "invert": "",
+}  # fmt: skip
+
+
+def _give_methods(kind: Any) -> None:
+    for name in ("add", "sub", "mul", "floordiv", "mod"):
+        setattr(kind, f"__{name}__", _arithmetic(name, False))
+        setattr(kind, f"__r{name}__", _arithmetic(name, True))
+    for name, side in _FACTORS.items():
+        setattr(kind, f"__{name}__", _factor(f"__{name}__", side))
+    for name in ("eq", "ne", "lt", "le", "gt", "ge"):
+        setattr(kind, f"__{name}__", _comparison(name))
+    for name, what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
+        setattr(kind, name, _look(name, what))
+    kind.__neg__ = _negative
+    kind.__hash__ = int.__hash__
+
+
+_give_methods(Size)

@@ -24,7 +24,7 @@ from secateur.structure.base import tensors_in
 from secateur.structure.calls import describe
 from secateur.structure.functions import function_named
 from secateur.structure.labels import Dims, Labels
-from secateur.structure.provenance import Size
+from secateur.structure.provenance import Size, plain
 from secateur.structure.scopes import NAMES_SIZES, Condition, Factor, Scope, Step, Value, find, key_of, needed
 from secateur.structure.source import PASSED_OVER, Frames, frames_from
 
@@ -80,7 +80,7 @@ class Recorder(TorchFunctionMode):
             Size.noticed = Size.looked_at = None
             for module, name in marked:
                 if isinstance(module.__dict__.get(name), Size):
-                    module.__dict__[name] = int(module.__dict__[name])
+                    module.__dict__[name] = plain(module.__dict__[name])
 
     def _call(self, original: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         paths = self._paths.get(id(module))
@@ -249,7 +249,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, (torch.Tensor, Size)):
             known = scope.known(value)
             if known is not None:
-                return {**known, "is": int(value)} if isinstance(value, Size) else known
+                return {**known, "is": plain(value)} if isinstance(value, Size) else known
             return self._size_source(scope, value) if isinstance(value, Size) else self._state(scope, value)
         if value is None or isinstance(value, (bool, int, str)):
             return value
@@ -286,9 +286,9 @@ class Recorder(TorchFunctionMode):
         """Where a size comes from, in this module's words; a plain number when it has none."""
         kind, *rest = size.source
         if kind == "attr":
-            return {"attr": rest, "is": int(size)}
+            return {"attr": rest, "is": plain(size)}
         if kind == "corrected":
-            return {"corrected": self._encode(scope, rest[0]), "is": int(size)}
+            return {"corrected": self._encode(scope, rest[0]), "is": plain(size)}
         if kind == "size":
             tensor, dim = rest
             known = scope.known(tensor)
@@ -303,7 +303,7 @@ class Recorder(TorchFunctionMode):
             return {"size": [known, dim]}
         name, left, right = rest
         sides = [self._encode(scope, s) for s in (left, right)]
-        return {"op": [name, *sides]} if any(isinstance(s, dict) for s in sides) else int(size)
+        return {"op": [name, *sides]} if any(isinstance(s, dict) for s in sides) else plain(size)
 
 
 def sizes_of(module: nn.Module, path: str) -> dict[str, Size]:
@@ -362,11 +362,11 @@ def _states_behind(scope: Scope, reference: Value) -> list[str]:
 def _plain(value: Any) -> Any:
     """Sizes as the integers they are."""
     if isinstance(value, Size):
-        return int(value)
+        return plain(value)
     if type(value) in (tuple, list):
         return type(value)(_plain(v) for v in value)
     if isinstance(value, torch.Size):
-        return torch.Size([int(v) for v in value])
+        return torch.Size([plain(v) for v in value])
     if type(value) is dict:
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, slice):

@@ -63,7 +63,10 @@ class Site:
             return self.shapes[key_of(reference)].after(self.keep)[dim]
         if "op" in value:
             name, left, right = value["op"]
-            return getattr(operator, name)(self.now(left), self.now(right))
+            try:
+                return getattr(operator, name)(self.now(left), self.now(right))
+            except ZeroDivisionError:
+                return UNKNOWN
         return value.get("is")
 
     def given(self, value: Value) -> Any:

@@ -8,6 +8,7 @@ text of its function. The text itself is known by a hash, so that a path never m
 from __future__ import annotations
 
 import ast
+import dis
 import hashlib
 import inspect
 import linecache
@@ -112,6 +113,47 @@ def kind_of(frames: Frames) -> str | None:
     return None if found is None else found[0]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison in the code, perhaps one of a chain.
+
+    Attributes:
+        place: of its left operand in the chain; the right one is the next.
+        operator: its name in `operator`, or empty.
+        fixed: whether the left, and the right, operand is a number in the text.
+    """
+
+    place: int
+    operator: str
+    fixed: tuple[bool, bool]
+
+
+@cache
+def comparison_at(frames: Frames) -> Comparison | None:
+    """The comparison that runs at the end of a call path; None where there is none in the text."""
+    path = call_path(frames)
+    if not path:
+        return None
+    node = _TEXTS[path[-1].text].comparisons.get(path[-1].span)
+    if node is None:
+        return None
+    code, offset = frames[-1]
+    positions = _positions(code)
+    same = [
+        2 * index
+        for index, opcode in enumerate(code.co_code[::2])
+        if dis.opname[opcode] in ("COMPARE_OP", "CONTAINS_OP") and positions[index] == positions[offset // 2]
+    ]
+    if offset not in same or len(same) != len(node.ops):
+        return None
+    place = same.index(offset)
+    operands = [node.left, *node.comparators][place : place + 2]
+    name = type(node.ops[place]).__name__
+    names = {"Eq": "eq", "NotEq": "ne", "Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge"}
+    first, second = (isinstance(operand, ast.Constant) for operand in operands)
+    return Comparison(place, names.get(name, ""), (first, second))
+
+
 @cache
 def _positions(code: types.CodeType) -> tuple[tuple[int | None, ...], ...]:
     return tuple(code.co_positions())
@@ -132,6 +174,7 @@ class FunctionText:
     Attributes:
         name: module and qualified name.
         first: its first line in its file; file: that file.
+        comparisons: in it, by place.
         text: itself, not indented; hash: of it.
     """
 
@@ -144,7 +187,9 @@ class FunctionText:
         plain = "\n".join(line[min(margin, len(line) - len(line.lstrip())) :].rstrip() for line in lines)
         self.text = plain
         self.hash = hashlib.sha256(plain.encode()).hexdigest()[:24]
-        self._spans = {key: self.span(node) for key, node in self.nodes(self.tree())}
+        nodes = dict(self.nodes(self.tree()))
+        self._spans = {key: self.span(node) for key, node in nodes.items()}
+        self.comparisons = {self.span(node): node for node in nodes.values() if isinstance(node, ast.Compare)}
 
     def relative(self, position: Span) -> Span:
         """A place in the file as a place in this text."""
@@ -241,6 +286,9 @@ class Replacement(Protocol):
     def number(self, value: Any, /) -> Any:
         """The corrected number."""
 
+    def compared(self, place: int, value: Any, /) -> Any:
+        """The corrected operand of a comparison."""
+
 
 def compile_corrected(
     function: types.FunctionType, replacements: Mapping[Span, Replacement | InnerFunction]
@@ -289,15 +337,16 @@ def _compiled(
     """
     body: list[ast.stmt] = [tree]
     *outer, _ = function.__qualname__.split(".")
-    if outer and outer[-1].isidentifier():  # names that begin with two underscores are mangled by the class
-        body = [ast.ClassDef(outer[-1], [], [], body, [], **_TYPE_PARAMETERS)]
+    around = f"{'_' * 9}{outer[-1].lstrip('_')}" if outer and outer[-1].isidentifier() else ""
+    if around:  # names that begin with two underscores are mangled by the class, whose own name must mean what it did
+        body = [ast.ClassDef(around, [], [], body, [], **_TYPE_PARAMETERS)]
     free = [name for name in (*function.__code__.co_freevars, *names) if name != "__class__" or body == [tree]]
     made = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
     factory = ast.FunctionDef("factory", made, body, [], **_TYPE_PARAMETERS)
     module = ast.fix_missing_locations(ast.Module([factory], []))
     flags = function.__code__.co_flags & _FUTURE
     code: types.CodeType = compile(module, function.__code__.co_filename, "exec", flags, dont_inherit=True)
-    for step in ("factory", *([outer[-1]] if body != [tree] else []), tree.name):
+    for step in ("factory", *([around] if around else []), tree.name):
         code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == step)
     return code.replace(co_qualname=function.__code__.co_qualname)
 
@@ -341,8 +390,11 @@ class _Replace(ast.NodeTransformer):
         elif isinstance(node, ast.AugAssign):
             node.value = ast.copy_location(part("number", node.value), node.value)
         elif isinstance(node, ast.Compare):
-            node.left = ast.copy_location(part("number", node.left), node.left)
-            node.comparators = [ast.copy_location(part("number", value), value) for value in node.comparators]
+            operands = [
+                ast.copy_location(part("compared", ast.Constant(place), value), value)
+                for place, value in enumerate((node.left, *node.comparators))
+            ]
+            node.left, node.comparators = operands[0], list(operands[1:])
         return node
 
 

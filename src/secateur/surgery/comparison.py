@@ -214,7 +214,12 @@ def _copy(value: Any) -> Any:
     if type(value) is dict:
         return {key: _copy(item) for key, item in value.items()}
     held = {id(tensor): tensor.detach().clone() for tensor in tensors_of(value)}
-    return copy.deepcopy(value, held) if held or hasattr(value, "__dict__") else value
+    if not held and not hasattr(value, "__dict__"):
+        return value
+    try:
+        return copy.deepcopy(value, held)
+    except TypeError as error:
+        raise RequestError(f"a {type(value).__name__} among the arguments cannot be copied for a check") from error
 
 
 def random_call(call: Call, batch: int, seed: int = 0) -> Call | None:

@@ -372,7 +372,7 @@ def _reads_its_mode(model: nn.Module) -> bool:
     """Whether code beyond PyTorch's own layers may do something else in training."""
     for kind in {own_class(module) for module in model.modules()}:
         function = plain_function(getattr(kind, "forward", None))
-        if function is not None and not function.__module__.startswith("torch.nn."):
+        if function is not None and not (function.__module__ or "").startswith("torch.nn."):
             text = text_of(function.__code__)
             if text is None or "training" in text.text:
                 return True
