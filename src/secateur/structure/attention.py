@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.structure.edited import Edited, own_class
+from secateur.structure.edited import Edited, own_class, state_of
 
 HEADS = "_secateur_heads"
 """Where an attention module keeps its sizes."""
@@ -143,7 +143,7 @@ def multi_head_attention(
 
 def _rows(packed: torch.Tensor | None, query: torch.Tensor | None, made_v: int) -> list[int]:
     """Rows that make queries, keys and values."""
-    if packed is None:
+    if packed is None or not packed.numel():
         assert query is not None
         return [query.shape[0], query.shape[0], made_v]
     made_q = (packed.shape[0] - made_v) // 2
@@ -227,7 +227,7 @@ class Attention(Edited, nn.MultiheadAttention):
         return torch._nested_tensor_from_mask(out, stays, mask_check=False), None
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (own_class(self),), self.__dict__
+        return _restored, (own_class(self),), state_of(self)
 
 
 def set_heads(module: nn.Module, heads: Heads, path: str) -> None:

@@ -15,17 +15,29 @@ def describe(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     if isinstance(value, Mapping):
-        return {"dict": {str(k): describe(v) for k, v in value.items()}}
+        return {"dict": {k if isinstance(k, str) else repr(k): describe(v) for k, v in value.items()}}
     if isinstance(value, (tuple, list)):
-        return [describe(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
+        items = [describe(v) for v in value]
+        return items if type(value) in (tuple, list, torch.Size) else [{"type": type(value).__name__}, *items]
+    if value is None or type(value) in (bool, int, float, str):
         return value
-    return {"other": type(value).__name__, "tensors": bool(tensors_of(value))}
+    found: dict[str, Any] = {"other": type(value).__name__, "tensors": bool(kept_in(value))}
+    text = "" if found["tensors"] else repr(value)
+    return found if not text or " at 0x" in text or len(text) > _LONGEST else {**found, "text": text}
+
+
+_LONGEST = 1000
+"""Of a text that tells a value from others of its type."""
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
     """Tensors in containers and in the attributes of objects of any kind, as a cache of keys and values."""
     return [tensor for _, tensor in walk(value) if tensor.numel()]
+
+
+def kept_in(value: Any) -> list[torch.Tensor]:
+    """Tensors of a cache of keys and values; single numbers that it counts with are none."""
+    return [tensor for tensor in tensors_of(value) if tensor.ndim > 1]
 
 
 def given_out(output: Any) -> list[torch.Tensor]:
@@ -94,7 +106,7 @@ def kind(described: Any) -> str:
     """Which calls run the same code, as far as their arguments tell: a text that these calls share.
 
     Of tensors, the number of dimensions counts, the kind of numbers, and which dimensions but the first have length
-    one; of other values, what they are.
+    one; of other values, what they are, as far as text tells it.
     """
     return json.dumps(_kind(described), sort_keys=True)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.structure.corrections import Correction
-from secateur.structure.edited import Edited, own_class
+from secateur.structure.edited import Edited, own_class, state_of
 from secateur.structure.source import (
     PASSED_OVER,
     CallPath,
@@ -31,7 +31,7 @@ PASSED_OVER.add(__file__)
 
 class _Corrected(Edited):
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (type(self)._secateur_base, self.__dict__[CORRECTED]), self.__dict__
+        return _restored, (type(self)._secateur_base, self.__dict__[CORRECTED]), state_of(self)
 
 
 def correct(module: nn.Module, corrections: Sequence[Correction], path: str) -> None:

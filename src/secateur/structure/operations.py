@@ -35,6 +35,7 @@ class Rules(Moves, Contractions, Zeros):
         self.stream = stream
         self.pending: dict[int, tuple[list[Nodes | None], str]] = {}
         self._peeks: dict[str, None] = {}
+        self.with_values = True
 
     def apply(self, name: str, func: Any, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Label the results of one operation."""

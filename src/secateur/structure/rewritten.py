@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.structure.base import tensors_in
 from secateur.structure.code import WRITTEN
-from secateur.structure.edited import Edited, own_class
+from secateur.structure.edited import Edited, own_class, state_of
 from secateur.structure.functions import function_named
 from secateur.structure.structure import Structure
 
@@ -109,7 +109,7 @@ class Rewritten(Edited):
         return _run(self, self.__dict__[WRITTEN], args, kwargs)  # type: ignore[arg-type]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _restored, (type(self)._secateur_base,), self.__dict__
+        return _restored, (type(self)._secateur_base,), state_of(self)
 
 
 def _run(module: nn.Module, code: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -237,7 +237,8 @@ def _item(site: Site) -> Step | None:
         if isinstance(item, dict) and "ellipsis" in item:
             dim += len(source.shape) - taking
             continue
-        if isinstance(item, dict) and "slice" in item and source.units[dim] is not None:
+        bounds = item["slice"] if isinstance(item, dict) and "slice" in item else None
+        if bounds is not None and source.units[dim] is not None and all(map(_is_number, bounds)):
             unit, size = source.units[dim], source.shape[dim]
             stay = stays(unit, site.keep)  # type: ignore[arg-type]
             start, stop, step = slice(*(site.was(v) for v in item["slice"])).indices(size)
@@ -250,6 +251,11 @@ def _item(site: Site) -> Step | None:
         return None
     new = {"tuple": fixed} if several else fixed[0]
     return Step(site.step.target, [site.step.args[0], new, *site.step.args[2:]], site.step.kwargs, site.step.outs)
+
+
+def _is_number(value: Value) -> bool:
+    """Whether a bound is a size or number, and not read from a tensor."""
+    return not isinstance(value, dict) or bool({"attr", "size", "op", "corrected", "is"} & value.keys())
 
 
 def _narrow(site: Site) -> Step | None:

@@ -302,6 +302,7 @@ def compile_corrected(
     Raises:
         RequestError: where the text does not show such a call.
     """
+    function = getattr(function, _ORIGINAL, function)  # a path from elsewhere corrects it on its own
     text = text_of(function.__code__)
     if text is None:
         raise RequestError(f"the source text of '{function.__qualname__}' is not at hand")
@@ -325,7 +326,12 @@ def compile_corrected(
     made.__qualname__, made.__doc__, made.__module__ = function.__qualname__, function.__doc__, function.__module__
     made.__annotations__ = function.__annotations__
     made.__dict__.update(function.__dict__)
+    setattr(made, _ORIGINAL, function)
     return made
+
+
+_ORIGINAL = "_secateur_original"
+"""Attribute of a corrected function: the function that it was made of."""
 
 
 def _compiled(

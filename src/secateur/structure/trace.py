@@ -9,6 +9,7 @@ surgery can correct the sizes that are written into it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -114,12 +115,19 @@ ASIDE = "_secateur_aside"
 """Attribute of forward hooks that are no part of the network's structure; set to True, they do not run in a trace."""
 
 
+_one_at_a_time = threading.RLock()
+"""Passes of other threads wait: calls of modules are watched for all networks at once."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
 
 
 def watched(
-    model: nn.Module, calls: Sequence[Call], stream: bool = False, training: bool | None = False
+    model: nn.Module,
+    calls: Sequence[Call],
+    stream: bool = False,
+    training: bool | None = False,
+    *,
+    with_values: bool = True,
 ) -> tuple[Assembly, list[list[torch.Tensor]]]:
     """What passes on some calls taught, nothing assembled yet; and the tensors that each gave.
 
@@ -129,25 +137,27 @@ def watched(
         stream: see `trace`.
         training: watch a pass in training mode as well; False: only where layers (auxiliary heads) do not run
             otherwise; None: in no case.
+        with_values: whether the parameters have their values; else code that looks at them is refused.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
     labels = Labels(state)
     first = list(tensors_in(calls[0]))
     watcher = Watcher(labels, int(first[0].shape[0]) if first and first[0].ndim else 1, stream)
+    watcher.rules.with_values = with_values
     recorder = Recorder(model, labels)
     outputs = []
-    with borrowed(model), _without_hooks(model), recorder.watching(model):
+    random = torch.random.fork_rng(devices=[])  # a pass draws no numbers that the network's next call would draw
+    with borrowed(model), _one_at_a_time, random, _without_hooks(model), recorder.watching(model):
         for number, call in enumerate(calls):
             outputs.append(_pass(model, *call, watcher, recorder))
             if number == 0:
                 counted = len(watcher.rules.products)
         idle = [name for name, p in model.named_parameters() if p.ndim > 1 and name not in labels.state_dims]
         if training or (training is False and idle and _runs_in_training(model, calls[0])):
-            with torch.random.fork_rng(devices=[]):
-                model.train()
-                watcher.training = True
-                outputs.append(_pass(model, *calls[0], watcher, recorder))
+            model.train()
+            watcher.training = True
+            outputs.append(_pass(model, *calls[0], watcher, recorder))
     given = tuple(describe(named(model.forward, *call)) for call in calls)
     return Assembly(model, watcher.rules, recorder.scopes, given, counted), outputs
 

@@ -117,6 +117,8 @@ class _Reads(TorchFunctionMode):
 def _peeked(rules: Rules, name: str, tensors: Sequence[torch.Tensor]) -> None:
     """Refuse that code looks at values of activations; at inputs it may look, which is noted."""
     labels = rules.labels
+    if not rules.with_values and any(id(t) in labels.weighed for t in tensors):
+        raise RequestError(f"the network's code looks at values of parameters ('{name}'), which are not known here")
     if not any(id(t) in labels.dependent for t in tensors):
         return
     if any(id(t) in labels.weighed for t in tensors):

@@ -20,7 +20,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.selection.plan import Edits
 from secateur.structure.assembly import Assembly
-from secateur.structure.calls import describe, kind, named, tensors_of
+from secateur.structure.calls import describe, kept_in, kind, named
 from secateur.structure.changes import Changes, misfit
 from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
 from secateur.surgery.comparison import copied
@@ -90,7 +90,11 @@ class CallGuard:
         """Refuse a call for which the network may not be right."""
         if torch.compiler.is_compiling() or torch.jit._trace.is_tracing():
             return  # what is compiled or exported is called by itself first
-        described = describe(named(self.before.forward, args, kwargs))
+        given = named(self.before.forward, args, kwargs)
+        for name, value in given.items():
+            if isinstance(value, Iterator):
+                raise RequestError(f"argument '{name}' is an iterator, which a check would use up; give a list")
+        described = describe(given)
         this = kind(described)
         if this in self.kinds:
             self.caches.note(args, kwargs)
@@ -99,10 +103,12 @@ class CallGuard:
         self.kinds.add(this)
 
     def _check(self, module: nn.Module, call: Call) -> None:
+        if any(parameter.is_meta for parameter in module.parameters()):
+            raise RequestError("the network is on the meta device and holds no values")
         self._follow(module)
         try:
             twin = self.caches.twin(call, self.before)
-            assembly, outputs = watched(self.before, [twin], self.edits.stream, training=None)
+            assembly, outputs = watched(self.before, [twin], self.edits.stream, None, with_values=False)
         except RequestError as error:
             raise RequestError(f"{_UNTRACED}, and {error}") from error
         self.caches.traced(call, twin)
@@ -224,7 +230,7 @@ class _Caches:
         """Remember a call before its caches are filled."""
         self._open = self._pair = None
         opaque = {id(value): value for _, value in _opaque(args, kwargs)}
-        empty = {key: copy.deepcopy(value) for key, value in opaque.items() if not tensors_of(value)}
+        empty = {key: copy.deepcopy(value) for key, value in opaque.items() if not kept_in(value)}
         if len(empty) == len(opaque):
             self._open = (
                 tuple(empty.get(id(value), value) for value in args),
@@ -240,12 +246,12 @@ class _Caches:
         call, pair, self._open, self._pair = self._open, self._pair, None, None
         places = [*_opaque(args, kwargs), *_opaque_results(output)]
         for place, cache in places:
-            found = tensors_of(cache)
+            found = kept_in(cache)
             key = type(cache).__name__, len(found)
             if not found or key in self._whole:
                 continue
             if pair is not None and place[0] == "argument":
-                self._learn(key, [t.shape for t in found], tensors_of(_at(pair[1], place)))
+                self._learn(key, [t.shape for t in found], kept_in(_at(pair[1], place)))
             elif call is not None:
                 self._filled[key] = _Filled(call, place, [tuple(t.shape) for t in found])
 
@@ -264,7 +270,7 @@ class _Caches:
         """
         made = copied(call)
         for place, cache in _opaque(*call):
-            found = tensors_of(cache)
+            found = kept_in(cache)
             if not found:
                 continue
             key = type(cache).__name__, len(found)
@@ -274,7 +280,7 @@ class _Caches:
                 raise RequestError(
                     f"it is given a {type(cache).__name__} with tensors that the pruned network has not made; {_REMEDY}"
                 )
-            for tensor, whole in zip(tensors_of(_at(made, place)), self._whole[key], strict=True):
+            for tensor, whole in zip(kept_in(_at(made, place)), self._whole[key], strict=True):
                 shape = [a if b is None else b for a, b in zip(tensor.shape, whole, strict=True)]
                 tensor.data = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
         return made
@@ -285,7 +291,7 @@ class _Caches:
         with torch.no_grad():
             output = before(*filled.call[0], **filled.call[1])
         cache = _at(filled.call, filled.place) if filled.place[0] == "argument" else _part(output, filled.place[1])
-        self._learn(key, filled.shapes, tensors_of(cache))
+        self._learn(key, filled.shapes, kept_in(cache))
 
 
 def _is_opaque(value: Any) -> bool:
