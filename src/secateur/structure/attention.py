@@ -116,11 +116,12 @@ def multi_head_attention(
     elif is_causal and attn_mask is None:
         raise RequestError("attention with is_causal=True needs attn_mask as well, unless need_weights=False")
     mask = _attention_mask(attn_mask, key_padding_mask, samples, num_heads, length, q.dtype)
-    more = [] if bias_k is None or bias_v is None else [(bias_k.expand(samples, 1, -1), bias_v.expand(samples, 1, -1))]
-    more += [(k.new_zeros(samples, 1, k.shape[-1]), v.new_zeros(samples, 1, v.shape[-1]))] if add_zero_attn else []
-    for extra_k, extra_v in more:
-        k, v = torch.cat([k, extra_k], 1), torch.cat([v, extra_v], 1)
-        mask = None if mask is None else F.pad(mask, (0, 1))
+    if bias_k is not None and bias_v is not None:
+        k, v = (torch.cat([t, bias.expand(samples, 1, -1)], 1) for t, bias in ((k, bias_k), (v, bias_v)))
+    if add_zero_attn:
+        k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+    if mask is not None and k.shape[1] > length:
+        mask = F.pad(mask, (0, k.shape[1] - length))
     q, k, v = (t.unflatten(-1, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     scale = (q.shape[-1] if trained is None else trained) ** -0.5
     dropout = dropout_p if training else 0.0

@@ -19,13 +19,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.structure import attention
 from secateur.structure.attention import HEADS, Heads
+from secateur.structure.calls import kind
 from secateur.structure.corrected import corrections_of, plain_function
 from secateur.structure.corrections import Correction
 from secateur.structure.edited import own_class
 from secateur.structure.groups import stays
 from secateur.structure.naming import comparison_of
 from secateur.structure.scopes import CONVOLUTIONS, Condition, Factor, Scope, Step, Value, find, key_of, needed
-from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, normalised
+from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, is_product, normalised
 from secateur.structure.source import text_of
 
 WRITTEN = "_secateur_code"
@@ -184,11 +185,21 @@ class ModuleCode:
 
         def outcome(condition: Condition, read: Callable[[Value], Any]) -> Any:
             left, right = read(condition.left), read(condition.right)
-            if condition.name in ("text", "bool"):
-                return left if condition.name == "text" else bool(left)
+            if condition.name in ("text", "number", "bool"):
+                return bool(left) if condition.name == "bool" else left
             return getattr(operator, condition.name)(left, right)
 
-        return [c for c in self.conditions if outcome(c, site.now) != outcome(c, site.was)]
+        def changed(condition: Condition) -> bool:
+            """Also one that comes out alike here, but would not at other lengths that the code compares with."""
+            # whether anything is there at all does not depend on how much
+            empty = condition.right in (0, None) and is_product(condition.left)
+            sides = [] if empty else [condition.left, condition.right]
+            differs = any(site.now(side) != site.was(side) for side in sides)
+            return outcome(condition, site.now) != outcome(condition, site.was) or (
+                differs and any(map(site.varies, sides))
+            )
+
+        return [condition for condition in self.conditions if changed(condition)]
 
     def stuck_conditions(self, keep: np.ndarray, attributes: Attributes) -> list[Condition]:
         """Those of them that cannot be corrected to come out as they did."""
@@ -201,8 +212,8 @@ class ModuleCode:
         for number, step in enumerate(self.steps):
             right = fixed.get(number, step)
             yield from _attribute_pairs([step.args, step.kwargs], [right.args, right.kwargs])
-        for factor in self.factors:
-            yield from _attribute_pairs(factor.size, factor.size)
+        for value in (*(f.size for f in self.factors), *(v for c in self.conditions for v in (c.left, c.right))):
+            yield from _attribute_pairs(value, value)
 
     def written(self, fixed: Mapping[int, Step], attributes: Attributes) -> dict[str, Any]:
         """The steps with right sizes, as JSON values."""
@@ -210,6 +221,7 @@ class ModuleCode:
             return {
                 **_lines(self, range(len(self.steps)), fixed, attributes),
                 "output": _settled(self.output, attributes),
+                "given": kind(self.given),
             }
         places = {repr(reference): {"state": name} for name, reference in self.baked.items()}
         placed = ModuleCode(**{**self.__dict__, "steps": tuple(_placed(step, places) for step in self.steps)})
@@ -225,7 +237,7 @@ class ModuleCode:
             baked[name] = {**_lines(self, numbers, {}, {}), "output": _renumbered(reference, numbers)}
         lines = _lines(placed, left, fixed, attributes)
         output = _renumbered(_settled(self.output, attributes), left)
-        return {**lines, "output": output, "baked": baked, "dropped": sorted(gone)}
+        return {**lines, "output": output, "given": kind(self.given), "baked": baked, "dropped": sorted(gone)}
 
 
 def _replaced(step: Step | Factor) -> bool:

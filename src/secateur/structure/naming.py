@@ -107,7 +107,7 @@ def comparison_of(site: Site, condition: Condition) -> Correction | None:
     if condition.name == "text" and kind_of(condition.frames) == "call":
         return _made("argument", {0: Exchange(((site.given(condition.left), site.was(condition.left)),))})
     found = comparison_at(condition.frames)
-    if condition.name in ("text", "bool") or found is None:
+    if condition.name in ("text", "bool", "number") or found is None:
         return None
     exchanges = {}
     for place, value in zip(_places(condition, found), (condition.left, condition.right), strict=True):

@@ -103,7 +103,8 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
     function = getattr(int, f"__{name}__")
 
     def method(self: Size, other: Any) -> Any:
-        if Size.looked_at is not None and isinstance(other, (int, float)) and _compares(sys._getframe(1)):
+        sorts = name not in ("eq", "ne")  # as min, max and sorted do for their caller
+        if Size.looked_at is not None and isinstance(other, (int, float)) and (sorts or _compares(sys._getframe(1))):
             Size.looked_at(self, name, other)
         return function(plain(self), plain(other))
 
@@ -149,6 +150,7 @@ def _give_methods(kind: Any) -> None:
     for name, what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
         setattr(kind, name, _look(name, what))
     kind.__neg__ = _negative
+    kind.__pos__ = lambda self: self
     kind.__hash__ = int.__hash__
 
 

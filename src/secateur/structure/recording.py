@@ -89,8 +89,8 @@ class Recorder(TorchFunctionMode):
         outer = self._stack[-1] if self._stack else None
         prefix = "" if outer is None or not outer.path else f"{outer.path}."
         path = next((p for p in paths if outer is None or p.startswith(prefix)), None)
-        scope = Scope(paths[0] if path is None else path, module, [describe(list(args)), describe(kwargs)])
         with self._aside():
+            scope = Scope(paths[0] if path is None else path, module, [describe(list(args)), describe(kwargs)])
             for key, value in (*enumerate(args), *kwargs.items()):
                 scope.bind(value, {"in": key}, self.labels)
         if module._forward_hooks or module._forward_pre_hooks:
@@ -152,6 +152,9 @@ class Recorder(TorchFunctionMode):
             return self._size(args[0], dim % args[0].ndim, found)
         if name in _WEIGHTED:
             self._adopt(scope, args[1] if len(args) > 1 else kwargs.get("weight"))
+        if name not in NAMES_SIZES:
+            for size in _sizes_in((args, kwargs)):
+                self._look(size, "number", None)
         result = func(*_plain(args), **_plain(kwargs))
         if any(True for _ in tensors_in(result)) or name == "__setitem__":
             frames = frames_from(sys._getframe(1)) if name in NAMES_SIZES else ()
@@ -173,7 +176,7 @@ class Recorder(TorchFunctionMode):
         with self._aside():
             left, right = (self._try(self._stack[-1], value) for value in (size, other))
             nodes = tuple(self._nodes(size)) + tuple(self._nodes(other))
-        if nodes:
+        if nodes or any(True for value in (left, right) for _ in find(value, "attr")):
             self._stack[-1].conditions.append(Condition(name, left, right, nodes, frames))
 
     def _nodes(self, size: Any) -> Iterator[Any]:
@@ -360,6 +363,16 @@ def _states_behind(scope: Scope, reference: Value) -> list[str]:
             found |= {f"{path}.{name}": None for name, _ in scope.module.get_submodule(path).named_parameters()}
     parameters = {name for name, _ in scope.module.named_parameters()}
     return [name for name in found if name in parameters]
+
+
+def _sizes_in(value: Any) -> Iterator[Size]:
+    if isinstance(value, Size):
+        yield value
+    elif isinstance(value, dict):
+        yield from _sizes_in(list(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _sizes_in(item)
 
 
 def _plain(value: Any) -> Any:

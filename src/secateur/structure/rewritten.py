@@ -17,6 +17,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.structure.base import tensors_in
+from secateur.structure.calls import describe, kind
 from secateur.structure.code import WRITTEN
 from secateur.structure.edited import Edited, own_class, state_of
 from secateur.structure.functions import function_named
@@ -40,7 +41,10 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         RequestError: for steps that are not of this kind, or call what is not a torch function.
     """
     steps, output = _checked(module, code, path)
-    module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output)}
+    given = code.get("given", "")
+    if not isinstance(given, str):
+        raise RequestError(f"the code of module '{path}' does not say which call it serves")
+    module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output), "given": given}
     module.__class__ = _class(own_class(module))
     if isinstance(module, nn.MultiheadAttention):
         # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
@@ -105,7 +109,17 @@ class Rewritten(Edited):
     """Mixed into the class of a module that runs recorded steps."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the steps."""
+        """Run the steps.
+
+        Raises:
+            RequestError: for another kind of call than the one that was recorded.
+        """
+        given = self.__dict__[WRITTEN].get("given")
+        if given and given != kind([describe(list(args)), describe(kwargs)]):
+            raise RequestError(
+                f"a {self._secateur_base.__name__} was written anew for the call that was traced, and takes no other; "
+                "trace the network with such a call"
+            )
         return _run(self, self.__dict__[WRITTEN], args, kwargs)  # type: ignore[arg-type]
 
     def __reduce_ex__(self, protocol: Any) -> Any:

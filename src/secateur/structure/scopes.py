@@ -63,10 +63,11 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A size that the module's code compares with a number, or makes text or a truth value of.
+    """A size that the module's code compares with a number, or takes as a text, a truth value or a plain number.
 
     Attributes:
-        name: of the comparison in `operator`; ``text`` or ``bool``.
+        name: of the comparison in `operator`; ``text``, ``bool``, or ``number`` where a function without rules of sizes
+            is given it.
         left: the size; right: the other number.
         nodes: of the dimensions that both come from.
         frames: where in the code that happens.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from secateur.structure.groups import stays
-from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Step, Value, key_of
+from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Step, Value, find, key_of
 
 Units = tuple[np.ndarray | None, ...]
 """Per dimension: units [factors, size], or None where nothing can go."""
@@ -89,6 +89,12 @@ class Site:
             name, left, right = value["op"]
             return getattr(operator, name)(self.was(left), self.was(right))
         return value["is"]
+
+    def varies(self, value: Value) -> bool:
+        """Whether a size may differ from call to call: it comes from a dimension of which nothing can go."""
+        return any(
+            self.shapes[key_of(reference)].units[dim] is None for reference, dim in find(original(value), "size")
+        )
 
     @staticmethod
     def dynamic(value: Value) -> bool:
@@ -251,6 +257,13 @@ def _item(site: Site) -> Step | None:
         return None
     new = {"tuple": fixed} if several else fixed[0]
     return Step(site.step.target, [site.step.args[0], new, *site.step.args[2:]], site.step.kwargs, site.step.outs)
+
+
+def is_product(value: Value) -> bool:
+    """Whether a size is that of one dimension, or of several multiplied."""
+    if isinstance(value, dict) and "op" in value:
+        return bool(value["op"][0] == "mul") and all(map(is_product, value["op"][1:]))
+    return True
 
 
 def _is_number(value: Value) -> bool:

@@ -228,16 +228,44 @@ class FunctionText:
         return None
 
 
+_MADE_OF: dict[types.CodeType, types.CodeType] = {}
+"""Code of corrected functions, and of the functions that they were made of."""
+
+
 @cache
 def text_of(code: types.CodeType) -> FunctionText | None:
     """The source text of a function's code; None where there is none."""
     if code.co_name == "<lambda>":
         return None
+    code = _MADE_OF.get(code, code)
     try:
         lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
-        return FunctionText(code, lines, code.co_firstlineno) if lines else None
-    except (OSError, TypeError, SyntaxError, IndexError, AttributeError):
+        text = FunctionText(code, lines, code.co_firstlineno) if lines else None
+        # a file may have changed since it was run
+        return text if text is not None and _same_code(_compiled(text.tree(), code, []), code) else None
+    except (OSError, TypeError, SyntaxError, IndexError, AttributeError, StopIteration):
         return None
+
+
+def _same_code(found: types.CodeType, code: types.CodeType) -> bool:
+    """Whether two code objects name, load, store and compute the same in the same order.
+
+    How they jump and call is left out: that depends on what else is in the file, too.
+    """
+    mine, other = _instructions(found), _instructions(code)
+    inner = [[const for const in each.co_consts if isinstance(const, types.CodeType)] for each in (found, code)]
+    return mine == other and len(inner[0]) == len(inner[1]) and all(map(_same_code, *inner))
+
+
+def _instructions(code: types.CodeType) -> list[tuple[str, type, Any]]:
+    return [
+        (instruction.opname.replace("METHOD", "ATTR"), type(instruction.argval), instruction.argval)
+        for instruction in dis.get_instructions(code)
+        if instruction.opname.startswith(_TELLING) and not isinstance(instruction.argval, types.CodeType)
+    ]
+
+
+_TELLING = ("LOAD_", "STORE_", "DELETE_", "BINARY_", "COMPARE_", "CONTAINS_", "IS_", "UNARY_", "KW_", "BUILD_")
 
 
 def _key(kind: str, span: Span) -> tuple[Any, ...]:
@@ -318,7 +346,8 @@ def compile_corrected(
         names[name] = replacement
         chosen[id(found)] = name, replacement
     tree = _Replace(chosen).visit(tree)
-    code = _compiled(tree, function, [*names])
+    code = _compiled(tree, function.__code__, [*names])
+    _MADE_OF[code] = function.__code__
     free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
     cells = tuple(free[name] if name in free else types.CellType(names[name]) for name in code.co_freevars)
     made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
@@ -335,26 +364,26 @@ _ORIGINAL = "_secateur_original"
 
 
 def _compiled(
-    tree: ast.FunctionDef | ast.AsyncFunctionDef, function: types.FunctionType, names: Sequence[str]
+    tree: ast.FunctionDef | ast.AsyncFunctionDef, own: types.CodeType, names: Sequence[str]
 ) -> types.CodeType:
     """The code object of a function that uses names of its surroundings, and more.
 
     Only code is made, nothing runs: neither decorators (they keep their lines) nor defaults.
     """
     body: list[ast.stmt] = [tree]
-    *outer, _ = function.__qualname__.split(".")
+    *outer, _ = own.co_qualname.split(".")
     around = f"{'_' * 9}{outer[-1].lstrip('_')}" if outer and outer[-1].isidentifier() else ""
     if around:  # names that begin with two underscores are mangled by the class, whose own name must mean what it did
         body = [ast.ClassDef(around, [], [], body, [], **_TYPE_PARAMETERS)]
-    free = [name for name in (*function.__code__.co_freevars, *names) if name != "__class__" or body == [tree]]
+    free = [name for name in (*own.co_freevars, *names) if name != "__class__" or body == [tree]]
     made = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
     factory = ast.FunctionDef("factory", made, body, [], **_TYPE_PARAMETERS)
     module = ast.fix_missing_locations(ast.Module([factory], []))
-    flags = function.__code__.co_flags & _FUTURE
-    code: types.CodeType = compile(module, function.__code__.co_filename, "exec", flags, dont_inherit=True)
+    flags = own.co_flags & _FUTURE
+    code: types.CodeType = compile(module, own.co_filename, "exec", flags, dont_inherit=True)
     for step in ("factory", *([around] if around else []), tree.name):
         code = next(c for c in code.co_consts if isinstance(c, types.CodeType) and c.co_name == step)
-    return code.replace(co_qualname=function.__code__.co_qualname)
+    return code.replace(co_qualname=own.co_qualname)
 
 
 _TYPE_PARAMETERS: dict[str, Any] = {"type_params": []} if "type_params" in ast.FunctionDef._fields else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError, SecateurError
@@ -115,7 +116,7 @@ RANDOM = "the network draws random numbers"
 
 
 def compare_in_training(slim: nn.Module, masked: nn.Module, name: str, call: Call) -> Verification:
-    """Both networks in training mode, where it draws no random numbers."""
+    """Both networks in training mode without dropout, where that draws no random numbers."""
     expected, drawn = _ran(masked, call, training=True)
     if isinstance(expected, Exception):
         return Verification((), (f"{name}: the network itself fails ({_line(expected)})",))
@@ -165,7 +166,8 @@ def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Ten
 def _ran(model: nn.Module, call: Call, training: bool = False) -> tuple[Any, bool]:
     """What a network gives, or the exception that it raises; and whether it draws random numbers."""
     args, kwargs = copied(call)
-    with borrowed(model), _parameters_kept(model, training), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    kept, plain = _parameters_kept(model, training), _NoDropout() if training else contextlib.nullcontext()
+    with borrowed(model), kept, torch.no_grad(), torch.random.fork_rng(devices=[]), plain:
         torch.manual_seed(0)
         if training:
             model.train()
@@ -175,6 +177,20 @@ def _ran(model: nn.Module, call: Call, training: bool = False) -> tuple[Any, boo
         except Exception as error:  # noqa: BLE001 - the user's own code may raise anything; it is reported
             given = error
         return given, any(not torch.equal(a, b) for a, b in zip(before, _random_state(model), strict=True))
+
+
+class _NoDropout(TorchFunctionMode):
+    """Dropout lets everything pass, as it does on average."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and args and isinstance(args[0], torch.Tensor):
+            return args[0]
+        if name == "scaled_dot_product_attention":
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
+        return func(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -316,8 +316,8 @@ def verify(
 ) -> Verification:
     """Compare a pruned network with the masked one: every tensor of what they give.
 
-    Both run in eval mode on the given calls and on random inputs of another number of samples, and in training mode on
-    these where it draws no random numbers.
+    Both run in eval mode on the given calls and on random inputs, of as many samples and of another number, and in
+    training mode on these where that draws no random numbers but dropout's, which is left out.
 
     Args:
         slim: ``prune(model, plan)``, before it is trained.
@@ -341,7 +341,7 @@ def verify(
         >>> plan = Plan.of(structure, np.arange(8) < 5, {}, "by hand", "none")
         >>> found = sc.verify(sc.prune(net, plan), net, plan, [torch.ones(3, 4)])
         >>> found.ok, [row.call for row in found.outputs]
-        (True, ['call 1', 'random inputs', 'random inputs in training mode'])
+        (True, ['call 1', 'random inputs', 'random inputs', 'random inputs in training mode'])
     """
     masked = mask(model, plan)
     given = [(f"call {number + 1}", arguments(call)) for number, call in enumerate(calls)]
@@ -356,16 +356,16 @@ def _on_random_inputs(
     slim: nn.Module, masked: nn.Module, like: Call, training: bool, seed: int
 ) -> list[Verification]:
     samples = next((int(t.shape[0]) for t in tensors_in(like) if t.ndim), 1)
-    for batch in dict.fromkeys((samples + 1 if samples < 4 else 2, samples)):
-        call = random_call(like, batch, seed)
-        if call is None:
-            return [Verification((), ("random inputs: the network takes objects that hold tensors",))]
-        found = compare_calls(slim, masked, [("random inputs", call)])
-        if found.outputs and training:
-            return [found, compare_in_training(slim, masked, "random inputs in training mode", call)]
-        if found.outputs:
-            break
-    return [found]
+    calls = [random_call(like, batch, seed) for batch in (samples + 1 if samples < 4 else 2, samples)]
+    given = [("random inputs", call) for call in calls if call is not None]
+    if not given:
+        return [Verification((), ("random inputs: the network takes objects that hold tensors",))]
+    parts = [compare_calls(slim, masked, [item]) for item in given]
+    runs = [call for (_, call), found in zip(given, parts, strict=True) if found.outputs]
+    if training and runs:
+        parts.append(compare_in_training(slim, masked, "random inputs in training mode", runs[0]))
+    # a network that takes the traced number of samples only is compared on that
+    return [part for part in parts if part.outputs] or parts[:1]
 
 
 def _reads_its_mode(model: nn.Module) -> bool:
