@@ -57,6 +57,7 @@ class Edits:
         masks: for a masked network instead: modules whose norms run over what stays; by path.
         calls: arguments of the calls for which all this is right, by name, as plain values.
         stream: whether norms run over what stays of their channels.
+        lengths: whether the network's code compares lengths, so that calls of other lengths may run other code.
     """
 
     cuts: tuple[Cut, ...] = ()
@@ -67,6 +68,7 @@ class Edits:
     masks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     calls: tuple[Any, ...] = ()
     stream: bool = False
+    lengths: bool = False
 
     def then(self, after: Edits) -> Edits:
         """One set of edits that does what these and ``after`` (on the already smaller network) do in turn."""
@@ -84,8 +86,9 @@ class Edits:
             {**self.corrections, **after.corrections},  # whole for each module, like its code
             {**self.heads, **after.heads},
             code,
-            calls=_common(self.calls, after.calls) if self.cuts else after.calls,
+            calls=_common(self.calls, after.calls, self.lengths) if self.cuts else after.calls,
             stream=self.stream or after.stream,
+            lengths=self.lengths or after.lengths,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class Edits:
             "masks": dict(self.masks),
             "calls": list(self.calls),
             "stream": self.stream,
+            "lengths": self.lengths,
         }
 
     @classmethod
@@ -113,13 +117,14 @@ class Edits:
             {str(p): dict(steps) for p, steps in value.get("masks", {}).items()},
             tuple(value.get("calls", ())),
             bool(value.get("stream", False)),
+            bool(value.get("lengths", False)),
         )
 
 
-def _common(first: tuple[Any, ...], then: tuple[Any, ...]) -> tuple[Any, ...]:
+def _common(first: tuple[Any, ...], then: tuple[Any, ...], lengths: bool) -> tuple[Any, ...]:
     """Calls of the same kind as one of the others."""
-    kinds = {kind(call) for call in first}
-    return tuple(call for call in then if kind(call) in kinds)
+    kinds = {kind(call, lengths) for call in first}
+    return tuple(call for call in then if kind(call, lengths) in kinds)
 
 
 @dataclass(frozen=True)
@@ -266,7 +271,7 @@ def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edi
         attributes.setdefault(path, {})[name] = value
     return Edits(
         cuts, attributes, made.corrections, made.heads, made.code, structure.masks(keep), structure.given,
-        structure.stream,
+        structure.stream, structure.compares_lengths,
     )  # fmt: skip
 
 

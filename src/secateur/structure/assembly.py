@@ -212,7 +212,7 @@ class Assembly:
         return Structure(
             tuple(groups), tuple(locked), tuple(layers), work, tuple(axes), shapes, frozenset(parameters), inputs,
             tuple(code for code in codes if code.steps), tuple(idle), spare, given=self.given, peeks=self.rules.peeks,
-            stream=self.rules.stream,
+            stream=self.rules.stream, compares_lengths=any(scope.compares_lengths for scope in self.scopes),
         )  # fmt: skip
 
     def _spare(self, code: ModuleCode) -> int:

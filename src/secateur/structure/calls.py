@@ -102,23 +102,31 @@ def _is_default(value: Any, default: Any) -> bool:
     return type(value) is type(default) and isinstance(value, (bool, int, float, str)) and bool(value == default)
 
 
-def kind(described: Any) -> str:
+def kind(described: Any, lengths: bool = False) -> str:
     """Which calls run the same code, as far as their arguments tell: a text that these calls share.
 
     Of tensors, the number of dimensions counts, the kind of numbers, and which dimensions but the first have length
     one; of other values, what they are, as far as text tells it.
+
+    Args:
+        described: arguments, as `describe` gives them.
+        lengths: for code that compares lengths: between which powers of two each dimension but the first
+            lies counts as well.
     """
-    return json.dumps(_kind(described), sort_keys=True)
+    return json.dumps(_kind(described, lengths), sort_keys=True)
 
 
-def _kind(described: Any) -> Any:
+def _kind(described: Any, lengths: bool) -> Any:
     if isinstance(described, dict) and "shape" in described:
         dtype = described["dtype"]
         numbers = next((name for name in ("complex", "bool", "uint8") if dtype.startswith(name)), "integer")
         numbers = "float" if "float" in dtype else numbers
-        return {"tensor": numbers, "dims": [min(size, 2) if dim else 2 for dim, size in enumerate(described["shape"])]}
+        dims = [min(size, 2) if dim else 2 for dim, size in enumerate(described["shape"])]
+        if lengths:
+            dims = [max(0, size - 1).bit_length() if dim else 2 for dim, size in enumerate(described["shape"])]
+        return {"tensor": numbers, "dims": dims}
     if isinstance(described, dict) and "dict" in described:
-        return {"dict": {key: _kind(value) for key, value in described["dict"].items()}}
+        return {"dict": {key: _kind(value, lengths) for key, value in described["dict"].items()}}
     if isinstance(described, list):
-        return [_kind(value) for value in described]
+        return [_kind(value, lengths) for value in described]
     return described

@@ -61,6 +61,7 @@ class ModuleCode:
         heads: sizes that an attention module has by now; corrected: corrections that the code runs with already.
         text: hash of the source text of its ``forward``; empty where there is none.
         given: the arguments of the call, as `secateur.structure.calls.describe` gives them.
+        compares_lengths: whether it compares sizes that no pruning changes, as lengths of sequences.
     """
 
     path: str
@@ -80,6 +81,7 @@ class ModuleCode:
     corrected: tuple[Correction, ...]
     text: str
     given: Any
+    compares_lengths: bool
 
     @classmethod
     def of(cls, scope: Scope, units: Callable[[Any], Units]) -> ModuleCode:
@@ -108,6 +110,7 @@ class ModuleCode:
             corrections_of(module),
             _forward_text(module),
             scope.given,
+            scope.compares_lengths,
         )
 
     def site(self, number: int | None, keep: np.ndarray, attributes: Attributes) -> Site:
@@ -221,7 +224,8 @@ class ModuleCode:
             return {
                 **_lines(self, range(len(self.steps)), fixed, attributes),
                 "output": _settled(self.output, attributes),
-                "given": kind(self.given),
+                "given": kind(self.given, self.compares_lengths),
+                "lengths": self.compares_lengths,
             }
         places = {repr(reference): {"state": name} for name, reference in self.baked.items()}
         placed = ModuleCode(**{**self.__dict__, "steps": tuple(_placed(step, places) for step in self.steps)})
@@ -237,7 +241,8 @@ class ModuleCode:
             baked[name] = {**_lines(self, numbers, {}, {}), "output": _renumbered(reference, numbers)}
         lines = _lines(placed, left, fixed, attributes)
         output = _renumbered(_settled(self.output, attributes), left)
-        return {**lines, "output": output, "given": kind(self.given), "baked": baked, "dropped": sorted(gone)}
+        serves = {"given": kind(self.given, self.compares_lengths), "lengths": self.compares_lengths}
+        return {**lines, **serves, "output": output, "baked": baked, "dropped": sorted(gone)}
 
 
 def _replaced(step: Step | Factor) -> bool:

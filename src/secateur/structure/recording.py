@@ -176,6 +176,8 @@ class Recorder(TorchFunctionMode):
         with self._aside():
             left, right = (self._try(self._stack[-1], value) for value in (size, other))
             nodes = tuple(self._nodes(size)) + tuple(self._nodes(other))
+        if not nodes and name != "number" and any(True for v in (left, right) for _ in find(v, "size")):
+            self._stack[-1].compares_lengths = True
         if nodes or any(True for value in (left, right) for _ in find(value, "attr")):
             self._stack[-1].conditions.append(Condition(name, left, right, nodes, frames))
 

@@ -44,7 +44,13 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
     given = code.get("given", "")
     if not isinstance(given, str):
         raise RequestError(f"the code of module '{path}' does not say which call it serves")
-    module.__dict__[WRITTEN] = {"steps": steps, "output": output, "last": _last_uses(steps, output), "given": given}
+    module.__dict__[WRITTEN] = {
+        "steps": steps,
+        "output": output,
+        "last": _last_uses(steps, output),
+        "given": given,
+        "lengths": bool(code.get("lengths")),
+    }
     module.__class__ = _class(own_class(module))
     if isinstance(module, nn.MultiheadAttention):
         # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
@@ -114,8 +120,9 @@ class Rewritten(Edited):
         Raises:
             RequestError: for another kind of call than the one that was recorded.
         """
-        given = self.__dict__[WRITTEN].get("given")
-        if given and given != kind([describe(list(args)), describe(kwargs)]):
+        code = self.__dict__[WRITTEN]
+        given = code.get("given")
+        if given and given != kind([describe(list(args)), describe(kwargs)], code["lengths"]):
             raise RequestError(
                 f"a {self._secateur_base.__name__} was written anew for the call that was traced, and takes no other; "
                 "trace the network with such a call"

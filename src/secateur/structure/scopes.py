@@ -90,6 +90,7 @@ class Scope:
         baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
             replaced: all parameters that they are computed from.
         factors: sizes that its code makes factors of; conditions: sizes that it compares.
+        compares_lengths: whether it compares sizes that no pruning changes, as lengths of sequences.
         dtypes: tensors whose type it asks for, by type.
         shapes: shape and nodes of tensors, by reference.
     """
@@ -104,6 +105,7 @@ class Scope:
     replaced: list[str] = field(default_factory=list)
     factors: list[Factor] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
+    compares_lengths: bool = False
     dtypes: dict[torch.dtype, Value] = field(default_factory=dict)
     shapes: dict[str, tuple[tuple[int, ...], Dims]] = field(default_factory=dict)
     _known: dict[int, Value] = field(default_factory=dict)

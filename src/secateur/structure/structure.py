@@ -41,6 +41,7 @@ class Structure:
         given: arguments of all calls that were traced, by name, as plain values.
         peeks: what the network's code looks at of its inputs' values; others may show another structure.
         stream: whether channels may go that norms run over.
+        compares_lengths: whether code compares sizes that no pruning changes, as lengths of sequences.
     """
 
     groups: tuple[Group, ...]
@@ -58,6 +59,7 @@ class Structure:
     given: tuple[Any, ...] = ()
     peeks: tuple[str, ...] = ()
     stream: bool = False
+    compares_lengths: bool = False
 
     @property
     def num_units(self) -> int:

@@ -82,7 +82,7 @@ class CallGuard:
     def __init__(self, before: nn.Module, edits: Edits) -> None:
         self.before = before
         self.edits = edits
-        self.kinds = {kind(call) for call in edits.calls}
+        self.kinds = {kind(call, edits.lengths) for call in edits.calls}
         self.caches = _Caches()
         setattr(self, ASIDE, True)
 
@@ -95,7 +95,7 @@ class CallGuard:
             if isinstance(value, Iterator):
                 raise RequestError(f"argument '{name}' is an iterator, which a check would use up; give a list")
         described = describe(given)
-        this = kind(described)
+        this = kind(described, self.edits.lengths)
         if this in self.kinds:
             self.caches.note(args, kwargs)
             return

@@ -89,7 +89,7 @@ def _carry(module: Any, notes: dict[str, Any], guard: CallGuard | None) -> Any:
         correct(module, corrections_of(module), "")
     elif WRITTEN in notes:
         steps = [{"call": call, "args": args, "kwargs": kwargs} for call, args, kwargs in notes[WRITTEN]["steps"]]
-        rewrite(module, {"steps": steps, "output": notes[WRITTEN]["output"]}, "")
+        rewrite(module, {**notes[WRITTEN], "steps": steps}, "")
     if guard is not None:
         set_guard(module, guard.before, guard.edits)
     _extend(type(module))
