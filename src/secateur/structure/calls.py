@@ -116,17 +116,38 @@ def kind(described: Any, lengths: bool = False) -> str:
     return json.dumps(_kind(described, lengths), sort_keys=True)
 
 
+def serves(recorded: Any, described: Any, lengths: bool) -> bool:
+    """Whether a call is of the kind of a recorded one, of whose tensors some lengths (None) do not matter."""
+    return kind(recorded, lengths) == kind(_without(recorded, described), lengths)
+
+
+def _without(recorded: Any, described: Any) -> Any:
+    """A described value, without the lengths that the recorded one leaves open."""
+    if type(recorded) is not type(described):
+        return described
+    if isinstance(recorded, list) and len(recorded) == len(described):
+        return [_without(a, b) for a, b in zip(recorded, described, strict=True)]
+    if isinstance(recorded, dict) and "shape" in recorded and len(recorded["shape"]) == len(described.get("shape", ())):
+        shape = [None if a is None else b for a, b in zip(recorded["shape"], described["shape"], strict=True)]
+        return {**described, "shape": shape}
+    if isinstance(recorded, dict):
+        return {key: _without(recorded.get(key), value) for key, value in described.items()}
+    return described
+
+
 def _kind(described: Any, lengths: bool) -> Any:
     if isinstance(described, dict) and "shape" in described:
         dtype = described["dtype"]
         numbers = next((name for name in ("complex", "bool", "uint8") if dtype.startswith(name)), "integer")
         numbers = "float" if "float" in dtype else numbers
-        dims = [min(size, 2) if dim else 2 for dim, size in enumerate(described["shape"])]
-        if lengths:
-            dims = [max(0, size - 1).bit_length() if dim else 2 for dim, size in enumerate(described["shape"])]
-        return {"tensor": numbers, "dims": dims}
+        dims = [None if size is None else _length(size, lengths) for size in described["shape"][1:]]
+        return {"tensor": numbers, "dims": dims, "first": bool(described["shape"])}
     if isinstance(described, dict) and "dict" in described:
         return {"dict": {key: _kind(value, lengths) for key, value in described["dict"].items()}}
     if isinstance(described, list):
         return [_kind(value, lengths) for value in described]
     return described
+
+
+def _length(size: int, lengths: bool) -> int:
+    return max(0, size - 1).bit_length() if lengths else min(size, 2)

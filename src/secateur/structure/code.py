@@ -19,7 +19,6 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.structure import attention
 from secateur.structure.attention import HEADS, Heads
-from secateur.structure.calls import kind
 from secateur.structure.corrected import corrections_of, plain_function
 from secateur.structure.corrections import Correction
 from secateur.structure.edited import own_class
@@ -153,6 +152,21 @@ class ModuleCode:
             return None
         return self.written({**self.corrections(alive, attributes), **fixed}, attributes)
 
+    @property
+    def open_given(self) -> Any:
+        """The arguments of the call, without the lengths that units make."""
+
+        def opened(key: Any, value: Any) -> Any:
+            found = self.shapes.get(key_of({"in": key}))
+            if found is None or not isinstance(value, dict) or "shape" not in value:
+                return value
+            pairs = zip(value["shape"], found.units, strict=True)
+            return {**value, "shape": [size if units is None else None for size, units in pairs]}
+
+        positional, named = self.given
+        by_name = {name: opened(name, value) for name, value in named["dict"].items()}
+        return [[opened(number, value) for number, value in enumerate(positional)], {"dict": by_name}]
+
     def is_written_as(self, code: Mapping[str, Any], fixed: Mapping[int, Step]) -> bool:
         """Whether a module written anew so does what this call did."""
         if self.broken:
@@ -224,7 +238,7 @@ class ModuleCode:
             return {
                 **_lines(self, range(len(self.steps)), fixed, attributes),
                 "output": _settled(self.output, attributes),
-                "given": kind(self.given, self.compares_lengths),
+                "given": self.open_given,
                 "lengths": self.compares_lengths,
             }
         places = {repr(reference): {"state": name} for name, reference in self.baked.items()}
@@ -241,7 +255,7 @@ class ModuleCode:
             baked[name] = {**_lines(self, numbers, {}, {}), "output": _renumbered(reference, numbers)}
         lines = _lines(placed, left, fixed, attributes)
         output = _renumbered(_settled(self.output, attributes), left)
-        serves = {"given": kind(self.given, self.compares_lengths), "lengths": self.compares_lengths}
+        serves = {"given": self.open_given, "lengths": self.compares_lengths}
         return {**lines, **serves, "output": output, "baked": baked, "dropped": sorted(gone)}
 
 

@@ -147,7 +147,7 @@ class Correction:
         exchanges = dict(self.exchanges)
         for place, exchange in newer.exchanges:
             exchanges[place] = exchanges[place].updated(exchange) if place in exchanges else exchange
-        return replace(newer, exchanges=tuple(sorted(exchanges.items())))
+        return replace(newer, is_method=self.is_method, exchanges=tuple(sorted(exchanges.items())))
 
     # -- what runs in the place of the call -------------------------------------------------------------------------
 

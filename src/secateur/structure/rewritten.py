@@ -17,7 +17,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.structure.base import tensors_in
-from secateur.structure.calls import describe, kind
+from secateur.structure.calls import describe, serves
 from secateur.structure.code import WRITTEN
 from secateur.structure.edited import Edited, own_class, state_of
 from secateur.structure.functions import function_named
@@ -41,9 +41,11 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         RequestError: for steps that are not of this kind, or call what is not a torch function.
     """
     steps, output = _checked(module, code, path)
-    given = code.get("given", "")
-    if not isinstance(given, str):
-        raise RequestError(f"the code of module '{path}' does not say which call it serves")
+    given = code.get("given")
+    try:
+        serves(given, given, lengths=True)
+    except (AttributeError, KeyError, RecursionError, TypeError) as error:
+        raise RequestError(f"the code of module '{path}' does not say which call it serves") from error
     module.__dict__[WRITTEN] = {
         "steps": steps,
         "output": output,
@@ -122,7 +124,7 @@ class Rewritten(Edited):
         """
         code = self.__dict__[WRITTEN]
         given = code.get("given")
-        if given and given != kind([describe(list(args)), describe(kwargs)], code["lengths"]):
+        if given is not None and not serves(given, [describe(list(args)), describe(kwargs)], code["lengths"]):
             raise RequestError(
                 f"a {self._secateur_base.__name__} was written anew for the call that was traced, and takes no other; "
                 "trace the network with such a call"

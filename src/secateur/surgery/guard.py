@@ -108,7 +108,7 @@ class CallGuard:
         self._follow(module)
         try:
             twin = self.caches.twin(call, self.before)
-            assembly, outputs = watched(self.before, [twin], self.edits.stream, None, with_values=False)
+            assembly, outputs = self._watched(twin)
         except RequestError as error:
             raise RequestError(f"{_UNTRACED}, and {error}") from error
         self.caches.traced(call, twin)
@@ -116,6 +116,22 @@ class CallGuard:
         why = self._misfit(assembly)
         if why:
             raise RequestError(f"{_UNTRACED}, and {why}; {_REMEDY}")
+
+    def _watched(self, call: Call) -> tuple[Assembly, list[list[torch.Tensor]]]:
+        try:
+            return watched(self.before, [call], self.edits.stream, None, with_values=False)
+        except RequestError as error:
+            if not isinstance(error.__cause__, RuntimeError):
+                raise
+        # views of other types, say, need parameters that have memory of their own
+        parameters = list(self.before.parameters())
+        for parameter in parameters:
+            parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        try:
+            return watched(self.before, [copied(call)], self.edits.stream, None, with_values=False)
+        finally:
+            for parameter in parameters:
+                parameter.data = _zeros(parameter, parameter.device, parameter.dtype).data
 
     def _follow(self, module: nn.Module) -> None:
         """Go to the device and take the type that the pruned network has by now."""
