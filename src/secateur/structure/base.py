@@ -25,6 +25,8 @@ class Base:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+        self.ties_parts = True
+        """Whether equal parts of a split stay equal; a network that was pruned before may have others."""
         self.conditions: Conditions = labels.conditions
 
     def meet(self, operands: Sequence[torch.Tensor], shape: Sequence[int]) -> Dims:

@@ -110,7 +110,7 @@ class Moves(Base):
         nodes = dims[dim]
         if nodes is not None:
             parts = list(np.split(nodes, np.cumsum(sizes)[:-1]))
-            if len(set(sizes)) == 1 and not isinstance(args[1], (list, tuple)):
+            if len(set(sizes)) == 1 and not isinstance(args[1], (list, tuple)) and self.ties_parts:
                 # split in equal parts by a number: code that says chunk(2) goes on working when parts stay equal
                 for part in parts[1:]:
                     self.conditions.unite(parts[0], part)  # type: ignore[arg-type]

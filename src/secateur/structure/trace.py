@@ -137,14 +137,15 @@ def watched(
         stream: see `trace`.
         training: watch a pass in training mode as well; False: only where layers (auxiliary heads) do not run
             otherwise; None: in no case.
-        with_values: whether the parameters have their values; else code that looks at them is refused.
+        with_values: whether this is the network itself, or an outline of one that was pruned: then code that looks at
+            parameters is refused, and parts of a split may have become unlike.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
     labels = Labels(state)
     first = list(tensors_in(calls[0]))
     watcher = Watcher(labels, int(first[0].shape[0]) if first and first[0].ndim else 1, stream)
-    watcher.rules.with_values = with_values
+    watcher.rules.with_values = watcher.rules.ties_parts = with_values
     recorder = Recorder(model, labels)
     outputs = []
     random = torch.random.fork_rng(devices=[])  # a pass draws no numbers that the network's next call would draw
