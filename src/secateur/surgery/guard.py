@@ -20,6 +20,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.selection.plan import Edits
 from secateur.structure.assembly import Assembly
+from secateur.structure.base import FIXED_PICK
 from secateur.structure.calls import describe, kept_in, kind, named
 from secateur.structure.changes import Changes, misfit
 from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
@@ -195,7 +196,10 @@ def _reason(assembly: Assembly, tensor: str, dim: int, removed: tuple[int, ...])
     con = assembly.conditions
     nodes = assembly.labels.state_dims[tensor][dim]
     leaves = [] if nodes is None else [leaf for node in nodes[list(removed)] for leaf in sorted(con.leaves(int(node)))]
-    return next(filter(None, map(con.reason, leaves)), "is combined with what stays")
+    reasons = list(dict.fromkeys(filter(None, map(con.reason, leaves))))
+    # the three parts of a packed projection are picked apart in every call
+    telling = [reason for reason in reasons if reason != FIXED_PICK] or reasons
+    return telling[0] if telling else "is combined with what stays"
 
 
 class _AfterCall:
