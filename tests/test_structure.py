@@ -335,3 +335,26 @@ def test_unexecuted_layers_are_listed():
             return self.b(self.a(x))
 
     assert sc.trace(Idle(), torch.zeros(1, 3)).idle == ("unused",)
+
+
+def test_looks_at_inputs_are_noted_and_the_layers_of_training_are_watched():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.extra = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x, mask):
+            h = torch.relu(self.a(x))
+            h = h if mask.all() else h * mask
+            return (self.b(h), self.extra(h)) if self.training else self.b(h)
+
+    torch.manual_seed(0)
+    model, x, mask = Masked().double(), torch.randn(3, 4).double(), torch.ones(3, 1)
+    structure = sc.trace(model, (x, mask))
+    assert len(structure.peeks) == 1
+    assert "looks at values of inputs" in structure.peeks[0]
+    assert structure.idle == ()
+    plan = sc.select(sc.Scores(structure, np.arange(8.0), "by hand"), sc.Budget(units=0.5))
+    slim, masked = sc.prune(model, plan, (x, mask)).train(), sc.mask(model, plan).train()
+    for ours, expected in zip(slim(x, mask), masked(x, mask), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)

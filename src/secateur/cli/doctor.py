@@ -57,6 +57,8 @@ def command(
         typer.echo("channels that norms run over are locked; --stream lets them go")
     if structure.idle:
         typer.echo(f"not executed on this input, left as they are: {', '.join(structure.idle)}")
+    for peek in structure.peeks:
+        typer.echo(f"note: {peek} was followed")
 
 
 def _verdict(row: dict[str, object]) -> object:
