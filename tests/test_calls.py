@@ -133,7 +133,7 @@ def module_from(text, name):
     return space["Net"]
 
 
-TEXT = '''class Net(nn.Module):
+TEXT = """class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Linear(5, 16), nn.Linear(16, 3)
@@ -143,7 +143,7 @@ TEXT = '''class Net(nn.Module):
             h = h * 2.0
         return self.b(h.view(-1, 4, 4)
                        .reshape(-1, 16))
-'''
+"""
 
 
 def test_source_that_was_edited_since_is_not_run():
@@ -277,3 +277,78 @@ def test_checks_leave_random_numbers_alone(pruned):
     sc.trace(model, torch.zeros(2, 6, 5).double())
     slim(torch.zeros(2, 6, 5).double(), torch.zeros(2, 6) > 0)
     assert torch.equal(state, torch.get_rng_state())
+
+
+class Core(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.o = nn.Linear(5, 24), nn.Linear(8, 8)
+
+    def split(self, y):
+        return y.reshape(*y.shape[:2], 3, 4, 2)
+
+    def split_too(self, y):
+        return y.reshape(y.shape[0], -1, 3, 4, 2)
+
+    def attend(self, q, k, v):
+        return ((q @ k.mT).softmax(-1) @ v).transpose(1, 2)
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        return self.o(self.attend(*self.split(self.q(x)).permute(2, 0, 3, 1, 4)).reshape(b, n, 8))
+
+
+class CalledTwice(nn.Module):
+    """Once as a module, once by its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.core, self.head = Core(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.core(x) + self.core.forward(x))
+
+
+class InALoop(Core):
+    def forward(self, x):
+        return sum(
+            self.o(self.attend(*split(self.q(x)).permute(2, 0, 3, 1, 4)).flatten(2))
+            for split in (self.split, self.split_too)
+        )
+
+
+class WithLock(CalledTwice):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.lock = threading.Lock()
+
+    def forward(self, x):
+        with self.lock:
+            return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [CalledTwice, InALoop, WithLock])
+def test_call_paths_through_the_network_s_own_functions(kind):
+    torch.manual_seed(0)
+    slim, masked, plan = halved(kind().double(), torch.randn(2, 5, 5).double())
+    assert plan.edits.corrections
+    assert not plan.edits.code
+    x = torch.randn(3, 7, 5).double()
+    same(slim, masked, x)
+    same(copy.deepcopy(slim), masked, x)
+    same(*halved(slim, torch.randn(2, 5, 5).double(), seed=1, share=0.7)[:2], x)
+
+
+def test_compiled_and_exported_networks_keep_their_corrections(pruned):
+    _, slim, masked, _ = pruned
+    x = torch.randn(2, 6, 5).double()
+    expected = masked(x)
+    torch.testing.assert_close(torch.compile(slim, backend="eager", fullgraph=True)(x), expected)
+    torch.testing.assert_close(torch.export.export(slim, (x,)).module()(x), expected)

@@ -121,7 +121,10 @@ class _Inner:
         module = function if isinstance(function, nn.Module) else None
         made = self._made.get(plain)
         if made is None:
-            made = self._made[plain] = _corrected(plain, self.calls)
+            text = None if plain is None else text_of(plain.__code__)
+            # one call may run several functions, as in a loop over them
+            own = [item for item in self.calls if text is not None and item[0][0].text == text.hash]
+            made = self._made[plain] = _corrected(plain, own or self.calls)
         if inspect.ismethod(function) and module is None:
             return types.MethodType(made, function.__self__)
         return made
