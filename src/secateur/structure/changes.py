@@ -40,11 +40,14 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
     """What modules need; see `Changes`."""
     by_path: dict[str, list[ModuleCode]] = {}
     wishes: dict[tuple[str, str], set[int]] = {}
+    before: dict[tuple[str, str], int] = {}
     for code in codes:
         by_path.setdefault(code.path, []).append(code)
-        for key, wanted in code.wishes(keep):
+        for key, was, wanted in code.wishes(keep):
             wishes.setdefault(key, set()).add(wanted)
-    made = Changes({key: next(iter(values)) for key, values in wishes.items() if len(values) == 1})
+            before[key] = was
+    agreed = {key: next(iter(values)) for key, values in wishes.items() if len(values) == 1}
+    made = Changes({key: wanted for key, wanted in agreed.items() if wanted != before[key]})
     for path, calls in by_path.items():
         heads = {found for code in calls if (found := code.respelled_heads(keep)) is not None}
         if heads:
@@ -69,11 +72,16 @@ def changes(codes: Iterable[ModuleCode], keep: np.ndarray) -> Changes:
             continue
         texts = [code.written(f, made.attributes) for code, f in zip(calls, fixed, strict=True) if not code.broken]
         broken = next((code.broken for code in calls if code.broken), "")
-        if broken or any(text != texts[0] for text in texts[1:]):
+        if broken or any(_steps(text) != _steps(texts[0]) for text in texts[1:]):
             made.impossible[path] = broken or "is called in several ways"
         else:
-            made.code[path] = texts[0]
+            made.code[path] = texts[0] if all(text == texts[0] for text in texts) else _steps(texts[0])
     return made
+
+
+def _steps(code: Mapping[str, Any]) -> dict[str, Any]:
+    """Code without which kind of call it serves: steps that several kinds run serve any."""
+    return {key: value for key, value in code.items() if key not in ("given", "lengths")}
 
 
 def misfit(codes: Iterable[ModuleCode], keep: np.ndarray, applied: Changes) -> str:

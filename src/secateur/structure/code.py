@@ -223,8 +223,8 @@ class ModuleCode:
         site = self.site(None, keep, attributes)
         return [c for c in self.changed_conditions(keep, attributes) if comparison_of(site, c) is None]
 
-    def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int]]:
-        """Values that attributes would need wherever the code uses them as they are: ((path, name), value)."""
+    def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int, int]]:
+        """Values of attributes, and those they would need wherever the code uses them: ((path, name), was, value)."""
         fixed = self.corrections(keep, {})
         for number, step in enumerate(self.steps):
             right = fixed.get(number, step)
@@ -310,13 +310,13 @@ def _placed(step: Step, places: Mapping[str, Value]) -> Step:
     return Step(step.target, placed(step.args), placed(step.kwargs), step.outs)
 
 
-def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int]]:
-    """Attributes in recorded arguments, each with what it must be there."""
+def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int, int]]:
+    """Attributes in recorded arguments, each with what it was and what it must be there."""
     if isinstance(old, dict) and "attr" in old:
         if isinstance(new, int):
-            yield (old["attr"][0], old["attr"][1]), new
+            yield (old["attr"][0], old["attr"][1]), old["is"], new
         elif new == old:
-            yield (old["attr"][0], old["attr"][1]), old["is"]
+            yield (old["attr"][0], old["attr"][1]), old["is"], old["is"]
     elif isinstance(old, dict) and "op" not in old and isinstance(new, dict):
         for key in old.keys() & new.keys():
             yield from _attribute_pairs(old[key], new[key])
