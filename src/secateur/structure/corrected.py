@@ -14,15 +14,8 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.structure.corrections import Correction
 from secateur.structure.edited import Edited, own_class, state_of
-from secateur.structure.source import (
-    PASSED_OVER,
-    CallPath,
-    InnerFunction,
-    Replacement,
-    Span,
-    compile_corrected,
-    text_of,
-)
+from secateur.structure.replacing import InnerFunction, Replacement, compile_corrected
+from secateur.structure.source import PASSED_OVER, CallPath, Span, text_of
 
 CORRECTED = "_secateur_corrected"
 """Where a module keeps the corrections of its code."""

@@ -1,4 +1,4 @@
-"""Where in the source text a call stands, and functions compiled anew with single calls corrected.
+"""Where in the source text a call stands.
 
 A module's own code is kept when units go; only the calls that name sizes are corrected. Such a call is found again by
 its *call path*: the calls from the module's ``forward`` through its helper functions, each by its place in the source
@@ -16,12 +16,10 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
-
-from secateur.core.errors import RequestError
 
 Span = tuple[int, int, int, int]
 """Line, column, last line and last column of a node, from the first character of its function's text."""
@@ -204,9 +202,9 @@ class FunctionText:
     def nodes(self, tree: ast.AST) -> Iterator[tuple[tuple[Any, ...], ast.expr | ast.stmt]]:
         """Everything in a tree of this text that can be corrected, with its kind and place."""
         for node in ast.walk(tree):
-            kind = next((name for name, types_ in _KINDS.items() if isinstance(node, types_)), None)
+            kind = next((name for name, types_ in KINDS.items() if isinstance(node, types_)), None)
             if kind is not None and isinstance(node, (ast.expr, ast.stmt)):
-                yield _key(kind, self.span(node)), node
+                yield key_of_place(kind, self.span(node)), node
 
     def tree(self) -> ast.FunctionDef | ast.AsyncFunctionDef:
         """A new syntax tree, with line numbers of the file."""
@@ -221,14 +219,14 @@ class FunctionText:
 
     def find(self, span: Span) -> tuple[str, Span] | None:
         """What stands at a span (``call``, ``item``, ``operator``, ``comparison``), and its whole span."""
-        for kind in _KINDS:
-            whole = self._spans.get(_key(kind, span))
+        for kind in KINDS:
+            whole = self._spans.get(key_of_place(kind, span))
             if whole is not None:
                 return kind, whole
         return None
 
 
-_MADE_OF: dict[types.CodeType, types.CodeType] = {}
+MADE_OF: dict[types.CodeType, types.CodeType] = {}
 """Code of corrected functions, and of the functions that they were made of."""
 
 
@@ -237,12 +235,12 @@ def text_of(code: types.CodeType) -> FunctionText | None:
     """The source text of a function's code; None where there is none."""
     if code.co_name == "<lambda>":
         return None
-    code = _MADE_OF.get(code, code)
+    code = MADE_OF.get(code, code)
     try:
         lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
         text = FunctionText(code, lines, code.co_firstlineno) if lines else None
         # a file may have changed since it was run
-        return text if text is not None and _same_code(_compiled(text.tree(), code, []), code) else None
+        return text if text is not None and _same_code(compiled_function(text.tree(), code, []), code) else None
     except (OSError, TypeError, SyntaxError, IndexError, AttributeError, StopIteration):
         return None
 
@@ -268,12 +266,13 @@ def _instructions(code: types.CodeType) -> list[tuple[str, type, Any]]:
 _TELLING = ("LOAD_", "STORE_", "DELETE_", "BINARY_", "COMPARE_", "CONTAINS_", "IS_", "UNARY_", "KW_", "BUILD_")
 
 
-def _key(kind: str, span: Span) -> tuple[Any, ...]:
+def key_of_place(kind: str, span: Span) -> tuple[Any, ...]:
+    """By what a node of a kind is found."""
     # calls are known by their end: where a method's name begins a new line, the interpreter says they begin there
     return (kind, *(span[2:] if kind == "call" else span))
 
 
-_KINDS: Mapping[str, tuple[type, ...]] = {
+KINDS: Mapping[str, tuple[type, ...]] = {
     "call": (ast.Call,),
     "item": (ast.Subscript,),
     "operator": (ast.BinOp, ast.AugAssign),
@@ -281,89 +280,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 }
 
 
-# -- functions compiled anew ----------------------------------------------------------------------------------------
-
-@runtime_checkable
-class InnerFunction(Protocol):
-    """What takes the place of a function that is called, and is corrected itself."""
-
-    def inner(self, function: Any, /) -> Any:
-        """The function, corrected."""
-
-
-class Replacement(Protocol):
-    """What takes the place of one call, item, operator or comparison in a function's code."""
-
-    @property
-    def is_method(self) -> bool:
-        """Whether the call is one of a tensor's method."""
-
-    @property
-    def side(self) -> str:
-        """Of an operator, which operand is corrected: ``left`` or ``right``."""
-
-    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a function with corrected arguments."""
-
-    def method(self, name: str, tensor: torch.Tensor, /, *args: Any, **kwargs: Any) -> Any:
-        """Call a tensor's method with corrected arguments."""
-
-    def item(self, index: Any, /) -> Any:
-        """The corrected index."""
-
-    def number(self, value: Any, /) -> Any:
-        """The corrected number."""
-
-    def compared(self, place: int, value: Any, /) -> Any:
-        """The corrected operand of a comparison."""
-
-
-def compile_corrected(
-    function: types.FunctionType, replacements: Mapping[Span, Replacement | InnerFunction]
-) -> types.FunctionType:
-    """The function with some calls replaced; everything else, names and defaults included, stays what it was.
-
-    Args:
-        function: its source text must be at hand.
-        replacements: by place in the text, what takes the call's place: see `Replacement`.
-
-    Raises:
-        RequestError: where the text does not show such a call.
-    """
-    function = getattr(function, _ORIGINAL, function)  # a path from elsewhere corrects it on its own
-    text = text_of(function.__code__)
-    if text is None:
-        raise RequestError(f"the source text of '{function.__qualname__}' is not at hand")
-    tree = text.tree()
-    nodes = dict(text.nodes(tree))
-    names: dict[str, Any] = {"_secateur_slice": slice}
-    chosen: dict[int, tuple[str, Replacement | InnerFunction]] = {}
-    for number, (span, replacement) in enumerate(replacements.items()):
-        found = next((nodes[_key(kind, span)] for kind in _KINDS if _key(kind, span) in nodes), None)
-        if found is None:
-            raise RequestError(f"the code of '{text.name}' has no call at {span}; it is not the code that was pruned")
-        name = f"_secateur_{number}"
-        names[name] = replacement
-        chosen[id(found)] = name, replacement
-    tree = _Replace(chosen).visit(tree)
-    code = _compiled(tree, function.__code__, [*names])
-    _MADE_OF[code] = function.__code__
-    free = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    cells = tuple(free[name] if name in free else types.CellType(names[name]) for name in code.co_freevars)
-    made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
-    made.__kwdefaults__ = function.__kwdefaults__
-    made.__qualname__, made.__doc__, made.__module__ = function.__qualname__, function.__doc__, function.__module__
-    made.__annotations__ = function.__annotations__
-    made.__dict__.update(function.__dict__)
-    setattr(made, _ORIGINAL, function)
-    return made
-
-
-_ORIGINAL = "_secateur_original"
-"""Attribute of a corrected function: the function that it was made of."""
-
-
-def _compiled(
+def compiled_function(
     tree: ast.FunctionDef | ast.AsyncFunctionDef, own: types.CodeType, names: Sequence[str]
 ) -> types.CodeType:
     """The code object of a function that uses names of its surroundings, and more.
@@ -388,56 +305,3 @@ def _compiled(
 
 _TYPE_PARAMETERS: dict[str, Any] = {"type_params": []} if "type_params" in ast.FunctionDef._fields else {}
 _FUTURE = 0x1000000  # annotations are not evaluated
-
-
-class _Replace(ast.NodeTransformer):
-    def __init__(self, chosen: Mapping[int, tuple[str, Replacement | InnerFunction]]) -> None:
-        self.chosen = chosen
-
-    def visit(self, node: ast.AST) -> Any:
-        self.generic_visit(node)
-        if id(node) not in self.chosen:
-            return node
-        name, replacement = self.chosen[id(node)]
-        made = ast.Name(name, ast.Load())
-
-        def part(method: str, *values: ast.expr, keywords: Sequence[ast.keyword] = ()) -> ast.Call:
-            return ast.Call(ast.Attribute(made, method, ast.Load()), list(values), list(keywords))
-
-        if isinstance(replacement, InnerFunction):
-            if isinstance(node, ast.Call):
-                node.func = ast.copy_location(part("inner", node.func), node.func)
-            return node
-        if isinstance(node, ast.Call):
-            if isinstance(node.func, ast.Attribute) and replacement.is_method:
-                new = part("method", ast.Constant(node.func.attr), node.func.value, *node.args, keywords=node.keywords)
-            else:
-                new = part("call", node.func, *node.args, keywords=node.keywords)
-            new.func = ast.copy_location(new.func, node)
-            return ast.copy_location(new, node)
-        if isinstance(node, ast.Subscript):
-            node.slice = ast.copy_location(part("item", _as_value(node.slice)), node.slice)
-            return node
-        if isinstance(node, ast.BinOp) and replacement.side == "left":
-            node.left = ast.copy_location(part("number", node.left), node.left)
-        elif isinstance(node, ast.BinOp):
-            node.right = ast.copy_location(part("number", node.right), node.right)
-        elif isinstance(node, ast.AugAssign):
-            node.value = ast.copy_location(part("number", node.value), node.value)
-        elif isinstance(node, ast.Compare):
-            operands = [
-                ast.copy_location(part("compared", ast.Constant(place), value), value)
-                for place, value in enumerate((node.left, *node.comparators))
-            ]
-            node.left, node.comparators = operands[0], list(operands[1:])
-        return node
-
-
-def _as_value(index: ast.expr) -> ast.expr:
-    """What stands between brackets, as an expression that can stand elsewhere."""
-    if isinstance(index, ast.Slice):
-        ends = [part or ast.Constant(None) for part in (index.lower, index.upper, index.step)]
-        return ast.copy_location(ast.Call(ast.Name("_secateur_slice", ast.Load()), ends, []), index)
-    if isinstance(index, ast.Tuple):
-        return ast.copy_location(ast.Tuple([_as_value(part) for part in index.elts], ast.Load()), index)
-    return index
