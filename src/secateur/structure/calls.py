@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def _walk(value: Any, at: str, caches: bool, seen: set[int], depth: int) -> Iter
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by name, without those that are what they are by default."""
     try:
-        signature = inspect.signature(function)
+        signature = _signature(getattr(function, "__func__", None) or function, inspect.ismethod(function))
         bound = signature.bind(*args, **kwargs)
     except (TypeError, ValueError):
         return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
@@ -94,6 +95,12 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
         elif not _is_default(value, parameter.default):
             found[name] = value
     return found
+
+
+@cache
+def _signature(function: Callable[..., Any], is_method: bool) -> inspect.Signature:
+    whole = inspect.signature(function)
+    return whole.replace(parameters=list(whole.parameters.values())[1:]) if is_method else whole
 
 
 def _is_default(value: Any, default: Any) -> bool:
