@@ -9,6 +9,8 @@ which attributes to set, or writes the module's steps down anew with the right s
 from __future__ import annotations
 
 import contextlib
+import functools
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -130,36 +132,45 @@ class Recorder(TorchFunctionMode):
                 return multi_head_attention(*args, **kwargs)
         if scope is None or self._looking_away:
             return func(*args, **kwargs)
-        if name == "__get__" and getattr(func.__self__, "__name__", "") == "shape":
-            return torch.Size([self._size(args[0], d, n) for d, n in enumerate(func(*args))])
-        if name == "__get__" and getattr(func.__self__, "__name__", "") == "dtype":
-            with self._aside():
-                reference = self._try(scope, args[0])
-            if isinstance(reference, dict):
-                scope.dtypes[func(*args)] = reference
-        if name in ("numel", "nelement") and isinstance(args[0], torch.Tensor):
-            count: Any = 1
-            for dim, size in enumerate(args[0].shape):
-                count = self._size(args[0], dim, size) * count
-            return count
-        if name == "__len__" and args[0].ndim:
-            self._look(Size.of(len(args[0]), "size", args[0], 0), "text", None)
-        if name == "size" and isinstance(args[0], torch.Tensor):
-            found = func(*args, **kwargs)
-            if isinstance(found, torch.Size):
-                return torch.Size([self._size(args[0], d, n) for d, n in enumerate(found)])
-            dim = args[1] if len(args) > 1 else kwargs["dim"]
-            return self._size(args[0], dim % args[0].ndim, found)
+        size = self._asked(scope, name, func, args, kwargs)
+        if size is not None:
+            return size
         if name in _WEIGHTED:
             self._adopt(scope, args[1] if len(args) > 1 else kwargs.get("weight"))
         if name not in NAMES_SIZES:
-            for size in _sizes_in((args, kwargs)):
-                self._look(size, "number", None)
+            for given in _sizes_in((args, kwargs)):
+                self._look(given, "number", None)
         result = func(*_plain(args), **_plain(kwargs))
         if any(True for _ in tensors_in(result)) or name == "__setitem__":
             frames = frames_from(sys._getframe(1)) if name in NAMES_SIZES else ()
             self._step(scope, resolve_name(func) or "", args, kwargs, result, func, frames)
         return result
+
+    def _asked(self, scope: Scope, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """The answer to a question for sizes, which then remember where they come from; None for other functions."""
+        if name == "__get__":
+            name = getattr(func.__self__, "__name__", "")
+        x = args[0] if args else None
+        if not isinstance(x, torch.Tensor):
+            return None
+        if name == "shape":
+            return torch.Size([self._size(x, dim, n) for dim, n in enumerate(func(*args))])
+        if name == "dtype":
+            with self._aside():
+                reference = self._try(scope, x)
+            if isinstance(reference, dict):
+                scope.dtypes[func(*args)] = reference
+        if name in ("numel", "nelement"):
+            return functools.reduce(operator.mul, [self._size(x, dim, n) for dim, n in enumerate(x.shape)], 1)
+        if name == "__len__" and x.ndim:
+            self._look(Size.of(len(x), "size", x, 0), "text", None)
+        if name != "size":
+            return None
+        found = func(*args, **kwargs)
+        if isinstance(found, torch.Size):
+            return torch.Size([self._size(x, dim, n) for dim, n in enumerate(found)])
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return self._size(x, dim % x.ndim, found)
 
     def _notice(self, size: Size, side: str) -> None:
         if self._stack and not self._looking_away:
