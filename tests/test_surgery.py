@@ -32,8 +32,8 @@ def check_equal(name, share, seed, dtype, limit):
     a, b = slim(x), masked(x)
     assert float((a - b).detach().abs().max()) <= limit * max(1.0, float(b.detach().abs().max()))
     if dtype is not torch.float64:
-        # a sum of fewer terms is rounded otherwise: a value next to zero may come to the other side of a ReLU, where the
-        # gradient jumps (ResNet-50: 2e-3 of the largest in single precision, 2e-15 in double)
+        # a sum of fewer terms is rounded otherwise: a value next to zero may come to the other side of a ReLU, where
+        # the gradient jumps (ResNet-50: 2e-3 of the largest in single precision, 2e-15 in double)
         return
     a.pow(2).sum().backward()
     b.pow(2).sum().backward()
