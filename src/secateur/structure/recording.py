@@ -172,6 +172,10 @@ class Recorder(TorchFunctionMode):
         dim = args[1] if len(args) > 1 else kwargs["dim"]
         return self._size(x, dim % x.ndim, found)
 
+    def at_hand(self) -> list[torch.Tensor]:
+        """Tensors that the code of the module that runs now has seen."""
+        return self._stack[-1].tensors if self._stack else []
+
     def _notice(self, size: Size, side: str) -> None:
         if self._stack and not self._looking_away:
             frames = frames_from(sys._getframe(1))

@@ -126,6 +126,11 @@ class Scope:
             for index, item in enumerate(value):
                 self.bind(item, where, labels, (*at, index))
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors that it was given or has made."""
+        return [value for value in self._held if isinstance(value, torch.Tensor)]
+
     def known(self, value: Any) -> Value | None:
         """How a tensor or size is called here."""
         return self._known.get(id(value))

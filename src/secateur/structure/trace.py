@@ -147,6 +147,7 @@ def watched(
     watcher = Watcher(labels, int(first[0].shape[0]) if first and first[0].ndim else 1, stream)
     watcher.rules.with_values = watcher.rules.ties_parts = with_values
     recorder = Recorder(model, labels)
+    watcher.at_hand = recorder.at_hand
     outputs = []
     random = torch.random.fork_rng(devices=[])  # a pass draws no numbers that the network's next call would draw
     with borrowed(model), _one_at_a_time, random, _without_hooks(model), recorder.watching(model):

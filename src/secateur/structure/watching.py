@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Watcher(TorchDispatchMode):
     Attributes:
         rules: what has been learnt.
         training: whether the pass is one in training mode.
+        at_hand: gives the tensors that the code that runs now can have handed to compiled code.
         reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher, and whether
             an operation was called by Python code.
     """
@@ -50,6 +51,7 @@ class Watcher(TorchDispatchMode):
         self.rules = Rules(labels, batch, stream)
         self.reads = _Reads(self.rules)
         self.training = False
+        self.at_hand: Callable[[], Iterable[torch.Tensor]] = tuple
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -68,7 +70,8 @@ class Watcher(TorchDispatchMode):
         inplace = name.endswith("_") and not name.startswith("__")
         self.labels.hold(result)
         if not self.reads.depth and name not in _UNCALLED:
-            for tensor in tensors_in((args, kwargs)):
+            # it may have asked any tensor that it was given for its size, which no operation shows
+            for tensor in (*tensors_in((args, kwargs)), *self.at_hand()):
                 self.labels.lock(tensor, "is computed with by compiled code, which may use its size as a number")
         self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
         return result
