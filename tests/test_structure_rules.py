@@ -487,3 +487,24 @@ def test_a_trace_draws_no_random_numbers():
     before = torch.get_rng_state()
     sc.trace(net, X)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_tables_that_are_sliced_at_values_of_tensors_keep_their_rows():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.table = nn.Linear(4, 8), nn.Linear(8, 3), nn.Embedding(16, 8)
+            self.register_buffer("span", torch.tensor(3), persistent=False)
+
+        def forward(self, x):
+            rows = self.table.weight[8 - self.span : 8 + self.span, :]
+            return self.b(torch.relu(self.a(x)) + rows.mean(0))
+
+    torch.manual_seed(0)
+    model, x = Table().double(), torch.randn(2, 4).double()
+    structure = sc.trace(model, x)
+    assert all(group.size <= 8 for group in structure.groups)
+    plan = sc.select(sc.Scores(structure, np.arange(float(structure.num_units)), "by hand"), sc.Budget(units=0.5))
+    slim = sc.prune(model, plan)
+    assert slim.table.weight.shape[0] == 16
+    torch.testing.assert_close(slim(x), sc.mask(model, plan)(x), rtol=1e-10, atol=1e-12)

@@ -137,6 +137,9 @@ class Recorder(TorchFunctionMode):
             return size
         if name in _WEIGHTED:
             self._adopt(scope, args[1] if len(args) > 1 else kwargs.get("weight"))
+        if name in ("__getitem__", "__setitem__"):
+            for dim in _sliced_by_tensors(args[1], args[0].ndim):
+                self.labels.lock(args[0], "is sliced at a value that a tensor holds", [dim])
         if name not in NAMES_SIZES:
             for given in _sizes_in((args, kwargs)):
                 self._look(given, "number", None)
@@ -380,6 +383,19 @@ def _states_behind(scope: Scope, reference: Value) -> list[str]:
             found |= {f"{path}.{name}": None for name, _ in scope.module.get_submodule(path).named_parameters()}
     parameters = {name for name, _ in scope.module.named_parameters()}
     return [name for name in found if name in parameters]
+
+
+def _sliced_by_tensors(index: Any, ndim: int) -> Iterator[int]:
+    """Dimensions of which code takes a run of indices whose ends it has computed with tensors."""
+    items = [item for item in (index if isinstance(index, tuple) else (index,)) if item is not None]
+    dim = 0
+    for item in items:
+        if item is Ellipsis:
+            dim += ndim - len(items) + 1
+            continue
+        if isinstance(item, slice) and any(isinstance(end, torch.Tensor) for end in (item.start, item.stop, item.step)):
+            yield dim
+        dim += 1
 
 
 def _sizes_in(value: Any) -> Iterator[Size]:
