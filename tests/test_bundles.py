@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import secateur as sc
 from networks import UserNet, randomised, user_net, zoo
 from secateur.core.files import sha256
-from secateur.models.build import rebuild
+from secateur.models.building import rebuild
 from secateur.structure import rewritten
 from secateur.surgery import edits_of, read_bundle
 from secateur.surgery.bundle import BUNDLE_VERSION, MANIFEST, MEMBERS
@@ -98,7 +98,7 @@ def test_networks_reload_in_a_fresh_process_without_tracing_or_unpickling(tmp_pa
         "import sys, pickle, torch, secateur as sc; torch.set_num_threads(1)\n"
         "s = torch.load(sys.argv[2], weights_only=True)\n"
         "def refuse(*a, **k): raise SystemExit('traced or unpickled')\n"
-        "import secateur.structure.trace as t\n"
+        "import secateur.structure.tracing as t\n"
         "torch.load = pickle.load = pickle.loads = pickle.Unpickler = t.trace = sc.trace = refuse\n"
         "print(float((sc.load(sys.argv[1])(s['x']) - s['y']).abs().max()))"
     )

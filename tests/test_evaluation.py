@@ -228,7 +228,7 @@ def test_bad_sets():
 def test_the_shipped_network_keeps_its_promise(cifar10_path):
     """Accuracy of the shipped ResNet-20 on real test images, and of its half by the default recipe."""
     from secateur.data import DataSettings, Normalisation, loader, open_data
-    from secateur.models.build import shipped_metadata
+    from secateur.models.building import shipped_metadata
 
     data = open_data(DataSettings(source=str(cifar10_path), limit=1000))
     known = shipped_metadata("resnet20-cifar10")["normalisation"]

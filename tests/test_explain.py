@@ -23,7 +23,7 @@ from secateur.core.errors import RequestError
 from secateur.data import LabelledImages, Normalisation
 from secateur.pipeline import explain, strongest_units
 from secateur.pipeline.agreement import Agreement, cosine_similarity, mean_ranks, rank_correlation
-from secateur.pipeline.explain import agreement, check_outputs, draw, draw_per_class, first_of_classes
+from secateur.pipeline.explanation import agreement, check_outputs, draw, draw_per_class, first_of_classes
 from secateur.report import Agreement as AgreementRecord
 from secateur.report import AgreementGroup, ClassUnit, Heatmap, Report, load_report, render
 from test_report import EVIL, Page, full_report, values_of

@@ -20,7 +20,7 @@ from secateur.models import (
     registered,
     save_weights,
 )
-from secateur.models.build import SHIPPED, WEIGHTS
+from secateur.models.building import SHIPPED, WEIGHTS
 from secateur.models.checkpoint import check_finite, read_tensors
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 import secateur as sc
-from secateur.structure.trace import watched
+from secateur.structure.tracing import watched
 
 
 class Net(nn.Module):

@@ -35,7 +35,7 @@ from secateur.core.files import atomic_path
 from secateur.data import LabelledImages, Normalisation
 from secateur.pipeline import Explanation, check_classes, explain, prepare, strongest_units
 from secateur.pipeline.agreement import Agreement
-from secateur.pipeline.explain import (
+from secateur.pipeline.explanation import (
     HEATMAP_COMPOSITE,
     Start,
     agreement,

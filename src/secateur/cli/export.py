@@ -19,9 +19,9 @@ from secateur.core.figures import size as file_size
 from secateur.core.files import atomic_folder, write_json
 from secateur.core.timing import busy_warning
 from secateur.exporting import ExportRow, export_networks
-from secateur.exporting.export import TOLERANCE, check_format, writable_parent
+from secateur.exporting.conversion import TOLERANCE, check_format, writable_parent
 from secateur.models import build, input_shape, origin_of, read_metadata
-from secateur.models.build import SHIPPED, shipped_metadata
+from secateur.models.building import SHIPPED, shipped_metadata
 from secateur.surgery import edits_of, read_bundle
 from secateur.surgery.bundle import Bundle
 

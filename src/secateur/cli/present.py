@@ -22,7 +22,7 @@ from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency
 from secateur.evaluation import Evaluation
 from secateur.pipeline import Explanation, Prepared, explain
-from secateur.pipeline.explain import first_of_classes
+from secateur.pipeline.explanation import first_of_classes
 from secateur.selection import Plan
 from secateur.structure import Structure
 

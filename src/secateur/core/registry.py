@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from secateur.core.errors import RequestError
@@ -16,6 +17,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the entries are, in the singular ("criterion"), for messages.
+        homes: the module that registers each of the package's own entries; it is imported when the entry is asked for.
 
     Example:
         >>> colours = Registry("colour")
@@ -29,8 +31,9 @@ class Registry(Generic[T]):
         secateur.core.errors.RequestError: unknown colour 'read' (did you mean 'red'?); known: red
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, homes: Mapping[str, str] | None = None) -> None:
         self.kind = kind
+        self._homes = dict(homes or {})
         self._factories: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -41,7 +44,8 @@ class Registry(Generic[T]):
         """
 
         def enter(factory: Callable[..., T]) -> Callable[..., T]:
-            if self._factories.get(name, factory) is not factory:
+            home = self._homes.get(name, factory.__module__)
+            if factory.__module__ != home or self._factories.get(name, factory) is not factory:
                 raise RequestError(f"{self.kind} '{name}' is already registered; choose another name")
             self._factories[name] = factory
             return factory
@@ -62,8 +66,10 @@ class Registry(Generic[T]):
 
     def factory(self, name: str) -> Callable[..., T]:
         """The factory behind ``name``; unknown names raise `RequestError` with the known ones."""
+        if name not in self._factories and name in self._homes:
+            importlib.import_module(self._homes[name])
         if name not in self._factories:
-            close = difflib.get_close_matches(name, self._factories, n=1)
+            close = difflib.get_close_matches(name, list(self), n=1)
             hint = f" (did you mean '{close[0]}'?)" if close else ""
             raise RequestError(f"unknown {self.kind} '{name}'{hint}; known: {', '.join(self)}")
         return self._factories[name]
@@ -73,7 +79,7 @@ class Registry(Generic[T]):
         self._factories.pop(name, None)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._factories
+        return name in self._factories or name in self._homes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._factories))
+        return iter(sorted({*self._homes, *self._factories}))

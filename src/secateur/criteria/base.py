@@ -39,7 +39,21 @@ from secateur.models.checkpoint import check_finite
 from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
 
-_registry: Registry[Criterion] = Registry("criterion")
+_FILES = {
+    "activation": ["activation"],
+    "filters": ["fpgm", "lamp"],
+    "gradient": ["grad", "sensitivity", "taylor"],
+    "lrp": ["lrp"],
+    "maps": ["apoz", "cap", "ocap"],
+    "norm": ["bn-scale"],
+    "parameters": ["hessian", "taylor-group"],
+    "random": ["random"],
+    "shapley": ["shapley"],
+    "weight": ["weight"],
+}
+_registry: Registry[Criterion] = Registry(
+    "criterion", {name: f"secateur.criteria.{file}" for file, names in _FILES.items() for name in names}
+)
 
 
 class Criterion(ABC):
@@ -260,6 +274,10 @@ def register(name: str) -> Callable[[type[Criterion]], type[Criterion]]:
         return cls
 
     return enter
+
+
+register_criterion = register
+"""Its name in the top package."""
 
 
 def get(criterion: str | Criterion, **parameters: Any) -> Criterion:

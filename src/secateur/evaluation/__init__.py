@@ -1,17 +1,5 @@
 """What a network does and what it costs."""
 
-from secateur.evaluation.cost import count_macs, count_params, size_on_disk
-from secateur.evaluation.latency import Latency, LatencyShare, compare_latency, measure_latency
-from secateur.evaluation.metrics import Evaluation, evaluate
+import lazy_loader
 
-__all__ = [
-    "Evaluation",
-    "Latency",
-    "LatencyShare",
-    "compare_latency",
-    "count_macs",
-    "count_params",
-    "evaluate",
-    "measure_latency",
-    "size_on_disk",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

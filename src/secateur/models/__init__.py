@@ -1,16 +1,5 @@
 """Networks by name, and checkpoints that never unpickle."""
 
-from secateur.models.build import ModelSettings, build, input_shape, known_models, origin_of, registered
-from secateur.models.checkpoint import load_weights, read_metadata, save_weights
+import lazy_loader
 
-__all__ = [
-    "ModelSettings",
-    "build",
-    "input_shape",
-    "known_models",
-    "load_weights",
-    "origin_of",
-    "read_metadata",
-    "registered",
-    "save_weights",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

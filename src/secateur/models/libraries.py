@@ -16,7 +16,7 @@ from torch import nn
 from secateur.core.errors import RequestError
 
 Origin = dict[str, Any]
-"""``{"name": ..., "arguments": {...}}`` of a network that `secateur.models.build` can build."""
+"""``{"name": ..., "arguments": {...}}`` of a network that `secateur.build` can build."""
 
 WEIGHT_SOURCES = frozenset(
     "weights weights_backbone pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir "

@@ -19,7 +19,7 @@ from secateur.criteria import with_seed
 from secateur.data import ImageData, LabelledImages, closest_subset, loader
 from secateur.evaluation import evaluate
 from secateur.pipeline.comparison import CompareSettings, Part, Row, row_of
-from secateur.pipeline.compress import prune_to_budgets
+from secateur.pipeline.compression import prune_to_budgets
 from secateur.pipeline.nominal import prune_to_ratios
 from secateur.pipeline.settings import Compressed
 from secateur.pipeline.tasks import Task, drawn, make_tasks

@@ -17,13 +17,13 @@ from secateur.criteria import get
 from secateur.data import ImageData, Normalisation, ReferenceSet, class_indices, loader, open_data
 from secateur.evaluation import Evaluation, compare_latency, evaluate
 from secateur.models import build, read_metadata, registered
-from secateur.models.build import SHIPPED, fetched, fetched_normalisation, shipped_metadata
-from secateur.pipeline.compress import compress
+from secateur.models.building import SHIPPED, fetched, fetched_normalisation, shipped_metadata
+from secateur.pipeline.compression import compress
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import Compressed
 from secateur.pipeline.tasks import with_head
 from secateur.selection import Budget
-from secateur.structure.trace import failure
+from secateur.structure.tracing import failure
 from secateur.surgery import read_bundle
 from secateur.training import TrainingHistory, fit
 

@@ -24,7 +24,7 @@ from secateur.selection.plan import Cut
 from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
 from secateur.surgery import compensate, mask_and_compensate, prune, recalibrate
-from secateur.surgery.prune import close
+from secateur.surgery.pruning import close
 from secateur.training import TrainSettings, fit
 
 

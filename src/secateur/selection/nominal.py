@@ -9,7 +9,7 @@ import numpy as np
 from secateur.core.errors import RequestError
 from secateur.criteria import Scores, kept_at
 from secateur.selection.plan import Plan
-from secateur.selection.select import STRATEGIES
+from secateur.selection.planning import STRATEGIES
 
 
 def select_nominal(

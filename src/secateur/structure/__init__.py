@@ -1,7 +1,5 @@
 """What can be removed from a network, found by watching it run once."""
 
-from secateur.structure.groups import Axis, Call, Cost, Group, Layer, Locked
-from secateur.structure.structure import Structure
-from secateur.structure.trace import trace
+import lazy_loader
 
-__all__ = ["Axis", "Call", "Cost", "Group", "Layer", "Locked", "Structure", "trace"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -28,7 +28,7 @@ def fingerprint_of(shapes: Mapping[str, Sequence[int]]) -> str:
 class Structure:
     """Groups of removable units of one network, what cannot be removed, and all costs.
 
-    Made by `secateur.structure.trace`; it holds no reference to the network.
+    Made by `secateur.trace`; it holds no reference to the network.
 
     Attributes:
         groups: units that can go; locked: channels that cannot, with the reason.

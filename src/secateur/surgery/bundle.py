@@ -21,13 +21,13 @@ from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_folder, read_json, sha256, write_json, write_text
-from secateur.models.build import rebuild
+from secateur.models.building import rebuild
 from secateur.selection import Plan
 from secateur.selection.plan import Edits
 from secateur.surgery.card import config, model_card
 from secateur.surgery.computed import check_computed
 from secateur.surgery.origin import added_biases, give_biases, origin_for, original_class
-from secateur.surgery.prune import apply_edits, edits_of
+from secateur.surgery.pruning import apply_edits, edits_of
 from secateur.surgery.readback import difference_to_file, difference_to_loaded
 from secateur.surgery.state import StateRecord, check_loadable, check_savable, read_state, write_state
 

@@ -12,7 +12,7 @@ from torch import nn
 from secateur.core.figures import size
 from secateur.core.timing import Latency
 from secateur.models.libraries import base_model
-from secateur.surgery.prune import edits_of
+from secateur.surgery.pruning import edits_of
 
 _CARD = """---
 {front}---

@@ -16,7 +16,7 @@ from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError, SecateurError
 from secateur.structure.base import tensors_in
 from secateur.structure.calls import tensors_of, walk
-from secateur.structure.trace import Call
+from secateur.structure.tracing import Call
 
 LIMITS = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 _LIMIT = 1e-3

@@ -23,7 +23,7 @@ from secateur.structure.assembly import Assembly
 from secateur.structure.base import FIXED_PICK
 from secateur.structure.calls import describe, kept_in, kind, named
 from secateur.structure.changes import Changes, misfit
-from secateur.structure.trace import ASIDE, Call, lock_outputs, watched
+from secateur.structure.tracing import ASIDE, Call, lock_outputs, watched
 from secateur.surgery.comparison import copied
 from secateur.surgery.copies import copied_network
 

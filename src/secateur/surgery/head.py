@@ -15,8 +15,8 @@ from secateur.data.classes import class_indices
 from secateur.selection import Plan
 from secateur.structure import Structure
 from secateur.structure.base import tensors_in
-from secateur.structure.trace import ASIDE, arguments, borrowed, failure, trace_outputs
-from secateur.surgery.prune import prune
+from secateur.structure.tracing import ASIDE, arguments, borrowed, failure, trace_outputs
+from secateur.surgery.pruning import prune
 
 OUT_OF_PLAY = -1e4
 """Added to the logits of masked classes: far below any other, and within half precision."""
@@ -32,7 +32,7 @@ def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) ->
     Args:
         model: gives logits [N, K], alone or as the first of several tensors.
         classes: indices of those that stay; of all of them, the result is a plain copy.
-        example_inputs: as for `secateur.structure.trace.trace`; also the inputs on which old and new logits are
+        example_inputs: as for `secateur.structure.tracing.trace`; also the inputs on which old and new logits are
             compared.
 
     Raises:

@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.models import origin_of
-from secateur.models.build import rebuild
+from secateur.models.building import rebuild
 from secateur.models.libraries import Origin, candidates
 from secateur.structure.edited import own_class
-from secateur.surgery.prune import ADDED_BIAS, add_bias, apply_edits, edits_of
+from secateur.surgery.pruning import ADDED_BIAS, add_bias, apply_edits, edits_of
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -13,9 +13,9 @@ from torch import nn
 from secateur.core.borrowing import borrowed
 from secateur.selection.plan import Edits
 from secateur.structure.base import tensors_in
-from secateur.structure.trace import ASIDE, arguments
+from secateur.structure.tracing import ASIDE, arguments
 from secateur.surgery.origin import added_biases
-from secateur.surgery.prune import edits_of
+from secateur.surgery.pruning import edits_of
 from secateur.surgery.state import (
     StateRecord,
     as_real,

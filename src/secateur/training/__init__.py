@@ -1,6 +1,5 @@
 """Training and fine-tuning."""
 
-from secateur.training.distillation import DistillationSettings
-from secateur.training.fit import TrainingHistory, TrainSettings, fit
+import lazy_loader
 
-__all__ = ["DistillationSettings", "TrainSettings", "TrainingHistory", "fit"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

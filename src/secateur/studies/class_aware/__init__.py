@@ -3,6 +3,6 @@
 The comparison itself is `secateur.compare` with ``subsets``; the recipes ``class-aware-*`` hold the protocols.
 """
 
-from secateur.studies.class_aware.reading import Overhead, at_latency, gains, name_of, overhead, timings
+import lazy_loader
 
-__all__ = ["Overhead", "at_latency", "gains", "name_of", "overhead", "timings"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,7 +19,7 @@ from secateur.attribution import Read, reads
 from secateur.core.errors import RequestError
 from secateur.data import ReferenceSet
 from secateur.selection import Cut, Plan
-from secateur.surgery.prune import add_bias, close
+from secateur.surgery.pruning import add_bias, close
 
 
 def compensate(

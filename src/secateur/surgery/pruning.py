@@ -21,7 +21,7 @@ from secateur.structure.edited import own_class
 from secateur.structure.rewritten import Rewritten, bake, rewrite
 from secateur.structure.source import text_of
 from secateur.structure.structure import fingerprint_of
-from secateur.structure.trace import Call, arguments
+from secateur.structure.tracing import Call, arguments
 from secateur.surgery.comparison import (
     RANDOM,
     Verification,

@@ -1,0 +1,56 @@
+from .activation import Activation
+from .base import (
+    Criterion,
+    SampleCriterion,
+    Scores,
+    View,
+    get,
+    known,
+    parse,
+    register,
+    register_criterion,
+    score,
+    score_each,
+    with_seed,
+)
+from .filters import FPGM, LAMP
+from .gradient import Gradient, Sensitivity, Taylor
+from .lrp import LRP
+from .maps import CAP, OCAP, APoZ, kept_at
+from .norm import BNScale
+from .parameters import Hessian, TaylorGroup
+from .random import Random
+from .shapley import Shapley
+from .weight import Weight
+
+__all__ = [
+    "CAP",
+    "FPGM",
+    "LAMP",
+    "LRP",
+    "OCAP",
+    "APoZ",
+    "Activation",
+    "BNScale",
+    "Criterion",
+    "Gradient",
+    "Hessian",
+    "Random",
+    "SampleCriterion",
+    "Scores",
+    "Sensitivity",
+    "Shapley",
+    "Taylor",
+    "TaylorGroup",
+    "View",
+    "Weight",
+    "get",
+    "kept_at",
+    "known",
+    "parse",
+    "register",
+    "register_criterion",
+    "score",
+    "score_each",
+    "with_seed",
+]

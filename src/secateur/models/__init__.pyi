@@ -1,0 +1,14 @@
+from .building import ModelSettings, build, input_shape, known_models, origin_of, registered
+from .checkpoint import load_weights, read_metadata, save_weights
+
+__all__ = [
+    "ModelSettings",
+    "build",
+    "input_shape",
+    "known_models",
+    "load_weights",
+    "origin_of",
+    "read_metadata",
+    "registered",
+    "save_weights",
+]

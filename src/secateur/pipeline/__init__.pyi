@@ -1,0 +1,41 @@
+from .comparing import check_compare, compare
+from .comparison import COLUMNS, CompareSettings, class_rows, layer_rows, write_table
+from .compression import compress, prune_to_budgets
+from .explanation import Explanation, explain, strongest_units
+from .nominal import prune_to_ratios
+from .recipe import Recipe, known_recipes, load_recipe, load_settings
+from .run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
+from .settings import Compressed, PruneSettings, Step
+from .tasks import SubsetSettings
+from .timed import busy_networks
+
+__all__ = [
+    "COLUMNS",
+    "CompareSettings",
+    "Compressed",
+    "Explanation",
+    "Prepared",
+    "PruneRun",
+    "PruneSettings",
+    "Recipe",
+    "Step",
+    "SubsetSettings",
+    "busy_networks",
+    "check_classes",
+    "check_compare",
+    "class_rows",
+    "compare",
+    "compress",
+    "explain",
+    "known_recipes",
+    "layer_rows",
+    "load_recipe",
+    "load_settings",
+    "prepare",
+    "prune_network",
+    "prune_to_budgets",
+    "prune_to_ratios",
+    "strongest_units",
+    "train_network",
+    "write_table",
+]

@@ -1,0 +1,27 @@
+from .bundle import Bundle, load, read_bundle, save
+from .comparison import OutputDifference, Verification
+from .compensation import compensate, mask_and_compensate, recalibrate
+from .head import mask_head, slice_head
+from .hub import from_pretrained, push_to_hub
+from .pruning import apply_edits, edits_of, mask, prune, verify
+
+__all__ = [
+    "Bundle",
+    "OutputDifference",
+    "Verification",
+    "apply_edits",
+    "compensate",
+    "edits_of",
+    "from_pretrained",
+    "load",
+    "mask",
+    "mask_and_compensate",
+    "mask_head",
+    "prune",
+    "push_to_hub",
+    "read_bundle",
+    "recalibrate",
+    "save",
+    "slice_head",
+    "verify",
+]
