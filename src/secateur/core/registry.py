@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from secateur.core.errors import RequestError
+from secateur.core.names import did_you_mean
 
 T = TypeVar("T")
 
@@ -69,9 +69,7 @@ class Registry(Generic[T]):
         if name not in self._factories and name in self._homes:
             importlib.import_module(self._homes[name])
         if name not in self._factories:
-            close = difflib.get_close_matches(name, list(self), n=1)
-            hint = f" (did you mean '{close[0]}'?)" if close else ""
-            raise RequestError(f"unknown {self.kind} '{name}'{hint}; known: {', '.join(self)}")
+            raise RequestError(f"unknown {self.kind} '{name}'{did_you_mean(name, self)}; known: {', '.join(self)}")
         return self._factories[name]
 
     def remove(self, name: str) -> None:
