@@ -4,10 +4,10 @@ from .composites import Composite, LayerContext
 from .engine import Relevance, attribute, unit_statistics
 from .execution import running
 from .feature_maps import maps
+from .names import Start
 from .operations import treat
 from .reading import Read, reads
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, PlusWeights, Rule, Stop, WSquare, ZBox, ZPlus
-from .starts import Start
 
 __all__ = [
     "AlphaBeta",

@@ -12,8 +12,9 @@ from torch import nn
 from secateur.attribution import composites
 from secateur.attribution.collect import Collector, Positions, UnitStatistics, added, not_finite
 from secateur.attribution.composites import Composite, IntegratedGradients, SmoothGrad
-from secateur.attribution.layers import At, Look
-from secateur.attribution.starts import Start, check_classes, logits_of, start_gradient
+from secateur.attribution.layers import Look
+from secateur.attribution.names import At, Start
+from secateur.attribution.starts import check_classes, logits_of, start_gradient
 from secateur.attribution.watch import Watch
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError, check_count

@@ -12,11 +12,11 @@ import torch
 
 from secateur.attribution.composites import Composite, LayerContext
 from secateur.attribution.functional import ConvolutionMap, TransposedMap, WeightedFunction, in_dtype
+from secateur.attribution.names import At
 from secateur.attribution.rules import Epsilon, LinearMap, Rule, damped
 from secateur.core.errors import RequestError
 
 Kind = Literal["convolution", "linear"]
-At = Literal["makers", "readers"]
 
 _PLAIN_GRADIENT = Epsilon(0)
 

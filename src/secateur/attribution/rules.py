@@ -5,17 +5,20 @@ x; x⁺, x⁻ (W⁺, W⁻) are the positive and negative parts. Denominators are
 
 Sources: Bach et al. (2015) for ε and αβ; Montavon et al. (2017, 2019) for γ, z⁺, w² and z^B; Lapuschkin et al. (2019)
 for flat; Andéol et al. (2021) for γ with inputs of both signs; Zhang et al. (2018) for z⁺ in excitation backprop.
+
+PyTorch is imported inside the functions: names and parameters of rules are checked before it is loaded.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
-
-import torch
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from secateur.core.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
 
 STABILISER = 1e-6
 
@@ -63,11 +66,15 @@ class LinearMap(Protocol):
 
 def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Z + ε·sign(z), with sign(0) = 1."""
+    import torch
+
     return z + epsilon * torch.where(z >= 0, 1.0, -1.0).to(z.dtype)
 
 
 def damped(g: torch.Tensor, z: torch.Tensor, epsilon: float, scratch: torch.Tensor | None = None) -> torch.Tensor:
     """The gradient times |z| / (|z| + ε), as g - g·ε / (|z| + ε): few passes over the activations."""
+    import torch
+
     if epsilon == 0:
         return g
     size = torch.abs(z, out=scratch).add_(epsilon)
@@ -138,6 +145,8 @@ class AlphaBeta(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """Positive and negative contributions, each shared out on its own."""
+        import torch
+
         parts = _Parts(x, op)
         plus = op.weight.clamp(min=0)
         minus = op.weight.clamp(max=0) if self.beta or parts.below is not None else None
@@ -161,6 +170,8 @@ class _Parts:
     """x⁺ and x⁻ through weights of their own; x⁻ = 0, as behind a ReLU, saves half of the work."""
 
     def __init__(self, x: torch.Tensor, op: LinearMap) -> None:
+        import torch
+
         self.op = op
         self.below = None if x.numel() == 0 or float(x.amin()) >= 0 else x < 0
         if self.below is None:
@@ -173,6 +184,8 @@ class _Parts:
 
     def forward(self, for_pos: torch.Tensor, for_neg: torch.Tensor | None, bias: torch.Tensor) -> torch.Tensor:
         """x⁺·for_pos + x⁻·for_neg + bias."""
+        import torch
+
         if self.below is None:
             return self.op(self.parts[0], for_pos, bias)
         assert for_neg is not None
@@ -182,6 +195,8 @@ class _Parts:
 
     def back(self, s: torch.Tensor, for_pos: torch.Tensor, for_neg: torch.Tensor | None, factor: float) -> torch.Tensor:
         """Factor · for_posᵀ s where x >= 0, factor · for_negᵀ s elsewhere; ``s`` is used up."""
+        import torch
+
         if factor != 1:
             if s.numel() <= for_pos.numel():
                 s = s.mul_(factor)
@@ -213,6 +228,7 @@ class PlusWeights(Rule):
     contributions and relevance have both signs. So do the scripts of Yeom et al. (2021) for the 2-D toy study.
 
     Example:
+        >>> import torch
         >>> from secateur.attribution import Composite, attribute
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, -3.0]]))
@@ -254,6 +270,8 @@ class Gamma(Rule):
         With P = |W||x|: the positive part of z (less its bias) is (z + P) / 2, the negative one (z - P) / 2, without
         cancellation where each is used; and W + γW⁺, W + γW⁻ are (1 + γ/2) W ± γ/2 |W|.
         """
+        import torch
+
         if self.gamma == 0:
             return op.transpose(damped(g, z, self.epsilon, r), op.weight)
         half = self.gamma / 2
@@ -284,6 +302,8 @@ class Flat(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """R at x."""
+        import torch
+
         if op.groups == 1:
             # every output shares in the same way: add them up first
             ones, r = op.one_output(), r.sum(op.channel_dim, keepdim=True)
@@ -303,6 +323,8 @@ class WSquare(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """R at x."""
+        import torch
+
         square = op.weight**2
         return op.transpose(r / op(torch.ones_like(x[:1]), square).add_(self.epsilon), square)
 
@@ -324,6 +346,8 @@ class ZBox(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """R at x."""
+        import torch
+
         plus, minus = op.weight.clamp(min=0), op.weight.clamp(max=0)
         low, high = torch.full_like(x[:1], self.low), torch.full_like(x[:1], self.high)
         denominator = op(x, op.weight) - op(low, plus) - op(high, minus)
@@ -355,4 +379,6 @@ class Stop(Rule):
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
         """Zero."""
+        import torch
+
         return torch.zeros_like(x)

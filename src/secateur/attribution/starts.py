@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from secateur.attribution.names import Start
 from secateur.attribution.rules import stabilise
 from secateur.core.errors import RequestError
-
-Start = Literal["one", "logit", "contrast", "loss"]
 
 
 def logits_of(output: Any) -> torch.Tensor:

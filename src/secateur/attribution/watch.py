@@ -28,7 +28,6 @@ from secateur.attribution.functional import (
     RectifiedFunction,
 )
 from secateur.attribution.layers import (
-    At,
     Call,
     Kept,
     Kind,
@@ -42,6 +41,7 @@ from secateur.attribution.layers import (
     norm_call,
     transposed_map,
 )
+from secateur.attribution.names import At
 from secateur.attribution.operations import (
     DECOMPOSITIONS,
     Treatment,

@@ -1,18 +1,5 @@
 from .activation import Activation
-from .base import (
-    Criterion,
-    SampleCriterion,
-    Scores,
-    View,
-    get,
-    known,
-    parse,
-    register,
-    register_criterion,
-    score,
-    score_each,
-    with_seed,
-)
+from .base import Criterion, SampleCriterion, View, get, known, parse, register, register_criterion, with_seed
 from .filters import FPGM, LAMP
 from .gradient import Gradient, Sensitivity, Taylor
 from .lrp import LRP
@@ -20,6 +7,7 @@ from .maps import CAP, OCAP, APoZ, kept_at
 from .norm import BNScale
 from .parameters import Hessian, TaylorGroup
 from .random import Random
+from .scores import Scores, score, score_each
 from .shapley import Shapley
 from .weight import Weight
 

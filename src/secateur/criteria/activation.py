@@ -7,22 +7,17 @@ mean activations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from torch import nn
-
-from secateur.attribution import reads
-from secateur.criteria.aggregation import (
-    NORMALISATIONS,
-    check_known,
-    check_observed,
-    normalise_layers,
-    over_readers,
-    summed,
-)
 from secateur.criteria.base import Criterion, register
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.names import NORMALISATIONS, check_known
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("activation")
@@ -43,6 +38,9 @@ class Activation(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
+        from secateur.attribution import reads
+        from secateur.criteria.aggregation import check_observed, normalise_layers, over_readers, summed
+
         found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
         features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in found.items()}
         values = over_readers(structure, features)

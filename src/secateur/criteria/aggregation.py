@@ -10,6 +10,7 @@ import torch
 
 from secateur.attribution import UnitStatistics
 from secateur.core.errors import RequestError
+from secateur.criteria.names import NORMALISATIONS, REDUCTIONS, check_known
 from secateur.structure import Structure
 
 
@@ -176,7 +177,7 @@ def sample_relevance(
     return summed(structure, structure.made if at == "makers" else structure.read, found)
 
 
-REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+_REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "abs": lambda values: np.abs(values).mean(0),
     "square": lambda values: (values**2).mean(0),
     "signed": lambda values: values.mean(0),
@@ -187,17 +188,7 @@ REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
     """Over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
     check_known("aggregation", how, REDUCTIONS)
-    return np.asarray(REDUCTIONS[how](values_NU))
-
-
-def check_known(what: str, name: object, known: Iterable[object]) -> None:
-    """Refuse a name that is not among the known ones."""
-    if name not in list(known):
-        listed = ", ".join(str(item) for item in known if item is not None)
-        raise RequestError(f"unknown {what} '{name}'; known: {listed}")
-
-
-NORMALISATIONS = (None, "l1", "l2", "sum")
+    return np.asarray(_REDUCE[how](values_NU))
 
 
 def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) -> np.ndarray:

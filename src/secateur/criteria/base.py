@@ -1,43 +1,33 @@
-"""What a criterion is, and how units are scored by one or several."""
+"""What a criterion is, and criteria by name.
+
+A criterion's name and parameters are checked before PyTorch is loaded: this module and those of the families import
+what they compute with inside their functions.
+"""
 
 from __future__ import annotations
 
-import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
-import numpy as np
-import torch
 import yaml
-from torch import nn
 
-from secateur.attribution import Composite, Start, UnitStatistics, composites, running, unit_statistics
-from secateur.attribution.layers import At
-from secateur.core.borrowing import borrowed, check_values
-from secateur.core.errors import RequestError, SecateurError
+from secateur.attribution.composites import Composite
+from secateur.attribution.composites import get as get_composite
+from secateur.attribution.names import At, Start
+from secateur.core.errors import RequestError
 from secateur.core.registry import Registry
-from secateur.criteria.aggregation import (
-    NORMALISATIONS,
-    REDUCTIONS,
-    UnseenError,
-    check_known,
-    check_observed,
-    last,
-    normalise_layers,
-    reduce_samples,
-    sample_relevance,
-    unmade,
-    unobserved,
-    without_layers,
-)
-from secateur.data import ReferenceSet
-from secateur.models.checkpoint import check_finite
-from secateur.structure import Structure
-from secateur.structure.rewritten import bake_weights
+from secateur.criteria.names import NORMALISATIONS, REDUCTIONS, check_known
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.criteria.passes import Passes
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 _FILES = {
     "activation": ["activation"],
@@ -104,47 +94,6 @@ class View:
     positions: Literal["sum", "abs"] = "sum"
 
 
-class Passes:
-    """Per-sample statistics of one network on one reference set; each backward pass is made once."""
-
-    def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
-        self.model, self.reference, self.batch_size = model, reference, batch_size
-        self._found: dict[tuple[View, At, bool], dict[str, UnitStatistics]] = {}
-
-    @cached_property
-    def running(self) -> set[str]:
-        """Layers that run on the reference samples."""
-        layers = [name.removesuffix(".weight") for name, _ in self.model.named_parameters(remove_duplicate=False)]
-        return running(self.model, (inputs for inputs, _ in self.reference.batches(self.batch_size)), layers)
-
-    def check_running(self, layers: list[str]) -> None:
-        """Raise `UnseenError` for layers that do not run."""
-        idle = [layer for layer in layers if layer not in self.running] if layers else []
-        if idle:
-            raise UnseenError(idle)
-
-    def __call__(self, view: View, at: At, constants: bool = False) -> dict[str, UnitStatistics]:
-        """Statistics by layer, looked at where units are made or read.
-
-        Args:
-            view: the pass.
-            at: ``makers`` or ``readers``.
-            constants: also of layers that do not depend on the inputs; samples then go one by one.
-        """
-        if (view, at, constants) not in self._found:
-            self._found[view, at, constants] = unit_statistics(
-                self.model,
-                self.reference.batches(1 if constants else self.batch_size),
-                view.composite,
-                start=view.start,
-                bounds=self.reference.bounds,
-                at=at,
-                positions=view.positions,
-                constants=constants,
-            )
-        return self._found[view, at, constants]
-
-
 class SampleCriterion(Criterion):
     """A criterion that puts per-sample figures of one backward pass together.
 
@@ -172,7 +121,7 @@ class SampleCriterion(Criterion):
         if not isinstance(view.composite, str | Composite | None):
             raise RequestError(f"a composite is a name or an object, got {view.composite!r}")
         if view.composite is not None:
-            composites.get(view.composite)
+            get_composite(view.composite)
 
     @abstractmethod
     def view(self) -> View:
@@ -182,6 +131,8 @@ class SampleCriterion(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
+        from secateur.criteria.passes import Passes
+
         return self.scores_from(structure, Passes(model, reference, batch_size), centred=centred)
 
     def scores_from(self, structure: Structure, passes: Passes, *, centred: bool) -> np.ndarray:
@@ -190,6 +141,8 @@ class SampleCriterion(Criterion):
         Units that no layer reads with weights (places within a head that only queries and keys have) are looked at
         where they are made, and units that no layer makes (columns of a table of positions) where they are read.
         """
+        from secateur.criteria.aggregation import normalise_layers, reduce_samples, unmade
+
         if centred and self.view().positions == "abs":
             raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
         values = self._looked(structure, passes, self.at, centred, None)
@@ -202,6 +155,8 @@ class SampleCriterion(Criterion):
         self, structure: Structure, passes: Passes, at: At, centred: bool, among: np.ndarray | None
     ) -> np.ndarray:
         """Per-sample figures, [N, U], of all units or those ``among`` them."""
+        from secateur.criteria.aggregation import check_observed, sample_relevance, unobserved
+
         units = structure.made if at == "makers" else structure.read
         statistics = passes(self.view(), at)
         missing = unobserved(structure, units, statistics, among)
@@ -214,51 +169,11 @@ class SampleCriterion(Criterion):
         return sample_relevance(structure, statistics, self.what, centred, at)
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """One score per unit of a structure; low means dispensable.
-
-    Attributes:
-        structure: the units.
-        values: [U] float64, finite.
-        criterion: name and parameters that differ from the defaults.
-        standing: ⌊score · C⌋ is how many of the C units of its group can go before a unit does, so that the scores
-            themselves say what stays at a nominal ratio, see `secateur.criteria.kept_at`.
-
-    Raises:
-        RequestError: for values that are not finite, or not one per unit.
-    """
-
-    structure: Structure
-    values: np.ndarray
-    criterion: str
-    standing: bool = False
-
-    def __post_init__(self) -> None:
-        given: object = self.values
-        if isinstance(given, torch.Tensor):
-            given = given.detach().cpu()
-        values = np.asarray(given, np.float64)
-        if values.shape != (self.structure.num_units,):
-            raise RequestError(
-                f"scores must be one per unit of the structure, [{self.structure.num_units}], got shape "
-                f"{list(values.shape)}; score the network that the structure was traced from"
-            )
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            group = self.structure.groups[self.structure.group_of[bad[0]]]
-            raise RequestError(f"{len(bad)} score(s) are not finite, first in layer '{group.name}'; give finite ones")
-        object.__setattr__(self, "values", values)
-
-    def group(self, name: str) -> np.ndarray:
-        """Scores of the units that a layer belongs to, [units]."""
-        return self.values[self.structure.group(name).units]
-
-
 def register(name: str) -> Callable[[type[Criterion]], type[Criterion]]:
     """Class decorator that makes a criterion known by name; it then joins the contract suite by itself.
 
     Example:
+        >>> import numpy as np
         >>> @register("example-constant")
         ... class Constant(Criterion):
         ...     def unit_scores(self, model, structure, reference, *, centred, batch_size):
@@ -329,104 +244,3 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 def known() -> list[str]:
     """Names of all registered criteria."""
     return list(_registry)
-
-
-def score(
-    model: nn.Module,
-    structure: Structure,
-    reference: ReferenceSet,
-    criterion: str | Criterion = "lrp",
-    *,
-    centred: bool = False,
-    batch_size: int = 64,
-) -> Scores:
-    """Score every unit of a network.
-
-    Args:
-        model: the network that ``structure`` was traced from.
-        structure: its units.
-        reference: labelled samples.
-        criterion: name (see `known`) or object.
-        centred: see `Criterion.unit_scores`.
-        batch_size: samples per pass.
-
-    Raises:
-        RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
-        SecateurError: when a score is not finite, naming the layer.
-    """
-    return score_each(model, structure, reference, [criterion], centred=centred, batch_size=batch_size)[0]
-
-
-def score_each(
-    model: nn.Module,
-    structure: Structure,
-    reference: ReferenceSet,
-    criteria: Iterable[str | Criterion],
-    *,
-    centred: bool = False,
-    batch_size: int = 64,
-) -> list[Scores]:
-    """Score by several criteria; those that look at the same backward pass share it, see `score`.
-
-    Example:
-        >>> import torch
-        >>> from secateur.structure import trace
-        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> reference = ReferenceSet(torch.randn(6, 2), torch.arange(6) % 2, tuple(range(6)))
-        >>> found = score_each(net, trace(net, reference.inputs), reference, ["taylor", "grad"])
-        >>> [scores.criterion for scores in found]
-        ['taylor', 'grad']
-    """
-    chosen = [get(criterion) for criterion in criteria]
-    check_values(model, gradients=True)
-    # one loan for all of it: some criteria change weights for a while, and no thread may see them then
-    with borrowed(model, prepare=False):
-        check_finite(model)
-        if structure.baked():
-            model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
-        passes = Passes(model, reference, batch_size)
-        return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
-
-
-def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
-    """Scores; units of nothing but layers that do not run, such as auxiliary heads for training, come last."""
-    try:
-        return _all_values(criterion, structure, passes, centred)
-    except UnseenError as error:
-        idle = [layer.name for layer in structure.layers if layer.name not in passes.running]
-        if not set(error.layers) & set(idle):
-            raise
-    left = without_layers(structure, idle)
-    lost = left.unread & unmade(left) & ~(structure.unread & unmade(structure))
-    return last(_all_values(criterion, left, passes, centred), lost)
-
-
-def _all_values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
-    if isinstance(criterion, SampleCriterion):
-        return criterion.scores_from(structure, passes, centred=centred)
-    return criterion.unit_scores(
-        passes.model, structure, passes.reference, centred=centred, batch_size=passes.batch_size
-    )
-
-
-def _checked(criterion: Criterion, structure: Structure, found: np.ndarray) -> Scores:
-    values = np.asarray(found, np.float64)
-    if values.shape != (structure.num_units,):
-        raise SecateurError(
-            f"criterion '{criterion.name}' gave scores of shape {values.shape} for {structure.num_units} units"
-        )
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        group = structure.groups[structure.group_of[bad[0]]]
-        raise SecateurError(
-            f"criterion '{criterion.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
-        )
-    described = repr(criterion) if _parametrised(criterion) else criterion.name
-    return Scores(structure, values, described, criterion.standing)
-
-
-def _parametrised(criterion: Criterion) -> bool:
-    try:
-        return criterion != type(criterion)()
-    except TypeError:
-        return True

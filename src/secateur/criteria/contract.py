@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.criteria.base import Criterion, get, score
+from secateur.criteria.base import Criterion, get
+from secateur.criteria.scores import score
 from secateur.data import ReferenceSet
 from secateur.structure import trace
 

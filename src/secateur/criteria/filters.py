@@ -7,26 +7,17 @@ magnitude-based pruning" (2021).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import nn
-
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, unmade_last
 from secateur.criteria.base import Criterion, register
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.names import NORMALISATIONS, check_known
 
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
 
-def filters(model: nn.Module, structure: Structure) -> dict[str, torch.Tensor]:
-    """What makes each output channel of the layers that make units, [C, D] float64, by layer name."""
-    weights = dict(model.named_parameters())
-    out_dim = {axis.tensor: axis.dim for axis in structure.axes if axis.role == "out"}
-    return {
-        layer.name: weights[layer.weight].detach().to(torch.float64).movedim(out_dim[layer.weight], 0).flatten(1)
-        for layer in structure.layers
-        if layer.weight in out_dim
-    }
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("fpgm")
@@ -49,6 +40,11 @@ class FPGM(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; looks at no sample."""
+        import torch
+
+        from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+        from secateur.criteria.filter_weights import filters
+
         found = {
             # a filter's distance to itself is 0, but for rounding
             name: torch.cdist(w_CD, w_CD).fill_diagonal_(0).sum(1).cpu().numpy()
@@ -71,21 +67,14 @@ class LAMP(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; looks at no sample."""
+        import numpy as np
+
+        from secateur.criteria.aggregation import over_makers, unmade_last
+        from secateur.criteria.filter_weights import filters, lamp_scores
+
         squares = {name: (w_CD**2).sum(1).cpu().numpy() for name, w_CD in filters(model, structure).items()}
         sizes = over_makers(structure, squares)
         scores = np.zeros_like(sizes)
         for group in structure.groups:
             scores[group.units] = lamp_scores(sizes[group.units])
         return unmade_last(structure, scores)
-
-
-def lamp_scores(sizes: np.ndarray) -> np.ndarray:
-    """s_i / Σ_{j: s_j ≥ s_i} s_j, [units]; 0 where s_i is.
-
-    Example:
-        >>> lamp_scores(np.array([1.0, 3.0, 2.0, 2.0])).tolist()
-        [0.125, 1.0, 0.2857142857142857, 0.2857142857142857]
-    """
-    ascending = np.sort(sizes)
-    at_least = ascending[::-1].cumsum()[::-1][np.searchsorted(ascending, sizes)]
-    return np.asarray(np.divide(sizes, at_least, out=np.zeros_like(sizes), where=at_least > 0))

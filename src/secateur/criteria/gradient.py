@@ -8,12 +8,15 @@ deep convolutional neural networks using random pruning" (2019) compare its abso
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import numpy as np
+from secateur.criteria.base import SampleCriterion, View, register
 
-from secateur.criteria.base import Passes, SampleCriterion, View, register
-from secateur.structure import Structure
+if TYPE_CHECKING:
+    import numpy as np
+
+    from secateur.criteria.passes import Passes
+    from secateur.structure import Structure
 
 _LOSS = View(None, "loss")
 

@@ -7,11 +7,13 @@ Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from secateur.attribution import Start
 from secateur.attribution.composites import Composite
 from secateur.criteria.base import SampleCriterion, View, register
+
+if TYPE_CHECKING:
+    from secateur.attribution import Start
 
 
 @register("lrp")

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
-
-from secateur.attribution import maps
 from secateur.core.errors import RequestError, check_count
-from secateur.criteria.aggregation import (
-    NORMALISATIONS,
-    check_known,
-    check_observed,
-    normalise_layers,
-    over_makers,
-    summed,
-    unmade_last,
-)
-from secateur.criteria.base import Criterion, Scores, register
-from secateur.criteria.samples import first_balanced
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.base import Criterion, register
+from secateur.criteria.names import NORMALISATIONS, check_known
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from secateur.criteria.scores import Scores
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("ocap")
@@ -71,6 +63,12 @@ class OCAP(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; ranks have no mean to deviate from: ``centred`` is ignored."""
+        import numpy as np
+
+        from secateur.attribution import maps
+        from secateur.criteria.aggregation import check_observed, summed, unmade_last
+        from secateur.criteria.samples import first_balanced
+
         chosen = first_balanced(reference, self.images, self.name)
         squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares, "norm")
         check_observed(structure, structure.made, squares)
@@ -87,6 +85,9 @@ class OCAP(Criterion):
 
     def _squares(self, maps_NCP: torch.Tensor) -> torch.Tensor:
         """Squared L2 norms: those of a unit's channels add up, and rank as the norms do."""
+        import torch
+        from torch.nn import functional as F
+
         if self.leaky:
             maps_NCP = F.leaky_relu(maps_NCP)
         norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 2, 2, dtype=torch.float64)
@@ -95,6 +96,8 @@ class OCAP(Criterion):
 
 def _rank_scores(figures_NU: np.ndarray) -> np.ndarray:
     """(max rank + mean rank as a tie-break) / C, [C]."""
+    import numpy as np
+
     count = figures_NU.shape[1]
     means = np.broadcast_to(figures_NU.mean(0), figures_NU.shape)
     ranks = np.lexsort((means, figures_NU), axis=-1).argsort(-1)
@@ -113,6 +116,8 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
         RequestError: for scores of another criterion, or a ratio that is no share.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from secateur.criteria import score
         >>> from secateur.structure import trace
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -121,6 +126,8 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
         >>> [int(kept_at(scores, ratio).sum()) for ratio in (0, 0.25, 0.5, 1)]  # of one image
         [4, 3, 2, 1]
     """
+    import numpy as np
+
     if not scores.standing:
         raise RequestError(
             f"the scores of '{scores.criterion}' do not say what stays at a nominal ratio; take criterion 'ocap'"
@@ -153,12 +160,17 @@ class CAP(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; a size has no mean to deviate from: ``centred`` is ignored."""
+        from secateur.attribution import maps
+        from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+
         sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _absolute, "norm")
         values = over_makers(structure, {name: figure.mean(0).numpy() for name, figure in sizes.items()})
         return unmade_last(structure, normalise_layers(structure, values, self.normalise))
 
 
 def _absolute(maps_NCP: torch.Tensor) -> torch.Tensor:
+    import torch
+
     norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 1, 2, dtype=torch.float64)
     return norms
 
@@ -185,6 +197,11 @@ class APoZ(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; a share has no mean to deviate from: ``centred`` is ignored."""
+        import numpy as np
+
+        from secateur.attribution import maps
+        from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+
         shares = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _positive_share, "activation")
         found = {name: share.mean(0).numpy() for name, share in shares.items()}
         count = over_makers(structure, {name: np.ones_like(share) for name, share in found.items()})
@@ -193,4 +210,6 @@ class APoZ(Criterion):
 
 
 def _positive_share(maps_NCP: torch.Tensor) -> torch.Tensor:
+    import torch
+
     return (maps_NCP > 0).sum(2).to(torch.float64) / maps_NCP.shape[2]

@@ -6,16 +6,17 @@ Source: Liu et al., "Learning efficient convolutional networks through network s
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from typing import TYPE_CHECKING
 
 from secateur.core.errors import RequestError
 from secateur.criteria.base import Criterion, register
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("bn-scale")
@@ -33,6 +34,11 @@ class BNScale(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; looks at no sample."""
+        import numpy as np
+        import torch
+        from torch import nn
+        from torch.nn.modules.batchnorm import _NormBase
+
         scales = {
             f"{path}.weight".lstrip("."): module.weight
             for path, module in model.named_modules()

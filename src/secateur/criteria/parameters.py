@@ -9,20 +9,18 @@ Fisher pruning" (2018); Fang et al., "DepGraph: towards any structural pruning" 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-from torch import nn
-
-from secateur.core.borrowing import borrowed
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers
 from secateur.criteria.base import Criterion, register
-from secateur.criteria.samples import device_of, sample_losses
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.names import NORMALISATIONS, check_known
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("hessian")
@@ -46,7 +44,12 @@ class Hessian(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
-        parameters = _coupled(model, structure)
+        import torch
+
+        from secateur.criteria.aggregation import normalise_layers
+        from secateur.criteria.coupled import coupled, gradient_sums, over_parameters
+
+        parameters = coupled(model, structure)
         squares = gradient_sums(model, parameters, reference, 1, power=2)
         figures = {
             name: p.detach().to(torch.float64) ** 2 * squares[name] / (2 * len(reference))
@@ -78,7 +81,12 @@ class TaylorGroup(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
-        parameters = _coupled(model, structure)
+        import torch
+
+        from secateur.criteria.aggregation import normalise_layers
+        from secateur.criteria.coupled import coupled, gradient_sums, over_parameters
+
+        parameters = coupled(model, structure)
         sums = gradient_sums(model, parameters, reference, batch_size, power=1)
         figures = {name: p.detach().to(torch.float64) * sums[name] / len(reference) for name, p in parameters.items()}
         if self.inner == "abs":
@@ -86,48 +94,3 @@ class TaylorGroup(Criterion):
         # of what is positive, the |sum| is the sum
         values = over_parameters(structure, figures, absolute=True)
         return normalise_layers(structure, values, self.normalise)
-
-
-def over_parameters(structure: Structure, figures: Mapping[str, torch.Tensor], *, absolute: bool = False) -> np.ndarray:
-    """Sum the figures of parameters' elements over all that goes with each unit, [U].
-
-    Args:
-        structure: the units.
-        figures: by parameter name, of its shape; a name may be missing.
-        absolute: take the absolute value of a unit's sum in each tensor.
-    """
-    result = np.zeros(structure.num_units)
-    for axis in structure.axes:
-        if axis.tensor not in figures:
-            continue
-        sums = figures[axis.tensor].movedim(axis.dim, 0).reshape(axis.unit.shape[1], -1).sum(1).cpu().numpy()
-        here = np.zeros(structure.num_units)
-        for unit in axis.unit:
-            np.add.at(here, unit[unit >= 0], sums[unit >= 0])
-        result += np.abs(here) if absolute else here
-    return result
-
-
-def _coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
-    """Parameters that units hang on, by name; buffers are none."""
-    known = dict(model.named_parameters())
-    return {axis.tensor: known[axis.tensor] for axis in structure.axes if axis.tensor in known}
-
-
-def gradient_sums(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], reference: ReferenceSet, batch_size: int, power: int
-) -> dict[str, torch.Tensor]:
-    """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well."""
-    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
-    device = device_of(model)
-    with borrowed(model), torch.enable_grad():
-        for parameter in parameters.values():
-            parameter.requires_grad_(True)
-        for inputs, targets in reference.batches(batch_size):
-            output = model(inputs.detach().to(device).clone())  # the network may go on in place
-            loss = sample_losses(output, targets).sum()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), found, strict=True):
-                if gradient is not None:
-                    total += gradient.to(torch.float64) ** power
-    return sums

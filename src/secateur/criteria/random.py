@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from torch import nn
-
-from secateur.core.randomness import numpy_generator
 from secateur.criteria.base import Criterion, register
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("random")
@@ -30,5 +31,7 @@ class Random(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`."""
+        from secateur.core.randomness import numpy_generator
+
         draw = numpy_generator(self.seed, "random", structure.fingerprint, *reference.indices[:8])
         return draw.random(structure.num_units)

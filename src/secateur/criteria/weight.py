@@ -6,17 +6,18 @@ Source: Li et al., "Pruning filters for efficient ConvNets" (2017).
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from secateur.core.errors import RequestError
-from secateur.criteria.aggregation import NORMALISATIONS, check_known, normalise_layers, over_makers, unmade_last
 from secateur.criteria.base import Criterion, register
-from secateur.criteria.filters import filters
-from secateur.data import ReferenceSet
-from secateur.structure import Structure
+from secateur.criteria.names import NORMALISATIONS, check_known
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from secateur.data import ReferenceSet
+    from secateur.structure import Structure
 
 
 @register("weight")
@@ -41,6 +42,11 @@ class Weight(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; looks at no sample."""
+        import torch
+
+        from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+        from secateur.criteria.filter_weights import filters
+
         norms = {
             name: torch.linalg.vector_norm(w_CD, self.p, 1).cpu().numpy()
             for name, w_CD in filters(model, structure).items()

@@ -14,7 +14,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
-from secateur.criteria.parameters import gradient_sums
+from secateur.criteria.coupled import gradient_sums
 from secateur.data import ReferenceSet
 
 WEIGHT_SCORES = ("magnitude", "gradient", "taylor", "random")

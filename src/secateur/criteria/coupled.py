@@ -1,0 +1,59 @@
+"""Gradients of the parameters that go with a unit, and their figures added up by unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.borrowing import borrowed
+from secateur.criteria.samples import device_of, sample_losses
+from secateur.data import ReferenceSet
+from secateur.structure import Structure
+
+
+def over_parameters(structure: Structure, figures: Mapping[str, torch.Tensor], *, absolute: bool = False) -> np.ndarray:
+    """Sum the figures of parameters' elements over all that goes with each unit, [U].
+
+    Args:
+        structure: the units.
+        figures: by parameter name, of its shape; a name may be missing.
+        absolute: take the absolute value of a unit's sum in each tensor.
+    """
+    result = np.zeros(structure.num_units)
+    for axis in structure.axes:
+        if axis.tensor not in figures:
+            continue
+        sums = figures[axis.tensor].movedim(axis.dim, 0).reshape(axis.unit.shape[1], -1).sum(1).cpu().numpy()
+        here = np.zeros(structure.num_units)
+        for unit in axis.unit:
+            np.add.at(here, unit[unit >= 0], sums[unit >= 0])
+        result += np.abs(here) if absolute else here
+    return result
+
+
+def coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
+    """Parameters that units go with units, by name; buffers are left out."""
+    known = dict(model.named_parameters())
+    return {axis.tensor: known[axis.tensor] for axis in structure.axes if axis.tensor in known}
+
+
+def gradient_sums(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], reference: ReferenceSet, batch_size: int, power: int
+) -> dict[str, torch.Tensor]:
+    """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well."""
+    sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
+    device = device_of(model)
+    with borrowed(model), torch.enable_grad():
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+        for inputs, targets in reference.batches(batch_size):
+            output = model(inputs.detach().to(device).clone())  # the network may go on in place
+            loss = sample_losses(output, targets).sum()
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                if gradient is not None:
+                    total += gradient.to(torch.float64) ** power
+    return sums

@@ -1,0 +1,163 @@
+"""Scores of all units of a network, by one criterion or several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.core.borrowing import borrowed, check_values
+from secateur.core.errors import RequestError, SecateurError
+from secateur.criteria.aggregation import UnseenError, last, unmade, without_layers
+from secateur.criteria.base import Criterion, SampleCriterion, get
+from secateur.criteria.passes import Passes
+from secateur.data import ReferenceSet
+from secateur.models.checkpoint import check_finite
+from secateur.structure import Structure
+from secateur.structure.rewritten import bake_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """One score per unit of a structure; low means dispensable.
+
+    Attributes:
+        structure: the units.
+        values: [U] float64, finite.
+        criterion: name and parameters that differ from the defaults.
+        standing: ⌊score · C⌋ is how many of the C units of its group can go before a unit does, so that the scores
+            themselves say what stays at a nominal ratio, see `secateur.criteria.kept_at`.
+
+    Raises:
+        RequestError: for values that are not finite, or not one per unit.
+    """
+
+    structure: Structure
+    values: np.ndarray
+    criterion: str
+    standing: bool = False
+
+    def __post_init__(self) -> None:
+        given: object = self.values
+        if isinstance(given, torch.Tensor):
+            given = given.detach().cpu()
+        values = np.asarray(given, np.float64)
+        if values.shape != (self.structure.num_units,):
+            raise RequestError(
+                f"scores must be one per unit of the structure, [{self.structure.num_units}], got shape "
+                f"{list(values.shape)}; score the network that the structure was traced from"
+            )
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            group = self.structure.groups[self.structure.group_of[bad[0]]]
+            raise RequestError(f"{len(bad)} score(s) are not finite, first in layer '{group.name}'; give finite ones")
+        object.__setattr__(self, "values", values)
+
+    def group(self, name: str) -> np.ndarray:
+        """Scores of the units that a layer belongs to, [units]."""
+        return self.values[self.structure.group(name).units]
+
+
+def score(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    criterion: str | Criterion = "lrp",
+    *,
+    centred: bool = False,
+    batch_size: int = 64,
+) -> Scores:
+    """Score every unit of a network.
+
+    Args:
+        model: the network that ``structure`` was traced from.
+        structure: its units.
+        reference: labelled samples.
+        criterion: name (see `known`) or object.
+        centred: see `Criterion.unit_scores`.
+        batch_size: samples per pass.
+
+    Raises:
+        RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
+        SecateurError: when a score is not finite, naming the layer.
+    """
+    return score_each(model, structure, reference, [criterion], centred=centred, batch_size=batch_size)[0]
+
+
+def score_each(
+    model: nn.Module,
+    structure: Structure,
+    reference: ReferenceSet,
+    criteria: Iterable[str | Criterion],
+    *,
+    centred: bool = False,
+    batch_size: int = 64,
+) -> list[Scores]:
+    """Score by several criteria; those that look at the same backward pass share it, see `score`.
+
+    Example:
+        >>> import torch
+        >>> from secateur.structure import trace
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> reference = ReferenceSet(torch.randn(6, 2), torch.arange(6) % 2, tuple(range(6)))
+        >>> found = score_each(net, trace(net, reference.inputs), reference, ["taylor", "grad"])
+        >>> [scores.criterion for scores in found]
+        ['taylor', 'grad']
+    """
+    chosen = [get(criterion) for criterion in criteria]
+    check_values(model, gradients=True)
+    # one loan for all of it: some criteria change weights for a while, and no thread may see them then
+    with borrowed(model, prepare=False):
+        check_finite(model)
+        if structure.baked():
+            model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
+        passes = Passes(model, reference, batch_size)
+        return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
+
+
+def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
+    """Scores; units of nothing but layers that do not run, such as auxiliary heads for training, come last."""
+    try:
+        return _all_values(criterion, structure, passes, centred)
+    except UnseenError as error:
+        idle = [layer.name for layer in structure.layers if layer.name not in passes.running]
+        if not set(error.layers) & set(idle):
+            raise
+    left = without_layers(structure, idle)
+    lost = left.unread & unmade(left) & ~(structure.unread & unmade(structure))
+    return last(_all_values(criterion, left, passes, centred), lost)
+
+
+def _all_values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
+    if isinstance(criterion, SampleCriterion):
+        return criterion.scores_from(structure, passes, centred=centred)
+    return criterion.unit_scores(
+        passes.model, structure, passes.reference, centred=centred, batch_size=passes.batch_size
+    )
+
+
+def _checked(criterion: Criterion, structure: Structure, found: np.ndarray) -> Scores:
+    values = np.asarray(found, np.float64)
+    if values.shape != (structure.num_units,):
+        raise SecateurError(
+            f"criterion '{criterion.name}' gave scores of shape {values.shape} for {structure.num_units} units"
+        )
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        group = structure.groups[structure.group_of[bad[0]]]
+        raise SecateurError(
+            f"criterion '{criterion.name}' gave non-finite scores for {len(bad)} unit(s), first in layer '{group.name}'"
+        )
+    described = repr(criterion) if _parametrised(criterion) else criterion.name
+    return Scores(structure, values, described, criterion.standing)
+
+
+def _parametrised(criterion: Criterion) -> bool:
+    try:
+        return criterion != type(criterion)()
+    except TypeError:
+        return True
