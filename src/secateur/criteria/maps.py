@@ -119,6 +119,7 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
         >>> import torch
         >>> from torch import nn
         >>> from secateur.criteria import score
+        >>> from secateur.data import ReferenceSet
         >>> from secateur.structure import trace
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> reference = ReferenceSet(torch.randn(1, 2), torch.tensor([0]), (0,))
