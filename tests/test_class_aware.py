@@ -19,7 +19,8 @@ from secateur.core.timing import column_names
 from secateur.criteria import kept_at
 from secateur.data.augmentation import augmentation
 from secateur.pipeline import CompareSettings, PruneSettings, compare, prune_to_ratios, write_table
-from secateur.pipeline.tasks import SubsetSettings, make_tasks
+from secateur.pipeline.compare_settings import SubsetSettings
+from secateur.pipeline.tasks import make_tasks
 from secateur.pipeline.unstructured import mask_weights, weight_scores
 from secateur.selection import UnreachableBudgetError
 from secateur.studies import class_aware

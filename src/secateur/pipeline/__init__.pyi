@@ -1,12 +1,12 @@
+from .compare_settings import CompareSettings, SubsetSettings
 from .comparing import check_compare, compare
-from .comparison import COLUMNS, CompareSettings, class_rows, layer_rows, write_table
+from .comparison import COLUMNS, class_rows, layer_rows, write_table
 from .compression import compress, prune_to_budgets
 from .explanation import Explanation, explain, strongest_units
 from .nominal import prune_to_ratios
 from .recipe import Recipe, known_recipes, load_recipe, load_settings
 from .run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
 from .settings import Compressed, PruneSettings, Step
-from .tasks import SubsetSettings
 from .timed import busy_networks
 
 __all__ = [

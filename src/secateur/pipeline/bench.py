@@ -18,7 +18,8 @@ from secateur.core.randomness import derive_seed
 from secateur.criteria import with_seed
 from secateur.data import ImageData, LabelledImages, closest_subset, loader
 from secateur.evaluation import evaluate
-from secateur.pipeline.comparison import CompareSettings, Part, Row, row_of
+from secateur.pipeline.compare_settings import CompareSettings
+from secateur.pipeline.comparison import Part, Row, row_of
 from secateur.pipeline.compression import prune_to_budgets
 from secateur.pipeline.nominal import prune_to_ratios
 from secateur.pipeline.settings import Compressed

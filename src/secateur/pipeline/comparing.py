@@ -23,7 +23,8 @@ from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData
 from secateur.exporting.capture import need
 from secateur.pipeline.bench import Bench
-from secateur.pipeline.comparison import CompareSettings, Part, Row, parts_of
+from secateur.pipeline.compare_settings import CompareSettings
+from secateur.pipeline.comparison import Part, Row, parts_of
 from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.pipeline.timed import Timer
 from secateur.surgery.head import head_mask

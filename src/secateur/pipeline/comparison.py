@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
-
 from secateur.core.files import atomic_path, write_json
 from secateur.core.timing import column_names
+from secateur.pipeline.compare_settings import WHOLE, CompareSettings
 from secateur.pipeline.settings import PruneSettings
-from secateur.pipeline.tasks import HEAD, WHOLE, Head, SubsetSettings
 
 Row = dict[str, Any]
 
@@ -55,58 +52,6 @@ the unpruned network's times over their median.
 
 KEYS = ("subset", "criterion", "scored_on", "strategy", "seed", "budget_kind", "budget", "finetuned")
 """That the tables of classes and layers share with the main one."""
-
-
-class CompareSettings(BaseModel):
-    """What to compare.
-
-    ``criteria`` are names, with parameters behind a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    criteria: tuple[str, ...] = (
-        "lrp",
-        "lrp:composite=epsilon-plus",
-        "taylor",
-        "grad",
-        "activation",
-        "weight",
-        "random",
-    )
-    blind: tuple[str, ...] = Field(default=(), description="criteria that are also scored on all classes")
-    unstructured: tuple[Literal["magnitude", "gradient", "taylor", "random"], ...] = Field(
-        default=(), description="masks of single weights, beside it: nothing gets faster"
-    )
-    subsets: tuple[SubsetSettings, ...] = Field(default=(), description="classes to prune for; none: all")
-    replace_head: Head = Field(default="slice", description=HEAD)
-    budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-    kind: Literal["macs", "params", "units", "ratio"] = Field(
-        default="macs", description="of budgets: the share that stays; ratio: the nominal share of units that goes"
-    )
-    seeds: tuple[int, ...] = (0, 1, 2)
-    per_class: int = Field(default=10, ge=1, description="reference samples of each class")
-    published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
-    default: bool = Field(default=True, description="by the prune section, too; false: as published alone")
-    split: Literal["val", "test"] = "test"
-    limit: int | None = Field(
-        default=None, ge=1, description="measure on this many images of the split, drawn by chance"
-    )
-    finetune_budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
-    finetune_published: bool = Field(default=True, description="retrain what was pruned as published, too")
-    finetune_images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
-    finetune_choice: Literal["chance", "closest"] = Field(
-        default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
-    )
-    latency_repeats: int = Field(default=10, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
-    latency_batch: int = Field(default=64, ge=1)
-    latency_seeds: int | None = Field(default=None, ge=1, description="time the networks of the first seeds alone")
-    latency_subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
-    onnx_budgets: tuple[float, ...] = Field(
-        default=(), description="time the first subset's networks at these budgets in ONNX Runtime, too"
-    )
-    processes: int = Field(default=1, ge=0, description="side by side, one thread each; 0: as many as there are cores")
-    trackers: tuple[str, ...] = Field(default=(), description="also log to: wandb, mlflow, tensorboard, trackio")
 
 
 @dataclass(frozen=True)
@@ -172,6 +117,8 @@ def write_table(rows: Sequence[Row], folder: str | Path, name: str = "compare") 
     Beside the main table (columns: `COLUMNS`) go ``NAME-classes.csv``, accuracy by class, and ``NAME-layers.csv``, kept
     channels by layer, where there are several subsets or rows have them; the JSON file holds all of it.
     """
+    import pandas as pd
+
     paths = []
     for frame, stem in (
         (pd.DataFrame(list(rows), columns=list(COLUMNS)), name),

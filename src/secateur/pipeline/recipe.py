@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from secateur.core.errors import RequestError
 from secateur.data import DataSettings
 from secateur.models import ModelSettings
-from secateur.pipeline.comparison import CompareSettings
+from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.settings import PruneSettings
 from secateur.training import TrainSettings
 

@@ -5,54 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import numpy_generator
 from secateur.criteria import Criterion, score
-from secateur.data import ImageData, ReferenceSet, class_indices
+from secateur.data import ImageData, ReferenceSet
+from secateur.pipeline.compare_settings import WHOLE, Head, SubsetSettings
 from secateur.structure import Structure, trace
 from secateur.surgery import mask_head, slice_head
-
-Head = Literal["keep", "slice", "mask"]
-
-HEAD = (
-    "of a network that is to serve some classes only: keep all its logits, slice it to theirs, or mask the other ones"
-)
-
-WHOLE = "all"
-"""The subset that is none."""
-
-
-class SubsetSettings(BaseModel):
-    """Classes that a network is to be pruned for: listed, or drawn by chance."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    classes: tuple[int | str, ...] = Field(default=(), description="indices or names")
-    draw: int | None = Field(default=None, ge=2, description="that many classes, drawn by chance, in place of a list")
-    seed: int = Field(default=0, description="of the draw")
-
-    @model_validator(mode="after")
-    def _one_way(self) -> SubsetSettings:
-        if (self.draw is None) == (not self.classes):
-            raise ValueError(f"subset '{self.name}' needs either classes or draw")
-        return self
-
-    def indices(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Indices of its classes among ``names``, ascending."""
-        if self.draw is None:
-            return class_indices(self.classes, names)
-        if self.draw > len(names):
-            raise RequestError(f"subset '{self.name}' draws {self.draw} classes, there are {len(names)}; draw fewer")
-        drawn = numpy_generator(self.seed, "subset", self.draw).permutation(len(names))[: self.draw]
-        return tuple(sorted(int(i) for i in drawn))
 
 
 def with_head(model: nn.Module, classes: Sequence[int], head: Head, example: torch.Tensor) -> nn.Module:
