@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 _SIMILAR = 0.6  # of 1, as difflib's own cut-off
 _BEGINNING, _PART = 0.4, 0.2  # what sharing a beginning, or a part, counts beside similarity
@@ -60,6 +61,40 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     best = closest(name, known)
     return "" if best is None else f" (did you mean '{best}'?)"
+
+
+def did_you_mean_file(path: str | Path) -> str:
+    """`` (did you mean 'folder/x'?)`` for a path that leads nowhere; empty when nothing near it is like it.
+
+    Files of the same folder are looked at, or folders beside the first one that is missing. Names are compared without
+    their suffixes; where none is like it, the only file with that suffix is taken.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "model.safetensors").write_bytes(b"")
+        >>> did_you_mean_file(folder / "modle.safetensor").replace(str(folder), "out")
+        " (did you mean 'out/model.safetensors'?)"
+    """
+    missing = Path(path)
+    rest: list[str] = []  # parts behind the first one that is missing
+    while not missing.parent.is_dir() and missing.parent != missing:
+        rest.insert(0, missing.name)
+        missing = missing.parent
+    try:
+        entries = sorted(entry for entry in missing.parent.iterdir() if entry.is_dir() or not rest)
+    except OSError:  # a folder that may not be looked into
+        return ""
+    stems: dict[str, Path] = {}
+    for entry in sorted(entries, key=lambda entry: entry.suffix != missing.suffix):
+        stems.setdefault(entry.stem, entry)
+    best = closest(missing.stem, stems)
+    alike = [entry for entry in entries if missing.suffix and entry.suffix == missing.suffix]
+    target = stems[best] if best is not None else alike[0] if len(alike) == 1 else None
+    if target is None:
+        return ""
+    whole = target.joinpath(*rest)
+    return f" (did you mean '{whole if whole.exists() else target}'?)"
 
 
 def _plain(name: str) -> str:
