@@ -1,5 +1,6 @@
 from .building import ModelSettings, build, input_shape, known_models, origin_of, registered
-from .checkpoint import load_weights, read_metadata, save_weights
+from .checkpoint import load_weights, save_weights
+from .safetensors_file import read_metadata
 
 __all__ = [
     "ModelSettings",

@@ -14,9 +14,10 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.registry import Registry
-from secateur.models.checkpoint import load_weights, read_metadata
+from secateur.models.checkpoint import load_weights
 from secateur.models.cifar import CifarResNet, CifarVGG
 from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_transformers, hint
+from secateur.models.safetensors_file import read_metadata
 
 registered: Registry[nn.Module] = Registry("model")
 registered.register("resnet20")(partial(CifarResNet, 20))

@@ -18,7 +18,7 @@ from torch import nn
 from secateur.core.borrowing import check_values
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
-from secateur.models.safetensors_file import read_header_metadata, read_safetensors
+from secateur.models.safetensors_file import read_safetensors
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> Path:
@@ -45,25 +45,6 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | 
         except SafetensorError as error:
             raise OSError(f"{error}") from error
     return Path(path)
-
-
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """The JSON values (else the text) in a safetensors header; empty for other files.
-
-    Raises:
-        RequestError: for a missing or broken file.
-    """
-    if Path(path).suffix != ".safetensors":
-        return {}
-    header = read_header_metadata(Path(path))
-    return {key: _from_json(value) for key, value in header.items() if key != "format"}
-
-
-def _from_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text  # another tool's header: plain text
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Reading safetensors files that may come from a stranger.
 
 The header is checked whole before anything is read, and every tensor gets memory of its own: a view of the file could
-begin at any address, and instructions that need aligned memory would end the process.
+begin at any address, and instructions that need aligned memory would end the process. Headers are read without PyTorch.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from secateur.core.errors import RequestError
 
-_TYPES: dict[str, torch.dtype] = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
-    "F16": torch.float16, "BF16": torch.bfloat16, "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32,
-    "U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2": torch.float8_e5m2,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+if TYPE_CHECKING:
+    import torch
+
+_TYPES: dict[str, tuple[str, int]] = {
+    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "U16": ("uint16", 2), "I16": ("int16", 2),
+    "F16": ("float16", 2), "BF16": ("bfloat16", 2), "U32": ("uint32", 4), "I32": ("int32", 4), "F32": ("float32", 4),
+    "U64": ("uint64", 8), "I64": ("int64", 8), "F64": ("float64", 8), "C64": ("complex64", 8),
+    "F8_E4M3": ("float8_e4m3fn", 1), "F8_E4M3FNUZ": ("float8_e4m3fnuz", 1), "F8_E5M2": ("float8_e5m2", 1),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 1), "F8_E8M0": ("float8_e8m0fnu", 1),
 }  # fmt: skip
-if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
-    _TYPES["F8_E8M0"] = torch.float8_e8m0fnu
+"""Torch's name of each type, and its bytes."""
 _LARGEST_HEADER = 100 * 2**20  # bytes, as the safetensors package has it
 _METADATA = "__metadata__"
 
@@ -41,7 +41,7 @@ class _Span:
 
     begin: int
     size: int
-    dtype: torch.dtype
+    type: str
     shape: list[int]
 
 
@@ -76,6 +76,25 @@ def read_header_metadata(path: Path) -> dict[str, str]:
     except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise _unreadable(path, error) from error
     return dict(header.get(_METADATA) or {})
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """The JSON values (else the text) in a safetensors header; empty for other files.
+
+    Raises:
+        RequestError: for a missing or broken file.
+    """
+    if Path(path).suffix != ".safetensors":
+        return {}
+    header = read_header_metadata(Path(path))
+    return {key: _from_json(value) for key, value in header.items() if key != "format"}
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # another tool's header: plain text
 
 
 def _unreadable(path: Path, error: Exception) -> RequestError:
@@ -120,18 +139,19 @@ def _spans(header: dict[str, Any], length: int) -> dict[str, _Span]:
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise _BadHeader(f"its entry '{name[:60]}' is no tensor")
         shape, offsets = entry["shape"], entry["data_offsets"]
-        dtype = _TYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-        if dtype is None:
-            raise _BadHeader(f"'{name[:60]}' is of type {str(entry['dtype'])[:20]!r}, which cannot be read")
+        kind = entry["dtype"]
+        if not isinstance(kind, str) or kind not in _TYPES:
+            raise _BadHeader(f"'{name[:60]}' is of type {str(kind)[:20]!r}, which cannot be read")
         if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
             raise _BadHeader(f"'{name[:60]}' has no shape or place")
         begin, end = offsets
+        itemsize = _TYPES[kind][1]
         # also the shape of an empty tensor must be one that torch can hold
-        if math.prod(max(1, size) for size in shape) * dtype.itemsize > 2**63 - 1:
+        if math.prod(max(1, size) for size in shape) * itemsize > 2**63 - 1:
             raise _BadHeader(f"'{name[:60]}' has a shape that is too large")
-        if end - begin != math.prod(shape) * dtype.itemsize:
+        if end - begin != math.prod(shape) * itemsize:
             raise _BadHeader(f"'{name[:60]}' takes {end - begin} bytes, its shape and type another number")
-        found[name] = _Span(begin, end - begin, dtype, shape)
+        found[name] = _Span(begin, end - begin, kind, shape)
     position = 0
     for span in sorted(found.values(), key=lambda span: (span.begin, span.size)):
         if span.begin != position:
@@ -147,10 +167,15 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _tensor(file: BinaryIO, start: int, span: _Span) -> torch.Tensor:
+    import torch
+
+    dtype = getattr(torch, _TYPES[span.type][0], None)
+    if dtype is None:
+        raise _BadHeader(f"it holds values of type '{span.type}', which this version of torch has not")
     data = torch.empty(span.size, dtype=torch.uint8)
     file.seek(start + span.begin)
     if span.size and file.readinto(data.numpy()) != span.size:  # type: ignore[attr-defined]
         raise _BadHeader("it is cut short")
-    if span.dtype is torch.bool:
+    if dtype is torch.bool:
         return (data != 0).reshape(span.shape)  # other bytes than 0 and 1 are no truth values
-    return data.view(span.dtype).reshape(span.shape)
+    return data.view(dtype).reshape(span.shape)
