@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from secateur.core.timing import Latency
-from secateur.selection import STRATEGIES, Plan
+from secateur.selection.budget import check_min_keep
+from secateur.selection.names import STRATEGY_NAMES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateur.core.timing import Latency
+    from secateur.selection import Plan
 
 
 class PruneSettings(BaseModel):
@@ -23,13 +28,13 @@ class PruneSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schedule: Literal["one-shot", "rescored", "iterative"] = "rescored"
-    strategy: str = Field(default="per-cost", description=", ".join(STRATEGIES))
+    strategy: str = Field(default="per-cost", description=", ".join(STRATEGY_NAMES))
     step: float = Field(default=0.02, gt=0, le=1, description="share of the whole removed between two scorings")
     compensate: bool = Field(default=True, description="fold removed units' mean contribution into biases")
     centred: bool = Field(default=True, description="score deviations from a unit's mean activation")
     recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
     order: Literal["least", "most"] = "least"
-    min_keep: int = Field(default=1, ge=1)
+    min_keep: int | float = Field(default=1, description="units that stay in every group; below 1: their share of it")
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default=1, description="kept units per group are a multiple of this; auto: what runs fast here, measured"
     )
@@ -37,11 +42,18 @@ class PruneSettings(BaseModel):
     skip_first_layers: int = Field(
         default=0, ge=0, description="first weighted layers whose units stay; with them go those tied to them by sums"
     )
+    stream: bool = Field(default=False, description="let channels go that norms run over: residual streams as a whole")
     batch_size: int = Field(default=64, ge=1, description="samples per scoring pass")
     latency_batch: int = Field(default=8, ge=1, description="samples per timed pass, for latency budgets")
     latency_threads: int | None = Field(default=None, ge=1, description="of PyTorch while timing; null: as set")
     latency_channels_last: bool = Field(default=True, description="time in channels-last memory format")
     latency_table: str | None = Field(default=None, description="JSON file that keeps layer times between runs")
+
+    @field_validator("min_keep")
+    @classmethod
+    def _units_or_share(cls, value: int | float) -> int | float:
+        check_min_keep(value)
+        return value
 
     @classmethod
     def published(cls, **changes: Any) -> PruneSettings:

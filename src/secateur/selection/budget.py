@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 from secateur.core.errors import RequestError
+from secateur.core.names import did_you_mean
 
 Kind = Literal["units", "params", "macs", "latency"]
 
@@ -15,7 +18,7 @@ class UnreachableBudgetError(RequestError):
 
     Attributes:
         least: the share that can.
-        binding: the layer that holds most of it, and why.
+        binding: the layer that holds most of it, and why; and what else locks units that could go.
     """
 
     def __init__(self, budget: str, least: float, binding: str) -> None:
@@ -31,16 +34,21 @@ class UnreachableBudgetError(RequestError):
         return type(self), (self._budget, self.least, self.binding)  # it comes back from other processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
-    """The share that stays, in (0, 1], of exactly one of units, parameters, MACs or latency.
+    """The share that stays, in (0, 1], of exactly one of units, parameters, MACs or latency, by name.
 
     Latency is time per batch in PyTorch on this machine. `secateur.compress` measures it on the pruned network against
     the original; `secateur.select` alone, which has no network, goes by a prediction from measured layers.
 
+    Raises:
+        RequestError: for none or several of them, a share without its name, or one out of range.
+
     Example:
         >>> Budget(macs=0.5).kind, Budget(latency=0.5).share
         ('macs', 0.5)
+        >>> Budget(macs=0.5)
+        Budget(macs=0.5)
     """
 
     units: float | None = None
@@ -48,13 +56,29 @@ class Budget:
     macs: float | None = None
     latency: float | None = None
 
+    def __new__(cls, *shares: Any, **named: Any) -> Budget:
+        """Refuse what the fields would not take, before they are set."""
+        if shares:
+            example = shares[0] if _in_range(shares[0]) else 0.5
+            raise RequestError(f"a budget names what its share is of: {_forms(f'={example}')}; got {shares[0]!r} alone")
+        unknown = next((name for name in named if name not in get_args(Kind)), None)
+        if unknown is not None:
+            raise _unknown_kind(unknown)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         given = {k: v for k, v in self.__dict__.items() if v is not None}
         if len(given) != 1:
-            raise RequestError(f"a budget needs exactly one of units=, params=, macs=, latency=; got {given or 'none'}")
-        share = next(iter(given.values()))
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
-            raise RequestError(f"a budget is the share that stays, in (0, 1], got {next(iter(given))}={share}")
+            raise RequestError(f"a budget needs exactly one of {_forms('=')}; got {given or 'none'}")
+        ((kind, share),) = given.items()
+        if not _in_range(share):
+            per_cent = isinstance(share, Real) and not isinstance(share, bool) and 1 < share <= 100
+            hint = f"; for {float(share):g} % give {kind}={float(share) / 100:g}" if per_cent else ""
+            raise RequestError(f"a budget is the share that stays, in (0, 1], got {kind}={share!r}{hint}")
+        object.__setattr__(self, kind, float(share))
+
+    def __repr__(self) -> str:
+        return f"Budget({self.kind}={self.share:g})"
 
     @property
     def kind(self) -> Kind:
@@ -70,5 +94,54 @@ class Budget:
     def of(cls, kind: str, share: float) -> Budget:
         """A budget from its kind and share."""
         if kind not in get_args(Kind):
-            raise RequestError(f"unknown budget kind '{kind}'; known: {', '.join(get_args(Kind))}")
+            raise _unknown_kind(kind)
         return cls(**{kind: share})
+
+
+def _forms(behind: str) -> str:
+    return ", ".join(f"{kind}{behind}" for kind in get_args(Kind))
+
+
+def _in_range(share: Any) -> bool:
+    return isinstance(share, Real) and not isinstance(share, bool) and 0 < share <= 1
+
+
+def _unknown_kind(kind: Any) -> RequestError:
+    known = get_args(Kind)
+    return RequestError(f"unknown budget kind '{kind}'{did_you_mean(str(kind), known)}; known: {', '.join(known)}")
+
+
+def check_min_keep(min_keep: int | float) -> None:
+    """Refuse what is neither a number of units nor a share of a group.
+
+    Args:
+        min_keep: a whole number from 1, or a fraction strictly between 0 and 1.
+
+    Raises:
+        RequestError: for anything else; 1.0 could mean one unit or all of them.
+
+    Example:
+        >>> check_min_keep(1.0)
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: min_keep is a number of units (1, 2, ...) or a share of each group below 1 \
+(0.1), got 1.0
+    """
+    whole = isinstance(min_keep, Integral) and not isinstance(min_keep, bool) and min_keep >= 1
+    share = isinstance(min_keep, Real) and not isinstance(min_keep, Integral) and 0 < min_keep < 1
+    if not whole and not share:
+        raise RequestError(
+            f"min_keep is a number of units (1, 2, ...) or a share of each group below 1 (0.1), got {min_keep!r}"
+        )
+
+
+def units_to_keep(min_keep: int | float, size: int) -> int:
+    """How many of ``size`` units stay at least: a share is rounded up.
+
+    Example:
+        >>> units_to_keep(2, 64), units_to_keep(0.1, 64), units_to_keep(0.1, 30), units_to_keep(0.01, 4)
+        (2, 7, 3, 1)
+    """
+    if isinstance(min_keep, Integral):
+        return min(int(min_keep), size)
+    return min(size, max(1, math.ceil(min_keep * size - 1e-9)))  # 0.1 * 30 is a little more than 3

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
 from secateur.core.errors import RequestError
+from secateur.core.names import did_you_mean
 from secateur.criteria import Scores, kept_at
+from secateur.selection.budget import check_min_keep
+from secateur.selection.names import NOMINAL_STRATEGIES
 from secateur.selection.plan import Plan
-from secateur.selection.planning import STRATEGIES
+from secateur.selection.planning import check_protect, check_scores, minima
 
 
 def select_nominal(
@@ -17,7 +21,7 @@ def select_nominal(
     ratio: float,
     strategy: str = "per-layer",
     *,
-    min_keep: int = 1,
+    min_keep: int | float = 1,
     protect: Sequence[str] = (),
     nothing: bool = False,
 ) -> Plan:
@@ -31,19 +35,23 @@ def select_nominal(
         scores: of all units.
         ratio: in (0, 1).
         strategy: ``per-layer``, ``global`` or ``isomorphic``; see `select`.
-        min_keep: units that stay in every group.
+        min_keep: units that stay in every group, or their share of it; see `select`.
         protect: names of layers whose units all stay.
         nothing: let a plan pass that removes nothing.
 
     Raises:
         RequestError: for a ratio out of range, another strategy, or a plan that would change nothing.
     """
+    check_scores(scores)
     structure = scores.structure
-    if not 0 < ratio < 1:
-        raise RequestError(f"a nominal ratio is the share that goes, in (0, 1), got {ratio}")
-    known = [name for name in STRATEGIES if name != "per-cost"]
-    if strategy not in known:
-        raise RequestError(f"unknown strategy '{strategy}' for a nominal ratio; known: {', '.join(known)}")
+    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
+        raise RequestError(f"a nominal ratio is the share that goes, in (0, 1), got {ratio!r}")
+    if strategy not in NOMINAL_STRATEGIES:
+        meant, known = did_you_mean(str(strategy), NOMINAL_STRATEGIES), ", ".join(NOMINAL_STRATEGIES)
+        raise RequestError(f"unknown strategy '{strategy}' for a nominal ratio{meant}; known: {known}")
+    check_protect(protect)
+    check_min_keep(min_keep)
+    floors = minima(structure, min_keep)
     protected = {structure.group(name).name for name in protect}
     free = np.ones(structure.num_units, bool)
     for group in structure.groups:
@@ -63,8 +71,9 @@ def select_nominal(
             goes[members[order[: int(np.floor(ratio * len(members) + 1e-9))]]] = True
     keep = ~goes
     for group in structure.groups:
-        best = group.first + np.argsort(-scores.values[group.units], kind="stable")[: min(min_keep, group.size)]
-        keep[best] |= keep[group.units].sum() < min(min_keep, group.size)
+        least = floors[group.name]
+        best = group.first + np.argsort(-scores.values[group.units], kind="stable")[:least]
+        keep[best] |= keep[group.units].sum() < least
     if keep.all() and not nothing:
         raise RequestError(f"at a nominal ratio of {ratio} nothing goes by {scores.criterion}; ask for a larger one")
     return Plan.of(structure, keep, {"kind": "ratio", "share": ratio}, scores.criterion, strategy, nothing=True)

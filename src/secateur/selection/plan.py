@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
+from secateur.core.html import table_html
 from secateur.structure import Structure
 from secateur.structure.attention import Heads
 from secateur.structure.calls import kind
@@ -127,7 +128,7 @@ def _common(first: tuple[Any, ...], then: tuple[Any, ...], lengths: bool) -> tup
     return tuple(call for call in then if kind(call, lengths) in kinds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A frozen decision, replayable from JSON.
 
@@ -138,6 +139,8 @@ class Plan:
         requested: ``{"kind": ..., "share": ...}``; achieved: shares of units, params and macs that stay.
         criterion: that ranked the units; strategy: how.
         inputs: of the example the network was traced with: shapes and types of tensors.
+        notes: what to know of it, one line each, such as layers of which next to nothing is left; no part of what
+            makes two plans equal, nor of the digest.
     """
 
     fingerprint: str
@@ -149,6 +152,7 @@ class Plan:
     criterion: str
     strategy: str
     inputs: Any
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -194,6 +198,7 @@ class Plan:
             criterion,
             strategy,
             structure.inputs,
+            _notes(structure, keep),
         )
 
     def keep(self, structure: Structure) -> np.ndarray:
@@ -214,8 +219,8 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Short hash of what goes and of what ranked it, but not of what was measured."""
-        values = {key: value for key, value in self.to_json().items() if key != "achieved"}
+        """Short hash of what goes and of what ranked it, but not of what was measured or noted."""
+        values = {key: value for key, value in self.to_json().items() if key not in ("achieved", "notes")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
@@ -231,6 +236,7 @@ class Plan:
             "criterion": self.criterion,
             "strategy": self.strategy,
             "inputs": self.inputs,
+            "notes": list(self.notes),
         }
 
     @classmethod
@@ -249,19 +255,54 @@ class Plan:
                 str(value["criterion"]),
                 str(value["strategy"]),
                 value["inputs"],
+                tuple(str(note) for note in value.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, RequestError):
                 raise
             raise RequestError(f"this is not a plan ({type(error).__name__}: {error})") from error
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How many units go, by what, and what stays, in one line."""
         stays = ", ".join(f"{name} {share:.1%}" for name, share in self.achieved.items())
         asked = (
             f"{self.requested.get('kind')} {self.requested.get('share', 1):.1%}" if self.requested else "free choice"
         )
         count = sum(len(v) for v in self.removed.values())
         return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"note: {note}" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return f"Plan({self.summary})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: units that go, by group."""
+        rows = sorted(((name, len(units)) for name, units in self.removed.items()), key=lambda row: -row[1])
+        return table_html(("group", "units that go"), rows, str(self))
+
+
+ALMOST_EMPTY = 0.1
+"""Share of a group's units at and below which a plan notes that next to nothing is left."""
+
+
+def _notes(structure: Structure, keep: np.ndarray) -> tuple[str, ...]:
+    """One line about the layers that a plan all but empties; none, when there are no such layers."""
+    left = [(group, int(keep[group.units].sum())) for group in structure.groups]
+    # a single unit of two is a half; a single one of three may be all that min_keep asked for
+    emptied = [(g, n) for g, n in left if n < g.size / 2 and n <= max(1, ALMOST_EMPTY * g.size)]
+    if not emptied:
+        return ()
+    emptied.sort(key=lambda item: item[1] / item[0].size)
+    told = ", ".join(f"{group.name} ({n} of {group.size} units left)" for group, n in emptied[:_TOLD])
+    more = f" and {len(emptied) - _TOLD} more" if len(emptied) > _TOLD else ""
+    return (f"almost emptied: {told}{more}; a share such as min_keep=0.2 keeps more of each layer",)
+
+
+_TOLD = 3
+"""Layers that a note names."""
 
 
 def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edits:

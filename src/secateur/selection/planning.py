@@ -10,10 +10,12 @@ from typing import Literal
 
 import numpy as np
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, check_count
+from secateur.core.names import did_you_mean
 from secateur.criteria import Scores
-from secateur.selection.budget import Budget, UnreachableBudgetError
+from secateur.selection.budget import Budget, UnreachableBudgetError, check_min_keep, units_to_keep
 from secateur.selection.latency import LatencyModel
+from secateur.selection.names import STRATEGY_NAMES
 from secateur.selection.plan import Plan
 from secateur.structure import Group, Structure
 from secateur.structure.groups import stays
@@ -57,12 +59,9 @@ def _standing(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     return key
 
 
-STRATEGIES: dict[str, Callable[[Scores, UnitCosts, np.ndarray], np.ndarray]] = {
-    "global": _global,
-    "per-cost": _per_cost,
-    "per-layer": _per_layer,
-    "isomorphic": _isomorphic,
-}
+STRATEGIES: dict[str, Callable[[Scores, UnitCosts, np.ndarray], np.ndarray]] = dict(
+    zip(STRATEGY_NAMES, (_global, _per_cost, _per_layer, _isomorphic), strict=True)
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def select(
     strategy: str = "global",
     *,
     order: str = "least",
-    min_keep: int = 1,
+    min_keep: int | float = 1,
     round_to: int | Literal["auto"] = 1,
     protect: Sequence[str] = (),
     within: Plan | None = None,
@@ -104,7 +103,8 @@ def select(
             share everywhere) or ``isomorphic`` (rank within all groups of one make, see `Structure.makes`: the same
             share of each make; Fang et al., "Isomorphic pruning for vision models", 2024).
         order: ``least`` relevant first, or ``most``, for control experiments.
-        min_keep: units that stay in every group.
+        min_keep: units that stay in every group; a fraction below 1 is a share of each group's units in the network
+            that was traced, rounded up.
         round_to: units that stay in a group are a multiple of this, wherever it gives any up; ``auto``: what runs
             fast on this machine, measured (see `secateur.selection.LatencyModel.round_to`).
         protect: names of layers whose units all stay.
@@ -116,26 +116,20 @@ def select(
         RequestError: for unknown names, a budget that cannot be reached (saying what can, and which layer binds), or
             a plan that would change nothing.
     """
-    if not isinstance(scores, Scores):
-        raise RequestError(
-            f"scores must be what secateur.score gives, got {type(scores).__name__}; scores of your own: "
-            "secateur.criteria.Scores(structure, values, criterion)"
-        )
+    check_scores(scores)
     structure = scores.structure
-    if strategy not in STRATEGIES:
-        raise RequestError(f"unknown strategy '{strategy}'; known: {', '.join(STRATEGIES)}")
-    if order not in ("least", "most"):
-        raise RequestError(f"unknown order '{order}'; known: least, most")
+    check_request(budget, strategy, order, protect, within)
+    check_min_keep(min_keep)
     if latency is None and (budget.kind == "latency" or round_to == "auto"):
         latency = LatencyModel.by_table(structure)
     if latency is not None and round_to == "auto":
         round_to = latency.round_to()
     if isinstance(round_to, str):
         raise RequestError(f"round_to must be a number or 'auto', got '{round_to}'")
-    if min_keep < 1 or round_to < 1:
-        raise RequestError(f"min_keep and round_to must be at least 1, got {min_keep} and {round_to}")
+    check_count("round_to", round_to)
     protected = {structure.group(name).name for name in protect}
     keep = np.ones(structure.num_units, bool) if within is None else within.keep(structure)
+    floors = minima(structure, min_keep)
     measure = _Measure(structure, budget, latency)
     key = STRATEGIES[strategy](scores, measure.unit_costs, keep)
     key = key if order == "least" else -key
@@ -144,7 +138,7 @@ def select(
             block
             for number, group in enumerate(structure.groups)
             if group.name not in protected
-            for block in _blocks(number, group, key, keep, min_keep, round_to)
+            for block in _blocks(number, group, key, keep, floors[group.name], round_to)
         ),
         key=lambda b: (b.key, b.group, b.index),
     )
@@ -153,6 +147,43 @@ def select(
     if budget.kind == "latency":
         return replace(plan, achieved={**plan.achieved, "latency_predicted": measure.share(keep)})
     return plan
+
+
+def check_scores(scores: object) -> None:
+    """Refuse what is no `Scores`, saying how to make them."""
+    if not isinstance(scores, Scores):
+        raise RequestError(
+            f"scores must be what secateur.score gives, got {type(scores).__name__}; scores of your own: "
+            "secateur.criteria.Scores(structure, values, criterion)"
+        )
+
+
+def check_request(budget: object, strategy: object, order: object, protect: object, within: object) -> None:
+    """Refuse arguments of `select` that are of another kind, or names that are not known."""
+    if not isinstance(budget, Budget):
+        raise RequestError(f"a budget must be an object like secateur.Budget(macs=0.5), got {budget!r}")
+    if strategy not in STRATEGIES:
+        meant = did_you_mean(str(strategy), STRATEGIES)
+        raise RequestError(f"unknown strategy '{strategy}'{meant}; known: {', '.join(STRATEGIES)}")
+    if order not in ("least", "most"):
+        raise RequestError(f"unknown order '{order}'; known: least, most")
+    check_protect(protect)
+    if within is not None and not isinstance(within, Plan):
+        raise RequestError(f"within must be a plan that secateur.select gave, got {type(within).__name__}")
+
+
+def check_protect(protect: object) -> None:
+    """Refuse one name where a list of them belongs: its letters are no layers."""
+    if isinstance(protect, str) or not isinstance(protect, Sequence):
+        example = protect if isinstance(protect, str) else "layer1.0.conv1"
+        raise RequestError(f"protect must be a list of layer names, like ['{example}'], got {type(protect).__name__}")
+
+
+def minima(structure: Structure, min_keep: int | float) -> dict[str, int]:
+    """By group, how many units stay at least, of those that the network had when it was traced."""
+    whole = structure if structure.origin is None else structure.origin[0]
+    sizes = {group.name: group.size for group in whole.groups}
+    return {g.name: min(g.size, units_to_keep(min_keep, sizes[g.name])) for g in structure.groups}
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +232,10 @@ class _Measure:
         return {layer.name: float(math.prod(sizes[layer.weight])) for layer in self.structure.layers}
 
 
-def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, min_keep: int, round_to: int) -> list[_Block]:
+def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, least: int, round_to: int) -> list[_Block]:
     present = group.first + np.flatnonzero(keep[group.units])
     ranked = present[np.argsort(key[present], kind="stable")]
-    floor = -(-min(min_keep, group.size) // round_to) * round_to
+    floor = -(-least // round_to) * round_to
     blocks: list[_Block] = []
     if round_to == 1:
         going = ranked[: max(0, len(ranked) - floor)]
@@ -272,8 +303,8 @@ def _unreachable(measure: _Measure, least: np.ndarray) -> UnreachableBudgetError
     binding = max(layers, key=layers.__getitem__)
     reasons = (item.reason for item in measure.structure.locked if binding in item.layers)
     kind = "predicted latency" if measure.budget.kind == "latency" else measure.budget.kind
-    return UnreachableBudgetError(
-        f"{measure.budget.share:.1%} of {kind}",
-        share,
-        f"layer '{binding}' binds ({next(reasons, 'its group keeps its minimum')})",
-    )
+    binds = f"layer '{binding}' binds ({next(reasons, 'its group keeps its minimum')})"
+    normed = measure.structure.locked_by_norms
+    if normed:
+        binds += f", and norms lock {normed} channels of the residual stream: stream=True (--stream) lets them go"
+    return UnreachableBudgetError(f"{measure.budget.share:.1%} of {kind}", share, binds)

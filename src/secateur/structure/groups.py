@@ -16,6 +16,8 @@ import numpy as np
 FIXED = -1
 Role = Literal["out", "in", "along"]
 Measure = Literal["units", "params", "macs"]
+NORMED = ("is normalised across units by a layer norm", "is normalised together with others by a group norm")
+"""Reasons of locks that ``stream=True`` does without."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 from secateur.core.errors import RequestError
 from secateur.structure.changes import Changes, changes
 from secateur.structure.code import ModuleCode
-from secateur.structure.groups import FIXED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
+from secateur.structure.groups import FIXED, NORMED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
 
 
 def fingerprint_of(shapes: Mapping[str, Sequence[int]]) -> str:
@@ -82,6 +82,11 @@ class Structure:
         reasons = [f"{item.name}: {item.reason}" for item in self.locked if name in item.layers]
         known = ", ".join(group.name for group in self.groups)
         raise RequestError(f"layer '{name}' has no removable units ({'; '.join(reasons) or 'unknown'}); known: {known}")
+
+    @property
+    def locked_by_norms(self) -> int:
+        """How many channels stay only because norms run over them: those of residual streams."""
+        return sum(item.channels for item in self.locked if item.reason in NORMED)
 
     @cached_property
     def group_of(self) -> np.ndarray:
