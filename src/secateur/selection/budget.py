@@ -72,8 +72,8 @@ class Budget:
             raise RequestError(f"a budget needs exactly one of {_forms('=')}; got {given or 'none'}")
         ((kind, share),) = given.items()
         if not _in_range(share):
-            per_cent = isinstance(share, Real) and not isinstance(share, bool) and 1 < share <= 100
-            hint = f"; for {float(share):g} % give {kind}={float(share) / 100:g}" if per_cent else ""
+            per_cent = real_number(share)
+            hint = f"; for {per_cent:g} % give {kind}={per_cent / 100:g}" if per_cent and 1 < per_cent <= 100 else ""
             raise RequestError(f"a budget is the share that stays, in (0, 1], got {kind}={share!r}{hint}")
         object.__setattr__(self, kind, float(share))
 
@@ -102,8 +102,16 @@ def _forms(behind: str) -> str:
     return ", ".join(f"{kind}{behind}" for kind in get_args(Kind))
 
 
-def _in_range(share: Any) -> bool:
-    return isinstance(share, Real) and not isinstance(share, bool) and 0 < share <= 1
+def _in_range(share: object) -> bool:
+    number = real_number(share)
+    return number is not None and 0 < number <= 1
+
+
+def real_number(value: object) -> float | None:
+    """A real number of any library; None for anything else, and for truth values."""
+    if isinstance(value, bool):
+        return None
+    return float(value) if isinstance(value, Real) else None
 
 
 def _unknown_kind(kind: Any) -> RequestError:
@@ -111,7 +119,7 @@ def _unknown_kind(kind: Any) -> RequestError:
     return RequestError(f"unknown budget kind '{kind}'{did_you_mean(str(kind), known)}; known: {', '.join(known)}")
 
 
-def check_min_keep(min_keep: int | float) -> None:
+def check_min_keep(min_keep: object) -> None:
     """Refuse what is neither a number of units nor a share of a group.
 
     Args:
@@ -127,9 +135,8 @@ def check_min_keep(min_keep: int | float) -> None:
         secateur.core.errors.RequestError: min_keep is a number of units (1, 2, ...) or a share of each group below 1 \
 (0.1), got 1.0
     """
-    whole = isinstance(min_keep, Integral) and not isinstance(min_keep, bool) and min_keep >= 1
-    share = isinstance(min_keep, Real) and not isinstance(min_keep, Integral) and 0 < min_keep < 1
-    if not whole and not share:
+    number = real_number(min_keep)
+    if number is None or not (number >= 1 if isinstance(min_keep, Integral) else 0 < number < 1):
         raise RequestError(
             f"min_keep is a number of units (1, 2, ...) or a share of each group below 1 (0.1), got {min_keep!r}"
         )
@@ -142,6 +149,5 @@ def units_to_keep(min_keep: int | float, size: int) -> int:
         >>> units_to_keep(2, 64), units_to_keep(0.1, 64), units_to_keep(0.1, 30), units_to_keep(0.01, 4)
         (2, 7, 3, 1)
     """
-    if isinstance(min_keep, Integral):
-        return min(int(min_keep), size)
-    return min(size, max(1, math.ceil(min_keep * size - 1e-9)))  # 0.1 * 30 is a little more than 3
+    least = min_keep if min_keep >= 1 else math.ceil(min_keep * size - 1e-9)  # 0.1 * 30 is a little more than 3
+    return min(size, max(1, int(least)))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.names import did_you_mean
 from secateur.criteria import Scores, kept_at
-from secateur.selection.budget import check_min_keep
+from secateur.selection.budget import check_min_keep, real_number
 from secateur.selection.names import NOMINAL_STRATEGIES
 from secateur.selection.plan import Plan
 from secateur.selection.planning import check_protect, check_scores, minima
@@ -44,7 +43,8 @@ def select_nominal(
     """
     check_scores(scores)
     structure = scores.structure
-    if isinstance(ratio, bool) or not isinstance(ratio, Real) or not 0 < ratio < 1:
+    share = real_number(ratio)
+    if share is None or not 0 < share < 1:
         raise RequestError(f"a nominal ratio is the share that goes, in (0, 1), got {ratio!r}")
     if strategy not in NOMINAL_STRATEGIES:
         meant, known = did_you_mean(str(strategy), NOMINAL_STRATEGIES), ", ".join(NOMINAL_STRATEGIES)
