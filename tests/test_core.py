@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.core import progress
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_folder, atomic_path, read_json, sha256, write_json, write_text
@@ -246,34 +245,3 @@ def test_devices_that_cannot_compute_here_are_refused(request_):
     with pytest.raises(RequestError, match="cannot be used here") as caught:
         choose_device(request_)
     assert "\n" not in str(caught.value)
-
-
-# progress
-
-
-class Terminal:
-    def isatty(self):
-        return True
-
-    def write(self, text):
-        return len(text)
-
-    def flush(self):
-        pass
-
-
-def test_nested_progress_draws_once_and_ends_after_errors(monkeypatch):
-    monkeypatch.setattr("sys.stderr", Terminal())
-    assert [list(progress.track([i, i + 1], "inner")) for i in progress.track([0, 2], "outer")] == [
-        [0, 1],
-        [2, 3],
-    ]
-
-    def broken():
-        yield 1
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        list(progress.track(broken(), "broken", total=2))
-    assert list(progress.track([1, 2], "again")) == [1, 2]
-    assert not progress._drawing
