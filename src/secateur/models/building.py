@@ -1,82 +1,39 @@
-"""Networks by name: our own small ones, torchvision's, timm's, those of transformers."""
+"""Networks built by name: our own small ones, torchvision's, timm's, those of transformers."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torchvision
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.core.registry import Registry
-from secateur.models.checkpoint import load_weights
-from secateur.models.cifar import CifarResNet, CifarVGG
-from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_transformers, hint
+from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_torchvision, from_transformers
 from secateur.models.safetensors_file import read_metadata
+from secateur.models.settings import LIBRARIES, SHIPPED, WEIGHTS, check_model_name, kind_of, registered
 
-registered: Registry[nn.Module] = Registry("model")
-registered.register("resnet20")(partial(CifarResNet, 20))
-registered.register("resnet56")(partial(CifarResNet, 56))
-registered.register("vgg11-bn-32")(CifarVGG)
-
-SHIPPED = {"resnet20-cifar10": "resnet20"}
-WEIGHTS = Path(__file__).parent / "weights"
 _ORIGIN = "_secateur_origin"
 
 
-class ModelSettings(BaseModel):
-    """Which network, and where its weights are.
-
-    ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``), a shipped trained network
-    (``resnet20-cifar10``), ``torchvision/NAME``, ``timm/NAME`` or ``transformers/CLASS``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = "resnet20"
-    arguments: dict[str, Any] = Field(default_factory=dict, description="passed to the network's constructor")
-    weights: Path | None = Field(default=None, description=".safetensors, or .pt/.pth that loads with weights_only")
-    replace_head: Literal["keep", "slice", "mask"] = Field(
-        default="keep", description="with data.classes: keep all logits, slice the head to the chosen classes, or mask"
-    )
-
-
-def known_models() -> list[str]:
-    """Names that `build` takes without a prefix."""
-    return sorted([*registered, *SHIPPED])
-
-
-def build(name: str, weights: str | Path | None = None, **arguments: Any) -> nn.Module:
-    """Build a network by name, in eval mode.
+def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network by the name of its class or function, in eval mode, with the weights that its constructor gives it.
 
     Args:
-        name: see `ModelSettings`; a name without prefix that is not ours is looked for in torchvision's
-            classifiers.
-        weights: checkpoint file; shipped networks bring theirs.
-        arguments: passed to the constructor (``num_classes=5``; ours also take ``in_channels=1``). Networks of
-            transformers take ``config={...}``, the fields of their configuration.
+        name: a registered one, or one of a library's.
+        arguments: passed to the constructor.
 
     Raises:
-        RequestError: for an unknown name, arguments the network does not take, or an unusable checkpoint.
-
-    Example:
-        >>> build("resnet20", num_classes=7).fc.out_features
-        7
+        RequestError: for an unknown name, or arguments that the network does not take.
     """
-    if name in SHIPPED:
-        file = WEIGHTS / f"{name}.safetensors"
-        shipped = shipped_metadata(name).get("arguments", {})
-        return build(SHIPPED[name], weights or file, **{**shipped, **arguments})
-    model = _construct(_factory(name), name, arguments)
+    factory = _factory(name)
+    try:
+        model = factory(**arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise RequestError(f"model '{name}' cannot be built with {arguments}: {reason}") from error
     own = {key: value for key, value in arguments.items() if key not in WEIGHT_SOURCES}
     setattr(model, _ORIGIN, {"name": name, "arguments": own})
-    if weights is not None:
-        load_weights(model, weights)
     return model.eval()
 
 
@@ -135,6 +92,8 @@ def fetched_normalisation(name: str, arguments: dict[str, Any], model: nn.Module
         shipped = getattr(model, "default_cfg", {})
         mean, std = shipped.get("mean"), shipped.get("std")
     else:
+        import torchvision
+
         chosen = str(arguments["weights"]).rpartition(".")[2]  # names may begin with that of their class
         transforms = torchvision.models.get_model_weights(plain)[chosen].transforms()
         mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
@@ -147,37 +106,20 @@ def shipped_metadata(name: str) -> dict[str, Any]:
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:
-    zoo, _, plain = name.rpartition("/")
-    if name in registered:
+    kind, plain = kind_of(name), name.rpartition("/")[2]
+    if kind == "registered":
         return registered.factory(name)
-    if zoo == "timm":
+    check_model_name(name)
+    if kind == "timm":
         return from_timm(plain)
-    if zoo == "transformers":
+    if kind == "transformers":
         return from_transformers(plain)
-    # classifiers only: detectors and the like give no logits, and fetch backbone weights by default
-    classifiers = torchvision.models.list_models(module=torchvision.models)
-    if zoo in ("", "torchvision") and plain in classifiers:
-        # googlenet and inception_v3 warn unless told how to start; other networks do not take the argument
-        extra = {"init_weights": True} if plain in ("googlenet", "inception_v3") else {}
-        return partial(torchvision.models.get_model, plain, weights=None, **extra)
-    if zoo == "torchvision":
-        raise RequestError(
-            f"torchvision has no classifier '{plain}'{hint(plain, classifiers)}; "
-            "see torchvision.models.list_models(module=torchvision.models)"
-        )
-    known = known_models()
+    if kind == "torchvision":
+        return from_torchvision(plain)
     raise RequestError(
-        f"unknown model '{name}'{hint(name, [*known, *classifiers])}; "
-        f"known: {', '.join(known)}, torchvision/NAME, timm/NAME, transformers/CLASS"
+        f"'{name}' is no name by which a network is built; known: {', '.join(registered)}, "
+        f"{', '.join(f'{library}/NAME' for library in LIBRARIES)}"
     )
-
-
-def _construct(factory: Callable[..., nn.Module], name: str, arguments: dict[str, Any]) -> nn.Module:
-    try:
-        return factory(**arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise RequestError(f"model '{name}' cannot be built with {arguments}: {reason}") from error
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
@@ -186,7 +128,7 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     Ours take 32 x 32 pixels, others are taken to be ImageNet classifiers.
 
     Example:
-        >>> input_shape(build("resnet20"))
+        >>> input_shape(construct("resnet20", {}))
         (3, 32, 32)
     """
     shipped = getattr(model, "default_cfg", None)

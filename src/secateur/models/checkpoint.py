@@ -18,11 +18,16 @@ from torch import nn
 from secateur.core.borrowing import check_values
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
+from secateur.core.names import did_you_mean_file
+from secateur.models.building import origin_of, rebuild
 from secateur.models.safetensors_file import read_safetensors
 
 
 def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> Path:
     """Write a network's parameters and buffers as safetensors, atomically.
+
+    The header says which network the weights are of, where it was built by name and has the shapes it was built with,
+    so that ``build(path)`` gives it back.
 
     Args:
         model: any network; tensors that share memory are written once per name.
@@ -38,13 +43,34 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | 
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    header = {"format": "pt", **{key: json.dumps(value) for key, value in (metadata or {}).items()}}
+    about = {**_architecture(model), **(metadata or {})}
+    header = {"format": "pt", **{key: json.dumps(value) for key, value in about.items()}}
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, header)
         except SafetensorError as error:
             raise OSError(f"{error}") from error
     return Path(path)
+
+
+def _architecture(model: nn.Module) -> dict[str, Any]:
+    """The name and arguments that build a network like this one; empty where they would not, or are not known."""
+    origin = origin_of(model)
+    if origin is None:
+        return {}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # initialising what has no memory is announced
+        try:
+            with torch.device("meta"):
+                fresh = rebuild(origin)
+        except RequestError:  # constructors may compute with values, which tensors without memory do not have
+            try:
+                fresh = rebuild(origin)
+            except RequestError:  # arguments that are no JSON values
+                return {}
+    same = shapes == {name: tensor.shape for name, tensor in fresh.state_dict().items()}
+    return {"architecture": origin["name"], "arguments": origin["arguments"]} if same else {}
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
@@ -55,7 +81,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise RequestError(f"checkpoint '{path}' does not exist")
+        raise RequestError(f"checkpoint '{path}' does not exist{did_you_mean_file(path)}")
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     try:

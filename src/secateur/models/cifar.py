@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from secateur.models.settings import registered
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
@@ -78,6 +80,19 @@ class CifarResNet(nn.Module):
         return x
 
 
+@registered.register("resnet20")
+def resnet20(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """`CifarResNet` of 20 layers."""
+    return CifarResNet(20, num_classes, in_channels, width)
+
+
+@registered.register("resnet56")
+def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> CifarResNet:
+    """`CifarResNet` of 56 layers."""
+    return CifarResNet(56, num_classes, in_channels, width)
+
+
+@registered.register("vgg11-bn-32")
 class CifarVGG(nn.Module):
     """VGG-11 with batch norm for images of 32 pixels, with one linear layer behind the convolutions."""
 

@@ -1,16 +1,14 @@
-"""Networks of timm and transformers by name, and the names of networks that these libraries or torchvision made."""
+"""Networks of torchvision, timm and transformers by name, and the names of networks that these libraries made."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from secateur.core.errors import RequestError
@@ -32,20 +30,19 @@ _FETCHING = frozenset(
 )
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` when a known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def from_torchvision(name: str) -> Callable[..., nn.Module]:
+    """Constructor of one of torchvision's classifiers, without its weights."""
+    import torchvision
+
+    # googlenet and inception_v3 warn unless told how to start; other networks do not take the argument
+    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return partial(torchvision.models.get_model, name, weights=None, **extra)
 
 
 def from_timm(name: str) -> Callable[..., nn.Module]:
     """Constructor of a timm network, without its weights."""
-    try:
-        import timm
-    except ImportError as error:
-        raise RequestError(f"model 'timm/{name}' needs an extra: pip install 'secateur[timm]'") from error
-    if not timm.is_model(name):
-        raise RequestError(f"timm has no model '{name}'{hint(name, timm.list_models())}; see timm.list_models()")
+    import timm
+
     return partial(timm.create_model, name, pretrained=False)
 
 
@@ -55,10 +52,8 @@ def from_transformers(name: str) -> Callable[..., nn.Module]:
     The class and its configuration come from the installed package alone; configurations that would fetch code or
     weights are refused.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise RequestError(f"'transformers/{name}' needs an extra: pip install 'secateur[transformers]'") from error
+    import transformers
+
     kind = getattr(transformers, name, None) if name.isidentifier() and not name.startswith("_") else None
     if not (
         isinstance(kind, type)
@@ -146,13 +141,13 @@ def _of_timm(model: nn.Module) -> Iterator[Origin]:
 
 
 def _of_torchvision(model: nn.Module, kind: type) -> Iterator[Origin]:
-    module = sys.modules[kind.__module__]
+    models: Any = sys.modules["torchvision.models"]
     last = list(model.parameters())[-1:]
     # the last layer gives the classes; two families have options that pretrained weights switch
     arguments: dict[str, Any] = {"num_classes": int(last[0].shape[0])} if last else {}
     arguments |= {key: getattr(model, key) for key in ("aux_logits", "transform_input") if hasattr(model, key)}
-    for name in torchvision.models.list_models(module=torchvision.models):
-        if torchvision.models.get_model_builder(name).__module__ == module.__name__:
+    for name in models.list_models(module=models):
+        if models.get_model_builder(name).__module__ == kind.__module__:
             yield {"name": f"torchvision/{name}", "arguments": arguments}
 
 
