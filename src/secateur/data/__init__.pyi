@@ -1,8 +1,10 @@
+from .checks import check_source
 from .choose import closest_subset
 from .classes import class_indices
 from .dataset import ImageData, LabelledImages, Normalisation, loader
 from .reference import ReferenceSet
-from .sources import DataSettings, open_data
+from .settings import DataSettings
+from .sources import open_data
 
 __all__ = [
     "DataSettings",
@@ -10,6 +12,7 @@ __all__ = [
     "LabelledImages",
     "Normalisation",
     "ReferenceSet",
+    "check_source",
     "class_indices",
     "closest_subset",
     "loader",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+import operator
 from collections.abc import Iterable, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from secateur.core.errors import RequestError
+from secateur.core.names import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LISTED = 20
 """How many known classes a message names."""
@@ -73,15 +76,21 @@ def _index(item: object, names: tuple[str, ...], known: set[int]) -> int:
             several = [str(i) for i, name in enumerate(names) if name == item]
             raise RequestError(f"class name {item!r} belongs to classes {' and '.join(several)}; give the index")
         return names.index(item)
-    digits = isinstance(item, str) and item.isdecimal()
-    number = isinstance(item, int | np.integer) and not isinstance(item, bool)
-    index: int | None = int(str(item)) if digits or number else None
+    index = _number(item)
     if index is None or index not in known:
         shown = names or tuple(map(str, sorted(known)))
-        close = difflib.get_close_matches(str(item), shown, n=1) if isinstance(item, str) else []
-        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        hint = did_you_mean(item, shown) if isinstance(item, str) else ""
         more = f" ... and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
-        raise RequestError(
-            f"unknown class {index if number else item!r}{hint}; known: {', '.join(shown[:LISTED])}{more}"
-        )
+        asked = repr(item) if isinstance(item, str) or index is None else index
+        raise RequestError(f"unknown class {asked}{hint}; known: {', '.join(shown[:LISTED])}{more}")
     return index
+
+
+def _number(item: object) -> int | None:
+    """An index, as a Python or NumPy integer or as digits; None for anything else."""
+    if isinstance(item, str):
+        return int(item) if item.isdecimal() else None
+    try:
+        return None if isinstance(item, bool) else operator.index(item)  # type: ignore[arg-type]
+    except TypeError:
+        return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
-from torchvision.transforms import v2
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
 from secateur.data.classes import class_indices, label_of
-from secateur.data.images import read_image
+from secateur.data.images import centre_resized, read_image
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         class_names: name of each class index.
         normalisation: how [0, 1] becomes the network's input.
         size: side in pixels that images of other sizes are centre-cropped and resized to.
-        augmentation: torchvision v2 transform of one uint8 CHW image, applied before normalisation.
+        augmentation: transform of one uint8 CHW image, one of torchvision's v2 say, applied before normalisation.
 
     Indexing gives ``(image CHW float32, label)``; `batch` makes many at once, and data loaders use it.
     """
@@ -78,7 +77,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         class_names: Sequence[str],
         normalisation: Normalisation,
         size: int | None = None,
-        augmentation: v2.Transform | None = None,
+        augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         if len(images) != len(labels):
             raise RequestError(f"{len(images)} images but {len(labels)} labels")
@@ -133,10 +132,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
             images_NCHW = torch.from_numpy(self.images[np.asarray(indices)]).permute(0, 3, 1, 2)
             if channels == 3 and images_NCHW.shape[1] == 1:
                 images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
-            height, width = images_NCHW.shape[-2:]
-            if self.size is not None and (height, width) != (self.size, self.size):
-                images_NCHW = v2.functional.center_crop(images_NCHW, [min(height, width)])
-                images_NCHW = v2.functional.resize(images_NCHW, [self.size, self.size], antialias=True)
+            if self.size is not None and images_NCHW.shape[-2:] != (self.size, self.size):
+                images_NCHW = centre_resized(images_NCHW, self.size)
             return images_NCHW.contiguous()
         return torch.stack([read_image(self.images[i], channels, self.size) for i in indices])
 

