@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Any
 
 import typer
 
-from secateur import report as rp
 from secateur.cli.options import (
+    ArchitectureOption,
     DataOption,
     DeviceOption,
     DryOption,
@@ -20,27 +18,16 @@ from secateur.cli.options import (
     PrintOption,
     RecipeOption,
     SetOption,
+    StreamOption,
+    TrustOption,
+    UntrainedOption,
     WeightsOption,
+    begin,
     class_list,
+    complete_criterion,
     recipe_from,
-    stop_early,
 )  # fmt: skip
-from secateur.cli.present import new_report, say_notes, show
 from secateur.core.errors import RequestError
-from secateur.pipeline import (
-    Prepared,
-    busy_networks,
-    check_classes,
-    check_compare,
-    class_rows,
-    compare,
-    layer_rows,
-    prepare,
-    write_table,
-)
-from secateur.studies import class_aware
-
-LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def command(
@@ -48,7 +35,10 @@ def command(
     data: DataOption = None,
     model: ModelOption = None,
     weights: WeightsOption = None,
-    criteria: Annotated[list[str] | None, typer.Option("--criterion", help="Repeat for several.")] = None,
+    architecture: ArchitectureOption = None,
+    criteria: Annotated[
+        list[str] | None, typer.Option("--criterion", help="Repeat for several.", autocompletion=complete_criterion)
+    ] = None,
     budgets: Annotated[
         list[float] | None, typer.Option("--budget", help="Share that stays; repeat for several.")
     ] = None,
@@ -66,6 +56,9 @@ def command(
         list[str] | None, typer.Option("--track", help="Also log to wandb, mlflow, tensorboard or trackio.")
     ] = None,
     device: DeviceOption = None,
+    stream: StreamOption = None,
+    trust_code: TrustOption = None,
+    allow_untrained: UntrainedOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/compare"),
     print_config: PrintOption = False,
@@ -74,6 +67,8 @@ def command(
     """Compare criteria over budgets and seeds under the same strategies; finished parts survive an interruption."""
     chosen = recipe_from(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights,
+        model__architecture=architecture, model__trust_code=trust_code, model__allow_untrained=allow_untrained,
+        prune__stream=stream,
         compare__criteria=criteria or None,
         compare__budgets=budgets or None, compare__seeds=seeds or None,
         compare__subsets=[_subset(text) for text in subsets] if subsets else None, compare__replace_head=head,
@@ -81,19 +76,21 @@ def command(
     )  # fmt: skip
     if head is not None and not chosen.compare.subsets:
         raise RequestError("--head is for the classes of --subset (compare.subsets); give some, or leave it out")
-    if dry_run and not print_config:
-        asked = prepare(chosen)
-        check_classes(asked)
-        check_compare(asked.model, asked.data, chosen.compare, chosen.prune)
-    if stop_early(chosen, print_config, dry_run):
+    if not begin(chosen, "compare", out, print_config):
         return
-    for tracker in chosen.compare.trackers:
-        rp.check_tracker(tracker)
-    prepared = prepare(chosen)
-    check_classes(prepared)
+    from secateur.cli.compared import show_compared
+    from secateur.cli.present import say_notes, show_plan
+    from secateur.pipeline import compare
+    from secateur.pipeline.jobs import CompareJob
+
+    job = CompareJob.of(chosen)
+    if dry_run:
+        show_plan(job, out)
+        return
+    prepared = job.prepared
     say_notes(prepared)
     rows = compare(
-        prepared.model.to(prepared.device),
+        prepared.model,
         prepared.data,
         chosen.compare,
         chosen.prune,
@@ -101,133 +98,9 @@ def command(
         finetune=chosen.finetune.model_copy(update={"device": str(prepared.device)}),
         folder=out / "parts",
     )
-    measured = [row for row in rows if row["criterion"] != "none"]
-    for strategy in dict.fromkeys(row["strategy"] for row in measured):
-        show(*summary([row for row in measured if row["strategy"] == strategy]), title=f"accuracy in %: {strategy}")
-    found = class_aware.gains(rows)
-    if found:
-        show(*gain_table(found), title="accuracy by class-aware minus class-blind scores, in points (95 % interval)")
-    latencies = class_aware.at_latency(rows, LATENCIES)
-    if latencies and chosen.compare.subsets:
-        show(*latency_table(latencies), title="accuracy in % at equal latency (PyTorch, of the unpruned network's)")
-    notes = _notes(rows)
-    typer.echo("\n".join([*notes, *_written(prepared, rows, found, notes, out)]))
+    show_compared(prepared, rows, out)
 
 
 def _subset(text: str) -> dict[str, Any]:
     classes = class_list(text) or []
     return {"name": "-".join(classes) or text, "classes": classes}
-
-
-def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    """What tables do not say, one line each."""
-    notes = [str(line) for line in [class_aware.overhead(rows)] if line is not None]
-    fallbacks: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row["latency_note"] and not row["finetuned"]:
-            fallbacks[row["latency_note"]] += 1
-    notes += [f"{count} network(s) {text}" for text, count in fallbacks.items()]
-    busy = busy_networks(rows)
-    notes += [busy] if busy else []
-    if any(not row["structured"] for row in rows):
-        notes.append("masked weights are zeros in a network of full size: nothing gets smaller or faster by them")
-    return notes
-
-
-def _written(
-    prepared: Prepared, rows: list[dict[str, Any]], found: list[dict[str, Any]], notes: list[str], out: Path
-) -> list[str]:
-    """Write tables, pictures and the page, log to trackers; where all that is."""
-    chosen = prepared.recipe
-    measured = [row for row in rows if row["criterion"] != "none"]
-    tables = write_table(rows, out)
-    baseline = mean(row["accuracy"] for row in rows if row["criterion"] == "none")
-    lines = [f"table: {tables[0]}"]
-    if chosen.compare.kind != "ratio":
-        lines.append(
-            f"picture: {rp.save_curves([r for r in measured if r['structured']], out / 'compare.svg', baseline)}"
-        )
-    if chosen.compare.subsets:
-        lines.append(f"picture: {rp.save_subset_curves(rows, out / 'subsets.svg')}")
-    if found:
-        lines.append(f"picture: {rp.save_gains(found, out / 'gains.svg')}")
-    subsets = f"{len(chosen.compare.subsets)} subsets, " if chosen.compare.subsets else ""
-    page = new_report(
-        f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
-        f"{len(chosen.compare.criteria)} criteria, {subsets}{len(chosen.compare.seeds)} seeds, "
-        f"unpruned {100 * baseline:.2f} %",
-        prepared,
-        rows=[{k: v for k, v in row.items() if k not in ("layers", "removed", "per_class")} for row in rows],
-        gains=found,
-        class_rows=_means(class_rows(rows), "class", ("accuracy",)) if chosen.compare.subsets else [],
-        layer_rows=_means(layer_rows(rows), "layer", ("kept", "total")) if chosen.compare.subsets else [],
-        timings=class_aware.timings(rows) if chosen.compare.subsets else [],
-    )
-    page.notes.extend(notes)
-    lines.append(f"report: {rp.write_report(page, out / 'report.html')}")
-    settings = chosen.model_dump(mode="json")
-    name = f"{chosen.model.name} on {prepared.data.name}"
-    for tracker in chosen.compare.trackers:
-        lines.append(f"{tracker}: {rp.log_rows(tracker, rows, run=name, settings=settings, folder=out)}")
-    return lines
-
-
-def _means(rows: list[dict[str, Any]], what: str, values: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Means over seeds."""
-    keys = ("subset", "criterion", "scored_on", "strategy", "budget", "finetuned", what)
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        found[tuple(row[key] for key in keys)].append(row)
-    return [
-        dict(zip(keys, key, strict=True)) | {value: mean(row[value] for row in group) for value in values}
-        for key, group in found.items()
-    ]
-
-
-def summary(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows of one strategy: a line per criterion and stage, a column per budget; last, what was achieved.
-
-    Figures are means over subsets and seeds.
-    """
-    cells: dict[tuple[str, bool], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    reached: dict[float, list[float]] = defaultdict(list)
-    kind = "units" if rows[0]["budget_kind"] == "ratio" else rows[0]["budget_kind"]
-    kind = kind if rows[0]["structured"] else "weights"
-    for row in rows:
-        cells[(class_aware.name_of(row), row["finetuned"])][row["budget"]].append(row["accuracy"])
-        reached[row["budget"]].append(row[kind])
-    budgets = sorted(reached, reverse=rows[0]["budget_kind"] != "ratio")
-    lines: list[list[object]] = []
-    for (criterion, tuned), found in cells.items():
-        means = [100 * mean(found[b]) if found[b] else None for b in budgets]
-        stage = "fine-tuned" if tuned else "pruned"
-        shown = ["-" if m is None else f"{m:.1f}" for m in means]
-        lines.append([criterion, stage, *shown, f"{mean(m for m in means if m is not None):.1f}"])
-    shares = [f"{100 * min(reached[b]):.1f}-{100 * max(reached[b]):.1f}" for b in budgets]
-    lines.append([f"achieved {kind} in %", "", *shares, ""])
-    return ["criterion", "stage", *(f"{b:g}" for b in budgets), "mean"], lines
-
-
-def gain_table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: a line per criterion and stage, a column per budget, last the mean over budgets."""
-    budgets = sorted({row["budget"] for row in found if row["budget"] is not None}, reverse=True)
-    lines: dict[tuple[Any, ...], dict[float | None, str]] = defaultdict(dict)
-    for row in found:
-        spread = "" if row["low"] is None else f" [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-        key = (row["criterion"], row["strategy"], "fine-tuned" if row["finetuned"] else "pruned")
-        lines[key][row["budget"]] = f"{100 * row['gain']:+.1f}{spread}"
-        if row["budget"] is None:
-            lines[key][None] += f" ({row['better']} of {row['pairs']} better)"
-    body: list[list[object]] = [[*key, *(cells.get(b, "-") for b in (*budgets, None))] for key, cells in lines.items()]
-    return ["criterion", "strategy", "stage", *(f"{b:g}" for b in budgets), "mean over budgets"], body
-
-
-def latency_table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Header and rows: a line per criterion and stage, a column per latency share."""
-    shares = sorted({row["latency_share"] for row in found}, reverse=True)
-    lines: dict[tuple[Any, ...], dict[float, str]] = defaultdict(dict)
-    for row in found:
-        key = (class_aware.name_of(row), row["strategy"], "fine-tuned" if row["finetuned"] else "pruned")
-        lines[key][row["latency_share"]] = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}"
-    body: list[list[object]] = [[*key, *(cells[s] for s in shares)] for key, cells in lines.items()]
-    return ["criterion", "strategy", "stage", *(f"{s:g}" for s in shares)], body

@@ -2,134 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import typer
-
-from secateur.cli.options import DeviceOption, OutOption, SetOption, recipe_from
-from secateur.cli.present import Units, heatmaps, layers, measurement, new_report, percent, show
-from secateur.core.figures import count, milliseconds, size
-from secateur.core.timing import Latency, LatencyShare
-from secateur.data import loader
-from secateur.evaluation import count_params, evaluate, measure_latency
-from secateur.pipeline import Compressed, Prepared, check_classes, compare, prepare, train_network, write_table
-from secateur.report import write_report
-from secateur.structure import trace
-from secateur.surgery import save
+from secateur.cli.options import DeviceOption, DryOption, OutOption, PrintOption, SetOption, begin, recipe_from
 
 
-def command(device: DeviceOption = None, overrides: SetOption = None, out: OutOption = Path("out/demo")) -> None:
+def command(
+    device: DeviceOption = None,
+    overrides: SetOption = None,
+    out: OutOption = Path("out/demo"),
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
     """Train on real digits, prune to half the MACs by four criteria, fine-tune an epoch, report."""
     recipe = recipe_from("demo", overrides, device=device)
-    prepared = prepare(recipe)
-    check_classes(prepared)
-    typer.echo(f"1/3 training {recipe.model.name} on {len(prepared.data.train)} images of {prepared.data.name}")
-    train_network(prepared)
-    criteria = ", ".join(recipe.compare.criteria)
-    typer.echo(f"2/3 pruning to {recipe.compare.budgets[-1]:.0%} of the MACs by {criteria}, and fine-tuning")
-    kept: dict[str, Compressed] = {}
-    finetune = recipe.finetune.model_copy(update={"device": str(prepared.device)})
-    rows = compare(
-        prepared.model.to(prepared.device),
-        prepared.data,
-        recipe.compare.model_copy(update={"latency_repeats": 0}),  # timed below, all in turn
-        recipe.prune,
-        model_name=recipe.model.name,
-        finetune=finetune,
-        keep=kept,
-    )
-    typer.echo("3/3 measuring and writing")
-    best = kept[recipe.compare.criteria[0]]
-    prepared.model.to("cpu")
-    for network in kept.values():
-        network.model.to("cpu")
-    test, names = prepared.data.test, prepared.data.class_names
-    times = _timed(prepared, kept, rows)
-    before = replace(evaluate(prepared.model, loader(test), class_names=names), latency=times.get("none"))
-    after = replace(
-        evaluate(best.model, loader(test), class_names=names), latency=times.get(recipe.compare.criteria[0])
-    )
-    structure = trace(prepared.model, test.batch([0])[0])
-    units = Units.of(structure, best.plan)
-    if out.exists() and (out / "bundle").is_dir():
-        shutil.rmtree(out / "bundle")
-    metrics = {
-        "achieved": dict(best.plan.achieved),
-        "units": units.to_json(),
-        "before": before.to_json(),
-        "finetuned": after.to_json(),
-    }
-    bundle = save(
-        best.model,
-        out / "bundle",
-        plan=best.plan,
-        recipe=recipe.model_dump(mode="json"),
-        metrics=metrics,
-        data=prepared.data_record(),
-    )
-    write_table(rows, out)
-    page = write_report(
-        new_report(
-            f"{recipe.model.name} on {prepared.data.name}",
-            str(best.plan),
-            prepared,
-            rows=rows[1:],
-            before=measurement(before, units.removable),
-            after=measurement(after, units.kept),
-            layers=layers(structure, best.plan),
-            heatmaps=heatmaps(prepared.model, best.model, prepared),
-        ),
-        out / "report.html",
-    )
-    whole = count_params(prepared.model), structure.cost().macs
-    lines = []
-    for row in rows:
-        stage = "" if row["criterion"] == "none" else ("fine-tuned" if row["finetuned"] else "pruned")
-        lines.append(
-            (
-                "unpruned" if row["criterion"] == "none" else row["criterion"],
-                stage,
-                percent(row["accuracy"]),
-                str(Units(round(row["units"] * units.removable), units.removable)),
-                f"{row['params'] * whole[0]:,.0f} ({100 * row['params']:.1f} %)",
-                f"{count(row['macs'] * whole[1])} ({100 * row['macs']:.1f} %)",
-                size(row["size_bytes"]),
-                "-" if row["latency_ms"] is None else milliseconds(row["latency_ms"]),
-                "" if row["criterion"] == "none" else str(LatencyShare.from_columns(row) or "-"),
-            )
-        )
-    show(
-        ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency", "against unpruned"),
-        lines,
-        f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs",
-    )
-    if before.latency is not None:
-        rounds = f"{before.latency.repeats} rounds"
-        typer.echo(f"latency: per batch of {before.latency.batch_size}, all networks timed in turn over {rounds}")
-        if before.latency.warning:
-            typer.echo(f"warning: latency {before.latency.warning}")
-    typer.echo(f"bundle: {bundle}\nreport: {page}")
+    if not begin(recipe, "demo", out, print_config):
+        return
+    from secateur.cli.demonstration import demonstrate
+    from secateur.cli.present import show_plan
+    from secateur.pipeline.jobs import TrainJob
 
-
-def _timed(prepared: Prepared, kept: Mapping[str, Compressed], rows: list[dict[str, Any]]) -> dict[str, Latency]:
-    """Times of the unpruned network ("none") and of those kept, by criterion, all in turn; also put into their rows."""
-    settings = prepared.recipe.compare
-    if not settings.latency_repeats:
-        return {}
-    test = prepared.data.test
-    probe = test.batch(range(min(settings.latency_batch, len(test))))[0]
-    models = [prepared.model, *(network.model for network in kept.values())]
-    found = dict(zip(("none", *kept), measure_latency(models, probe), strict=True))
-    last = {row["criterion"]: _part(row) for row in rows if row["structured"]}  # which is the one that was kept
-    for row in rows:
-        if last.get(row["criterion"]) == _part(row) and row["structured"]:
-            row |= found[row["criterion"]].columns()
-    return found
-
-
-def _part(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("strategy", "subset", "seed", "scored_on", "budget"))
+    job = TrainJob.of(recipe)
+    if dry_run:
+        show_plan(job, out)
+        return
+    demonstrate(job, out)

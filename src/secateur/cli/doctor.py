@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Annotated
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-import torch
 import typer
 
-from secateur.cli.options import DataOption, WeightsOption, recipe_from
-from secateur.cli.present import percent, show
-from secateur.core.devices import choose_device
+from secateur.cli.options import ArchitectureOption, DataOption, TrustOption, WeightsOption, recipe_from
 from secateur.core.errors import RequestError
-from secateur.criteria import known
-from secateur.models import build, input_shape
-from secateur.pipeline import known_recipes, prepare
-from secateur.structure import Structure, trace
-from secateur.surgery import load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+    from secateur.structure import Structure
+
+WIDTH = 100
+"""Columns that every table fits."""
+_REASON = 64
+"""Characters of a reason that are shown without ``--full``."""
 
 
 def command(
     model: Annotated[str | None, typer.Argument(help="A network to look at; without one: the installation.")] = None,
     weights: WeightsOption = None,
+    architecture: ArchitectureOption = None,
+    trust_code: TrustOption = None,
     data: DataOption = None,
     shape: Annotated[
         str | None, typer.Option("--shape", help="Input shape C,H,W when no data is named and the network names none.")
@@ -33,65 +38,215 @@ def command(
     stream: Annotated[
         bool, typer.Option("--stream", help="Let channels go that norms run over: residual streams as a whole.")
     ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Name all layers of each group, and give reasons whole.")
+    ] = False,
 ) -> None:
     """Check the installation, or what can be pruned in a network and why the rest cannot."""
     if model is None:
         _installation()
         return
+    from secateur.core.progress import announce
+    from secateur.models.settings import ModelSettings, check_model
+
+    sizes = None if shape is None else _sizes(shape)
+    flags = {"weights": weights, "architecture": architecture, "trust_code": trust_code}
+    given = {key: value for key, value in flags.items() if value is not None}
+    check_model(ModelSettings.model_validate({"name": model, **given}))
+    recipe = None
     if data is not None:
-        prepared = prepare(recipe_from(None, None, data__source=data, model__name=model, model__weights=weights))
+        recipe = recipe_from(
+            None, None, data__source=data, model__allow_untrained=True, model__name=model, **_for_recipe(given)
+        )
+    announce("loading PyTorch")
+    import torch
+
+    from secateur.models import build, input_shape
+    from secateur.models.settings import kind_of
+    from secateur.pipeline import prepare
+    from secateur.structure import trace
+    from secateur.surgery import load
+
+    if recipe is not None:
+        prepared = prepare(recipe)
         network, example = prepared.model, prepared.data.test.batch([0])[0]
     else:
-        sizes = None if shape is None else _sizes(shape)
-        network = load(model) if Path(model).is_dir() else build(model, weights)
+        network = load(model) if kind_of(model) == "bundle" else build(model, **given)  # type: ignore[arg-type]
         example = torch.zeros(1, *(sizes or input_shape(network)))
     structure = trace(network, example, stream=stream)
-    rows = [
-        (*(r[k] for k in ("group", "kind", "layers", "units")), percent(r["params"]), percent(r["macs"]), _verdict(r))  # type: ignore[arg-type]
-        for r in structure.table()
-    ]
-    show(("group", "kind", "layers", "units", "parameters", "MACs", ""), rows, f"{model}: {structure}")
-    least = structure.cost(_minimum(structure)).share_of(structure.cost())
-    typer.echo("reachable: " + ", ".join(f"{name} {share:.2%}" for name, share in least.items()))
-    if not stream and any("norm" in item.reason for item in structure.locked):
-        typer.echo("channels that norms run over are locked; --stream lets them go")
+    whole = structure.cost()
+    _print(
+        _groups(structure, full),
+        f"{model}: {structure.num_units} removable units in {len(structure.groups)} groups, "
+        f"{whole.params:,} parameters, {whole.macs:,} MACs per sample",
+        "Shares of parameters and MACs: what goes with several groups counts for each in equal parts.",
+    )
     if structure.idle:
         typer.echo(f"not executed on this input, left as they are: {', '.join(structure.idle)}")
     for peek in structure.peeks:
         typer.echo(f"note: {peek} was followed")
+    typer.echo(f"reachable: {_reachable(structure)}")
+    if structure.locked_by_norms:
+        then = ""
+        try:
+            then = f"; reachable then: {_reachable(trace(network, example, stream=True))}"
+        except RequestError as error:
+            then = f", as far as that goes: {error}"
+        typer.echo(
+            f"norms lock {structure.locked_by_norms} channels of the residual stream; --stream lets them go{then}"
+        )
 
 
-def _verdict(row: dict[str, object]) -> object:
-    return row["reason"] or "can go"
+def _for_recipe(given: dict[str, object]) -> dict[str, object]:
+    return {f"model__{key}": value for key, value in given.items()}
 
 
 def _sizes(shape: str) -> list[int]:
     try:
-        return [int(n) for n in shape.split(",")]
+        sizes = [int(n) for n in shape.split(",")]
     except ValueError as error:
         raise RequestError(f"--shape should read C,H,W, got '{shape}'") from error
+    if min(sizes) < 1:
+        raise RequestError(f"--shape should hold sizes of at least 1, got '{shape}'")
+    return sizes
+
+
+def _groups(structure: Structure, full: bool) -> Table:
+    """One row per group and per locked entry; shares add up to 100 %."""
+    table = _table((("layers", "left"), ("kind", "left"), *((name, "right") for name in ("units", "params", "MACs"))))
+    table.add_column("", overflow="fold", ratio=1)
+    layers = [*(group.layers for group in structure.groups), *(item.layers for item in structure.locked), ()]
+    for row, names in zip(structure.table(), layers, strict=True):
+        shares = [float(str(row[key])) for key in ("params", "macs")]
+        if not names and max(shares) < 0.00005:
+            continue  # nothing is left over
+        reason = str(row["reason"]) or "can go"
+        table.add_row(
+            _named(str(row["group"]), names, full),
+            str(row["kind"]),
+            str(row["units"]) if names else "",
+            *(f"{100 * share:.2f} %" for share in shares),
+            reason if full else _shortened(reason),
+        )
+    table.add_section()
+    table.add_row("all", "", str(structure.num_units), "100.00 %", "100.00 %", "units that can go")
+    return table
+
+
+def _named(group: str, layers: Sequence[str], full: bool) -> str:
+    """A group by its first layer, and how many layers more have its units."""
+    others = [name for name in layers[1:] if name != group]
+    if not others:
+        return group
+    return ", ".join([group, *others]) if full else f"{group} and {len(others)} more"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _REASON else f"{text[: _REASON - 4].rstrip()} ..."
+
+
+def _reachable(structure: Structure) -> str:
+    least = structure.cost(_minimum(structure)).share_of(structure.cost())
+    shares = ", ".join(f"{name} {share:.2%}" for name, share in least.items())
+    budget = max(0.01, -(-least["macs"] * 100 // 1) / 100)
+    return f"{shares} with one unit left per group (prune --macs {min(1.0, budget):.2f})"
 
 
 def _minimum(structure: Structure) -> np.ndarray:
     """One unit left in each group."""
+    import numpy as np
+
     keep = np.zeros(structure.num_units, bool)
     keep[[group.first for group in structure.groups]] = True
     return keep
 
 
 def _installation() -> None:
-    rows = []
-    for name in ("secateur", "torch", "torchvision", "accelerate", "altair", "timm", "mlxtend", "scikit-learn"):
-        try:
-            rows.append((name, version(name)))
-        except PackageNotFoundError:
-            extra = {"timm": "timm", "mlxtend": "demo", "scikit-learn": "toy"}.get(name)
-            rows.append((name, f"missing: pip install 'secateur[{extra}]'" if extra else "missing"))
-    rows += [
-        ("python", platform.python_version()),
-        ("device", str(choose_device())),
-        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
-        ("criteria", ", ".join(known())),
-        ("recipes", ", ".join(known_recipes())),
-    ]
-    show(("what", "found"), rows, "installation")
+    from secateur.core.progress import announce
+
+    announce("loading PyTorch")
+    import torch
+
+    from secateur.core.devices import choose_device
+    from secateur.criteria import known
+    from secateur.pipeline.recipe import known_recipes
+
+    table = _table((("what", "left"),))
+    table.add_column("installed", overflow="fold", ratio=1)
+    table.add_row("secateur", version("secateur"))
+    table.add_row("python", platform.python_version())
+    table.add_row("it needs", ", ".join(f"{name} {_version(name) or 'missing'}" for name in _required(None)))
+    for extra in _extras():
+        table.add_row(f"extra {extra}", _extra(extra))
+    table.add_row("device", str(choose_device()))
+    table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
+    table.add_row("criteria", ", ".join(known()))
+    table.add_row("recipes", ", ".join(known_recipes()))
+    _print(table, "installation")
+
+
+def _extra(extra: str) -> str:
+    """Versions of what an extra brings, or the command that brings what is missing."""
+    found = {name: _version(name) for name in _required(extra)}
+    missing = [name for name, there in found.items() if there is None]
+    if missing:
+        return f"missing {', '.join(missing)}: pip install 'secateur[{extra}]'"
+    return ", ".join(f"{name} {there}" for name, there in found.items())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _extras() -> list[str]:
+    return sorted(metadata("secateur").get_all("Provides-Extra") or [])
+
+
+def _required(extra: str | None) -> list[str]:
+    """Packages that an extra brings, or that are always needed, as the installed package's metadata say."""
+    return sorted(dict.fromkeys(_packages(requires("secateur") or [], extra)))
+
+
+def _packages(requirements: Iterable[str], extra: str | None) -> Iterator[str]:
+    requirements = list(requirements)
+    for requirement in requirements:
+        named = re.search(r"""\bextra\s*==\s*["']([^"']+)["']""", requirement)
+        parts = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", requirement)
+        if parts is None or (None if named is None else named[1]) != extra:
+            continue
+        if parts[1] != "secateur":
+            yield parts[1]
+        for other in filter(None, (parts[2] or "").split(",") if parts[1] == "secateur" else ()):
+            yield from _packages(requirements, other.strip())
+
+
+def _table(columns: Iterable[tuple[str, str]]) -> Table:
+    """A table of names, which wrap where they have to, and of columns that do not."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left", expand=False)
+    for index, (name, side) in enumerate(columns):
+        fold = index == 0
+        table.add_column(
+            name,
+            justify="right" if side == "right" else "left",
+            no_wrap=not fold,
+            overflow="fold",
+            max_width=40 if fold else None,
+        )
+    return table
+
+
+def _print(table: Table, title: str, caption: str = "") -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(title)
+    console.print(table)
+    if caption:
+        console.print(caption)

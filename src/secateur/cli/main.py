@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import typer
-from rich.console import Console
 from typer.main import get_command
 
 from secateur.cli import compare, demo, doctor, evaluate, explain, export, prune, report, toy, train
+from secateur.core import interruption
 from secateur.core.errors import SecateurError
 
 # typer brings its own copy of click in newer versions and uses the installed one in older ones
@@ -19,7 +18,6 @@ _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c._
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     help="Prune neural networks by what they find relevant: smaller and faster, with the explanation.",
 )
@@ -27,6 +25,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"secateur {version('secateur')}")
         raise typer.Exit
 
@@ -50,7 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
     warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
     try:
         result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
@@ -62,12 +61,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         message, code = error.format_message(), 2  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        message, code = (
-            "interrupted; finished training epochs, comparison parts and runs are found again by the same command",
-            130,
-        )
+        message, code = f"interrupted; {interruption.message()}", 130
     except MemoryError:
         message, code = "out of memory; use a smaller batch size", 1
     if message:  # none where the help was all there is to say
-        console.print(f"secateur: {' '.join(message.split())}", markup=False, style="red")
+        typer.secho(f"secateur: {' '.join(message.split())}", fg="red", err=True)
     return code

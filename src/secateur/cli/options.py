@@ -1,29 +1,94 @@
-"""Options that commands share, and the recipe they make."""
+"""Options that commands share, and the recipe they make. Nothing heavy is imported to read them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-import yaml
-from pydantic import BaseModel
 
 from secateur.core.errors import RequestError
-from secateur.pipeline import Recipe, load_settings
 
-S = TypeVar("S", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="Shipped recipe name or YAML file.")]
+    from secateur.pipeline.recipe import Recipe
+
+    S = TypeVar("S", bound=BaseModel)
+
+
+def _beginning(text: str, known: Iterable[str]) -> list[str]:
+    return [name for name in known if name.startswith(text)]
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """For the shell: names of recipes."""
+    from secateur.pipeline.recipe import known_recipes
+
+    return _beginning(incomplete, known_recipes())
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """For the shell: names of networks."""
+    from secateur.models.settings import known_models
+
+    return _beginning(incomplete, known_models())
+
+
+def complete_criterion(incomplete: str) -> list[str]:
+    """For the shell: names of criteria."""
+    from secateur.criteria import known
+
+    return _beginning(incomplete, known())
+
+
+def complete_composite(incomplete: str) -> list[str]:
+    """For the shell: names of composites."""
+    from secateur.attribution.composites import known
+
+    return _beginning(incomplete, known())
+
+
+def complete_strategy(incomplete: str) -> list[str]:
+    """For the shell: names of strategies."""
+    from secateur.selection.names import STRATEGY_NAMES
+
+    return _beginning(incomplete, STRATEGY_NAMES)
+
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="Shipped recipe name or YAML file.", autocompletion=complete_recipe)
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Any recipe value: --set train.epochs=3", metavar="A.B=C")
 ]
-DataOption = Annotated[str | None, typer.Option("--data", help="mnist5k, FILE.npz, an image folder, torchvision/NAME.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="A name of `secateur data list`, FILE.npz, an image folder, torchvision/NAME."),
+]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="resnet20-cifar10, resnet20, torchvision/NAME, timm/NAME, or a bundle folder."),
+    typer.Option(
+        "--model",
+        help="resnet20-cifar10, resnet20, torchvision/NAME, timm/NAME, a bundle folder, FILE.safetensors, FILE.pt2, "
+        "or your own package.module:factory (with --trust-code).",
+        autocompletion=complete_model,
+    ),
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Checkpoint: .safetensors, or a .pt state_dict.")]
+ArchitectureOption = Annotated[
+    str | None, typer.Option("--architecture", help="Of FILE.safetensors, where the file does not name it.")
+]
+TrustOption = Annotated[
+    bool | None, typer.Option("--trust-code", help="Run the Python code that --model package.module:factory names.")
+]
+UntrainedOption = Annotated[
+    bool | None, typer.Option("--allow-untrained", help="Take a network with random weights, too.")
+]
+StreamOption = Annotated[
+    bool | None, typer.Option("--stream", help="Let channels go that norms run over: residual streams as a whole.")
+]
 ClassesOption = Annotated[
     str | None, typer.Option("--classes", metavar="A,B,C", help="Work with these classes alone, by name or index.")
 ]
@@ -33,7 +98,9 @@ HeadOption = Annotated[
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for results.")]
 PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the full recipe and exit.")]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Check the request, do no work.")]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check everything that can be checked, say what would be done, do no work.")
+]
 
 
 def recipe_from(
@@ -44,6 +111,8 @@ def recipe_from(
     **flags: Any,
 ) -> Recipe:
     """A recipe from a file or name, then flags, then ``--set`` (later wins); see `settings_from`."""
+    from secateur.pipeline.recipe import Recipe
+
     return settings_from(Recipe, recipe, overrides, default=default, **flags)
 
 
@@ -64,6 +133,10 @@ def settings_from(
         default: shipped recipe to use when none is given.
         flags: dotted keys with ``__`` for the dot; None is left out.
     """
+    import yaml
+
+    from secateur.pipeline.recipe import load_settings
+
     values = {key.replace("__", "."): _plain(value) for key, value in flags.items() if value is not None}
     for item in overrides or []:
         key, equals, text = item.partition("=")
@@ -85,25 +158,28 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def stop_early(recipe: Recipe, print_config: bool, dry_run: bool) -> bool:
-    """Whether the command ends here: the recipe was only to be shown or checked."""
-    if print_config:
-        echo_settings(recipe)
-        return True
-    if dry_run:
-        from secateur.pipeline import check_classes, prepare
-
-        prepared = prepare(recipe)
-        check_classes(prepared)
-        sizes = ", ".join(f"{s} {len(getattr(prepared.data, s))}" for s in ("train", "val", "test"))
-        typer.echo(
-            f"ok: data '{prepared.data.name}' ({sizes}), "
-            f"{len(prepared.data.class_names)} classes, device {prepared.device}"
-        )
-        return True
-    return False
-
-
 def echo_settings(settings: BaseModel) -> None:
     """Print settings as the YAML that gives them again."""
+    import yaml
+
     typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def begin(recipe: Recipe, command: str, out: Path | None, print_config: bool) -> bool:
+    """Check what can be checked before PyTorch is loaded; False where the recipe was only to be shown.
+
+    Args:
+        recipe: the request.
+        command: that is to work on it.
+        out: folder for results.
+        print_config: show the recipe, and no more.
+    """
+    if print_config:
+        echo_settings(recipe)
+        return False
+    from secateur.core.progress import announce
+    from secateur.pipeline.requests import check_request
+
+    check_request(recipe, command, out)
+    announce("loading PyTorch")
+    return True

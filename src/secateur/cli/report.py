@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from secateur.core.errors import RequestError
-from secateur.report import load_report, save_curves, write_report
 
 
 def command(
@@ -16,14 +15,21 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="HTML, or .png/.svg for the curves alone.")] = None,
 ) -> None:
     """Render a report anew from its record, without any network."""
-    found = load_report(record)
+    from secateur.core.files import check_writable
+    from secateur.core.names import did_you_mean_file
+    from secateur.report import load_report, save_curves, write_report
+
     target = out or record.with_suffix(".html")
+    if target.suffix not in (".html", ".htm", ".png", ".svg"):
+        raise RequestError(f"'{target}' should end in .html, .png or .svg")
+    if not record.is_file():
+        raise RequestError(f"record '{record}' does not exist{did_you_mean_file(record)}")
+    check_writable(target.parent)
+    found = load_report(record)
     if target.suffix in (".png", ".svg"):
         if not found.rows:
             raise RequestError(f"'{record}' has no comparison rows to draw")
         save_curves(found.rows, target)
-    elif target.suffix in (".html", ".htm"):
-        write_report(found, target)
     else:
-        raise RequestError(f"'{target}' should end in .html, .png or .svg")
+        write_report(found, target)
     typer.echo(f"report: {target}")

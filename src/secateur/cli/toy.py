@@ -6,7 +6,6 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
 from secateur import report as rp
@@ -19,10 +18,11 @@ from secateur.cli.options import (
     echo_settings,
     settings_from,
 )
-from secateur.cli.present import origin
-from secateur.cli.toy_tables import show_against, show_ranks, show_run, show_summary
 from secateur.core.errors import RequestError
-from secateur.core.files import ensure_folder
+from secateur.core.extras import check_installed
+from secateur.core.files import check_writable, ensure_folder
+from secateur.core.names import did_you_mean_file
+from secateur.core.progress import announce
 from secateur.studies import toy
 
 app = typer.Typer(no_args_is_help=True, help="The 2-D toy study: what a criterion does to a decision boundary.")
@@ -40,7 +40,7 @@ RanksOption = Annotated[bool | None, typer.Option("--ranks/--no-ranks", help="Ke
 RenderOption = Annotated[
     str | None, typer.Option("--render", help="none, svg, png, pdf, or show: open in the browser.")
 ]
-ColormapOption = Annotated[str | None, typer.Option("--colormap", help=f"{', '.join(rp.COLORMAPS)}.")]
+ColormapOption = Annotated[str | None, typer.Option("--colormap", help="Of the classes: okabe-ito, viridis, ...")]
 OneCountOption = Annotated[int | None, typer.Option("--samples-per-class", help="Reference samples of each class.")]
 OneSeedOption = Annotated[int | None, typer.Option("--seed", help="Of the reference samples and the noisy points.")]
 
@@ -76,11 +76,15 @@ def run(
         ranks=ranks, render=render, colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "run")
-    if _stop(chosen, print_config, dry_run):
-        return
     table = results or out / "runs.csv"
     if table.suffix != ".csv":
         raise RequestError(f"--results names a CSV, got '{table}'; choose a name that ends in .csv")
+    if _stop(chosen, out, print_config, dry_run):
+        return
+    import pandas as pd
+
+    from secateur.cli.toy_tables import show_run
+
     if table.exists():
         toy.read_rows(table)
     ensure_folder(table.parent)
@@ -132,7 +136,7 @@ def grid(
         seeds=tuple(range(seeds)) if seeds else seed, noise=noise, remove=remove, network__all_relu=all_relu,
         ranks=ranks, processes=processes,
     )  # fmt: skip
-    if _stop(chosen, print_config, dry_run):
+    if _stop(chosen, out, print_config, dry_run):
         return
     ensure_folder(out)
     _announce(chosen)
@@ -150,6 +154,18 @@ def analyse(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures; default: FOLDER.")] = None,
 ) -> None:
     """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
+    for name in ("results.csv", *(["ranks.parquet"] if ranks else [])):
+        if not (folder / name).is_file():
+            raise RequestError(f"'{folder}' has no {name}; give the folder that `secateur toy grid` wrote")
+    if against is not None and not against.is_file():
+        raise RequestError(f"'{against}' does not exist{did_you_mean_file(against)}")
+    announce("reading tables")
+    import pandas as pd
+
+    from secateur.cli.present import command_line
+    from secateur.cli.toy_tables import show_against, show_ranks, show_summary
+    from secateur.pipeline.pages import origin
+
     target = ensure_folder(out) if out else folder
     published = toy.read_published(against) if against else None
     summary = toy.summarise(toy.read_rows(folder / "results.csv"))
@@ -173,7 +189,7 @@ def analyse(
         written["rank picture"] = rp.save_ranks(pictured, target / "ranks.svg")
     curves = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
     written["curves"] = rp.save_samples(curves, target / "accuracy.svg")
-    made = origin()
+    made = origin(command=command_line())
     made["notes"] = [
         *(f"{'Holds' if f.holds else 'Does not hold'}: {f.text} ({f.figures})." for f in found),
         *made["notes"],
@@ -211,8 +227,11 @@ def show_boundaries(
         remove=remove, network__all_relu=all_relu, render=render, colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "show")
-    if _stop(chosen, print_config, dry_run):
+    if _stop(chosen, out, print_config, dry_run):
         return
+    from secateur.cli.present import command_line
+    from secateur.pipeline.pages import origin
+
     _prepare(chosen, out)
     panels, films = [], []
     for name in chosen.datasets:
@@ -224,7 +243,7 @@ def show_boundaries(
         title="What a criterion does to a decision boundary",
         subtitle=f"{count} reference samples of each class, seed {draw}",
         films=films,
-        **origin(chosen),
+        **origin(chosen, command_line()),
     )
     written = {"report": rp.write_report(page, out / "report.html")}
     if chosen.render != "none":
@@ -267,15 +286,20 @@ def _announce(chosen: toy.ToySettings) -> None:
         typer.echo(f"training the networks of {', '.join(missing)} first, once: minutes for each", err=True)
 
 
-def _stop(chosen: toy.ToySettings, print_config: bool, dry_run: bool) -> bool:
+def _stop(chosen: toy.ToySettings, out: Path, print_config: bool, dry_run: bool) -> bool:
+    """Whether the command ends here: the request was only to be shown or checked."""
     if print_config:
         echo_settings(chosen)
-    elif dry_run:
+        return True
+    check_installed("sklearn", "toy", "the toy study")
+    check_writable(out)
+    announce("loading PyTorch")
+    if dry_run:
         runs = len(chosen.datasets) * len(chosen.criteria) * len(chosen.samples_per_class) * len(chosen.seeds)
         missing = toy.untrained(chosen)
-        training = f"networks to train first: {', '.join(missing)}" if missing else "all networks trained"
-        typer.echo(f"ok: {runs} prunings; {training}")
-    return print_config or dry_run
+        training = f"networks to train first: {', '.join(missing)}" if missing else "all networks are trained"
+        typer.echo(f"the request is right; nothing was done\n{runs} prunings; {training}\nresults: {out}")
+    return dry_run
 
 
 def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

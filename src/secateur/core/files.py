@@ -143,6 +143,28 @@ def ensure_folder(path: str | Path) -> Path:
         ) from error
 
 
+def check_writable(path: str | Path) -> None:
+    """See that a folder for results can be made and written to; nothing is left behind.
+
+    Raises:
+        RequestError: when it cannot, or is a file.
+
+    Example:
+        >>> check_writable(Path(tempfile.gettempdir()) / "results" / "today")
+    """
+    target = Path(path)
+    home = Path(os.path.abspath(target))  # noqa: PTH100 - links stay as they are
+    while not home.exists() and home != home.parent:
+        home = home.parent
+    try:
+        with tempfile.TemporaryFile(dir=home):
+            return
+    except OSError as error:
+        raise RequestError(
+            f"cannot write to folder '{target}' ({error.strerror or error}: '{home}'); choose another place"
+        ) from error
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:

@@ -58,6 +58,9 @@ class Criterion(ABC):
     standing: ClassVar[bool] = False
     """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
 
+    quick: ClassVar[bool] = True
+    """Whether a scoring takes a few passes; Shapley values take one for each unit and permutation."""
+
     @property
     def asks_for(self) -> int | None:
         """Reference samples that it needs at least; None: it takes what there is."""

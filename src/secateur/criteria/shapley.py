@@ -45,6 +45,7 @@ class Shapley(Criterion):
     samples: int | None = None
     normalise: str | None = None
     equivariant: ClassVar[bool] = False
+    quick: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count("permutations", self.permutations)

@@ -17,13 +17,13 @@ from torch import nn
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_path
 from secateur.exporting.capture import Example, capture, finite, flatten, frozen_copy, outputs_of
+from secateur.exporting.formats import SUFFIXES, check_export
 from secateur.exporting.onnx import check_opset, write_onnx
 from secateur.exporting.openvino import write_openvino
 from secateur.exporting.parity import Parity, compare_outputs, worst
 from secateur.exporting.program import load_program, open_executorch, write_executorch, write_program
 from secateur.exporting.sessions import OnnxSession, OpenVinoSession
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2", "executorch": ".pte"}
 TOLERANCE = 1e-4
 # 1 and 2 are special cases of tracers, the others are what a tracer has not seen
 _BATCHES = (1, 2, 3, 8)
@@ -134,12 +134,6 @@ def export(
     return Exported(target, format, parity.difference, parity.top1_equal, size, constant)
 
 
-def check_format(format: str) -> None:
-    """Refuse a format that is not known."""
-    if format not in SUFFIXES:
-        raise RequestError(f"unknown format '{format}'; known: {', '.join(SUFFIXES)}")
-
-
 def writable_parent(target: Path) -> Path:
     """The nearest folder above ``target`` that exists, in which something can be written.
 
@@ -159,17 +153,13 @@ def writable_parent(target: Path) -> Path:
 
 
 def _check_request(target: Path, format: str, batch: int | None, opset: int | None) -> None:
-    check_format(format)
+    check_export(format, batch, opset)
     if target.suffix != SUFFIXES[format]:
         raise RequestError(f"a file of format '{format}' should end in {SUFFIXES[format]}, got '{target}'")
     if target.is_dir():
         raise RequestError(f"'{target}' is a folder; name the file to write")
-    if batch is not None and batch < 1:
-        raise RequestError(f"a batch holds at least one sample, got {batch}")
     if format in ("onnx", "openvino"):
         check_opset(opset)
-    elif opset is not None:
-        raise RequestError(f"format '{format}' has no opset; leave it away, or choose onnx or openvino")
 
 
 def _about(

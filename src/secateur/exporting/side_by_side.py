@@ -12,7 +12,8 @@ from torch import nn
 
 from secateur.core.timing import Latency
 from secateur.exporting.capture import Example
-from secateur.exporting.conversion import SUFFIXES, Exported, check_format, export, open_runtime
+from secateur.exporting.conversion import Exported, export, open_runtime
+from secateur.exporting.formats import SUFFIXES, check_format
 from secateur.exporting.timing import measure_runtime
 
 TIMED = ("onnx", "openvino")

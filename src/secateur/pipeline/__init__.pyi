@@ -3,9 +3,10 @@ from .comparing import check_compare, compare
 from .comparison import COLUMNS, class_rows, layer_rows, write_table
 from .compression import compress, prune_to_budgets
 from .explanation import Explanation, explain, strongest_units
+from .jobs import PruneRun
 from .nominal import prune_to_ratios
 from .recipe import Recipe, known_recipes, load_recipe, load_settings
-from .run import Prepared, PruneRun, check_classes, prepare, prune_network, train_network
+from .run import Prepared, check_classes, prepare
 from .settings import Compressed, PruneSettings, Step
 from .timed import busy_networks
 
@@ -32,10 +33,8 @@ __all__ = [
     "load_recipe",
     "load_settings",
     "prepare",
-    "prune_network",
     "prune_to_budgets",
     "prune_to_ratios",
     "strongest_units",
-    "train_network",
     "write_table",
 ]

@@ -21,10 +21,10 @@ from secateur.core.progress import track
 from secateur.criteria import get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData
-from secateur.exporting.capture import need
 from secateur.pipeline.bench import Bench
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.comparison import Part, Row, parts_of
+from secateur.pipeline.requests import check_compare_settings
 from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.pipeline.timed import Timer
 from secateur.surgery.head import head_mask
@@ -97,7 +97,7 @@ def check_compare(
     finetune: TrainSettings | None = None,
 ) -> Bench:
     """What `compare` refuses before any work; the bench that it works on."""
-    _check(settings, prune_settings)
+    check_compare_settings(settings, prune_settings)
     bench = Bench(model, data, settings, finetune, model_name)
     for task in bench.tasks.values():
         structures = [task.structure, *([task.whole_structure] if settings.blind else [])]
@@ -108,36 +108,6 @@ def check_compare(
             criterion = get(name, **parameters)
             first_balanced(reference, criterion.asks_for, criterion.name)
     return bench
-
-
-def _check(settings: CompareSettings, prune: PruneSettings) -> None:
-    for text in (*settings.criteria, *settings.blind):
-        name, parameters = parse(text)
-        get(name, **parameters)
-    for name in ("criteria", "budgets", "seeds"):
-        if not getattr(settings, name):
-            raise RequestError(f"compare.{name} is empty; give at least one")
-    nominal = settings.kind == "ratio"
-    for share in settings.budgets:
-        if not 0 < share < 1:
-            raise RequestError(f"compare.budgets must be shares in (0, 1), got {share}")
-    for name in ("finetune_budgets", "onnx_budgets"):
-        for share in getattr(settings, name) or ():
-            if share not in settings.budgets:
-                raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
-    if settings.blind and not settings.subsets:
-        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
-    if settings.blind and settings.default and prune.schedule != "one-shot":
-        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
-    if not settings.published and not settings.default:
-        raise RequestError("compare.published and compare.default are both false; switch one on")
-    if nominal and settings.default and prune.schedule != "one-shot":
-        raise RequestError(
-            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
-        )
-    if settings.onnx_budgets and settings.latency_repeats:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            need(package, "onnx")
 
 
 def _place(folder: str | Path | None, identity: str) -> Path | None:

@@ -1,15 +1,19 @@
-"""Recipes: what to do, as validated data."""
+"""Recipes: what to do, as validated data. Light: they are checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from secateur.core.errors import RequestError
+from secateur.core.names import did_you_mean
 from secateur.data import DataSettings
 from secateur.models import ModelSettings
 from secateur.pipeline.compare_settings import CompareSettings
@@ -106,9 +110,34 @@ def load_settings(kind: type[S], source: str | Path | None = None, overrides: di
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        path = [str(part) for part in first["loc"]]
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise RequestError(f"recipe: '{where}': {first['msg']}, got {first['input']!r}{more}") from error
+        if first["type"] == "extra_forbidden":
+            known = _fields(kind, path[:-1])
+            hint = did_you_mean(path[-1], known)
+            where = f"section '{'.'.join(path[:-1])}'" if path[1:] else "a recipe"
+            raise RequestError(
+                f"recipe: {where} has no key '{path[-1]}'{hint}; known: {', '.join(known)}{more}"
+            ) from error
+        hint = did_you_mean(str(first["input"]), _choices(first))
+        raise RequestError(
+            f"recipe: '{'.'.join(path)}': {first['msg']}, got {first['input']!r}{hint}{more}"
+        ) from error
+
+
+def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Keys of the section that a path leads to."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)] if field else []
+        kind = next((t for t in inner if issubclass(t, BaseModel)), kind)
+    return list(kind.model_fields)
+
+
+def _choices(error: ErrorDetails) -> list[str]:
+    """Texts that a refused value could have been."""
+    expected = error.get("ctx", {}).get("expected", "") if error["type"] == "literal_error" else ""
+    return re.findall(r"'([^']*)'", expected)
 
 
 def _read(source: str) -> Any:
@@ -117,8 +146,10 @@ def _read(source: str) -> Any:
     else:
         path = Path(source).expanduser()
         if not path.is_file():
+            nearby = [entry.name for suffix in ("*.yaml", "*.yml") for entry in path.parent.glob(suffix)]
+            hint = did_you_mean(path.name, [*known_recipes(), *nearby])
             raise RequestError(
-                f"recipe '{source}' is neither a file nor a known name; known: {', '.join(known_recipes())}"
+                f"recipe '{source}' is neither a file nor a known name{hint}; known: {', '.join(known_recipes())}"
             )
         try:
             text = path.read_text(encoding="utf-8")

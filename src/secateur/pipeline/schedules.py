@@ -136,7 +136,7 @@ class Clock:
         return dict(self._spent)
 
 
-def _targets(structure: Structure, budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bool]]:
+def targets(budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bool]]:
     """Budgets to pass through, ``step`` apart, and whether each is one that was asked for."""
     at = 1.0
     for budget in budgets:
@@ -162,7 +162,7 @@ def rescored(
     plan: Plan | None = None
     steps: list[Step] = []
     latency = None if goal is None else goal.predicted
-    passes = list(_targets(structure, budgets, settings.step))
+    passes = list(targets(budgets, settings.step))
     clock = Clock()
     for budget, wanted in track(passes, f"re-scoring by {criterion.name}"):
         with clock("scoring"):
@@ -219,7 +219,7 @@ def iterative(
     home = next(model.parameters()).device
     alive = np.ones(structure.num_units, bool)  # units of the original that the current network still has
     steps: list[Step] = []
-    passes = list(_targets(structure, budgets, settings.step))
+    passes = list(targets(budgets, settings.step))
     for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning"):
         here = structure.reduced(alive)
         scores = score(current, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from secateur.core.errors import RequestError
-from secateur.core.randomness import numpy_generator
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SETS = ("moon", "circle", "mult")
 
@@ -74,6 +75,8 @@ def draw(name: str, per_class: int, seed: int) -> Points:
         >>> points.x.shape, np.bincount(points.labels).tolist()
         ((10, 2), [5, 5])
     """
+    import numpy as np
+
     classes = classes_of(name)
     if per_class < 1:
         raise RequestError(f"samples per class must be at least 1, got {per_class}")
@@ -94,6 +97,10 @@ def draw_noisy(name: str, sigma: float, seed: int, total: int = 500) -> Points:
     Raises:
         RequestError: for a negative σ.
     """
+    import numpy as np
+
+    from secateur.core.randomness import numpy_generator
+
     if not sigma >= 0:
         raise RequestError(f"the noise's standard deviation must be at least 0, got {sigma:g}")
     points = draw(name, total // classes_of(name), seed + 1)
@@ -112,6 +119,8 @@ def _scikit(name: str, total: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _spiral(classes: int, per_class: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
     normal = np.random.RandomState(seed)
     arms = []
     for arm in range(classes):

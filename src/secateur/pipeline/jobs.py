@@ -1,0 +1,400 @@
+"""What commands do, in two steps: everything that can be checked is checked, then it is done.
+
+Making a job opens data and network and checks the whole request; a dry run stops there and says what would be done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from secateur.core.errors import RequestError
+from secateur.core.figures import count
+from secateur.criteria import Criterion, Scores, get, parse
+from secateur.criteria.samples import first_balanced
+from secateur.data import LabelledImages, ReferenceSet, loader
+from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency
+from secateur.pipeline.comparing import check_compare
+from secateur.pipeline.comparison import parts_of
+from secateur.pipeline.compression import prune_to_budgets
+from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds, scoring_seconds
+from secateur.pipeline.latency import latency_model
+from secateur.pipeline.recipe import Recipe
+from secateur.pipeline.requests import untrained_error
+from secateur.pipeline.run import Prepared, check_classes, prepare
+from secateur.pipeline.schedules import targets
+from secateur.pipeline.settings import Compressed, PruneSettings
+from secateur.selection import Budget, Plan, select
+from secateur.structure import Structure, trace
+from secateur.training import TrainingHistory, fit
+
+LATENCY_IMAGES = 64
+"""Images of the batch that latency is measured on."""
+
+
+class Job(Protocol):
+    """A checked request."""
+
+    @property
+    def prepared(self) -> Prepared:
+        """Its data and network."""
+
+    def description(self) -> list[str]:
+        """What it would do, a line for each step."""
+
+    def estimate(self) -> Estimate:
+        """How long that would take."""
+
+
+def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
+    """Data and network of a recipe, matched to each other.
+
+    Args:
+        recipe: the request.
+        trained: refuse random weights, unless the recipe allows them.
+
+    Raises:
+        RequestError: for data and network that do not go together, or random weights.
+    """
+    prepared = prepare(recipe)
+    check_classes(prepared)
+    if trained and not prepared.trained and not recipe.model.allow_untrained:
+        raise untrained_error(recipe.model.name)
+    prepared.model.to(prepared.device)
+    return prepared
+
+
+def _subject(prepared: Prepared) -> str:
+    data = prepared.data
+    sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
+    return f"data: '{data.name}' with {len(data.class_names)} classes ({sizes} images); device: {prepared.device}"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainJob:
+    """A network to be trained."""
+
+    prepared: Prepared
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """Check a request for training."""
+        return cls(opened(recipe, trained=False))
+
+    def description(self) -> list[str]:
+        """See `Job.description`."""
+        recipe, data = self.prepared.recipe, self.prepared.data
+        return [
+            _subject(self.prepared),
+            f"train {recipe.model.name} for {recipe.train.epochs} epochs of {len(data.train):,} images "
+            f"in batches of {recipe.train.batch_size}, then measure it on {len(data.test):,} test images",
+        ]
+
+    def estimate(self) -> Estimate:
+        """See `Job.estimate`."""
+        prepared = self.prepared
+        image = forward_seconds(prepared.model, prepared.data.test, prepared.device)
+        return Estimate(
+            training_seconds(prepared, prepared.recipe.train.epochs, image) + len(prepared.data.test) * image
+        )
+
+    def train(self, state_file: Path | None = None) -> TrainingHistory:
+        """Train in place."""
+        prepared = self.prepared
+        settings = prepared.recipe.train.model_copy(update={"device": str(prepared.device)})
+        return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file)
+
+    def run(self, state_file: Path | None = None) -> tuple[TrainingHistory, Evaluation]:
+        """Train in place, and measure on the test images."""
+        return self.train(state_file), measured(self.prepared, self.prepared.data.test)
+
+
+def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
+    """Of training, where a forward pass takes ``image`` seconds per image."""
+    return epochs * image * (TRAINING * len(prepared.data.train) + len(prepared.data.val))
+
+
+def measured(prepared: Prepared, images: LabelledImages) -> Evaluation:
+    """Accuracy and cost of the network, and its latency on a batch."""
+    model = prepared.model.to(prepared.device)
+    found = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
+    probe = images.batch(range(min(LATENCY_IMAGES, len(images))))[0]
+    return replace(found, latency=measure_latency([model.to(prepared.device)], probe)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateJob:
+    """A network to be measured on one split."""
+
+    prepared: Prepared
+    split: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, split: str) -> Self:
+        """Check a request for measuring."""
+        job = cls(opened(recipe, trained=False), split)
+        if not len(job.images):
+            raise RequestError(f"the {split} split of '{job.prepared.data.name}' has no images; take another one")
+        return job
+
+    @property
+    def images(self) -> LabelledImages:
+        """Without augmentation."""
+        split: LabelledImages = getattr(self.prepared.data, self.split)
+        return split.replace(augmentation=None)
+
+    def description(self) -> list[str]:
+        """See `Job.description`."""
+        name = self.prepared.recipe.model.name
+        return [_subject(self.prepared), f"measure {name} on {len(self.images):,} {self.split} images, and its latency"]
+
+    def estimate(self) -> Estimate:
+        """See `Job.estimate`."""
+        return Estimate(forward_seconds(self.prepared.model, self.images, self.prepared.device) * len(self.images))
+
+    def run(self) -> Evaluation:
+        """Measure."""
+        return measured(self.prepared, self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class PruneRun:
+    """One network pruned to one budget: what was measured before and after."""
+
+    compressed: Compressed
+    before: Evaluation
+    pruned: Evaluation
+    tuned: Evaluation | None
+
+    @property
+    def after(self) -> Evaluation:
+        """Of the network that is kept."""
+        return self.tuned or self.pruned
+
+
+@dataclass(frozen=True, eq=False)
+class PruneJob:
+    """A network to be pruned to one budget.
+
+    Attributes:
+        prepared: data and network.
+        structure: of the network.
+        reference: samples that the criterion looks at.
+        criterion: scores the units.
+        budget: what stays.
+    """
+
+    prepared: Prepared
+    structure: Structure
+    reference: ReferenceSet
+    criterion: Criterion
+    budget: Budget
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """Check a request for pruning; whether the budget can be reached is found by tracing the network.
+
+        Raises:
+            RequestError: for whatever would stop the work.
+        """
+        prepared = opened(recipe)
+        data, asked = prepared.data, recipe.reference
+        reference = ReferenceSet.sample(getattr(data, asked.split), asked.per_class, asked.seed, asked.classes)
+        criterion = get(recipe.criterion.name, **recipe.criterion.parameters)
+        first_balanced(reference, criterion.asks_for, criterion.name)
+        example = data.test.batch([0])[0].to(prepared.device)
+        structure = trace(prepared.model, example, stream=recipe.prune.stream)
+        budget = Budget.of(recipe.budget.kind, recipe.budget.share)
+        check_budget(prepared, structure, budget, recipe.prune)
+        return cls(prepared, structure, reference, criterion, budget)
+
+    @property
+    def scorings(self) -> int:
+        """How often units are scored."""
+        settings = self.prepared.recipe.prune
+        return 1 if settings.schedule == "one-shot" else len(list(targets([self.budget], settings.step)))
+
+    def description(self) -> list[str]:
+        """See `Job.description`."""
+        recipe, data, cost = self.prepared.recipe, self.prepared.data, self.structure.cost()
+        settings, epochs = recipe.prune, recipe.finetune.epochs
+        lines = [
+            _subject(self.prepared),
+            f"network: {recipe.model.name}, {cost.params:,} parameters, {count(cost.macs)} MACs, "
+            f"{self.structure.num_units:,} removable units in {len(self.structure.groups)} groups",
+            f"prune to {self.budget.share:.0%} of its {self.budget.kind} by {recipe.criterion.name}: "
+            f"{self.scorings} scoring(s) on {len(self.reference)} {recipe.reference.split} images, {settings.label}",
+        ]
+        if epochs:
+            each = " after each step" if settings.schedule == "iterative" else ""
+            lines.append(f"fine-tune for {epochs} epochs of {len(data.train):,} images{each}")
+        measured_on = f"{len(data.test):,} test images"
+        return [*lines, f"measure on {measured_on} before and after, write a bundle and a report"]
+
+    def estimate(self) -> Estimate:
+        """See `Job.estimate`."""
+        prepared, recipe = self.prepared, self.prepared.recipe
+        image = forward_seconds(prepared.model, prepared.data.test, prepared.device)
+        scoring = scoring_seconds(
+            prepared.model, self.structure, self.reference, self.criterion, recipe.prune.batch_size
+        )
+        if scoring is None:
+            return Estimate(None)
+        # beside each scoring, means are measured before and after the units are closed
+        removal = self.scorings * (scoring + 2 * image * len(self.reference))
+        test = (3 if recipe.finetune.epochs else 2) * image * len(prepared.data.test)
+        rounds = self.scorings if recipe.prune.schedule == "iterative" else 1
+        tuning = rounds * training_seconds(prepared, recipe.finetune.epochs, image)
+        parts = [f"removal {duration(removal)}", f"measuring {duration(test)}"]
+        parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
+        return Estimate(removal + test + tuning, tuple(parts))
+
+    def run(self, folder: Path | None = None) -> PruneRun:
+        """Prune, fine-tune where the recipe has epochs for it, and measure.
+
+        Args:
+            folder: interrupted fine-tuning goes on from a state kept there under the plan's hash.
+        """
+        prepared, recipe, model = self.prepared, self.prepared.recipe, self.prepared.model
+        data, device = prepared.data, prepared.device
+        finetune = recipe.finetune.model_copy(update={"device": str(device)})
+
+        def tested(network: object) -> Evaluation:
+            return evaluate(network, loader(data.test), class_names=data.class_names, device=device)  # type: ignore[arg-type]
+
+        before = tested(model)
+        compressed = next(
+            iter(
+                prune_to_budgets(
+                    model.to(device),
+                    self.reference,
+                    [self.budget],
+                    self.criterion,
+                    recipe.prune,
+                    structure=self.structure,
+                    train=data.train,
+                    val=data.val,
+                    finetune=finetune,
+                )
+            )
+        )
+        slim = compressed.model.to(device)
+        pruned, tuned = tested(slim), None
+        if finetune.epochs and recipe.prune.schedule != "iterative":
+            state_file = None if folder is None else folder / f"finetune-{compressed.plan.digest}.state"
+            teacher = None if finetune.distillation is None else model
+            fit(slim, data.train, data.val, finetune, state_file, teacher=teacher)
+            tuned = tested(slim)
+            slim.to(device)
+            if state_file is not None:
+                state_file.unlink(missing_ok=True)
+        if compressed.latency is None:
+            probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
+            old, new = compare_latency(model, slim, probe)
+        else:  # of a latency budget: what it was met by is what is reported
+            old, new = compressed.latency
+        model.to("cpu")
+        slim.to("cpu")
+        return PruneRun(
+            compressed,
+            replace(before, latency=old),
+            replace(pruned, latency=new),
+            None if tuned is None else replace(tuned, latency=new),
+        )
+
+
+def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> Plan:
+    """A plan for the budget by scores that say nothing: which units go, but not how many must stay, is up to scores.
+
+    Raises:
+        RequestError: for a budget that cannot be reached, or unknown layers to protect.
+    """
+    latency = None
+    if budget.kind == "latency" or settings.round_to == "auto":
+        latency = latency_model(prepared.model, structure, settings)
+    return select(
+        Scores(structure, np.arange(structure.num_units, dtype=np.float64), "any"),
+        budget,
+        settings.strategy,
+        order=settings.order,
+        min_keep=settings.min_keep,
+        round_to=settings.round_to,
+        protect=(*settings.protect, *structure.first_layers(settings.skip_first_layers)),
+        latency=latency,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CompareJob:
+    """Criteria to be compared."""
+
+    prepared: Prepared
+    parts: int
+    networks: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """Check a request for a comparison."""
+        prepared = opened(recipe)
+        bench = check_compare(prepared.model, prepared.data, recipe.compare, recipe.prune)
+        parts = parts_of(recipe.compare, recipe.prune)
+        if recipe.compare.kind != "ratio":
+            for share in recipe.compare.budgets:
+                for part in parts:
+                    if part.variant is not None:
+                        structure = bench.tasks[part.subset].structure
+                        check_budget(prepared, structure, Budget.of(recipe.compare.kind, share), part.variant)
+        return cls(prepared, len(parts), len(parts) * len(recipe.compare.budgets))
+
+    def description(self) -> list[str]:
+        """See `Job.description`."""
+        recipe = self.prepared.recipe
+        asked = recipe.compare
+        limit = min(asked.limit or len(self._images), len(self._images))
+        subsets = f" × {len(asked.subsets)} subsets of classes" if asked.subsets else ""
+        lines = [
+            _subject(self.prepared),
+            f"compare {len(asked.criteria)} criteria × {len(asked.seeds)} seeds{subsets} under each strategy: "
+            f"{self.parts} parts, {self.networks} networks at {len(asked.budgets)} budgets of {asked.kind}",
+            f"measure each on {limit:,} {asked.split} images",
+        ]
+        if recipe.finetune.epochs:
+            lines.append(f"measure again after {recipe.finetune.epochs} epochs of fine-tuning")
+        return lines
+
+    @property
+    def _images(self) -> LabelledImages:
+        split: LabelledImages = getattr(self.prepared.data, self.prepared.recipe.compare.split)
+        return split
+
+    def estimate(self) -> Estimate:
+        """See `Job.estimate`."""
+        prepared, recipe, asked = self.prepared, self.prepared.recipe, self.prepared.recipe.compare
+        image = forward_seconds(prepared.model, prepared.data.test, prepared.device)
+        structure = trace(prepared.model, prepared.data.test.batch([0])[0].to(prepared.device))
+        reference = ReferenceSet.sample(prepared.data.train, asked.per_class, asked.seeds[0])
+        once: dict[str, float] = {}
+        for part in parts_of(asked, recipe.prune):
+            if part.structured and part.criterion not in once:
+                name, parameters = parse(part.criterion)
+                found = scoring_seconds(
+                    prepared.model, structure, reference, get(name, **parameters), recipe.prune.batch_size
+                )
+                if found is None:
+                    return Estimate(None)
+                once[part.criterion] = found
+        removal = 0.0
+        for part in parts_of(asked, recipe.prune):
+            scorings = 1
+            if part.variant is not None and part.variant.schedule != "one-shot":
+                budgets = [Budget.of(asked.kind, share) for share in sorted(asked.budgets, reverse=True)]
+                scorings = len(list(targets(budgets, part.variant.step)))
+            removal += scorings * (once.get(part.criterion, 0.0) + 2 * image * len(reference))
+        measuring = self.networks * image * min(asked.limit or len(self._images), len(self._images))
+        tuning = self.networks * training_seconds(prepared, recipe.finetune.epochs, image)
+        parts = [f"removal {duration(removal)}", f"measuring {duration(measuring)}"]
+        parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
+        return Estimate(removal + measuring + tuning, tuple(parts))

@@ -1,0 +1,87 @@
+"""Results as pages: the records that a report is made of."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from torch import nn
+
+from secateur import report as rp
+from secateur.evaluation import Evaluation
+from secateur.pipeline.explanation import Explanation, explain, first_of_classes
+from secateur.pipeline.run import Prepared
+from secateur.selection import Plan
+from secateur.structure import Structure
+
+LRP_NOTE = (
+    "Layer-wise relevance propagation is described as patented, free for personal and scientific use; see NOTICE."
+)
+
+
+def measurement(found: Evaluation, units: int) -> rp.Measurement:
+    """An evaluation as the report's record."""
+    timing = found.latency
+    return rp.Measurement(
+        accuracy=found.accuracy,
+        balanced_accuracy=found.balanced_accuracy,
+        calibration_error=found.calibration_error,
+        loss=found.loss,
+        units=units,
+        params=found.params,
+        macs=found.macs,
+        size_bytes=found.size_bytes,
+        latency_ms=None if timing is None else timing.median_ms,
+        latency_quartiles=None if timing is None else timing.quartiles_ms,
+        latency_batch=None if timing is None else timing.batch_size,
+        latency_spread=None if timing is None else timing.spread,
+        latency_relative=None if timing is None else timing.relative,
+        per_class=found.per_class,
+    )
+
+
+def layers(structure: Structure, plan: Plan) -> list[rp.LayerKept]:
+    """Kept channels of every layer that can be cut."""
+    return [rp.LayerKept(*row) for row in structure.kept_per_layer(plan.keep(structure))]
+
+
+def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> list[rp.Heatmap]:
+    """Relevance of some test images before and after, spread over the classes."""
+    test = prepared.data.test
+    found = explain([before, after], test, first_of_classes(test, images))
+    return [heatmap(item) for item in found]
+
+
+def heatmap(item: Explanation) -> rp.Heatmap:
+    """One explanation, by one network or two, as the report's record."""
+    said, two = item.predicted, len(item.relevance) > 1
+    caption = f"the network says {said[0]}"
+    if two:
+        agreement = f"cosine {item.cosine[-1]:.2f}, rank correlation {item.rank[-1]:.2f}"
+        caption = f"before: {said[0]}, after: {said[-1]}; agreement of the heatmaps: {agreement}"
+    return rp.Heatmap(
+        f"{item.label} (image {item.index})",
+        rp.image_png(item.pixels),
+        rp.heatmap_png(item.relevance[0]),
+        rp.heatmap_png(item.relevance[-1]) if two else "",
+        caption,
+    )
+
+
+def new_report(title: str, subtitle: str, prepared: Prepared, command: str = "", **parts: Any) -> rp.Report:
+    """A report with date, command, versions and settings filled in."""
+    return rp.Report(title=title, subtitle=subtitle, **origin(prepared.recipe, command), **parts)
+
+
+def origin(settings: BaseModel | None = None, command: str = "") -> dict[str, Any]:
+    """What a report says of its making: date, command, versions, settings, the note on LRP."""
+    return {
+        "created": datetime.date.today().isoformat(),
+        "command": command,
+        "settings": {} if settings is None else settings.model_dump(mode="json"),
+        "versions": {name: version(name) for name in ("secateur", "torch")} | {"python": platform.python_version()},
+        "notes": [LRP_NOTE],
+    }

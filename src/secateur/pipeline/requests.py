@@ -1,0 +1,201 @@
+"""What is checked of a request before PyTorch is loaded: names, files, parameters, extras, the output folder.
+
+A dry run and the work go through the same functions, here and in `secateur.pipeline.jobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, get_args
+
+from secateur.attribution import composites
+from secateur.core.errors import RequestError
+from secateur.core.extras import check_installed
+from secateur.core.files import check_writable
+from secateur.core.names import did_you_mean
+from secateur.criteria import get, parse
+from secateur.data.checks import check_source
+from secateur.models.settings import ModelSettings, check_model, has_random_weights
+from secateur.pipeline.compare_settings import CompareSettings
+from secateur.pipeline.recipe import Recipe
+from secateur.pipeline.settings import PruneSettings
+from secateur.report.trackers import check_tracker
+
+EXAMPLES: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "secateur train --model resnet20 --data mnist5k --epochs 3",
+        "prune": "secateur prune --model resnet20-cifar10 --data cifar10 --macs 0.5",
+        "compare": "secateur compare --model resnet20-cifar10 --data cifar10 --criterion lrp --criterion weight",
+        "explain": "secateur explain --model resnet20-cifar10 --data cifar10",
+        "evaluate": "secateur evaluate --model resnet20-cifar10 --data cifar10",
+    }
+)
+"""A request that says all that a command needs."""
+
+
+def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None:
+    """Refuse what can be known to fail without opening data or network; takes no PyTorch.
+
+    Args:
+        recipe: the request.
+        command: ``train``, ``prune``, ``compare``, ``explain``, ``evaluate`` or ``demo``.
+        out: folder for results; None: none are written.
+
+    Raises:
+        RequestError: naming the first thing that is wrong, with the remedy.
+    """
+    _check_named(recipe, command)
+    check_source(recipe.data)
+    check_model(recipe.model)
+    if recipe.model.replace_head != "keep" and recipe.data.classes is None:
+        raise RequestError(
+            f"model.replace_head={recipe.model.replace_head} needs data.classes (--classes): which to keep"
+        )
+    if command in _OWN:
+        _OWN[command](recipe)
+    if command in ("prune", "compare", "explain"):
+        check_trained(recipe.model)
+    if out is not None:
+        check_writable(out)
+
+
+def _check_named(recipe: Recipe, command: str) -> None:
+    """Nobody's data or network is taken by accident: both are named."""
+    given = {
+        "--data": "source" in recipe.data.model_fields_set,
+        "--model": "name" in recipe.model.model_fields_set,
+    }
+    missing = " and ".join(option for option, there in given.items() if not there)
+    if missing:
+        raise RequestError(
+            f"{command} needs {missing}, or a --recipe that names them; for example: {EXAMPLES[command]}"
+        )
+
+
+def check_trained(settings: ModelSettings) -> None:
+    """Refuse a network that is known to have random weights, unless it is allowed to."""
+    if not settings.allow_untrained and has_random_weights(settings):
+        raise untrained_error(settings.name)
+
+
+def untrained_error(name: str) -> RequestError:
+    """The refusal of a network with random weights."""
+    return RequestError(
+        f"'{name}' would have random weights, of which nothing can be learned; give --weights FILE, a bundle folder or "
+        "resnet20-cifar10 as --model, or --allow-untrained if you mean it"
+    )
+
+
+def _check_prune(recipe: Recipe) -> None:
+    get(recipe.criterion.name, **recipe.criterion.parameters)
+    check_settings(recipe.prune)
+    if recipe.prune.schedule == "iterative" and not recipe.finetune.epochs:
+        raise RequestError("an iterative schedule trains between its steps; give --finetune EPOCHS of at least 1")
+    if recipe.budget.share == 1:
+        raise RequestError("a budget of 100 % leaves nothing to remove; give a share below 1")
+
+
+def check_settings(settings: PruneSettings) -> None:
+    """Refuse settings that contradict each other."""
+    if settings.latency_table is not None:
+        check_writable(Path(settings.latency_table).expanduser().parent)
+
+
+def _check_compare(recipe: Recipe) -> None:
+    check_compare_settings(recipe.compare, recipe.prune)
+    for tracker in recipe.compare.trackers:
+        check_tracker(tracker)
+
+
+def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> None:
+    """Refuse unknown criteria, empty lists, budgets out of range, parts that do not go together, missing packages.
+
+    Raises:
+        RequestError: naming the setting.
+    """
+    check_settings(prune)
+    for text in (*settings.criteria, *settings.blind):
+        name, parameters = parse(text)
+        get(name, **parameters)
+    for name in ("criteria", "budgets", "seeds"):
+        values = getattr(settings, name)
+        if not values:
+            raise RequestError(f"compare.{name} is empty; give at least one")
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise RequestError(f"compare.{name} has {twice!r} twice; give each once")
+    for share in settings.budgets:
+        if not 0 < share < 1:
+            raise RequestError(f"compare.budgets must be shares in (0, 1), got {share}")
+    for name in ("finetune_budgets", "onnx_budgets"):
+        for share in getattr(settings, name) or ():
+            if share not in settings.budgets:
+                raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
+    if settings.blind and not settings.subsets:
+        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
+    if settings.blind and settings.default and prune.schedule != "one-shot":
+        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
+    if not settings.published and not settings.default:
+        raise RequestError("compare.published and compare.default are both false; switch one on")
+    if settings.kind == "ratio" and settings.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
+        )
+    if settings.onnx_budgets and settings.latency_repeats:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            check_installed(package, "onnx", "compare.onnx_budgets")
+
+
+_OWN: Mapping[str, Callable[[Recipe], None]] = MappingProxyType(
+    {"prune": _check_prune, "compare": _check_compare, "demo": _check_compare}
+)
+
+
+HEATMAP_COMPOSITE = "epsilon-plus-flat"
+"""Gives the clearest heatmaps of convolutional networks."""
+
+Start = Literal["logit", "one", "contrast"]
+"""Of explanations; "loss" is none: its relevance is of all classes at once."""
+
+
+@dataclass(frozen=True)
+class ExplainSettings:
+    """Which images are explained, and how.
+
+    Attributes:
+        images: positions in the test split; none: the first ones of each class in turn.
+        count: of images, where none is named.
+        per_class: test images of each class that units are ranked on; 0: no ranking.
+        top: units of each class and layer.
+        against: bundle of the pruned network.
+        agreement_images: test images that both networks are compared on; 0: none.
+        composite: rules.
+        start: relevance at the class.
+
+    Raises:
+        RequestError: for an unknown composite or start, or a bundle that is not there.
+    """
+
+    images: tuple[int, ...] = ()
+    count: int = 8
+    per_class: int = 10
+    top: int = 5
+    against: Path | None = None
+    agreement_images: int = 500
+    composite: str = HEATMAP_COMPOSITE
+    start: Start = "logit"
+
+    def __post_init__(self) -> None:
+        composites.get(self.composite)
+        if self.start not in get_args(Start):
+            known = get_args(Start)
+            hint = did_you_mean(self.start, known)
+            raise RequestError(f"unknown start '{self.start}'{hint}; known: {', '.join(known)}")
+        negative = [index for index in self.images if index < 0]
+        if negative:
+            raise RequestError(f"there is no test image {negative[0]}; they are counted from 0")
+        if self.against is not None and not (self.against / "manifest.json").is_file():
+            raise RequestError(f"'{self.against}' is not a bundle folder (no manifest.json); give what prune wrote")
