@@ -118,7 +118,7 @@ def _parts(name: str) -> tuple[str, str]:
 def _find(name: str, module: str) -> ModuleSpec:
     """The spec of a module, going down its packages without running their ``__init__.py``."""
     folders: list[str] | None = None  # of the package that was reached; None: the import path
-    path = ""
+    path, spec = "", None
     with _importable(module):
         for part in module.split("."):
             whole = f"{path}.{part}".lstrip(".")
@@ -131,6 +131,8 @@ def _find(name: str, module: str) -> ModuleSpec:
                 )
             path = whole
             folders = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+    if spec is None:
+        raise RequestError(f"model '{name}' names no module; {_HOW}")
     return spec
 
 

@@ -1,0 +1,349 @@
+"""Exported programs (``.pt2``) as networks whose layers can be pruned and explained.
+
+A program is a flat list of calls of PyTorch's operators. Each call is put back as the layer that it came from, where
+its parameters have the names of one (``conv1.weight`` makes ``conv1`` a `torch.nn.Conv2d`), else as the function of
+`torch` that it is; the names of the layers are those of the network that was exported. Operators that are not in the
+tables of `secateur.models.operators` are refused: none of these reads or writes files, or runs code.
+"""
+
+from __future__ import annotations
+
+import keyword
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from secateur.core.errors import RequestError
+from secateur.models.operators import (
+    ALIASES,
+    DROPPED,
+    FIRST_ONLY,
+    FUNCTIONS,
+    METHODS,
+    REWRITES,
+    make_layer,
+    plain_value,
+)
+from secateur.models.program_file import BadProgram, Program, read_program
+
+_SYMBOL = re.compile(r"[A-Za-z]\w*", re.ASCII)
+_EXPRESSION = re.compile(r"Symbol\('([A-Za-z]\w*)'(, \w+=(True|False))*\)|([A-Za-z]\w*)", re.ASCII)
+_UNBOUNDED = 2**62
+_TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
+_ARITHMETIC = re.compile(r"_operator\.(\w+)")
+
+
+def open_program(path: str | Path) -> nn.Module:
+    """The network of an exported program, in eval mode. Nothing in the file is unpickled or executed.
+
+    A program that was exported for one batch size takes others where it gives each sample what it gives it alone (this
+    is tried); otherwise, and for other sizes that were fixed when it was exported, inputs of other sizes are refused.
+
+    Args:
+        path: a ``.pt2`` file of `torch.export.save`, of a network in eval mode.
+
+    Returns:
+        A `torch.fx.GraphModule`.
+
+    Raises:
+        RequestError: for a file that is missing or broken, or holds pickles; for operators that are not known; for a
+            program that changes its buffers or inputs, as one does that was exported in training mode.
+    """
+    program = read_program(path)
+    try:
+        return _open(program, Path(path).name)
+    except BadProgram as error:
+        raise RequestError(f"exported program '{path}': {error}") from error
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:  # a forged graph
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise RequestError(f"exported program '{path}' cannot be read ({type(error).__name__}: {reason})") from error
+
+
+def _open(program: Program, name: str) -> nn.Module:
+    inputs = _inputs(program)
+    fixed = _fixed_batch(inputs)
+    built = _Builder(program, inputs, fixed is None).build()
+    if fixed is None:
+        return built
+    free = _Builder(program, inputs, True).build()
+    return free if _by_sample(free, inputs, fixed) else built
+
+
+class _Builder:
+    """Makes a `torch.fx.GraphModule` of a program.
+
+    ``free``: whether the first dimension of inputs may have any size.
+    """
+
+    def __init__(self, program: Program, inputs: Mapping[str, list[Any]], free: bool) -> None:
+        self.program = program
+        self.inputs = inputs
+        self.free = free
+        self.root = nn.Module()
+        self.graph = fx.Graph()
+        self.values: dict[str, Any] = {}
+        self.state: dict[str, str] = {}  # the graph's name of a parameter or buffer: its own name
+        self.layers: dict[str, tuple[Any, ...]] = {}  # by path: its kind and options
+        self.shares: dict[str, str] = {}  # views by the value whose memory they show
+
+    def build(self) -> fx.GraphModule:
+        graph, signature = self.program.graph, self.program.signature
+        for spec in signature["output_specs"]:
+            if "user_output" not in spec:
+                raise BadProgram(
+                    f"it changes state ({next(iter(spec))}), as in training mode; export the network after model.eval()"
+                )
+        for value, spec in zip(graph["inputs"], signature["input_specs"], strict=True):
+            self._input(value, spec)
+        self._assertions()
+        last = {name: position for position, node in enumerate(graph["nodes"]) for name in _names_in(node["inputs"])}
+        last |= {name: len(graph["nodes"]) for value in graph["outputs"] for name in _names_in(value)}
+        for position, node in enumerate(graph["nodes"]):
+            self._node(node, position, last)
+        outputs = [self._argument(value) for value in graph["outputs"]]
+        if not outputs:
+            raise BadProgram("it has no output")
+        self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        made = fx.GraphModule(self.root, self.graph, class_name="ExportedNetwork")
+        return made.eval()
+
+    def _input(self, value: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
+        kind, about = next(iter(spec.items()))
+        names = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
+        if kind in names:
+            self.state[value["as_tensor"]["name"]] = about[names[kind]]
+        elif kind == "user_input" and "as_tensor" in value:
+            name = value["as_tensor"]["name"]
+            self.values[name] = self.graph.placeholder(self._parameter(name))
+        elif kind != "constant_input" and "as_none" not in value:
+            raise BadProgram("it takes something else than tensors")
+
+    def _parameter(self, name: str) -> str:
+        """A name for a parameter of ``forward``: names go into code, so that nothing else than one may be in them."""
+        plain = _SYMBOL.fullmatch(name) and not keyword.iskeyword(name) and name != "self"
+        return name if plain else f"input_{len(self.values)}"
+
+    def _assertions(self) -> None:
+        """Sizes that inputs must have: those that were fixed when the program was exported."""
+        symbols: dict[str, fx.Node] = {}
+        for name, sizes in self.inputs.items():
+            x = self.values[name]
+            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in sizes)
+            for dim, size in enumerate(sizes):
+                if isinstance(size, int):
+                    if dim or not self.free:
+                        self._assert(x, dim, "eq", size, f"inputs of shape ({shape}) were fixed when it was exported")
+                    continue
+                if size in symbols:
+                    self._assert(x, dim, "eq", symbols[size], f"dimension {dim} must have the size of an earlier one")
+                else:
+                    symbols[size] = self.graph.call_method("size", (x, dim))
+                limits = self.program.ranges.get(size) or {}
+                low, high = limits.get("min_val"), limits.get("max_val")
+                if low is not None and 2 < low < _UNBOUNDED:
+                    self._assert(x, dim, "ge", low, f"it was exported for at least {low} in dimension {dim}")
+                if high is not None and high < _UNBOUNDED:
+                    self._assert(x, dim, "le", high, f"it was exported for at most {high} in dimension {dim}")
+
+    def _assert(self, x: fx.Node, dim: int, operator_name: str, other: Any, why: str) -> None:
+        size = self.graph.call_method("size", (x, dim))
+        holds = self.graph.call_function(FUNCTIONS[operator_name], (size, other))
+        text = f"this exported program takes no other sizes: {why}; export it with dynamic_shapes"
+        self.graph.call_function(torch._assert, (holds, text))
+
+    def _node(self, node: Mapping[str, Any], position: int, last: Mapping[str, int]) -> None:
+        target = str(node["target"])
+        match = _TARGET.fullmatch(target) or _ARITHMETIC.fullmatch(target)
+        operation = match[1] if match else ""
+        in_place = operation.endswith("_") and not operation.startswith("_")
+        plain = operation.rstrip("_") if in_place else operation
+        if plain in DROPPED:
+            return
+        result = self._layer(plain, {item["name"]: item["arg"] for item in node["inputs"]})
+        if result is None:
+            positional = [self._argument(item["arg"]) for item in node["inputs"] if item.get("kind") != 2]
+            keywords = {item["name"]: self._argument(item["arg"]) for item in node["inputs"] if item.get("kind") == 2}
+            result = self._function(target, plain, positional, keywords)
+        if plain in FIRST_ONLY:
+            self.values[_names_in(node["outputs"])[0]] = result
+        else:
+            self._bind(node["outputs"], result)
+        if plain in ALIASES or in_place:
+            self._share(node, in_place, position, last)
+
+    def _function(self, target: str, plain: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
+        if plain in REWRITES:
+            return REWRITES[plain](self.graph, *positional, **keywords)
+        if plain in METHODS:
+            return self.graph.call_method(METHODS[plain], tuple(positional), keywords)
+        if plain not in FUNCTIONS:
+            raise BadProgram(
+                f"its operator '{target[:80]}' is not among those that can be read; open the network itself instead"
+            )
+        return self.graph.call_function(FUNCTIONS[plain], tuple(positional), keywords)
+
+    def _layer(self, operation: str, arguments: Mapping[str, Any]) -> fx.Node | None:
+        """A call as one of a layer's, where its parameters have a layer's names and nothing else is under its path."""
+        own = {
+            key: self.state[value["as_tensor"]["name"]]
+            for key, value in arguments.items()
+            if key in ("weight", "bias", "running_mean", "running_var")
+            and "as_tensor" in value
+            and value["as_tensor"]["name"] in self.state
+        }
+        paths = {name.rpartition(".")[0] for name in own.values()}
+        path = next(iter(paths), "")
+        if len(paths) != 1 or not path or any(name != f"{path}.{key}" for key, name in own.items()):
+            return None
+        below = {name for name in self.state.values() if name.startswith(f"{path}.")}
+        if below - {*own.values(), f"{path}.num_batches_tracked"}:
+            return None
+        source = arguments.get("input") or arguments.get("self") or {}
+        if "as_tensor" not in source:
+            return None
+        rank = len(self.program.graph["tensor_values"][source["as_tensor"]["name"]]["sizes"])
+        made = make_layer(operation, arguments, {key: self.program.tensors[name] for key, name in own.items()}, rank)
+        if made is None:
+            return None
+        module, options = made
+        if self.layers.setdefault(path, options) != options:
+            return None  # one set of parameters in two kinds of calls
+        if not _has(self.root, path):
+            _put(self.root, path, module)
+        return self.graph.call_module(path, (self._argument(source),))
+
+    def _argument(self, value: Mapping[str, Any]) -> Any:
+        kind, content = next(iter(value.items()))
+        if kind in ("as_tensor", "as_name"):
+            return self._value(content["name"] if kind == "as_tensor" else content)
+        if kind in ("as_sym_int", "as_sym_float", "as_sym_bool", "as_optional_tensor"):
+            return self._argument(content)
+        if kind in ("as_sym_ints", "as_sym_floats", "as_sym_bools", "as_optional_tensors"):
+            return [self._argument(item) for item in content]
+        if kind == "as_tensors":
+            return [self._value(item["name"]) for item in content]
+        return plain_value(kind, content)
+
+    def _value(self, name: str) -> Any:
+        if name in self.values:
+            return self.values[name]
+        path = self.state[name]
+        if not _has(self.root, path):
+            _put(self.root, path, self.program.tensors[path])
+        return self.graph.get_attr(path)
+
+    def _bind(self, outputs: Sequence[Mapping[str, Any]], result: Any) -> None:
+        names = [name for value in outputs for name in _names_in(value)]
+        if len(outputs) == 1 and "as_tensors" not in outputs[0]:
+            self.values[names[0]] = result
+            return
+        for position, name in enumerate(names):
+            self.values[name] = self.graph.call_function(operator.getitem, (result, position))
+
+    def _share(self, node: Mapping[str, Any], in_place: bool, position: int, last: Mapping[str, int]) -> None:
+        """Follow memory: what is changed in place is changed for all that show it, if anything still looks."""
+        names = _names_in(node["inputs"][:1])
+        if not names:
+            return
+        source = names[0]
+        root = self.shares.get(source, source)
+        if in_place:
+            others = {name for name, of in self.shares.items() if of == root} | {root}
+            if source in self.state or any(last.get(name, -1) > position for name in others - {source}):
+                raise BadProgram(f"it changes memory in place that other values show ('{node['target']}')")
+            self.values[source] = self.values[_names_in(node["outputs"])[0]]
+        for name in _names_in(node["outputs"]):
+            self.shares[name] = root
+
+
+def _names_in(value: Any) -> list[str]:
+    """Names of values in a part of the graph."""
+    if isinstance(value, list):
+        return [name for item in value for name in _names_in(item)]
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("as_tensor"), dict):
+        return [str(value["as_tensor"]["name"])]
+    if isinstance(value.get("as_name"), str):
+        return [value["as_name"]]
+    if isinstance(value.get("as_tensors"), list):
+        return [str(item["name"]) for item in value["as_tensors"]]
+    return [name for key, item in value.items() if key == "arg" or key.startswith("as_") for name in _names_in(item)]
+
+
+def _inputs(program: Program) -> dict[str, list[Any]]:
+    """Sizes of each input, in order: numbers, or names of symbols."""
+    found: dict[str, list[Any]] = {}
+    for value, spec in zip(program.graph["inputs"], program.signature["input_specs"], strict=True):
+        if "user_input" in spec and "as_tensor" in value:
+            name = value["as_tensor"]["name"]
+            found[name] = [_size(size) for size in program.graph["tensor_values"][name]["sizes"]]
+    if not found:
+        raise BadProgram("it takes no tensor")
+    return found
+
+
+def _size(size: Mapping[str, Any]) -> Any:
+    if "as_int" in size:
+        return int(size["as_int"])
+    text = str(size["as_expr"]["expr_str"])
+    match = _EXPRESSION.fullmatch(text)
+    if match is None:
+        raise BadProgram(f"a size of its inputs is the expression '{text[:60]}'; export it with plain dynamic sizes")
+    return match[1] or match[4]
+
+
+def _fixed_batch(inputs: Mapping[str, list[Any]]) -> int | None:
+    """The batch size that was fixed when the program was exported."""
+    firsts = {sizes[0] if sizes else 0 for sizes in inputs.values()}
+    first = next(iter(firsts))
+    return first if len(firsts) == 1 and isinstance(first, int) and first > 0 else None
+
+
+def _by_sample(model: nn.Module, inputs: Mapping[str, list[Any]], batch: int) -> bool:
+    """Whether a network gives each sample in larger batches what it gives it in batches of the exported size."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [[3 * batch, *(size if isinstance(size, int) else 8 for size in sizes[1:])] for sizes in inputs.values()]
+    try:
+        with torch.no_grad():
+            whole = [torch.rand(shape, generator=generator) for shape in shapes]
+            parts = [model(*(x[start : start + batch] for x in whole)) for start in range(0, 3 * batch, batch)]
+            together = model(*whole)
+            return isinstance(together, torch.Tensor) and torch.allclose(together, torch.cat(parts), 1e-3, 1e-5)
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):  # sizes that are written into the graph
+        return False
+
+
+def _has(root: nn.Module, path: str) -> bool:
+    module: Any = root
+    for part in path.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
+
+
+def _put(root: nn.Module, path: str, item: nn.Module | torch.Tensor) -> None:
+    """Register a module, parameter or buffer below ``root``, with modules for the parts of its path."""
+    *parents, last = path.split(".")
+    module = root
+    for part in parents:
+        if part not in module._modules:
+            module.add_module(part, nn.Module())
+        module = module.get_submodule(part)
+    if isinstance(item, nn.Module):
+        held = module._modules.get(last)
+        if held is not None:
+            raise BadProgram(f"'{path}' is a layer and holds others")
+        module.add_module(last, item)
+    elif isinstance(item, nn.Parameter):
+        module.register_parameter(last, item)
+    else:
+        module.register_buffer(last, item)
