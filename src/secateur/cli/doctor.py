@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
@@ -39,7 +40,7 @@ def command(
         bool, typer.Option("--stream", help="Let channels go that norms run over: residual streams as a whole.")
     ] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Name all layers of each group, and give reasons whole.")
+        bool, typer.Option("--full", help="Name all layers of each group, and give whole reasons.")
     ] = False,
 ) -> None:
     """Check the installation, or what can be pruned in a network and why the rest cannot."""
@@ -87,14 +88,12 @@ def command(
         typer.echo(f"note: {peek} was followed")
     typer.echo(f"reachable: {_reachable(structure)}")
     if structure.locked_by_norms:
-        then = ""
         try:
-            then = f"; reachable then: {_reachable(trace(network, example, stream=True))}"
+            then = f"; then reachable: {_reachable(trace(network, example, stream=True), ' --stream')}"
         except RequestError as error:
-            then = f", as far as that goes: {error}"
-        typer.echo(
-            f"norms lock {structure.locked_by_norms} channels of the residual stream; --stream lets them go{then}"
-        )
+            then = f", where that is possible: {error}"
+        count = structure.locked_by_norms
+        typer.echo(f"norms lock {count} channels of the residual stream; --stream lets them go{then}")
 
 
 def _for_recipe(given: dict[str, object]) -> dict[str, object]:
@@ -129,7 +128,7 @@ def _groups(structure: Structure, full: bool) -> Table:
             reason if full else _shortened(reason),
         )
     table.add_section()
-    table.add_row("all", "", str(structure.num_units), "100.00 %", "100.00 %", "units that can go")
+    table.add_row("all", "", "", "100.00 %", "100.00 %", "")
     return table
 
 
@@ -145,11 +144,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _REASON else f"{text[: _REASON - 4].rstrip()} ..."
 
 
-def _reachable(structure: Structure) -> str:
+def _reachable(structure: Structure, flag: str = "") -> str:
+    """The least shares, and a command that reaches them."""
     least = structure.cost(_minimum(structure)).share_of(structure.cost())
     shares = ", ".join(f"{name} {share:.2%}" for name, share in least.items())
-    budget = max(0.01, -(-least["macs"] * 100 // 1) / 100)
-    return f"{shares} with one unit left per group (prune --macs {min(1.0, budget):.2f})"
+    budget = max(0.01, math.ceil(100 * least["macs"]) / 100)
+    return f"{shares} with one unit left per group (prune --macs {budget:.2f}{flag})"
 
 
 def _minimum(structure: Structure) -> np.ndarray:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
+from secateur.core.html import table_html
 from secateur.structure.changes import Changes, changes
 from secateur.structure.code import ModuleCode
 from secateur.structure.groups import FIXED, NORMED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
+from secateur.structure.shares import holders, shared_out
 
 
 def fingerprint_of(shapes: Mapping[str, Sequence[int]]) -> str:
@@ -123,17 +125,19 @@ class Structure:
         by_tensor: dict[str, list[Axis]] = {}
         for axis in self.axes:
             by_tensor.setdefault(axis.tensor, []).append(axis)
+        owners = {layer.weight: layer.name for layer in self.layers}
         params = []
         for name, shape in self.shapes.items():
             if name in self.parameters:
                 axes = by_tensor.get(name, [])
                 cut = {a.dim for a in axes}
                 rest = math.prod(n for d, n in enumerate(shape) if d not in cut)
-                params.append(_Term(float(rest), tuple(a.unit for a in axes)))
+                owner = owners.get(name, name.rpartition(".")[0])
+                params.append(_Term(owner, float(rest), tuple(a.unit for a in axes)))
         macs = []
         for work in self.work:
             per = work.macs * math.prod(n for n, unit in work.sizes if unit is None)
-            macs.append(_Term(per, tuple(unit for _, unit in work.sizes if unit is not None)))
+            macs.append(_Term(work.call.name, per, tuple(unit for _, unit in work.sizes if unit is not None)))
         return {"params": params, "macs": macs}
 
     def cost(self, keep: np.ndarray | None = None) -> Cost:
@@ -295,48 +299,30 @@ class Structure:
     def table(self) -> list[dict[str, object]]:
         """One row per group, removable or not: name, kind, layers, units, shares of parameters and MACs, reason.
 
-        The share of a group is what its units cost at the margin, where they are made, passed on and read; a locked
-        channel's is its filters'.
+        Shares add up to 1: what goes with several groups (a weight, with the group that it makes and the one that it
+        reads) counts for each of them in equal parts; what goes with none, for the locked channels of its layer; and
+        what is left, such as products of activations that nothing prunes, for the last row.
         """
-        whole = self.cost()
-        params, macs = self.unit_costs("params"), self.unit_costs("macs")
-        rows: list[dict[str, object]] = [
-            {
-                "group": g.name,
-                "kind": g.kind,
-                "layers": len(g.layers),
-                "units": g.size,
-                "params": float(params[g.units].sum() / whole.params),
-                "macs": float(macs[g.units].sum() / max(1, whole.macs)),
-                "reason": "",
-            }
-            for g in self.groups
+        shares = self._shares()
+        items: list[tuple[str, str, int, int, str]] = [
+            *((g.name, g.kind, len(g.layers), g.size, "") for g in self.groups),
+            *((k.name, "", len(k.layers), k.channels, k.reason) for k in self.locked),
+            ("all else", "", 0, 0, "belongs to no unit"),
         ]
-        rows += [
-            {
-                "group": k.name,
-                "kind": "",
-                "layers": len(k.layers),
-                "units": k.channels,
-                "params": self._filters(k, "params") / max(1, whole.params),
-                "macs": self._filters(k, "macs") / max(1, whole.macs),
-                "reason": k.reason,
-            }
-            for k in self.locked
+        return [
+            {"group": name, "kind": kind, "layers": layers, "units": units, **share, "reason": reason}
+            for (name, kind, layers, units, reason), share in zip(items, shares, strict=True)
         ]
-        return rows
 
-    def _filters(self, locked: Locked, measure: Measure) -> float:
-        """What the filters cost that make locked channels."""
-        total = 0.0
-        for layer in self.layers:
-            work = next((w for w in self.work if w.call.name == layer.name), None)
-            if layer.name in locked.layers and work is not None:
-                size = math.prod(self.shapes[layer.weight])
-                made = max(work.call.weight_shape[0], self.shapes[layer.weight][0])
-                cost = size if measure == "params" else work.macs * math.prod(n for n, _ in work.sizes)
-                total += cost * min(1.0, locked.channels / made)
-        return total
+    def _shares(self) -> list[dict[str, float]]:
+        """Of each group, each locked entry and of what is left: shares of parameters and MACs."""
+        columns: dict[str, list[float]] = {}
+        for measure, terms in self._terms.items():
+            whole = max(1, getattr(self.cost(), measure))
+            costs = ((term.layer, holders(term.rest, term.axes, self.group_of)) for term in terms)
+            parts = np.concatenate(shared_out(costs, len(self.groups), self.locked)) / whole
+            columns[measure] = [*parts.tolist(), max(0.0, 1.0 - float(parts.sum()))]
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def __repr__(self) -> str:
         whole = self.cost()
@@ -345,11 +331,19 @@ class Structure:
             f"{whole.params:,} parameters, {whole.macs:,} MACs)"
         )
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the table of groups."""
+        columns = ("group", "kind", "units", "share of parameters", "share of MACs", "")
+        keys = ("group", "kind", "units", "params", "macs")
+        rows = [(*(row[key] for key in keys), row["reason"] or "can go") for row in self.table()]
+        return table_html(columns, rows, repr(self))
+
 
 @dataclass(frozen=True, eq=False)
 class _Term:
-    """``rest`` times the number of indices that stay along each axis [factors, size]."""
+    """``rest`` times the number of indices that stay along each axis [factors, size]; of a layer."""
 
+    layer: str
     rest: float
     axes: tuple[np.ndarray, ...]
 
