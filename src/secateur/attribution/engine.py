@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,11 @@ from secateur.attribution.starts import check_classes, logits_of, start_gradient
 from secateur.attribution.watch import Watch
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError, check_count
+from secateur.core.html import image_html, table_html
 from secateur.core.randomness import derive_seed
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Relevance:
     """Relevance of the inputs and of every weighted layer's and attention's units.
 
@@ -45,6 +47,28 @@ class Relevance:
     def gap(self) -> torch.Tensor:
         """Relevance that did not arrive at the inputs: start - input.sum(), [N]."""
         return self.start - self.input.flatten(1).sum(1)
+
+    def __repr__(self) -> str:
+        return (
+            f"Relevance(input {list(self.input.shape)}, {len(self.units)} layers of units, "
+            f"logits {list(self.logits.shape)})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: heatmaps of the first inputs, where these are images, and the layers."""
+        from secateur.report.images import heatmap_png
+
+        pictures = []
+        if self.input.ndim == 4 and self.input.is_floating_point():
+            for number, heat in enumerate(self.input[:_PICTURES].detach().sum(1).double().cpu().numpy()):
+                said = f"relevance of input {number}; the network says class {int(self.logits[number].argmax())}"
+                pictures.append(image_html(base64.b64decode(heatmap_png(heat)), said))
+        layers = ((name, list(found.shape[1:]), float(found.abs().sum())) for name, found in self.units.items())
+        return " ".join([*pictures, table_html(("layer", "units", "sum of |relevance|"), layers, repr(self))])
+
+
+_PICTURES = 8
+"""Heatmaps that notebooks show of one `Relevance`."""
 
 
 def attribute(

@@ -12,6 +12,7 @@ from torch import nn
 
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.html import table_html
 from secateur.criteria.aggregation import UnseenError, last, unmade, without_layers
 from secateur.criteria.base import Criterion, SampleCriterion, get
 from secateur.criteria.passes import Passes
@@ -21,7 +22,7 @@ from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scores:
     """One score per unit of a structure; low means dispensable.
 
@@ -60,6 +61,21 @@ class Scores:
     def group(self, name: str) -> np.ndarray:
         """Scores of the units that a layer belongs to, [units]."""
         return self.values[self.structure.group(name).units]
+
+    def __repr__(self) -> str:
+        low, middle, high = np.quantile(self.values, [0, 0.5, 1]) if len(self.values) else [np.nan] * 3
+        return (
+            f"Scores({self.criterion}: {len(self.values)} units in {len(self.structure.groups)} groups, "
+            f"lowest {low:.3g}, median {middle:.3g}, highest {high:.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: scores by group."""
+        rows = []
+        for group in self.structure.groups:
+            low, middle, high = np.quantile(self.values[group.units], [0, 0.5, 1])
+            rows.append((group.name, group.kind, group.size, low, middle, high))
+        return table_html(("group", "kind", "units", "lowest", "median", "highest"), rows, repr(self))
 
 
 def score(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from secateur.core.html import table_html
 from secateur.selection.budget import check_min_keep
 from secateur.selection.names import STRATEGY_NAMES
 
@@ -93,7 +94,7 @@ class Step:
     note: str = ""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Compressed:
     """A pruned network, the plan against the original, and how it came about.
 
@@ -111,3 +112,24 @@ class Compressed:
     history: tuple[Step, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     latency: tuple[Latency, Latency] | None = None
+
+    def __repr__(self) -> str:
+        spent = sum(self.seconds.values())
+        return (
+            f"Compressed({type(self.model).__name__}, {len(self.history)} scoring{'s' * (len(self.history) > 1)}"
+            f"{f', {spent:.1f} s' if spent else ''}: {self.plan.summary})"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what stayed after each scoring."""
+        columns = list(dict.fromkeys(name for step in self.history for name in step.achieved))
+        rows = [
+            (number, _percent(step.requested), *(_percent(step.achieved.get(name)) for name in columns), step.note)
+            for number, step in enumerate(self.history, 1)
+        ]
+        title = "\n".join([repr(self), *(f"note: {note}" for note in self.plan.notes)])
+        return table_html(("scoring", "asked", *columns, ""), rows, title)
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f} %"

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.html import table_html
 from secateur.structure.base import tensors_in
 from secateur.structure.calls import tensors_of, walk
 from secateur.structure.tracing import Call
@@ -58,7 +59,7 @@ class OutputDifference:
         return f"{where}: difference {self.difference:.2g} of {self.scale:.2g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """How a pruned network compares with the masked one.
 
@@ -87,6 +88,21 @@ class Verification:
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.outputs), *(f"not compared: {reason}" for reason in self.skipped)])
+
+    def __repr__(self) -> str:
+        said = "no output differs" if self.ok else f"{len(self.wrong)} differ, first {self.wrong[0]}"
+        return (
+            f"Verification({len(self.outputs)} outputs compared: {said}; {len(self.refused)} calls refused, "
+            f"{len(self.skipped)} not compared)"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row per output."""
+        rows = [
+            (row.call, row.output, str(row).partition(": ")[2], "ok" if row.ok else "differs") for row in self.outputs
+        ]
+        rows += [("", "", reason, "not compared") for reason in self.skipped]
+        return table_html(("call", "output", "comparison", ""), rows, repr(self))
 
 
 def compare_calls(slim: nn.Module, masked: nn.Module, calls: Sequence[tuple[str, Call]]) -> Verification:
@@ -299,4 +315,3 @@ def example_of(described: Any, like: torch.Tensor) -> Any:
     if not isinstance(described, list):
         return described
     return [example_of(value, like) for value in described]
-
