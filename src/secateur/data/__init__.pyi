@@ -2,6 +2,7 @@ from .checks import check_source
 from .choose import closest_subset
 from .classes import class_indices
 from .dataset import ImageData, LabelledImages, Normalisation, loader
+from .fetching import fetch
 from .reference import ReferenceSet
 from .settings import DataSettings
 from .sources import open_data
@@ -15,6 +16,7 @@ __all__ = [
     "check_source",
     "class_indices",
     "closest_subset",
+    "fetch",
     "loader",
     "open_data",
 ]

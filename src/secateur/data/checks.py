@@ -69,6 +69,8 @@ def check_source(settings: DataSettings) -> None:
 def _check_place(settings: DataSettings) -> tuple[str, ...]:
     """Names of the classes, where the source tells them unopened."""
     source, path = settings.source, Path(settings.source).expanduser()
+    if not source.strip():
+        raise RequestError(f"no data are named; give a file, a folder or one of: {', '.join(NAMED)}")
     names: tuple[str, ...] = ()
     if source in NAMED:
         names = NAMED[source].class_names

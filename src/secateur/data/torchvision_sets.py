@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import socket
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.progress import task
 from secateur.data.archive import Split
 from secateur.data.checks import absent
 
+_PATIENCE = 60.0  # seconds without a byte
 _BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 _BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
 _BY_VAL = {"train": {"split": "train"}, "test": {"split": "val"}}
@@ -50,19 +56,35 @@ def read_torchvision(name: str, root: Path, download: bool = False) -> tuple[dic
     class_names: tuple[str, ...] = ()
     for split, own in arguments.items():
         try:
-            dataset = factory(root=str(root), **own, **more)
+            with _quiet_download(f"downloading {name} by torchvision" if more.get("download") else None):
+                dataset = factory(root=str(root), **own, **more)
         except (RuntimeError, OSError, HTTPException, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             if more.get("download"):
                 raise SecateurError(
-                    f"torchvision could not download {name} into '{root}' ({reason[:200]}); "
-                    "look at the network connection, or put the files there"
+                    f"torchvision could not download {name} ({reason[:200]}); look at the network connection and try "
+                    "again"
                 ) from error
             raise RequestError(absent(name, root, reason[:200])) from error
         parts[split] = _split_of(dataset)
         class_names = _unique(getattr(dataset, "classes", None) or ())
     count = 1 + int(parts["train"][1].max())
     return parts, class_names or tuple(str(i) for i in range(count))
+
+
+@contextlib.contextmanager
+def _quiet_download(description: str | None) -> Iterator[None]:
+    """Progress shown as everywhere, not by torchvision's own bars; a server that says nothing for a minute is left."""
+    if description is None:
+        yield
+        return
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        with task(description), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _split_of(dataset: Any) -> Split:
