@@ -11,7 +11,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -119,8 +119,8 @@ _scope: ContextVar[Scope | None] = ContextVar("secateur_progress", default=None)
 class Task:
     """A piece of work with steps; see `task`."""
 
-    def __init__(self, description: str, total: int | None, steady: bool) -> None:
-        self.description, self.total, self.done = description, total, 0
+    def __init__(self, description: str, total: int | None = None, done: int = 0, steady: bool = False) -> None:
+        self.description, self.total, self.done, self._first = description, total, done, done
         self.scope = _scope.get() or Scope(True)
         self.level = len(self.scope.tasks)
         self.begin = self._stepped = self._told = time.monotonic()
@@ -149,9 +149,9 @@ class Task:
         """Where it is now."""
         elapsed = time.monotonic() - self.begin
         remaining = None
-        if self.total is not None and self.done:
-            pace = (self._stepped - self.begin) / self.done
-            remaining = max(0.0, pace * self.total - elapsed)
+        if self.total is not None and self.done > self._first:
+            pace = (self._stepped - self.begin) / (self.done - self._first)
+            remaining = max(0.0, pace * (self.total - self._first) - elapsed)
         return Progress(self.description, self.done, self.total, elapsed, remaining, self.level)
 
     def close(self, finished: bool = False) -> None:
@@ -175,12 +175,13 @@ class Task:
 
 
 @contextlib.contextmanager
-def task(description: str, total: int | None = None, *, steady: bool = False) -> Iterator[Task]:
+def task(description: str, total: int | None = None, *, done: int = 0, steady: bool = False) -> Iterator[Task]:
     """A piece of work, while the context lasts.
 
     Args:
         description: what is being done, e.g. "re-scoring by lrp".
         total: steps; None: not known.
+        done: steps that were done before, by a run that this one goes on from.
         steady: times are measured in it: nothing is drawn but in `Task.advance`, by this thread.
 
     Example:
@@ -189,7 +190,7 @@ def task(description: str, total: int | None = None, *, steady: bool = False) ->
         folding: 0 of 2, 0 s
         folding: 1 of 2, 0 s, about 0 s left
     """
-    work = Task(description, total, steady)
+    work = Task(description, total, done, steady)
     try:
         yield work
     except BaseException:
@@ -198,13 +199,16 @@ def task(description: str, total: int | None = None, *, steady: bool = False) ->
     work.close(finished=True)
 
 
-def track(items: Iterable[T], description: str, total: int | None = None, *, steady: bool = False) -> Iterator[T]:
+def track(
+    items: Iterable[T], description: str, total: int | None = None, *, done: int = 0, steady: bool = False
+) -> Iterator[T]:
     """Iterate, with each item a step of a `task`.
 
     Args:
         items: what to go through.
         description: what is being done.
         total: how many; None: their length, where they have one.
+        done: see `task`.
         steady: see `task`.
 
     Example:
@@ -214,7 +218,7 @@ def track(items: Iterable[T], description: str, total: int | None = None, *, ste
     if total is None and isinstance(items, Sized):
         with contextlib.suppress(TypeError):  # loaders of endless data have no length after all
             total = len(items)
-    work = Task(description, total, steady)
+    work = Task(description, total, done, steady)
     try:
         for item in items:
             yield item
@@ -276,7 +280,7 @@ def reported(description: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
             @wraps(function)
             def resumed(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return _resumed(function(*args, **kwargs), option(kwargs), description)  # type: ignore[arg-type]
+                return _resumed(function(*args, **kwargs), option(kwargs), description)
 
             return resumed
 
@@ -290,7 +294,7 @@ def reported(description: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _resumed(items: Iterator[T], progress: ProgressOption, description: str) -> Iterator[T]:
+def _resumed(items: Generator[T, None, None], progress: ProgressOption, description: str) -> Iterator[T]:
     """A generator's items; the option holds while it works, and not in between, where the caller does."""
     _check(progress)
     if progress is True and _scope.get() is not None:
@@ -304,7 +308,7 @@ def _resumed(items: Iterator[T], progress: ProgressOption, description: str) -> 
             scope.suspended = False
             token = _scope.set(scope)
             try:
-                work = work or Task(description, None, False)
+                work = work or Task(description)
                 item = next(items)
             except StopIteration:
                 if work is not None:
@@ -316,7 +320,7 @@ def _resumed(items: Iterator[T], progress: ProgressOption, description: str) -> 
                 screen.settle()
             yield item
     finally:
-        items.close()  # type: ignore[attr-defined]
+        items.close()
         scope.close()
 
 
@@ -341,4 +345,6 @@ def _is_watched() -> bool:
     """Whether this process may write to standard error: workers leave that to the process that started them."""
     from multiprocessing import parent_process
 
-    return os.environ.get(SWITCH, "").lower() != "off" and sys.stderr is not None and parent_process() is None
+    wanted = os.environ.get(SWITCH, "").lower() != "off"
+    first = os.environ.get("RANK", "0") == "0" and parent_process() is None  # launchers of PyTorch number processes
+    return wanted and first and sys.stderr is not None

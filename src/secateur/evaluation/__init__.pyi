@@ -1,6 +1,7 @@
 from .cost import count_macs, count_params, size_on_disk
-from .latency import Latency, LatencyShare, compare_latency, measure_latency
+from .latency import compare_latency, measure_latency
 from .metrics import Evaluation, evaluate
+from .times import Latency, LatencyShare
 
 __all__ = [
     "Evaluation",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.core.timing import Latency, LatencyShare, in_turn, latencies, until_known
+from secateur.core.progress import ProgressOption, reported, track
+from secateur.core.timing import Latency, in_turn, latencies, until_known
 from secateur.selection.timing import threads_set, wait
 
-__all__ = ["Latency", "LatencyShare", "compare_latency", "measure_latency"]
 
-
+@reported("measuring latency")
 def measure_latency(
     models: Sequence[nn.Module],
     inputs: torch.Tensor,
@@ -24,6 +24,7 @@ def measure_latency(
     warmup: int = 3,
     threads: int | None = None,
     channels_last: bool = True,
+    progress: ProgressOption = True,
 ) -> list[Latency]:
     """Forward time of several networks on one batch, measured in turn so that drift hits all alike.
 
@@ -38,6 +39,7 @@ def measure_latency(
         warmup: rounds before that.
         threads: of PyTorch while measuring; None: as set.
         channels_last: run 4-D weights and inputs in channels-last memory format; False: as they are.
+        progress: who is told of rounds, between them; see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for fewer than one repeat, or no networks.
@@ -53,10 +55,11 @@ def measure_latency(
     if not models:
         raise RequestError("latency needs at least one network; give a list of them")
     with _rounds(models, inputs, warmup, threads, channels_last) as rounds:
-        times = np.array([next(rounds) for _ in range(repeats)])
+        times = np.array([next(rounds) for _ in track(range(repeats), "rounds of timing", steady=True)])
         return latencies(times, len(inputs), torch.get_num_threads())
 
 
+@reported("measuring latency")
 def compare_latency(
     before: nn.Module,
     after: nn.Module,
@@ -67,6 +70,7 @@ def compare_latency(
     seconds: tuple[float, float] = (0.7, 4.0),
     threads: int | None = None,
     channels_last: bool = True,
+    progress: ProgressOption = True,
 ) -> tuple[Latency, Latency]:
     """Time of two networks, measured in turn until their ratio is known well enough; the second's is ``relative``.
 
@@ -81,11 +85,17 @@ def compare_latency(
         seconds: least and most, once the fewest rounds are done.
         threads: see `measure_latency`.
         channels_last: see `measure_latency`.
+        progress: see `measure_latency`.
     """
     with _rounds([before, after], inputs, 3, threads, channels_last) as rounds:
-        times = until_known(rounds, precision, repeats, seconds)
+        with contextlib.closing(_tracked(rounds)) as watched:
+            times = until_known(watched, precision, repeats, seconds)
         first, second = latencies(times, len(inputs), torch.get_num_threads())
     return first, second
+
+
+def _tracked(rounds: Iterator[tuple[float, ...]]) -> Generator[tuple[float, ...], None, None]:
+    yield from track(rounds, "rounds of timing", steady=True)
 
 
 @contextlib.contextmanager

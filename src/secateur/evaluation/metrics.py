@@ -11,14 +11,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from secateur.core.errors import RequestError, SecateurError
-from secateur.core.progress import track
+from secateur.core.figures import count, size
+from secateur.core.html import table_html
+from secateur.core.progress import ProgressOption, reported, track
+from secateur.core.timing import Latency
 from secateur.evaluation.cost import count_macs, count_params, size_on_disk
-from secateur.evaluation.latency import Latency, measure_latency
+from secateur.evaluation.latency import measure_latency
 
 CALIBRATION_BINS = 15
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What a network does on a labelled set and what it costs; shares are in [0, 1].
 
@@ -48,7 +51,31 @@ class Evaluation:
         """Plain values."""
         return asdict(self) | {"latency": None if self.latency is None else self.latency.to_json()}
 
+    def __repr__(self) -> str:
+        timing = "" if self.latency is None else f", {self.latency}"
+        return (
+            f"Evaluation(accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
+            f"loss {self.loss:.4g} on {self.samples:,} samples; {self.params:,} parameters, {count(self.macs)} MACs, "
+            f"{size(self.size_bytes)}{timing})"
+        )
 
+    def _repr_html_(self) -> str:
+        """For notebooks: every figure, with the number of samples."""
+        rows: list[tuple[str, object]] = [
+            ("accuracy", f"{100 * self.accuracy:.2f} %"),
+            ("balanced accuracy", f"{100 * self.balanced_accuracy:.2f} %"),
+            ("loss (cross-entropy, nats)", self.loss),
+            ("calibration error", self.calibration_error),
+            ("parameters", f"{self.params:,}"),
+            ("MACs per sample", count(self.macs)),
+            ("size as safetensors", size(self.size_bytes)),
+            ("latency", "not measured" if self.latency is None else str(self.latency)),
+            *((f"accuracy of {name}", f"{100 * share:.2f} %") for name, share in self.per_class.items()),
+        ]
+        return table_html(("figure", "value"), rows, f"Evaluation on {self.samples:,} samples")
+
+
+@reported("evaluating")
 def evaluate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -57,6 +84,7 @@ def evaluate(
     latency: bool = False,
     latency_batch: int = 64,
     device: torch.device | str | None = None,
+    progress: ProgressOption = True,
 ) -> Evaluation:
     """Measure a network on (inputs, class indices) batches.
 
@@ -67,6 +95,7 @@ def evaluate(
         latency: also time a batch of ``latency_batch`` samples.
         latency_batch: its size.
         device: where to compute; None: where the network is.
+        progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for an empty set or labels beyond the outputs.
@@ -79,7 +108,7 @@ def evaluate(
     model.eval().to(place)
     try:
         with torch.inference_mode():
-            for inputs, targets in track(batches, "evaluating"):
+            for inputs, targets in track(batches, "evaluating batches"):
                 first = inputs if first is None else first
                 moved = inputs.to(place)
                 if moved.ndim == 4:

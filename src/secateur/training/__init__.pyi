@@ -1,5 +1,5 @@
-from .distillation import DistillationSettings
-from .fit import TrainingHistory, TrainSettings, fit
+from .fit import TrainingHistory, fit
+from .settings import DistillationSettings, TrainSettings
 
 __all__ = [
     "DistillationSettings",

@@ -7,24 +7,11 @@ import hashlib
 from functools import cached_property
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
 from secateur.core.errors import RequestError
-
-
-class DistillationSettings(BaseModel):
-    """How much a student learns from its teacher.
-
-    The loss is (1 - w) CE(student, labels) + w T² KL(softmax(teacher / T) || softmax(student / T)), means over the
-    samples; T² keeps the size of the gradient when the temperature T changes (Hinton, Vinyals & Dean 2015).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    temperature: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-    weight: float = Field(default=0.7, ge=0, le=1, description="share w of the teacher in the loss")
+from secateur.training.settings import DistillationSettings
 
 
 class Teacher:

@@ -10,17 +10,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.state import (  # type: ignore[import-untyped]
-    AcceleratorState,
-    GradientState,
-    PartialState,
-)
-from accelerate.utils import set_seed  # type: ignore[import-untyped]
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -28,42 +20,15 @@ from torch.utils.data import Dataset
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_path
-from secateur.core.progress import track
+from secateur.core.interruption import keeping
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
 from secateur.data import loader
-from secateur.training.distillation import DistillationSettings, Teacher, check_teacher
+from secateur.training.distillation import Teacher, check_teacher
+from secateur.training.settings import TrainSettings
 
-
-class TrainSettings(BaseModel):
-    """How to train; the defaults train small CNNs from scratch.
-
-    Learning rate, momentum and weight decay are per step; ``step_epochs`` are the epochs at which the
-    ``step`` schedule multiplies the rate by ``step_factor``. Norm parameters and biases are not decayed.
-    ``fp16`` needs a GPU; Apple's GPUs train in single precision whatever is asked.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(default=10, ge=0)
-    batch_size: int = Field(default=128, ge=1)
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(default=0.1, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(default=5e-4, ge=0)
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    warmup_epochs: float = Field(default=0.0, ge=0)
-    step_epochs: tuple[int, ...] = ()
-    step_factor: float = Field(default=0.1, gt=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    gradient_clip: float | None = Field(default=None, gt=0, description="largest gradient norm")
-    keep: Literal["best", "last"] = Field(default="best", description="which epoch's weights to return")
-    patience: int | None = Field(default=None, ge=1, description="stop after this many epochs without a better one")
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    workers: int = Field(default=0, ge=0)
-    seed: int = 0
-    device: str = "auto"
-    distillation: DistillationSettings | None = Field(default=None, description="learn from a teacher as well")
+if TYPE_CHECKING:
+    from accelerate import Accelerator  # type: ignore[import-untyped]
 
 
 @dataclass
@@ -84,6 +49,7 @@ class TrainingHistory:
         return asdict(self)
 
 
+@reported("training")
 def fit(
     model: nn.Module,
     train: Dataset[Any],
@@ -91,6 +57,8 @@ def fit(
     settings: TrainSettings,
     state_file: str | Path | None = None,
     teacher: nn.Module | None = None,
+    *,
+    progress: ProgressOption = True,
 ) -> TrainingHistory:
     """Train ``model`` in place; it ends in eval mode on the CPU, with the kept epoch's weights.
 
@@ -107,6 +75,7 @@ def fit(
             training goes on from it, with the same result as an uninterrupted run on the same machine.
         teacher: a network to learn from by ``settings.distillation``; a copy of it is asked, in eval mode, and it stays
             as it is.
+        progress: who is told of epochs and batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
@@ -142,9 +111,13 @@ def fit(
 def _accelerator(device: torch.device) -> Iterator[Accelerator]:
     """An accelerator for one call.
 
-    accelerate keeps its set-up process-wide and refuses, or silently ignores, another device later. So it
-    starts from nothing here, and whatever the user's own code had set up is put back afterwards.
+    accelerate takes seconds to import, so that is done here. It keeps its set-up process-wide and refuses, or silently
+    ignores, another device later. So it starts from nothing here, and whatever the user's own code had set up is put
+    back afterwards.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped]
+
     states = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]
     before = [dict(state) for state in states]
     numbered_gpu = device.type == "cuda" and device.index is not None
@@ -199,29 +172,38 @@ class _Training:
         if state_file is not None and Path(state_file).exists():
             first = self._resume(Path(state_file), samples)
             history = self.history
-        for epoch in range(first, settings.epochs):
-            if history.stopped_early:
-                break
-            # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
-            set_seed(derive_seed(settings.seed, "epoch", epoch) % 2**32)
-            row = {"epoch": epoch, "learning_rate": settings.learning_rate * self._rate(epoch * self.steps)}
-            row["train_loss"] = self._epoch(epoch)
-            better = self.val_batches is None
-            if self.val_batches is not None:
-                row["val_loss"], row["val_accuracy"] = self._validate()
-                better = row["val_accuracy"] > history.best_accuracy
-                history.best_accuracy = max(history.best_accuracy, row["val_accuracy"])
-            history.rows.append(row)
-            if better:
-                history.best_epoch = epoch
-            if better or settings.keep == "last":
-                self.kept = _copy(self.model)
-            if settings.patience is not None and epoch - history.best_epoch >= settings.patience:
-                history.stopped_early = True
-            if state_file is not None and self.accelerator.is_main_process:
-                self._save(Path(state_file), epoch + 1, samples)
+        epochs = range(first, settings.epochs)
+        with keeping(lambda: _kept_in(state_file)):
+            for epoch in track(epochs, "training epochs", settings.epochs, done=first):
+                if history.stopped_early:
+                    break
+                self._step(epoch)
+                if state_file is not None and self.accelerator.is_main_process:
+                    self._save(Path(state_file), epoch + 1, samples)
         self.model.load_state_dict(self.kept)
         return history
+
+    def _step(self, epoch: int) -> None:
+        """Train for an epoch and measure."""
+        from accelerate.utils import set_seed  # type: ignore[import-untyped]
+
+        settings, history = self.settings, self.history
+        # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
+        set_seed(derive_seed(settings.seed, "epoch", epoch) % 2**32)
+        row = {"epoch": epoch, "learning_rate": settings.learning_rate * self._rate(epoch * self.steps)}
+        row["train_loss"] = self._epoch(epoch)
+        better = self.val_batches is None
+        if self.val_batches is not None:
+            row["val_loss"], row["val_accuracy"] = self._validate()
+            better = row["val_accuracy"] > history.best_accuracy
+            history.best_accuracy = max(history.best_accuracy, row["val_accuracy"])
+        history.rows.append(row)
+        if better:
+            history.best_epoch = epoch
+        if better or settings.keep == "last":
+            self.kept = _copy(self.model)
+        if settings.patience is not None and epoch - history.best_epoch >= settings.patience:
+            history.stopped_early = True
 
     def _epoch(self, epoch: int) -> float:
         """One pass over the training samples; their mean loss."""
@@ -282,7 +264,7 @@ class _Training:
         loss = correct = count = 0.0
         # no_grad, not inference_mode: what a network caches in its forward must serve the next training step
         with torch.no_grad():
-            for inputs, targets in self.val_batches:
+            for inputs, targets in track(self.val_batches, "validating"):
                 logits = self.model(inputs)
                 logits, targets = self.accelerator.gather_for_metrics((logits, targets))
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
@@ -356,6 +338,12 @@ class _Training:
         self.scaler.load_state_dict(scaler)
         self.kept, self.history = kept, history
         return int(epochs_done)
+
+
+def _kept_in(state_file: str | Path | None) -> str:
+    if state_file is None or not Path(state_file).exists():
+        return ""
+    return f"finished epochs are kept in '{state_file}'; the same request goes on from there"
 
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
