@@ -18,6 +18,7 @@ from PIL import Image
 from secateur.core.errors import RequestError
 from secateur.core.timing import LatencyShare
 from secateur.report import (
+    Conditions,
     Heatmap,
     LayerKept,
     Measurement,
@@ -30,7 +31,7 @@ from secateur.report import (
     write_report,
 )
 from secateur.report.bars import class_changes
-from secateur.report.summary import aggregate, best, panels
+from secateur.report.summary import aggregate, panels
 
 EVIL = "<script>alert('x')</script>&\"</title>"
 
@@ -426,12 +427,41 @@ def test_aggregation_does_not_depend_on_the_order_of_rows(order: list[int]) -> N
     assert summary([rows[place] for place in order]) == summary(rows)
 
 
-def test_best_value_of_each_budget_is_bold() -> None:
-    points = aggregate(compare_rows())
-    leaders = best(points)
-    assert {p["criterion"] for p in points if id(p) in leaders} == {"lrp"}
-    assert len(leaders) == 4
-    assert "<strong>85.1 ± 0.1</strong>" in render(Report("t", rows=compare_rows()))
+def bold(page: str) -> list[str]:
+    return re.findall(r"<strong>([^<]*)</strong>", page)
+
+
+def test_the_best_of_a_budget_is_bold_where_it_can_be_told_apart() -> None:
+    rows = compare_rows()
+    # seeds move all criteria alike, hence say nothing: what counts is the number of test samples
+    page = render(Report("t", rows=rows, conditions=Conditions(samples=1000)))
+    # at 80 %, two points are too few to tell lrp (88.1) from weight (86.1), but both are better than random
+    assert set(bold(page)) == {"85.1 ± 0.1", "88.1 ± 0.1", "86.1 ± 0.1", "86.6"}
+    assert "Bold: no other value of its column is measurably higher, by 95 % intervals from the number of" in page
+    many = render(Report("t", rows=rows, conditions=Conditions(samples=20_000)))
+    assert set(bold(many)) == {"85.1 ± 0.1", "88.1 ± 0.1", "86.6"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        (None, "No best is marked: that takes several seeds, or the number of test samples"),
+        (100, "No best is marked: 95 % intervals from the number of test samples (binomial) do not tell"),
+    ],
+)
+def test_no_best_is_marked_inside_the_interval(samples: int | None, said: str) -> None:
+    rows = [row for row in compare_rows() if row["criterion"] != "random"]
+    page = render(Report("t", rows=rows, conditions=Conditions(samples=samples)))
+    assert bold(page) == []
+    assert said in page
+
+
+def test_a_lone_criterion_is_no_winner() -> None:
+    rows = [row for row in compare_rows() if row["criterion"] == "lrp"]
+    page = render(Report("t", rows=rows, conditions=Conditions(samples=10_000)))
+    assert bold(page) == []
+    assert "Bold:" not in page
+    assert "No best" not in page
 
 
 def test_models_and_data_sets_are_not_mixed_in_one_chart() -> None:

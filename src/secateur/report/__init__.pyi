@@ -1,4 +1,5 @@
 from .charts import save_curves
+from .conditions import Conditions
 from .fields import Field, field_png, save_fields
 from .films import film_png, overlay_png, to_base64
 from .gains import save_gains
@@ -29,6 +30,7 @@ __all__ = [
     "Agreement",
     "AgreementGroup",
     "ClassUnit",
+    "Conditions",
     "Field",
     "Film",
     "FilmTrack",

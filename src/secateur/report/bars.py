@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import altair as alt
-
 from secateur.report.look import GREY, INK, KEPT, Chart
 from secateur.report.records import LayerKept
 
@@ -16,6 +14,8 @@ MOST_CLASSES = 40
 
 def layers_kept(layers: Sequence[LayerKept]) -> Chart:
     """Kept and removed units of each layer as horizontal bars, first layer on top."""
+    import altair as alt
+
     values: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for layer in layers:
@@ -75,6 +75,8 @@ def class_changes(before: Mapping[str, float], after: Mapping[str, float]) -> li
 
 def per_class(changes: Sequence[tuple[str, float, float]]) -> Chart:
     """Accuracy of each class before and after as paired bars."""
+    import altair as alt
+
     values = [
         {"class": name, "stage": stage, "accuracy": value, "change": new - old}
         for name, old, new in changes
@@ -116,6 +118,8 @@ def agreement(counts: Sequence[int], chance: Sequence[int], measure: str) -> Cha
         chance: the same for pairs of different images; may be empty.
         measure: title of the horizontal axis.
     """
+    import altair as alt
+
     pairs = {"before and after": counts, "different images": chance} if sum(chance) else {"before and after": counts}
     bins = [
         {"pair": pair, "low": -1 + 2 * place / len(these), "high": -1 + 2 * (place + 1) / len(these), "count": count}

@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import altair as alt
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
-from secateur.core.files import atomic_path
-from secateur.report.look import INK, Chart, Looks, specification, style
-from secateur.report.summary import TIMED, Panel, Point, Row, aggregate, criteria, panels
+from secateur.report import captions
+from secateur.report.conditions import Conditions
+from secateur.report.look import INK, Chart, Looks, save_chart, style
+from secateur.report.summary import TIMED, Point, Row, aggregate, criteria, panels, samples_by_subset
+
+if TYPE_CHECKING:
+    import altair as alt
 
 MEASURES = {
     "macs": "MACs",
@@ -56,6 +58,8 @@ def curves(
     Raises:
         RequestError: for an unknown measure.
     """
+    import altair as alt
+
     if measure not in MEASURES and measure != MASKED:
         raise RequestError(f"unknown measure '{measure}'; known: {', '.join((*MEASURES, MASKED))}")
     every = points if every is None else every
@@ -123,7 +127,9 @@ def curves(
     )
 
 
-def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = None) -> Path:
+def save_curves(
+    rows: Sequence[Row], path: str | Path, baseline: float | None = None, conditions: Conditions | None = None
+) -> Path:
     """Draw accuracy against MACs as a static picture on white, one panel by strategy, for a page or a paper.
 
     Masked weights and class-blind scores are left out: the former save no MACs, for the latter see
@@ -133,11 +139,12 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
         rows: tidy rows of ``compare``.
         path: ends in ``.png`` (drawn at twice the size) or ``.svg``.
         baseline: accuracy of the unpruned network, 0..1.
+        conditions: of the report, named beneath the picture.
 
     Raises:
         RequestError: for another ending, or rows without accuracy and MACs.
     """
-    import vl_convert
+    import altair as alt
 
     target = Path(path)
     if target.suffix not in (".png", ".svg"):
@@ -151,7 +158,6 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
         raise RequestError(f"cannot draw '{target}': no row has both accuracy and macs; run compare first")
     alone = dict.fromkeys(name for name in MEASURES if name != "macs")
     points = [point | alone for point in points]  # the axis spans MACs alone
-    found: list[Panel] = panels(points)
     charts = [
         curves(
             panel.points,
@@ -161,18 +167,11 @@ def save_curves(rows: Sequence[Row], path: str | Path, baseline: float | None = 
             width=400,
             height=300,
         ).properties(title=panel.title)
-        for panel in found
+        for panel in panels(points)
     ]
-    spec = specification(alt.hconcat(*charts, spacing=36), ink="#1b2420") | {
-        "background": "white",
-        "padding": 20,
-    }
-    with atomic_path(target) as temporary:
-        if target.suffix == ".png":
-            temporary.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
-        else:
-            temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
-    return target
+    known = conditions or Conditions()
+    beneath = captions.of_points(points, samples_by_subset(rows, known), known)
+    return save_chart(alt.hconcat(*charts, spacing=36), target, beneath)
 
 
 def measures(points: Iterable[Point]) -> list[str]:
@@ -195,6 +194,8 @@ def stage(point: Point) -> str:
 
 
 def _dash(legend: bool) -> alt.StrokeDash:
+    import altair as alt
+
     scale = alt.Scale(domain=["fine-tuned", "not fine-tuned"], range=[[1, 0], [5, 4]])
     shown = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeColor=INK) if legend else None
     return alt.StrokeDash("stage:N", title=None, scale=scale, legend=shown)
@@ -202,6 +203,8 @@ def _dash(legend: bool) -> alt.StrokeDash:
 
 def tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
     """Everything about one point; ``shown`` are measures."""
+    import altair as alt
+
     shares = {
         "budget": "budget",
         "macs": "MACs",
@@ -229,6 +232,8 @@ def tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
 
 def horizontal(points: Sequence[Point], title: str, measure: str) -> alt.X:
     """Axis over the shares of all points; timed shares, which may be longer than 1, have a range of their own."""
+    import altair as alt
+
     sizes = [name for name in MEASURES if name not in TIMED] if measure in MEASURES else [measure]
     domain: Any = _shares(points, sizes)
     timed = [name for name in measures(points) if name in TIMED and measure in MEASURES]

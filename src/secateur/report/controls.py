@@ -20,11 +20,6 @@ _SYMBOLS = {
 }
 
 
-def section(title: str, content: str) -> str:
-    """One section of the page; ``content`` is HTML."""
-    return f"<section><h2>{title}</h2>{content}</section>"
-
-
 def tabs(legend: str, name: str, choices: Mapping[str, str], kind: str = "signal") -> str:
     """Radio buttons that steer the charts' signal of this name, or choose what is shown (``kind`` "choice").
 

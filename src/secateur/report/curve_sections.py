@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import charts, subsets, tables
-from secateur.report.controls import chips, section, select, tabs
+from secateur.report import captions, charts, subsets, tables
+from secateur.report.controls import chips, select, tabs
+from secateur.report.layout import section
 from secateur.report.look import specification, style
 from secateur.report.records import Report
 from secateur.report.summary import (
@@ -18,6 +19,7 @@ from secateur.report.summary import (
     masked_panels,
     number,
     panels,
+    samples_by_subset,
     split_unpruned,
 )
 from secateur.report.summary import subsets as subset_classes
@@ -41,14 +43,17 @@ def curves(report: Report, drawn: Charts) -> str:
     points = aggregate(pruned)
     structured = panels([point for point in points if point["structured"]])
     masked = masked_panels(points)
-    baseline = unpruned.get("all") if report.before is None else number(report.before.accuracy)
+    samples = samples_by_subset(report.rows, report.conditions)
+    # the rows' own unpruned network was measured on the same samples as they
+    baseline = unpruned.get("all", None if report.before is None else number(report.before.accuracy))
     looks = style(criteria(points))
     shown = _measures([point for point in points if point["structured"]])
     plots: list[str] = []
     every = [point for panel in structured for point in panel.points]
     for panel in structured if shown else []:
         chart = charts.curves(panel.points, every=every, looks=looks, baseline=baseline, measure=shown[0], legend=False)
-        plots.append(_plot(f"curves-{len(plots)}", panel.title, specification(chart), drawn))
+        beneath = captions.of_points(panel.points, samples, report.conditions, timed=True)
+        plots.append(_plot(f"curves-{len(plots)}", panel.title, specification(chart), drawn, beneath))
     several = max((point["seeds"] for point in points), default=1) > 1
     stages = len({point["finetuned"] for point in points}) > 1
     hint = "Each line is the mean over seeds, each band reaches from the lowest to the highest seed. " * several
@@ -65,12 +70,18 @@ def curves(report: Report, drawn: Charts) -> str:
             across_title="share of weights that are not zero",
             legend=False,
         )
-        plots.append(_masked_plot(f"masked-{place}", panel, len(masked) > 1, specification(chart), drawn))
+        beneath = captions.of_points(panel.points, samples, report.conditions)
+        plots.append(_masked_plot(f"masked-{place}", panel, len(masked) > 1, specification(chart), drawn, beneath))
     steer = f'<div class="bar">{_measure_tabs(shown)}{chips(looks)}</div>' if plots else ""
     spread = ", mean ± standard deviation over seeds" if several else ""
     found = [*structured, *masked]
-    numbers = [tables.by_budget(panel) for panel in found if any(p["budget"] for p in panel.points)]
-    return _curves_and_tables(hint if plots else "", steer, plots, spread, numbers, found)
+    numbers = [
+        tables.by_budget(panel, samples, report.conditions)
+        for panel in found
+        if any(p["budget"] is not None for p in panel.points)
+    ]
+    settings = tables.every_setting(found, samples, report.conditions)
+    return _curves_and_tables(hint if plots else "", steer, plots, spread, numbers, settings)
 
 
 def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
@@ -79,6 +90,7 @@ def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
         for name, classes in subset_classes(split_unpruned(report.rows)[1]).items()
     }
     subset_title = f"mean over {len(names)} subsets"
+    samples = samples_by_subset(report.rows, report.conditions)
     shown = _measures(found.points)
     stages, scored = found.stages, found.scored
     scored = scored | ({"both": "both"} if len(scored) > 1 else {})
@@ -88,7 +100,8 @@ def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
     plots: list[str] = []
     for panel in panels(found.points) if shown else []:
         chart = subsets.subset_chart(found, panel.points, measure=shown[0], steer=steer)
-        plots.append(_plot(f"curves-{len(plots)}", panel.title, specification(chart), drawn))
+        beneath = captions.of_points(panel.points, samples, report.conditions, timed=True)
+        plots.append(_plot(f"curves-{len(plots)}", panel.title, specification(chart), drawn, beneath))
     masked = masked_panels(found.masked)
     for place, panel in enumerate(masked if _drawable(found.masked) else []):
         chart = subsets.subset_chart(
@@ -99,7 +112,8 @@ def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
             steer=steer,
             height=300,
         )
-        plots.append(_masked_plot(f"masked-{place}", panel, len(masked) > 1, specification(chart), drawn))
+        beneath = captions.of_points(panel.points, samples, report.conditions)
+        plots.append(_masked_plot(f"masked-{place}", panel, len(masked) > 1, specification(chart), drawn, beneath))
     controls = [_measure_tabs(shown)]
     controls += [tabs("Stage", "stage", stages)] * ("stage" in steer)
     controls += [tabs("Scored", "scored", scored)] * ("scored" in steer)
@@ -114,7 +128,7 @@ def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
             "class-blind ones (dashed) at samples of all classes. "
         )
     if len(found.looks) > subsets.TOP:
-        hint += f"The {subsets.TOP} criteria most accurate on average are in colour, the others grey. "
+        hint += _in_colour(found, samples)
     hint += "Choose a criterion to bring it forward."
     whole = panels([point for point in found.means if point["structured"]]) + masked_panels(found.means)
     parts = [
@@ -122,22 +136,40 @@ def _compared(report: Report, found: subsets.Comparison, drawn: Charts) -> str:
         for panel in whole
         for name in stages
     ]
-    numbers = [tables.by_budget(panel, brief=True) for panel in parts if any(p["budget"] for p in panel.points)]
+    numbers = [
+        tables.by_budget(panel, samples, report.conditions, brief=True)
+        for panel in parts
+        if any(p["budget"] is not None for p in panel.points)
+    ]
     spread = f", mean {means} (hover for the standard deviation over seeds)"
-    return _curves_and_tables(hint if plots else "", bar, plots, spread, numbers, whole)
+    settings = tables.every_setting(whole, samples, report.conditions)
+    return _curves_and_tables(hint if plots else "", bar, plots, spread, numbers, settings)
+
+
+def _in_colour(found: subsets.Comparison, samples: Mapping[str, int]) -> str:
+    """Why some criteria are in colour, and whether these can be told apart from the others."""
+    top, marks = subsets.not_told_apart(found, samples)
+    words = (
+        f"The {subsets.TOP} criteria of the highest mean accuracy are in colour, the others grey: for the eye alone. "
+    )
+    if not marks.sources:
+        return words + "Nothing is known of chance: too few seeds, and no number of test samples. "
+    grey = [name for name in top if name not in list(found.looks)[: subsets.TOP]]
+    if not top:
+        return words + "By 95 % intervals no criterion can be told apart from the best. "
+    return words + (f"No other is measurably better than {', '.join(grey)}, too. " if grey else "")
 
 
 def _curves_and_tables(
-    hint: str, steer: str, plots: Sequence[str], spread: str, numbers: Sequence[str], found: Sequence[Panel]
+    hint: str, steer: str, plots: Sequence[str], spread: str, numbers: Sequence[str], settings: str
 ) -> str:
     return section(
         "Accuracy against what stays",
         (f'<p class="hint">{hint.strip()}</p>' if hint else "")
         + f'{steer}<div class="pair">{"".join(plots)}</div>'
-        + (f'</section>\n<section><h2>Accuracy by budget</h2><p class="hint">In percent{spread}; '
-           f"the best of each column is bold.</p>{''.join(numbers)}" if numbers else "")
-        + f"<details><summary>All settings, with what was achieved</summary>{tables.every_setting(found)}"
-        "</details>",
+        + (f'</section>\n<section><h2>Accuracy by budget</h2><p class="hint">In percent{spread}.</p>'
+           f"{''.join(numbers)}" if numbers else "")
+        + f"<details><summary>All settings, with what was achieved</summary>{settings}</details>",
     )  # fmt: skip
 
 
@@ -153,13 +185,13 @@ def _drawable(points: Sequence[Point]) -> bool:
     return any(None not in (point[charts.MASKED], point["accuracy"]) for point in points)
 
 
-def _plot(name: str, title: str, spec: dict[str, Any], drawn: Charts, hint: str = "") -> str:
+def _plot(name: str, title: str, spec: dict[str, Any], drawn: Charts, beneath: str, hint: str = "") -> str:
     drawn[name] = spec
     head = f"<h3>{escape(title)}</h3>" if title else ""
-    caption = f"<figcaption>{hint}</figcaption>" if hint else ""
-    return f'<figure class="panel">{head}<div class="chart" id="{name}" data-steered></div>{caption}</figure>'
+    caption, held = f"<figcaption>{hint}</figcaption>" if hint else "", captions.html(beneath)
+    return f'<figure class="panel">{head}<div class="chart" id="{name}" data-steered></div>{caption}{held}</figure>'
 
 
-def _masked_plot(name: str, panel: Panel, several: bool, spec: dict[str, Any], drawn: Charts) -> str:
+def _masked_plot(name: str, panel: Panel, several: bool, spec: dict[str, Any], drawn: Charts, beneath: str) -> str:
     title = f"{_MASKED} · {panel.title}" if several else _MASKED
-    return _plot(name, title, spec, drawn, _MASKED_HINT)
+    return _plot(name, title, spec, drawn, beneath, _MASKED_HINT)

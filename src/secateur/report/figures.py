@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateur.core import figures
+from secateur.report import told_apart
 from secateur.report.summary import Point, number
 
 ABSENT = "–"
@@ -31,6 +32,40 @@ def points(difference: float) -> str:
     """
     text = f"{100 * difference:+.1f}".replace("-", _MINUS)
     return f"{'±0.0' if text[1:] == '0.0' else text}{_GAP}points"
+
+
+def change(before: float, after: float) -> str:
+    """Difference of two shares in percentage points, of the shares as they are shown: the page adds up.
+
+    Example:
+        >>> percent(0.9734), percent(0.9526), change(0.9734, 0.9526).replace(_GAP, " ")
+        ('97.3\u202f%', '95.3\u202f%', '−2.0 points')
+    """
+    return points(round(100 * after, 1) / 100 - round(100 * before, 1) / 100)
+
+
+def accuracy_change(before: float, after: float, samples: int | None) -> tuple[str, bool | None]:
+    """Change of accuracy in words, with its 95 % interval where the number of test samples is known.
+
+    Args:
+        before: accuracy, 0..1.
+        after: likewise.
+        samples: that both were measured on.
+
+    Returns:
+        The words, and whether the interval leaves out zero; ``None`` without one.
+
+    Example:
+        >>> accuracy_change(0.95, 0.94, 1000)[0].replace(_GAP, " ")
+        'no measurable difference [−3.0, +1.0] points'
+    """
+    if samples is None:
+        return change(before, after), None
+    found = told_apart.accuracy_change(before, after, samples)
+    ends = ", ".join(f"{100 * end:+.1f}".replace("-", _MINUS) for end in (found.low, found.high))
+    if not found.clear:
+        return f"no measurable difference [{ends}]{_GAP}points", False
+    return f"{change(before, after)} [{ends}]", True
 
 
 def count(value: float | None) -> str:

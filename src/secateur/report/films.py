@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -27,7 +26,7 @@ from secateur.report.fields import (
     region_pixels,
     subsample,
 )
-from secateur.report.look import INK, PAPER_INK, Chart, rgb, style
+from secateur.report.look import INK, PAPER_INK, Chart, Looks, rgb, style
 from secateur.report.records import Film
 
 _FRAME = 200  # pixels across
@@ -149,16 +148,21 @@ def first_frame(film: Film) -> int:
     return ranges.index(max(ranges))
 
 
-def film_chart(film: Film, height: int = 170) -> Chart:
+def film_chart(film: Film, looks: Looks | None = None, height: int = 170) -> Chart:
     """Accuracy against what is removed, one line by track, with a rule where the slider stands.
 
     The page moves it with the signal ``position`` (of what is removed, not its index).
 
     Args:
         film: with its tracks.
+        looks: colour and shape of each track; by default those of its criteria.
         height: in pixels; the width is that of the place on the page.
     """
-    looks = style([track.name for track in film.tracks])
+    import altair as alt
+
+    names = [track.name for track in film.tracks]
+    whole = style(names) if looks is None else looks
+    looks = {name: whole[name] for name in names}
     values = [
         {"track": track.name, "position": position, "accuracy": accuracy}
         for track in film.tracks

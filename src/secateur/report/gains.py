@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-
 from secateur.core.errors import RequestError
-from secateur.report import figures
+from secateur.report import captions, figures
+from secateur.report.conditions import Conditions
+from secateur.report.layout import table
 from secateur.report.look import INK, PALETTE, Chart, picture_path, save_chart
 from secateur.report.summary import Row, number
 
@@ -25,7 +25,7 @@ Gain = dict[str, Any]
 
 
 def gain_points(rows: Iterable[Row]) -> list[Gain]:
-    """Gains in percentage points, the criterion with the largest mean gain first.
+    """Gains in percentage points, sorted by the criterion's mean gain.
 
     Args:
         rows: with criterion, budget (``None``: the mean over budgets), gain, low and high (the ends of a 95 %
@@ -88,6 +88,8 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
         width: of one panel, in pixels.
         height: of one panel, in pixels.
     """
+    import altair as alt
+
     points = [point for point in points if point["budget"] is not None]
     stages = [name for name in _STAGES if any(point["stage"] == name for point in points)]
     values = [
@@ -136,7 +138,7 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
     )
 
 
-def gains_table(points: Sequence[Gain]) -> str:
+def gains_table(points: Sequence[Gain], conditions: Conditions) -> str:
     """All gains in percentage points as HTML, one line per criterion and stage; sure gains are bold."""
     budgets: list[float | None] = sorted({p["budget"] for p in points if p["budget"] is not None}, reverse=True)
     heads = "".join(f'<th scope="col">{figures.percent(budget, 0)}</th>' for budget in budgets)
@@ -152,25 +154,40 @@ def gains_table(points: Sequence[Gain]) -> str:
         suffix = " <span class='hint'>fine-tuned</span>" if several and stage == _STAGES[1] else ""
         cells = "".join(f"<td>{_cell(found.get(budget))}</td>" for budget in budgets)
         lines.append(f'<tr><th scope="row">{escape(criterion)}{suffix}</th>{cells}</tr>')
-    return (
-        '<div class="panel scroll"><table>'
-        "<caption>Gain in percentage points by budget, with its 95 % interval</caption>"
-        f'<thead><tr><th scope="col" class="text">criterion</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    caption = "Gain in percentage points by budget, with its 95 % interval"
+    return table(
+        caption,
+        f'<th scope="col" class="text">criterion</th>{heads}',
+        lines,
+        captions.html(gains_line(points, conditions)) + captions.html("Bold: a gain whose interval leaves out zero."),
     )
 
 
-def save_gains(rows: Sequence[Row], path: str | Path) -> Path:
+def gains_line(points: Sequence[Gain], conditions: Conditions) -> str:
+    """What holds for gains: the data, and how many pairs of subset and seed are behind each."""
+    pairs = captions.counted(points, "pairs", "pairs of subset and seed behind each gain")
+    return captions.line(conditions.measured(_sizes(conditions)), pairs, conditions.references())
+
+
+def _sizes(conditions: Conditions) -> list[int]:
+    """Test samples of the subsets that gains are taken over."""
+    return list(conditions.subset_samples.values())
+
+
+def save_gains(rows: Sequence[Row], path: str | Path, conditions: Conditions | None = None) -> Path:
     """Draw the gains as a static picture on white.
 
     Args:
         rows: as for `gain_points`.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
+        conditions: of the report, named beneath the picture.
 
     Raises:
         RequestError: for another ending, rows without the columns needed, or nothing to draw.
         SecateurError: when the file cannot be written.
     """
+    import altair as alt
+
     picture_path(path)
     points = gain_points(rows)
     if all(point["budget"] is None for point in points):
@@ -180,7 +197,8 @@ def save_gains(rows: Sequence[Row], path: str | Path) -> Path:
         words = "Class-aware minus class-blind accuracy, percentage points, over the budget"
         title = alt.TitleParams(f"{words} · {strategy} strategy" if strategy else words, offset=8)
         charts.append(gains_chart([point for point in points if point["strategy"] == strategy]).properties(title=title))
-    return save_chart(alt.vconcat(*charts, spacing=26), path)
+    beneath = captions.line(gains_line(points, conditions or Conditions()), "bars: 95 % intervals")
+    return save_chart(alt.vconcat(*charts, spacing=26), path, beneath)
 
 
 def _cell(point: Gain | None) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import altair as alt
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
 
+if TYPE_CHECKING:
+    import altair as alt
+
 # Okabe and Ito's colours without black and yellow, the blue lightened: readable on dark and on white.
 PALETTE = ("#1F83C6", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left")
+_LOOKS = len(PALETTE) * len(SHAPES)
 GREY = "#8A8F8C"
 KEPT = "#3D8B65"
 
@@ -71,8 +72,30 @@ _CONFIG = {
     "view": {"stroke": None},
 }
 
-Looks = Mapping[str, tuple[str, str]]  # colour and shape by criterion
-Chart = alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart
+# Criteria that are compared as a rule, each with the same colour in every figure of every page; the first have colours
+# of their own, later ones share them and differ in shape.
+_CRITERIA = (
+    "lrp",
+    "weight",
+    "taylor",
+    "grad",
+    "activation",
+    "lrp:composite=epsilon-plus",
+    "ig",
+    "sensitivity",
+    "shapley",
+    "bn-scale",
+    "fpgm",
+    "lamp",
+    "apoz",
+    "cap",
+    "ocap",
+    "magnitude",
+    "gradient",
+)
+
+Looks: TypeAlias = Mapping[str, tuple[str, str]]  # colour and shape by criterion
+Chart: TypeAlias = "alt.LayerChart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart"
 
 
 def colormap(name: str, count: int) -> list[str]:
@@ -104,9 +127,15 @@ def colormap(name: str, count: int) -> list[str]:
     if known not in _SEQUENTIAL:
         raise RequestError(f"unknown colour map '{name}'; known: {', '.join(COLORMAPS)}")
     stops = [rgb(stop) for stop in _SEQUENTIAL[known]]
-    places = np.linspace(0.0, 1.0, count) if count > 1 else np.array([0.5])[:count]
-    channels = [np.interp(places, np.linspace(0.0, 1.0, len(stops)), values) for values in zip(*stops, strict=True)]
-    return [f"#{round(red):02X}{round(green):02X}{round(blue):02X}" for red, green, blue in zip(*channels, strict=True)]
+    return [_between(stops, place / (count - 1) if count > 1 else 0.5) for place in range(count)]
+
+
+def _between(stops: Sequence[tuple[int, int, int]], share: float) -> str:
+    """Colour at a share of the way from the first stop to the last."""
+    place = min(int(share * (len(stops) - 1)), len(stops) - 2)
+    part = share * (len(stops) - 1) - place
+    mixed = (round(low + part * (high - low)) for low, high in zip(stops[place], stops[place + 1], strict=True))
+    return "#{:02X}{:02X}{:02X}".format(*mixed)
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -123,16 +152,30 @@ def rgb(colour: str) -> tuple[int, int, int]:
 def style(criterion_names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and shape for each criterion; "random", the yardstick, is grey.
 
+    Criteria that are compared as a rule look the same wherever they are drawn, in any order and company. A name that
+    would look like one before it takes colours, then shapes, that are still free.
+
     Example:
         >>> style(["lrp", "random"])
         {'lrp': ('#1F83C6', 'circle'), 'random': ('#8A8F8C', 'cross')}
+        >>> style(["my-own", "taylor", "lrp"])["lrp"]
+        ('#1F83C6', 'circle')
     """
-    looks: dict[str, tuple[str, str]] = {}
-    for name in criterion_names:
-        place = len(looks) - ("random" in looks)
-        plain = (PALETTE[place % len(PALETTE)], SHAPES[place % len(SHAPES)])
-        looks[name] = (GREY, "cross") if name == "random" else plain
-    return looks
+    names = list(dict.fromkeys(criterion_names))
+    known = [name for name in _CRITERIA if name in names]
+    taken: dict[str, int] = {}
+    for name in (*known, *(name for name in names if name not in known and name != "random")):
+        wanted = _CRITERIA.index(name) if name in known else 0
+        used = set(taken.values())
+        colours = {place % len(PALETTE) for place in used}
+        places = [(wanted + step) % _LOOKS for step in range(_LOOKS)]
+        free = [place for place in places if place not in used] or places
+        taken[name] = next((place for place in free if place % len(PALETTE) not in colours), free[0])
+    return {name: (GREY, "cross") if name == "random" else _look(taken[name]) for name in names}
+
+
+def _look(place: int) -> tuple[str, str]:
+    return PALETTE[place % len(PALETTE)], SHAPES[place % len(SHAPES)]
 
 
 def specification(chart: Chart, ink: str = INK) -> dict[str, Any]:
@@ -144,12 +187,13 @@ def specification(chart: Chart, ink: str = INK) -> dict[str, Any]:
     return recoloured
 
 
-def save_chart(chart: Chart, path: str | Path) -> Path:
+def save_chart(chart: Chart, path: str | Path, beneath: str = "") -> Path:
     """Draw a chart as a static picture on white.
 
     Args:
         chart: its width and height are in pixels.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
+        beneath: one line below the chart: what holds for it.
 
     Raises:
         RequestError: for another ending.
@@ -158,7 +202,10 @@ def save_chart(chart: Chart, path: str | Path) -> Path:
     import vl_convert
 
     target = picture_path(path)
-    spec = specification(chart, ink=PAPER_INK) | {"background": "white", "padding": 16}
+    spec = specification(chart, ink=PAPER_INK)
+    if beneath:
+        spec = _captioned(spec, beneath)
+    spec |= {"background": "white", "padding": 16}
     with atomic_path(target) as temporary:
         if target.suffix == ".svg":
             temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
@@ -167,6 +214,14 @@ def save_chart(chart: Chart, path: str | Path) -> Path:
         else:
             temporary.write_bytes(vl_convert.vegalite_to_pdf(spec))
     return target
+
+
+def _captioned(spec: dict[str, Any], text: str) -> dict[str, Any]:
+    # data and settings belong to the outermost chart
+    outer = {name: spec.pop(name) for name in ("config", "datasets", "params") if name in spec}
+    line = {"text": text, "orient": "bottom", "color": PAPER_INK, "offset": 10}
+    small = {"fontSize": 11, "fontWeight": "normal", "anchor": "start"}
+    return {"vconcat": [spec], "title": line | small} | outer
 
 
 def picture_path(path: str | Path) -> Path:

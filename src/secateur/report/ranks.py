@@ -8,9 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-
 from secateur.core.errors import RequestError
+from secateur.report import captions
+from secateur.report.conditions import span
 from secateur.report.look import PAPER_INK, Chart, picture_path, rgb, save_chart
 from secateur.report.summary import Row, number
 
@@ -35,6 +35,7 @@ class Matrix:
         across: names of the columns.
         down: names of the rows.
         cells: mean and standard deviation by name of row and column.
+        pairs: of runs behind the means, where known.
     """
 
     dataset: str
@@ -44,15 +45,16 @@ class Matrix:
     down: tuple[str, ...]
     across: tuple[str, ...]
     cells: dict[tuple[str, str], tuple[float, float | None]]
+    pairs: tuple[int, ...] = ()
 
 
 def matrices(rows: Iterable[Row]) -> list[Matrix]:
     """Sort rows into matrices; names keep the order in which they come first.
 
     Args:
-        rows: with dataset, measure, case, a, b and mean; sd, criterion and samples_per_class may be missing. Rows
-            that differ in criterion or samples_per_class belong to different matrices. Where each name is compared
-            only with itself, at several samples_per_class, these are the columns of one matrix.
+        rows: with dataset, measure, case, a, b and mean; sd, criterion, samples_per_class and pairs may be missing.
+            Rows that differ in criterion or samples_per_class belong to different matrices. Where each name is
+            compared only with itself, at several samples_per_class, these are the columns of one matrix.
 
     Raises:
         RequestError: for a row without one of these columns, or an unknown measure.
@@ -95,6 +97,7 @@ def matrices(rows: Iterable[Row]) -> list[Matrix]:
                         for pair, row in zip(pairs, these, strict=True)
                         if (mean := number(row["mean"])) is not None
                     },
+                    pairs=tuple(int(count) for row in these if (count := number(row.get("pairs")))),
                 )
             )
     return found
@@ -144,6 +147,8 @@ def save_ranks(rows: Sequence[Row], path: str | Path) -> Path:
         RequestError: for another ending, no rows, or rows without the columns needed.
         SecateurError: when the file cannot be written.
     """
+    import altair as alt
+
     picture_path(path)
     lines: dict[tuple[str, str, str], list[Matrix]] = {}
     for matrix in matrices(rows):
@@ -156,7 +161,18 @@ def save_ranks(rows: Sequence[Row], path: str | Path) -> Path:
         charts = [_heat_map(matrix, matrix.dataset, labels=0 if place else room) for place, matrix in enumerate(found)]
         words = " · ".join(word for word in (case, of, measure_title(measure)) if word)
         drawn.append(alt.hconcat(*charts, spacing=18, title=alt.TitleParams(words, offset=12)))
-    return save_chart(alt.vconcat(*drawn, spacing=26), path)
+    beneath = matrices_line(matrix for found in lines.values() for matrix in found)
+    return save_chart(alt.vconcat(*drawn, spacing=26), path, beneath)
+
+
+def matrices_line(found: Iterable[Matrix]) -> str:
+    """How many pairs of runs are behind the means of matrices, and their data sets."""
+    matrices = list(found)
+    counts = [count for matrix in matrices for count in matrix.pairs]
+    data = ", ".join(dict.fromkeys(matrix.dataset for matrix in matrices))
+    return captions.line(
+        f"each number is the mean over {span(counts)} pairs of runs" if counts else "", f"data: {data}"
+    )
 
 
 def matrix_table(matrix: Matrix) -> str:
@@ -192,6 +208,8 @@ def _text(mean: float) -> str:
 
 def _heat_map(matrix: Matrix, title: str, labels: int) -> Chart:
     """Draw a matrix; ``labels`` is the least room for the names of its rows, in pixels, 0 to leave them out."""
+    import altair as alt
+
     values: list[dict[str, Any]] = []
     for (down, across), (mean, sd) in matrix.cells.items():
         ink = "#FFFFFF" if _look(matrix.measure, mean)[1] > _DARK else PAPER_INK

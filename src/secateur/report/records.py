@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from secateur.core.errors import RequestError
 from secateur.core.timing import LatencyShare
+from secateur.report.conditions import Conditions
 
 SCHEMA_VERSION = 1
 
@@ -56,6 +56,9 @@ class Measurement:
         latency_spread: interquartile range over median of the times of the network that others are compared with.
         latency_relative: time as a share of the network's before pruning, timed in turn; ``None`` for that network.
         per_class: accuracy by class name, 0..1.
+        samples: that accuracy was measured on; ``None`` where it is not known.
+        latency_threads: of PyTorch, or of the runtime.
+        latency_rounds: how often it was timed.
     """
 
     __pydantic_config__ = _STRICT
@@ -74,6 +77,9 @@ class Measurement:
     latency_spread: float | None = None
     latency_relative: LatencyShare | None = None
     per_class: dict[str, Figure] = field(default_factory=dict)
+    samples: int | None = None
+    latency_threads: int | None = None
+    latency_rounds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,7 @@ class Report:
         settings: the recipe, nested as it likes.
         versions: package name to version.
         notes: remarks, one paragraph each.
+        conditions: what holds for the figures: data, number of test samples, seeds, how times were taken.
         schema_version: of this record's JSON form.
 
     Example:
@@ -308,6 +315,7 @@ class Report:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    conditions: Conditions = field(default_factory=Conditions)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -350,7 +358,7 @@ def _adapter() -> TypeAdapter[Report]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays, without loading it
         value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

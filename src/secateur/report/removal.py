@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-import altair as alt
-
 from secateur.core.errors import RequestError
-from secateur.report import figures
+from secateur.report import captions, figures
+from secateur.report.conditions import Conditions, span
 from secateur.report.look import INK, Chart, rgb
 from secateur.report.summary import BLIND, Row, number
+from secateur.report.told_apart import Accuracies, Marks, Run, best
 
 _GREEN = rgb("#2F7353")  # as in tables of shares: white numbers are legible on the full colour
 _MIDDLE = 0.5  # tables show the budget nearest to this
 _CLASS_COLUMNS = ("subset", "criterion", "budget", "class", "accuracy")
 _LAYER_COLUMNS = ("criterion", "budget", "layer", "kept", "total")
 _SCORED = ("class-aware", "class-blind")
+_MEAN = "mean over classes"
 _WITH_NUMBERS = 16  # layers: beyond this, cells are too narrow for a number
 
 
@@ -33,6 +35,7 @@ class ClassTable:
         budget: share that stays.
         classes: names of the columns.
         cells: accuracy, 0..1, by criterion, then by way of scoring (in words) and class.
+        runs: likewise, what these are means of.
     """
 
     subset: str
@@ -41,14 +44,15 @@ class ClassTable:
     budget: float
     classes: tuple[str, ...]
     cells: dict[str, dict[tuple[str, str], float]]
+    runs: dict[str, dict[tuple[str, str], Accuracies]] = field(default_factory=dict)
 
 
 def class_tables(rows: Iterable[Row]) -> list[ClassTable]:
     """One table per subset, strategy and stage, at the budget nearest to one half.
 
     Args:
-        rows: with subset, criterion, budget, class and accuracy (0..1, mean over seeds); scored_on, strategy and
-            finetuned may be missing.
+        rows: with subset, criterion, budget, class and accuracy (0..1); scored_on, strategy, finetuned and seed may
+            be missing. The table holds means over seeds.
 
     Raises:
         RequestError: for a row without one of these columns.
@@ -69,28 +73,38 @@ def class_tables(rows: Iterable[Row]) -> list[ClassTable]:
     for (subset, strategy, finetuned), members in groups.items():
         budget = _nearest(members)
         chosen = [row for row in members if number(row["budget"]) == budget]
-        cells: dict[str, dict[tuple[str, str], float]] = {}
+        runs: dict[str, dict[tuple[str, str], dict[Run, float]]] = {}
         for row in chosen:
             if (accuracy := number(row["accuracy"])) is not None:
-                place = _SCORED[row.get("scored_on") == "all"], str(row["class"])
-                cells.setdefault(str(row["criterion"]), {})[place] = accuracy
+                label = str(row["class"])
+                column = runs.setdefault(str(row["criterion"]), {}).setdefault((_scored(row), label), {})
+                column[label, budget, "" if row.get("seed") is None else str(row["seed"])] = accuracy
+        cells = {
+            name: {place: statistics.fmean(values.values()) for place, values in found.items()}
+            for name, found in runs.items()
+        }
         classes = tuple(dict.fromkeys(str(row["class"]) for row in chosen))
-        tables.append(ClassTable(subset, strategy, finetuned, budget, classes, cells))
+        tables.append(ClassTable(subset, strategy, finetuned, budget, classes, cells, _frozen(runs)))
     return tables
 
 
-def class_table(table: ClassTable) -> str:
-    """One table as HTML with coloured cells, in percent; the best of each column is bold."""
+def class_table(table: ClassTable, conditions: Conditions) -> str:
+    """One table as HTML with coloured cells, in percent; bold where no other of the column is measurably better.
+
+    Args:
+        table: what to show.
+        conditions: of the report, for the number of test samples of each class.
+    """
     scored = [name for name in _SCORED if any(name in place for found in table.cells.values() for place in found)]
-    mean = ["mean"] * (len(table.classes) > 1)
+    mean = [_MEAN] * (len(table.classes) > 1)
     columns = [(name, label) for name in scored for label in (*table.classes, *mean)]
     lines = {name: found | _means(found, table.classes) for name, found in table.cells.items()}
-    tops = {place: max((line[place] for line in lines.values() if place in line), default=1.0) for place in columns}
+    tops = {place: best([_column(table, place)], conditions.class_samples) for place in columns}
     over = "".join(f'<th scope="col" colspan="{len(table.classes) + len(mean)}">{name}</th>' for name in scored)
     heads = "".join(f'<th scope="col">{escape(label)}</th>' for _, label in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
-        f"{''.join(_class_cell(line.get(place), tops[place]) for place in columns)}</tr>"
+        f"{''.join(_class_cell(line.get(place), name in tops[place].keys) for place in columns)}</tr>"
         for name, line in lines.items()
     )
     words = [f"{table.strategy} strategy"] if table.strategy else []
@@ -99,8 +113,40 @@ def class_table(table: ClassTable) -> str:
     return (
         f"<table><caption>{escape(title[:1].upper() + title[1:])}</caption>"
         f"<thead>{f'<tr><td></td>{over}</tr>' if len(scored) > 1 else ''}<tr><td></td>{heads}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f"<tbody>{body}</tbody></table>{_beneath(table, list(tops.values()), conditions)}"
     )
+
+
+def _beneath(table: ClassTable, tops: Sequence[Marks], conditions: Conditions) -> str:
+    marks = Marks()
+    for top in tops:
+        marks |= top
+    runs = [run for found in table.runs.values() for column in found.values() for run in column]
+    counts = [conditions.class_samples[name] for name in table.classes if name in conditions.class_samples]
+    total = conditions.subset_samples.get(table.subset)
+    held = captions.line(
+        conditions.measured([total] if total else [sum(counts)] if len(counts) == len(table.classes) else ()),
+        f"{span(counts)} of each class" if counts else "",
+        captions.seeds(seed for _, _, seed in runs if seed) or captions.seeds(conditions.seeds),
+        conditions.references(),
+    )
+    return captions.html(held) + captions.html(str(marks))
+
+
+def _column(table: ClassTable, place: tuple[str, str]) -> dict[str, Accuracies]:
+    """Of each criterion what its cell in a column is the mean of."""
+    scored, label = place
+    found: dict[str, Accuracies] = {}
+    for name, cells in table.runs.items():
+        if label != _MEAN:
+            found[name] = cells.get(place, {})
+        elif all((scored, one) in cells for one in table.classes):
+            found[name] = {run: value for one in table.classes for run, value in cells[scored, one].items()}
+    return found
+
+
+def _frozen(runs: dict[str, dict[tuple[str, str], dict[Run, float]]]) -> dict[str, dict[tuple[str, str], Accuracies]]:
+    return {name: dict(found) for name, found in runs.items()}
 
 
 def layer_cells(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -159,6 +205,8 @@ def layers_chart(cells: Sequence[dict[str, Any]]) -> Chart:
     Args:
         cells: from `layer_cells`.
     """
+    import altair as alt
+
     layers = list(dict.fromkeys(cell["layer"] for cell in cells))
     names = list(dict.fromkeys(cell["criterion"] for cell in cells))
     bare: dict[str, Any] = {"ticks": False, "domain": False, "title": None}
@@ -209,7 +257,7 @@ def _means(found: Mapping[tuple[str, str], float], classes: Sequence[str]) -> di
     for name in _SCORED:
         values = [found[name, label] for label in classes if (name, label) in found]
         if len(values) == len(classes) > 1:
-            means[name, "mean"] = sum(values) / len(values)
+            means[name, _MEAN] = sum(values) / len(values)
     return means
 
 
@@ -218,10 +266,14 @@ def _nearest(rows: Sequence[Row]) -> float:
     return min(budgets, key=lambda budget: (abs(budget - _MIDDLE), budget))
 
 
-def _class_cell(accuracy: float | None, top: float) -> str:
+def _scored(row: Row) -> str:
+    return _SCORED[row.get("scored_on") == "all"]
+
+
+def _class_cell(accuracy: float | None, bold: bool) -> str:
     if accuracy is None:
         return "<td></td>"
     red, green, blue = _GREEN
     text = f"{100 * accuracy:.1f}"
-    text = f"<b>{text}</b>" if accuracy == top else text
+    text = f"<strong>{text}</strong>" if bold else text
     return f'<td style="background:rgb({red} {green} {blue}/{0.65 * accuracy:.2f})">{text}</td>'

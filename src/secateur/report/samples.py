@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import altair as alt
-
 from secateur.core.errors import RequestError
-from secateur.report.look import INK, Chart, picture_path, save_chart, style
+from secateur.report import captions
+from secateur.report.layout import LIMIT, csv_link, table
+from secateur.report.look import INK, Chart, Looks, picture_path, save_chart, style
 from secateur.report.summary import Row, number
 
 _NEEDED = ("dataset", "criterion", "samples_per_class", "evaluated_on", "stage", "mean_accuracy_percent")
@@ -79,7 +79,9 @@ def distinct(points: Iterable[Point], name: str) -> list[Any]:
     return list(dict.fromkeys(point[name] for point in points))
 
 
-def samples_chart(rows: Sequence[Row], dataset: str | None = None, *, height: int = 240) -> Chart:
+def samples_chart(
+    rows: Sequence[Row], dataset: str | None = None, *, looks: Looks | None = None, height: int = 240
+) -> Chart:
     """Accuracy after pruning against reference samples per class: mean, band of one standard deviation, and unpruned.
 
     Of several ways of evaluation one is shown at a time; the page steers two signals, ``evaluated`` (in words, as
@@ -88,18 +90,21 @@ def samples_chart(rows: Sequence[Row], dataset: str | None = None, *, height: in
     Args:
         rows: as for `sample_points`, of all charts that stand side by side, so that colours and counts agree.
         dataset: the one to draw, as `sample_points` has it; may be left out where there is one.
+        looks: colour and shape of each criterion; by default those of the criteria that occur.
         height: in pixels; the width is that of the place on the page.
 
     Raises:
         RequestError: for rows without the columns needed, nothing to draw, or an unknown data set.
     """
+    import altair as alt
+
     every = sample_points(rows)
     names = distinct(every, "dataset")
     chosen = names[0] if dataset is None and len(names) == 1 else dataset
     points = [point for point in every if point["dataset"] == chosen]
     if not points:
         raise RequestError(f"no accuracies of data set '{chosen}'; give one of: {', '.join(names) or 'no rows'}")
-    chart = _chart(points, every, "accuracy, %", _ACROSS, steered=True)
+    chart = _chart(points, every, "accuracy, %", _ACROSS, looks, steered=True)
     evaluated, focus = alt.param(name="evaluated", value=every[0]["evaluated"]), alt.param(name="focus", value="")
     return chart.add_params(evaluated, focus).properties(width="container", height=height)
 
@@ -115,6 +120,8 @@ def save_samples(rows: Sequence[Row], path: str | Path) -> Path:
         RequestError: for another ending, rows without the columns needed, or nothing to draw.
         SecateurError: when the file cannot be written.
     """
+    import altair as alt
+
     picture_path(path)
     points = sample_points(rows)
     if not points:
@@ -128,17 +135,28 @@ def save_samples(rows: Sequence[Row], path: str | Path) -> Path:
             title = alt.TitleParams(dataset if down == 0 else "", frame="group")
             up_title = f"accuracy on {evaluated}, %" if right == 0 else ""
             across_title = _ACROSS if down + 1 == len(evaluations) else ""
-            chart = _chart(chosen, points, up_title, across_title, steered=False)
+            chart = _chart(chosen, points, up_title, across_title, None, steered=False)
             charts.append(chart.properties(title=title, width=230, height=170))
         lines.append(alt.hconcat(*charts, spacing=22))
-    return save_chart(alt.vconcat(*lines, spacing=18), path)
+    beneath = captions.line(captions.counted(points, "runs", "runs behind each mean"), "band: one standard deviation")
+    return save_chart(alt.vconcat(*lines, spacing=18), path, beneath)
 
 
 def _chart(
-    points: Sequence[Point], every: Sequence[Point], up_title: str, across_title: str, *, steered: bool
+    points: Sequence[Point],
+    every: Sequence[Point],
+    up_title: str,
+    across_title: str,
+    looks: Looks | None,
+    *,
+    steered: bool,
 ) -> Chart:
     """Draw ``points`` of one data set: steered by the page's signals, or for paper with a legend."""
-    looks = style(distinct((point for point in every if point["stage"] == "post"), "criterion"))
+    import altair as alt
+
+    criteria = distinct((point for point in every if point["stage"] == "post"), "criterion")
+    whole = style(criteria) if looks is None else looks
+    looks = {name: whole[name] for name in criteria}
     names, colours, shapes = list(looks), [look[0] for look in looks.values()], [look[1] for look in looks.values()]
     counts = sorted(distinct(every, "samples"))
     across = alt.X(
@@ -215,16 +233,13 @@ def samples_table(rows: Sequence[Row]) -> str:
             f"<td>{found[count]['mean']:.1f} ± {found[count]['sd']:.1f}</td>" if count in found else "<td>–</td>"
             for count in counts
         )
-        lines.append(
-            f'<tr><th scope="row">{escape(dataset)}</th><td class="text">{escape(evaluated)}</td>'
-            f'<td class="text">{escape(name)}</td>{cells}</tr>'
-        )
-    return (
-        '<div class="panel scroll"><table><caption>Accuracy in percent, mean ± standard deviation, by reference '
-        'samples per class</caption><thead><tr><th scope="col" class="text">data set</th>'
-        '<th scope="col" class="text">evaluated on</th><th scope="col" class="text">criterion</th>'
-        f"{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-    )
+        label = f'<th scope="row">{escape(dataset)}</th><td class="text">{escape(evaluated)}</td>'
+        lines.append(f'<tr>{label}<td class="text">{escape(name)}</td>{cells}</tr>')
+    head = "".join(f'<th scope="col" class="text">{title}</th>' for title in ("data set", "evaluated on", "criterion"))
+    beneath = captions.html(captions.line(captions.counted(points, "runs", "runs behind each mean")))
+    rest = csv_link(points, "accuracies.csv", f"All {len(points)} means as CSV") if len(lines) > LIMIT else ""
+    caption = "Accuracy in percent, mean ± standard deviation, by reference samples per class"
+    return table(caption, head + heads, lines, beneath, rest)
 
 
 def _evaluated(on: str, noise: float) -> str:

@@ -8,13 +8,16 @@ from html import escape
 from typing import Any
 
 from secateur.core.timing import LatencyShare, busy_warning
-from secateur.report import bars, figures, films, ranks, samples, tables
+from secateur.report import bars, captions, figures, ranks, tables
 from secateur.report.class_sections import class_section, gain_section, layer_section, timing_section
-from secateur.report.controls import chips, section, symbol, tabs
+from secateur.report.conditions import Conditions
+from secateur.report.controls import tabs
 from secateur.report.curve_sections import curves
-from secateur.report.look import specification, style
-from secateur.report.records import Agreement, ClassUnit, Film, Heatmap, Measurement, Report
+from secateur.report.layout import section
+from secateur.report.look import specification
+from secateur.report.records import Agreement, ClassUnit, Heatmap, Measurement, Report
 from secateur.report.summary import Row, number
+from secateur.report.toy_sections import film_section, sample_section, toy_looks
 
 Charts = dict[str, dict[str, Any]]
 
@@ -22,20 +25,21 @@ Charts = dict[str, dict[str, Any]]
 def body(report: Report) -> tuple[str, Charts]:
     """Header, sections and footer, and the charts to be drawn in them (element id to specification)."""
     drawn: Charts = {}
+    known, looks = report.conditions, toy_looks(report.films, report.sample_accuracy)
     parts = [
-        _figures(report.before, report.after),
+        _figures(report.before, report.after, known),
         curves(report, drawn),
-        gain_section(report.gains, drawn),
-        class_section(report.class_rows),
-        layer_section(report.layer_rows, drawn),
-        timing_section(report.timings),
-        _films(report.films, drawn),
-        _samples(report.sample_accuracy, drawn),
+        gain_section(report.gains, known, drawn),
+        class_section(report.class_rows, known),
+        layer_section(report.layer_rows, known, drawn),
+        timing_section(report.timings, known),
+        film_section(report.films, looks, known, drawn),
+        sample_section(report.sample_accuracy, looks, known, drawn),
         _ranks(report.rank_matrices),
         _layers_and_classes(report, drawn),
-        _heatmaps(report.heatmaps),
-        _agreement(report.agreement, drawn),
-        _units(report.units),
+        _heatmaps(report.heatmaps, known),
+        _agreement(report.agreement, known, drawn),
+        _units(report.units, known),
         _notes(report.notes),
         _reproduce(report),
     ]
@@ -46,7 +50,7 @@ def body(report: Report) -> tuple[str, Charts]:
         f"<header>\n<h1>{escape(report.title)}</h1>\n"
         + (f"<p>{escape(report.subtitle)}</p>\n" if report.subtitle else "")
         + (f'<p class="when">{_created(report.created)}</p>\n' if report.created else "")
-        + f"{warning if drawn else ''}{_cards(report.before, report.after)}"
+        + f"{warning if drawn else ''}{_cards(report.before, report.after, known)}"
         f"{_warning(report.before, report.after)}</header>\n"
         f"<main>\n{main}{quiet}\n</main>\n"
         "<footer>Made with Secateur. This file is complete: it needs no network.</footer>"
@@ -57,7 +61,7 @@ def _created(created: str) -> str:
     return f'<time datetime="{escape(created)}">{escape(created.replace("T", " "))}</time>'
 
 
-def _cards(before: Measurement | None, after: Measurement | None) -> str:
+def _cards(before: Measurement | None, after: Measurement | None, conditions: Conditions) -> str:
     if before is None and after is None:
         return ""
     cards = []
@@ -74,21 +78,28 @@ def _cards(before: Measurement | None, after: Measurement | None) -> str:
             continue
         inner = f'<div class="name">{title}</div><div class="value">{show(value)}</div>'
         if old is not None and new is not None:
-            share = None if after is None else after.latency_relative
-            change = _latency(share) if name == "latency_ms" else _change(old, new, fewer)
-            inner += f'<div class="was">from {show(old)}</div>{change}'
+            inner += f'<div class="was">from {show(old)}</div>{_change(name, before, after, fewer)}'
         elif new is None:
             inner += '<div class="was">before pruning</div>'
         cards.append(f'<li class="card">{inner}</li>')
-    return f'<ul class="cards">{"".join(cards)}</ul>\n'
+    return f'<ul class="cards">{"".join(cards)}</ul>\n{captions.html(captions.of_stages([before, after], conditions))}'
 
 
-def _change(old: float, new: float, fewer: str) -> str:
+def _change(name: str, before: Measurement | None, after: Measurement | None, fewer: str) -> str:
+    """What became of one figure; green or red only where it is known to have changed."""
+    if before is None or after is None:
+        return ""
+    old, new = getattr(before, name), getattr(after, name)
+    if name == "latency_ms":
+        return _latency(after.latency_relative)
     if fewer:
-        text, worse = figures.gain(old, new, fewer), new > old
+        text, look = figures.gain(old, new, fewer), " worse" if new > old else ""
+    elif not captions.comparable(before, after):
+        return ""
     else:
-        text, worse = figures.points(new - old), new < old
-    return f'<div class="change{" worse" if worse else ""}">{text}</div>' if text else ""
+        text, clear = figures.accuracy_change(old, new, after.samples or before.samples)
+        look = " unclear" if clear is False else " worse" if new < old else ""
+    return f'<div class="change{look}">{text}</div>' if text else ""
 
 
 def _latency(share: LatencyShare | None) -> str:
@@ -105,83 +116,11 @@ def _warning(*stages: Measurement | None) -> str:
     return f'<p class="warning">Latency {text}</p>\n' if text else ""
 
 
-def _figures(before: Measurement | None, after: Measurement | None) -> str:
+def _figures(before: Measurement | None, after: Measurement | None, conditions: Conditions) -> str:
     if before is None and after is None:
         return ""
     title = "Before and after" if before and after else "Measured"
-    return section(title, tables.before_after(before, after))
-
-
-def _films(found: Sequence[Film], drawn: Charts) -> str:
-    parts = []
-    for place, film in enumerate(found):
-        name = f"film-{place}"
-        if len(film.positions) > 1:
-            drawn[name] = specification(films.film_chart(film))
-        parts.append(_film(film, name))
-    hint = (
-        "Which class the network chooses where, and how sure it is, while more and more is removed in each criterion’s "
-        "order. Dots are training data, outlined dots the reference samples."
-    )
-    return section("Decision boundaries", f'<p class="hint">{hint}</p>{"".join(parts)}') if parts else ""
-
-
-def _film(film: Film, name: str) -> str:
-    first = films.first_frame(film)
-    looks = style([track.name for track in film.tracks])
-    tracks = "".join(
-        f'<div><div class="frame"><img src="data:image/png;base64,{track.frames[first]}" '
-        f'alt="{escape(f"Decision regions of {track.name}")}"><span></span></div>'
-        f"<p>{symbol(looks[track.name])}<span>{escape(track.name)}</span>"
-        f'<span class="value">{track.accuracy[first]:.1f}\u202f%</span></p></div>'
-        for track in film.tracks
-    )
-    # once for all tracks, not once each: the points are the largest picture
-    points = f";--points:url(data:image/png;base64,{film.points_png})" if film.points_png else ""
-    where = f"{film.positions[first]} {film.unit}"
-    steer = f'<p class="steer"><output>{escape(where)}</output></p>'
-    if len(film.positions) > 1:
-        frames = {
-            "positions": film.positions,
-            "tracks": [{"frames": track.frames, "accuracy": track.accuracy} for track in film.tracks],
-        }
-        # shown by the script that serves them
-        steer = (
-            '<div class="steer"><button type="button" hidden>Play</button>'
-            f'<input type="range" min="0" max="{len(film.positions) - 1}" value="{first}" '
-            f'aria-label="{escape(film.unit)}" aria-valuetext="{escape(where)}" hidden>'
-            f"<output>{escape(where)}</output></div>"
-            f'<div class="chart" id="{name}" data-steered></div>'
-            f'<script type="application/json">{json.dumps(frames, separators=(",", ":"))}</script>'
-        )
-    return (
-        f'<figure class="panel film" data-unit="{escape(film.unit)}"><h3>{escape(film.title)}</h3>'
-        f'<div class="tracks" style="--tracks:{len(film.tracks)}{points}">{tracks}</div>{steer}</figure>'
-    )
-
-
-def _samples(rows: Sequence[Row], drawn: Charts) -> str:
-    points = samples.sample_points(rows)
-    plots: list[str] = []
-    for dataset in samples.distinct(points, "dataset"):
-        name = f"samples-{len(plots)}"
-        drawn[name] = specification(samples.samples_chart(rows, dataset))
-        chart = f'<div class="chart" id="{name}" data-steered></div>'
-        plots.append(f'<figure class="panel"><h3>{escape(dataset)}</h3>{chart}</figure>')
-    evaluated = {name: name for name in samples.distinct(points, "evaluated")}
-    pruned = samples.distinct((point for point in points if point["stage"] == "post"), "criterion")
-    choices = tabs("Evaluated on", "evaluated", evaluated) if len(evaluated) > 1 else ""
-    return (
-        section(
-            "Accuracy against reference samples",
-            '<p class="hint">Each line is the mean over runs, each band one standard deviation to both sides. '
-            "The dashed line is the network before pruning.</p>"
-            f'<div class="bar">{choices}{chips(style(pruned))}</div><div class="trio">{"".join(plots)}</div>'
-            f"<details><summary>All accuracies</summary>{samples.samples_table(rows)}</details>",
-        )
-        if plots
-        else ""
-    )
+    return section(title, tables.before_after(before, after, conditions))
 
 
 def _ranks(rows: Sequence[Row]) -> str:
@@ -199,10 +138,11 @@ def _ranks(rows: Sequence[Row]) -> str:
                 f"{ranks.matrix_table(m)}</figure>"
                 for m in found
             )
+            beneath = captions.html(ranks.matrices_line(found))
             parts.append(
                 f'<details data-value="{escape(measure)}"{" open" if place == 0 else ""}>'
                 f"<summary>{escape(case)} · {titles[measure]}</summary>"
-                f'<div class="trio matrices">{shown}</div></details>'
+                f'<div class="trio matrices">{shown}</div>{beneath}</details>'
             )
     steer = f'<div class="bar">{tabs("Measure", "similarity", titles, "choice")}</div>' if len(titles) > 1 else ""
     hint = "Orders in which criteria remove units, compared in pairs; each number is the mean over pairs of runs."
@@ -218,25 +158,29 @@ def _layers_and_classes(report: Report, drawn: Charts) -> str:
             kept, total = report.after.units, report.before.units
             stay = f"{kept} of {total} removable units stay ({figures.percent(kept / total)})."
             hint = f"{stay} Those of layers that are cut together count once, and are shown in each."
-        parts.append(_figure("Units kept in each layer", hint, "layers"))
+        parts.append(_figure("Units kept in each layer", hint, "layers", captions.of_scores(report.conditions)))
     before, after = report.before, report.after
-    changes = bars.class_changes(before.per_class, after.per_class) if before and after else []
+    comparable = before is not None and after is not None and captions.comparable(before, after)
+    changes = bars.class_changes(before.per_class, after.per_class) if before and after and comparable else []
     if changes:
         drawn["classes"] = specification(bars.per_class(changes))
         several = len(changes) == bars.MOST_CLASSES
-        hint = f"The {len(changes)} classes that changed most." if several else "Greatest loss on top."
-        parts.append(_figure("Accuracy of each class", hint, "classes"))
+        hint = (
+            f"The {len(changes)} classes that changed most, largest drop on top." if several else "Largest drop on top."
+        )
+        beneath = captions.of_classes([name for name, _, _ in changes], [before, after], report.conditions)
+        parts.append(_figure("Accuracy of each class", hint, "classes", beneath))
     return f'<section class="pair">{"".join(parts)}</section>' if parts else ""
 
 
-def _figure(title: str, hint: str, name: str) -> str:
+def _figure(title: str, hint: str, name: str, beneath: str) -> str:
     return (
         f'<div><h2>{title}</h2><p class="hint">{hint}</p>'
-        f'<figure class="panel"><div class="chart" id="{name}"></div></figure></div>'
+        f'<figure class="panel"><div class="chart" id="{name}"></div>{captions.html(beneath)}</figure></div>'
     )
 
 
-def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
+def _heatmaps(heatmaps: Iterable[Heatmap], conditions: Conditions) -> str:
     maps = []
     for heatmap in heatmaps:
         shown = [("image", "Image", heatmap.image_png)]
@@ -260,10 +204,15 @@ def _heatmaps(heatmaps: Iterable[Heatmap]) -> str:
         '<span class="scale" role="img" aria-label="blue through white to red"></span> for the class. '
         "Each map has its own scale.</p>"
     )
-    return section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>') if maps else ""
+    beneath = captions.html(captions.of_maps(conditions))
+    return (
+        section("What the network looks at", f'{legend}<div class="maps">{"".join(maps)}</div>{beneath}')
+        if maps
+        else ""
+    )
 
 
-def _agreement(found: Agreement | None, drawn: Charts) -> str:
+def _agreement(found: Agreement | None, conditions: Conditions, drawn: Charts) -> str:
     if found is None:
         return ""
     plots = []
@@ -273,7 +222,8 @@ def _agreement(found: Agreement | None, drawn: Charts) -> str:
             drawn[name] = specification(
                 bars.agreement(found.counts[measure], found.counts.get(f"chance_{measure}", []), title)
             )
-            plots.append(f'<figure class="panel"><div class="chart" id="{name}"></div></figure>')
+            count = captions.line(f"{sum(found.counts[measure]):,} images", captions.of_maps(conditions))
+            plots.append(f'<figure class="panel"><div class="chart" id="{name}"></div>{captions.html(count)}</figure>')
     classes = [group for group in found.groups if group.kind == "class"]
     caption = "By class, lowest cosine first"
     if len(classes) > bars.MOST_CLASSES:
@@ -286,18 +236,18 @@ def _agreement(found: Agreement | None, drawn: Charts) -> str:
     return section(
         "Does it still look at the same thing?",
         f'<p class="hint">{hint}</p><div class="pair">{"".join(plots)}</div>'
-        + tables.agreement([group for group in found.groups if group.kind != "class"])
-        + (tables.agreement(classes[: bars.MOST_CLASSES], caption) if classes else ""),
+        + tables.agreement([group for group in found.groups if group.kind != "class"], conditions)
+        + (tables.agreement(classes[: bars.MOST_CLASSES], conditions, caption) if classes else ""),
     )
 
 
-def _units(units: list[ClassUnit]) -> str:
+def _units(units: list[ClassUnit], conditions: Conditions) -> str:
     names = list(dict.fromkeys(unit.class_name for unit in units))
     shown = set(names[: bars.MOST_CLASSES])
     hint = "Index of the units with the largest relevance for each class, and their mean relevance in brackets."
     if len(names) > len(shown):
         hint += f" The first {len(shown)} of {len(names)} classes."
-    table = tables.strongest_units([unit for unit in units if unit.class_name in shown])
+    table = tables.strongest_units([unit for unit in units if unit.class_name in shown], conditions)
     return section("Units that speak for a class", f'<p class="hint">{hint}</p>{table}') if units else ""
 
 

@@ -1,4 +1,4 @@
-"""Many criteria over subsets of classes: the best in colour, the rest grey, class-blind scores dashed."""
+"""Many criteria over subsets of classes: the highest means in colour, the rest grey, class-blind scores dashed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,27 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import altair as alt
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
+from secateur.report import captions
 from secateur.report.charts import MASKED, MEASURES, accuracies, datum, horizontal, measures, stage, tooltip
+from secateur.report.conditions import Conditions
 from secateur.report.look import GREY, INK, SHAPES, Chart, Looks, picture_path, save_chart, style
-from secateur.report.summary import Point, Row, aggregate, class_aware, number, panels, split_unpruned
+from secateur.report.summary import (
+    Point,
+    Row,
+    aggregate,
+    class_aware,
+    number,
+    panels,
+    samples_by_subset,
+    split_unpruned,
+)
+from secateur.report.told_apart import Accuracies, Marks, best
+
+if TYPE_CHECKING:
+    import altair as alt
 
 TOP = 6  # criteria in colour: more cannot be told apart at a glance
 MEAN = ""  # in place of a subset's name: the mean over subsets
@@ -28,7 +41,7 @@ class Comparison:
         points: of structured criteria, the mean over subsets (its ``subset`` is `MEAN`) and each subset.
         masked: the same of masked weights.
         baselines: accuracy of the unpruned network by subset, with `MEAN`; may be empty.
-        looks: colour and shape by bare name of the criterion, the most accurate on average first.
+        looks: colour and shape by bare name of the criterion, that of the highest mean accuracy first.
     """
 
     points: list[Point]
@@ -80,6 +93,23 @@ def ranking(points: Iterable[Point]) -> list[str]:
     return list(dict.fromkeys(name for _, name in keys))
 
 
+def not_told_apart(found: Comparison, samples: Mapping[str, int]) -> tuple[list[str], Marks]:
+    """Criteria than which no other is measurably better over all budgets and stages, and how that was judged.
+
+    Args:
+        found: the comparison; only class-aware scores of structured criteria count.
+        samples: test samples of each subset, where known.
+    """
+    stages: dict[str, dict[str, dict[Any, float]]] = {}
+    for point in found.points:
+        if point["subset"] == MEAN and point["scored_on"] == "subset":
+            runs = stages.setdefault(f"{point['strategy']}/{stage(point)}", {}).setdefault(point["base"], {})
+            runs.update(point["runs"])
+    columns: list[dict[str, Accuracies]] = [dict(column) for column in stages.values()]
+    marks = best(columns, samples)
+    return [name for name in found.looks if name in marks.keys], marks
+
+
 def subset_chart(
     found: Comparison,
     points: Sequence[Point],
@@ -105,13 +135,15 @@ def subset_chart(
         width: in pixels, or "container".
         height: in pixels.
     """
+    import altair as alt
+
     steer = steer or {}
     masked = measure == MASKED
     every = found.masked if masked else found.points
     names = list(dict.fromkeys(point["base"] for point in every))
     looks = {name: look for name, look in found.looks.items() if name in names}
     shown = [measure] if masked else measures(every)
-    # the best last, that is on top of the others
+    # the first drawn last, that is on top of the others
     places = {name: place for place, name in enumerate(looks)}
     values = [
         _datum(point, shown, places[point["base"]])
@@ -165,20 +197,23 @@ def subset_chart(
     )
 
 
-def save_subset_curves(rows: Sequence[Row], path: str | Path) -> Path:
+def save_subset_curves(rows: Sequence[Row], path: str | Path, conditions: Conditions | None = None) -> Path:
     """Draw accuracy against MACs, mean over subsets: left not fine-tuned, right fine-tuned, one line by strategy.
 
-    The criteria that are most accurate on average are in colour, and class-blind scores of these dashed; bands reach
+    The criteria of the highest mean accuracy are in colour, and class-blind scores of these dashed; bands reach
     from the lowest to the highest seed. Masked weights are left out: they save no MACs.
 
     Args:
         rows: tidy rows of ``compare``, that of the unpruned network included or not.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
+        conditions: of the report, named beneath the picture.
 
     Raises:
         RequestError: for another ending, or rows without accuracy and MACs.
         SecateurError: when the file cannot be written.
     """
+    import altair as alt
+
     picture_path(path)
     unpruned, pruned = split_unpruned(rows)
     alone = {"subset": MEAN} | dict.fromkeys(name for name in MEASURES if name != "macs")
@@ -208,13 +243,15 @@ def save_subset_curves(rows: Sequence[Row], path: str | Path) -> Path:
             for name in found.stages
         ]
         lines.append(alt.hconcat(*charts, spacing=30))
-    return save_chart(alt.vconcat(*lines, spacing=30), path)
+    known = conditions or Conditions()
+    beneath = captions.of_points(points, samples_by_subset(rows, known), known)
+    return save_chart(alt.vconcat(*lines, spacing=30), path, beneath)
 
 
 def _looks(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     ranked = ranking(points)
     structured = {point["base"] for point in points if point["structured"]}
-    # masked weights have a chart of their own, where the best are in colour again
+    # masked weights have a chart of their own, where the first are in colour again
     masked = [name for name in ranked if name not in structured][:TOP]
     rest = {name: (GREY, "cross" if name == "random" else SHAPES[place % 7]) for place, name in enumerate(ranked)}
     return rest | style([name for name in ranked if name in structured][:TOP] + masked)
@@ -227,18 +264,24 @@ def _datum(point: Point, shown: Sequence[str], place: int) -> dict[str, Any]:
 
 
 def _emphasis(names: Iterable[str], focus: float, top: float, rest: float, dim: float) -> Any:
-    """Value for the focused criterion, else for the best and the rest, or for all others while one is focused."""
+    """Value for the focused criterion, else for the first and the rest, or for all others while one is focused."""
+    import altair as alt
+
     another = f"indexof({json.dumps(list(names))}, focus) >= 0"  # what is not in this chart dims nothing here
     chosen = alt.when("focus === datum.base").then(alt.value(focus)).when(another).then(alt.value(dim))
     return chosen.when(f"datum.place < {TOP}").then(alt.value(top)).otherwise(alt.value(rest))
 
 
 def _scaled(channel: Any, looks: Looks, part: int, key: alt.Legend | None) -> Any:
+    import altair as alt
+
     scale = alt.Scale(domain=list(looks), range=[look[part] for look in looks.values()])
-    return channel("base:N", title="criterion, best first", scale=scale, legend=key)
+    return channel("base:N", title="criterion, by mean accuracy", scale=scale, legend=key)
 
 
 def _dash(legend: bool) -> alt.StrokeDash:
+    import altair as alt
+
     scale = alt.Scale(domain=list(SCORED.values()), range=[[1, 0], [5, 4]])
     shown = alt.Legend(symbolType="stroke", symbolSize=500, symbolStrokeColor=INK) if legend else None
     return alt.StrokeDash("scored:N", title=None, scale=scale, legend=shown)
@@ -246,6 +289,8 @@ def _dash(legend: bool) -> alt.StrokeDash:
 
 def _rules(found: Comparison, up: alt.Y, steer: Mapping[str, str]) -> list[alt.Chart]:
     """The unpruned network, for the subset that is shown."""
+    import altair as alt
+
     names = list(found.baselines) if "subset" in steer else [name for name in found.baselines if name == MEAN]
     if not names:
         return []

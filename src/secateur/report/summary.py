@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.core.timing import LatencyShare, column_names
+from secateur.report.conditions import Conditions
+from secateur.report.told_apart import Accuracies, Marks, Run, best
 
 Row = Mapping[str, Any]
 Point = dict[str, Any]
@@ -18,7 +20,8 @@ POINT_KEYS = (*PANEL_KEYS, "criterion", "scored_on", "structured", "budget", "fi
 BLIND = " (class-blind)"
 MASKED = " (masked weights)"
 # what a row means that does not say it
-_DEFAULTS = {"subset": "all", "scored_on": "subset", "structured": True}
+WHOLE = "all"  # the subset of all classes
+_DEFAULTS = {"subset": WHOLE, "scored_on": "subset", "structured": True}
 FIGURES = (
     "units",
     "params",
@@ -69,10 +72,11 @@ def aggregate(rows: Iterable[Row], *, by_subset: bool = False) -> list[Point]:
         One point per model, data set, strategy, kind of budget, criterion, samples it was scored on (``scored_on``:
         those of the subset, or class-blind those of all classes), budget and stage (fine-tuned or not), in the order
         of first appearance; with the mean of every figure under its own name, ``<figure>_low``, ``<figure>_high``,
-        ``<figure>_std`` (sample standard deviation, ``None`` for one seed), and ``seeds``, the number of rows. Of
-        several subsets, the spread is that of the seeds' means over the subsets. ``criterion`` of a point of
-        masked weights or class-blind scores says so; ``base`` leaves the latter out. ``latency_share_text`` and
-        ``onnx_share_text`` are the shares in words, with the interval that holds those of all rows.
+        ``<figure>_std`` (sample standard deviation, ``None`` for one seed), ``seeds``, their number (rows that do not
+        say their seed count one each), and ``runs``, the accuracy by subset, budget and seed. Of several subsets, the
+        spread is that of the seeds' means over the subsets. ``criterion`` of a point of masked weights or class-blind
+        scores says so; ``base`` leaves the latter out. ``latency_share_text`` and ``onnx_share_text`` are the shares
+        in words, with the interval that holds those of all rows.
 
     Example:
         >>> rows = [{"criterion": "lrp", "budget": 0.5, "accuracy": a} for a in (0.8, 0.9)]
@@ -155,19 +159,50 @@ def criteria(points: Iterable[Point]) -> list[str]:
     return list(dict.fromkeys(point["criterion"] for point in points))
 
 
-def best(points: Iterable[Point]) -> set[int]:
-    """Identities (``id``) of the points with the highest accuracy for their panel, budget and stage."""
-    leaders: dict[tuple[Any, ...], list[Point]] = {}
+def best_points(points: Iterable[Point], samples: Mapping[str, int]) -> Marks:
+    """Identities (``id``) of the points to be marked as best for their panel, budget and stage.
+
+    Args:
+        points: from `aggregate`.
+        samples: test samples of each subset, see `samples_by_subset`.
+    """
+    columns: dict[tuple[Any, ...], dict[int, Accuracies]] = {}
     for point in points:
-        if point["accuracy"] is None:
-            continue
         key = tuple(point[name] for name in (*PANEL_KEYS, "budget", "finetuned"))
-        rivals = leaders.setdefault(key, [])
-        if rivals and point["accuracy"] > rivals[0]["accuracy"]:
-            rivals.clear()
-        if not rivals or point["accuracy"] == rivals[0]["accuracy"]:
-            rivals.append(point)
-    return {id(point) for rivals in leaders.values() for point in rivals}
+        columns.setdefault(key, {})[id(point)] = point["runs"]
+    return best(columns.values(), samples)
+
+
+def samples_by_subset(rows: Sequence[Row], conditions: Conditions) -> dict[str, int]:
+    """Test samples of each subset of classes: from the rows' column ``samples``, else from the conditions.
+
+    Of rows that disagree the smallest counts.
+
+    Example:
+        >>> samples_by_subset([{"criterion": "lrp"}], Conditions(samples=1000))
+        {'all': 1000}
+    """
+    found: dict[str, int] = {}
+    several = len({_key(row, "dataset") for row in rows}) > 1  # then the conditions do not say of which
+    for row in rows:
+        name = _key(row, "subset")
+        count = number(row.get("samples"))
+        if count is None and not several:
+            count = conditions.subset_samples.get(name, conditions.samples if name == WHOLE else None)
+        if count:
+            found[name] = min(int(count), found.get(name, int(count)))
+    return found
+
+
+def seeds_of(points: Iterable[Point]) -> list[str]:
+    """Seeds of the rows behind points, in the order of first appearance; rows without one do not count."""
+    return list(dict.fromkeys(run[2] for point in points for run in point["runs"] if run[2]))
+
+
+def rounds_of(points: Iterable[Point], prefix: str = "latency") -> list[int]:
+    """Fewest and most rounds in which the networks behind points were timed."""
+    ends = [point[f"{prefix}_rounds_{end}"] for point in points for end in ("low", "high")]
+    return sorted({int(end) for end in ends if end})
 
 
 def _key(row: Row, name: str) -> Any:
@@ -201,8 +236,19 @@ def _point(point: Point, rows: Sequence[Row]) -> Point:
         point[f"{name}_std"] = statistics.stdev(runs) if len(runs) > 1 else None
     for name, prefix in TIMED.items():
         point[f"{name}_text"] = _timed(rows, prefix)
-    point["seeds"] = len(seeds) if several else len(rows)
+    # rows that do not say their seed are runs of their own
+    point["seeds"] = len(seeds) if several or "" not in seeds else len(rows)
+    point["runs"] = _runs(rows, point["budget"])
     return point
+
+
+def _runs(rows: Iterable[Row], budget: float | None) -> dict[Run, float]:
+    """Accuracy by subset, budget and seed."""
+    found: dict[Run, list[float]] = {}
+    for row in rows:
+        if (accuracy := number(row.get("accuracy"))) is not None:
+            found.setdefault((_key(row, "subset"), budget, _key(row, "seed")), []).append(accuracy)
+    return {run: statistics.fmean(values) for run, values in found.items()}
 
 
 def _timed(rows: Iterable[Row], prefix: str) -> str:

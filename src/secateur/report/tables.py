@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from secateur.report import figures
+from secateur.report import captions, figures
+from secateur.report.conditions import Conditions
+from secateur.report.layout import LIMIT, csv_link, row, table
 from secateur.report.records import AgreementGroup, ClassUnit, Measurement
-from secateur.report.summary import BLIND, TIMED, Panel, Point, Row, best, criteria, number
+from secateur.report.summary import BLIND, TIMED, Panel, Point, Row, best_points, criteria, number
+from secateur.report.told_apart import Accuracies, Marks, Run, best
 
 
-def before_after(before: Measurement | None, after: Measurement | None) -> str:
+def before_after(before: Measurement | None, after: Measurement | None, conditions: Conditions) -> str:
     """All figures of the network as it came and as it goes; either may be missing."""
     stages = [(name, stage) for name, stage in (("before", before), ("after", after)) if stage is not None]
     head = '<th scope="col" class="text">figure</th>'
@@ -25,15 +28,27 @@ def before_after(before: Measurement | None, after: Measurement | None) -> str:
             continue
         cells = [figure.show(value) for value in values]
         if len(values) == 2:
-            old, new = values
-            cells.append(figures.ABSENT if old is None or new is None else figure.compare(old, new))
-        body.append(_line(f'<th scope="row">{figure.name}</th>', (escape(cell) for cell in cells)))
+            cells.append(_change(figure, stages[0][1], stages[1][1]))
+        body.append(row(f'<th scope="row">{figure.name}</th>', (escape(cell) for cell in cells)))
     body += _latency([stage for _, stage in stages])
     quartiles = [stage.latency_quartiles for _, stage in stages]
     if any(quartiles):
         cells = [" to ".join(map(figures.milliseconds, q)) if q else figures.ABSENT for q in quartiles]
-        body.append(_line('<th scope="row">Latency, quartiles</th>', [*cells, ""][: len(stages) * 2 - 1]))
-    return _table("", head, body)
+        body.append(row('<th scope="row">Latency, quartiles</th>', [*cells, ""][: len(stages) * 2 - 1]))
+    intervals = any("[" in line and "points" in line for line in body)
+    how = "intervals at 95 %; that of accuracy is binomial, at most as wide where both saw the same samples"
+    beneath = captions.line(captions.of_stages([before, after], conditions), how if intervals else "")
+    return table("", head, body, captions.html(beneath))
+
+
+def _change(figure: _Figure, before: Measurement, after: Measurement) -> str:
+    old, new = number(getattr(before, figure.field)), number(getattr(after, figure.field))
+    measured = figure.compare is figures.change or figure.compare is _difference
+    if old is None or new is None or (measured and not captions.comparable(before, after)):
+        return figures.ABSENT
+    if figure.field == "accuracy":
+        return figures.accuracy_change(old, new, after.samples or before.samples)[0]
+    return figure.compare(old, new)
 
 
 def _latency(stages: Sequence[Measurement]) -> list[str]:
@@ -46,23 +61,25 @@ def _latency(stages: Sequence[Measurement]) -> list[str]:
         share = stages[1].latency_relative
         cells.append(figures.ABSENT if share is None else escape(str(share)))
     title = "Latency, median" if batch is None else f"Latency per batch of {batch}, median"
-    return [_line(f'<th scope="row">{title}</th>', cells)]
+    return [row(f'<th scope="row">{title}</th>', cells)]
 
 
-def by_budget(panel: Panel, *, brief: bool = False) -> str:
-    """Mean accuracy (in %) of each criterion at each budget; the best of a column is bold.
+def by_budget(panel: Panel, samples: Mapping[str, int], conditions: Conditions, *, brief: bool = False) -> str:
+    """Mean accuracy (in %) of each criterion at each budget; bold where no other is measurably better.
 
     Args:
         panel: points to compare.
+        samples: test samples of each subset, where known.
+        conditions: of the report.
         brief: standard deviations in tooltips, lest the table outgrow the page.
     """
     kinds = {p["budget_kind"] for p in panel.points} - {""}
-    stays = f"{_kind(kinds.pop())} that stay" if len(kinds) == 1 else "budget"
+    stays = f"budget: share of {_kind(kinds.pop())} that may stay" if len(kinds) == 1 else "budget"
     goes = panel.points[0]["budget_kind"] == "ratio"
     stays = "nominal share that goes" if goes else stays
     budgets = sorted({p["budget"] for p in panel.points if p["budget"] is not None}, reverse=not goes)
     stages = [stage for stage in (False, True) if any(p["finetuned"] is stage for p in panel.points)]
-    leaders = best(panel.points)
+    marks = best_points([p for p in panel.points if p["budget"] is not None], samples)
     cells = {(p["criterion"], p["finetuned"], p["budget"]): p for p in panel.points}
     head = f'<th scope="col" class="text">criterion · {escape(stays)}</th>'
     head += "".join(f'<th scope="col">{figures.percent(budget, 0)}</th>' for budget in budgets)
@@ -70,31 +87,32 @@ def by_budget(panel: Panel, *, brief: bool = False) -> str:
     body: list[str] = []
     for stage in stages:
         body += ["</tbody><tbody>"] if body else []
-        measured = {p["budget"] for p in panel.points if p["finetuned"] is stage}
-        means = {
-            name: _mean([cells.get((name, stage, budget)) for budget in budgets if budget in measured])
-            for name in criteria(panel.points)
-        }
-        top = max((mean for mean in means.values() if mean is not None), default=None)
+        measured = [b for b in budgets if any(p["budget"] == b and p["finetuned"] is stage for p in panel.points)]
+        lines = {name: [cells.get((name, stage, budget)) for budget in measured] for name in criteria(panel.points)}
+        means = {name: mean for name, line in lines.items() if (mean := _mean(line)) is not None}
+        top = best([{name: _runs(lines[name]) for name in means}], samples) if len(budgets) > 1 else Marks()
+        marks |= Marks(frozenset(), top.compared, top.sources)
         for name in criteria(panel.points):
-            row = [cells.get((name, stage, budget)) for budget in budgets]
-            if not any(row):
+            found = [cells.get((name, stage, budget)) for budget in budgets]
+            if not any(found):
                 continue
             show = _brief if brief else _bold
-            texts = [figures.ABSENT if p is None else show(p, "accuracy", id(p) in leaders) for p in row]
+            texts = [figures.ABSENT if p is None else show(p, "accuracy", id(p) in marks.keys) for p in found]
             if len(budgets) > 1:
-                mean = means[name]
-                text = figures.ABSENT if mean is None else f"{100 * mean:.1f}"
-                texts.append(f"<strong>{text}</strong>" if mean is not None and mean == top else text)
+                text = f"{100 * means[name]:.1f}" if name in means else figures.ABSENT
+                texts.append(f"<strong>{text}</strong>" if name in top.keys else text)
             suffix = " <span class='hint'>fine-tuned</span>" if stage and len(stages) > 1 else ""
-            body.append(_line(f'<th scope="row">{escape(name) or "–"}{suffix}</th>', texts))
-    return _table(escape(panel.title), head, body)
+            body.append(row(f'<th scope="row">{escape(name) or "–"}{suffix}</th>', texts))
+    shown = any("<strong>" in line for line in body)
+    beneath = captions.html(captions.of_points(panel.points, samples, conditions))
+    beneath += captions.html(str(Marks(frozenset({""}) if shown else frozenset(), marks.compared, marks.sources)))
+    return table(escape(panel.title), head, body, beneath)
 
 
-def every_setting(panels: Sequence[Panel]) -> str:
-    """One line per setting with what was achieved: the long table."""
+def every_setting(panels: Sequence[Panel], samples: Mapping[str, int], conditions: Conditions) -> str:
+    """One line per setting with what was achieved, by budget, then accuracy; of long tables the rest as a file."""
     points = [point for panel in panels for point in panel.points]
-    leaders = best(points)
+    marks = best_points(points, samples)
     shown = [(name, title) for name, title in _SHARES if any(p[name] is not None for p in points)]
     timed = any(p["latency_ms"] is not None for p in points)
     sized = any(p["size_bytes"] is not None for p in points)
@@ -111,23 +129,28 @@ def every_setting(panels: Sequence[Panel]) -> str:
             cells = [
                 "yes" if point["finetuned"] else "no",
                 figures.percent(point["budget"], 0),
-                *(_cell(point, name, name == "accuracy" and id(point) in leaders) for name, _ in shown),
+                *(_cell(point, name, name == "accuracy" and id(point) in marks.keys) for name, _ in shown),
             ]
             cells += [figures.plain(point["loss"])] if lossy else []
             cells += [figures.milliseconds(point["latency_ms"]).removesuffix("\u202fms")] if timed else []
             cells += [figures.size(point["size_bytes"])] if sized else []
             cells.append(str(point["seeds"]))
-            body.append(_line(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
-        tables.append(_table(escape(panel.title), head, body))
-    return "".join(tables)
+            body.append(row(f'<th scope="row">{escape(point["criterion"]) or "–"}</th>', cells, text=1))
+        beneath = captions.html(captions.of_points(panel.points, samples, conditions, timed=True))
+        rest = ""
+        if len(body) > LIMIT:
+            rest = csv_link([_plain(p) for p in panel.points], "settings.csv", f"All {len(body)} lines as CSV")
+        tables.append(table(escape(panel.title), head, body, beneath, rest))
+    return "".join(tables) + captions.html(str(marks).replace("of its column", "at its budget and stage"))
 
 
-def preparation(timings: Sequence[Row]) -> str:
+def preparation(timings: Sequence[Row], conditions: Conditions) -> str:
     """Time that each criterion takes to score, cut and train again, and the accuracy that goes with it.
 
     Args:
         timings: with criterion; scoring_s, surgery_s, retraining_s (seconds) and any column whose name begins with
             "accuracy" (0..1) are shown where some row has them.
+        conditions: of the report.
     """
     times = [name for name in _TIMES if any(number(row.get(name)) is not None for row in timings)]
     found = dict.fromkeys(name for row in timings for name in row if name.startswith("accuracy"))
@@ -136,22 +159,20 @@ def preparation(timings: Sequence[Row]) -> str:
     heads += [f"{name.replace('_', ' ')}, %" for name in accuracies]
     head = '<th scope="col" class="text">criterion</th>'
     head += "".join(f'<th scope="col">{escape(title)}</th>' for title in heads)
-    tops = {name: max((number(row.get(name)) or 0.0 for row in timings), default=0.0) for name in accuracies}
     body = []
-    for row in timings:
-        known = [number(row.get(name)) for name in times]
+    for timing in timings:
+        known = [number(timing.get(name)) for name in times]
         cells = [figures.seconds(value) for value in known]
         cells += [figures.seconds(sum(value or 0.0 for value in known))] * (len(times) > 1)
         for name in accuracies:
-            value = number(row.get(name))
-            text = figures.ABSENT if value is None else f"{100 * value:.1f}"
-            cells.append(f"<strong>{text}</strong>" if value is not None and value == tops[name] else text)
-        label = str(row.get("criterion", "")) + (BLIND if row.get("scored_on") == "all" else "")
-        body.append(_line(f'<th scope="row">{escape(label) or "–"}</th>', cells))
-    return _table("", head, body)
+            value = number(timing.get(name))
+            cells.append(figures.ABSENT if value is None else f"{100 * value:.1f}")
+        label = str(timing.get("criterion", "")) + (BLIND if timing.get("scored_on") == "all" else "")
+        body.append(row(f'<th scope="row">{escape(label) or "–"}</th>', cells))
+    return table("", head, body, captions.html(captions.of_work(conditions)))
 
 
-def agreement(groups: Sequence[AgreementGroup], caption: str = "") -> str:
+def agreement(groups: Sequence[AgreementGroup], conditions: Conditions, caption: str = "") -> str:
     """Mean, median and quartiles of cosine and rank correlation, one line per group."""
     head = '<th scope="col" class="text">images</th><th scope="col">number</th><th scope="col">same answer</th>'
     head += "".join(
@@ -168,11 +189,11 @@ def agreement(groups: Sequence[AgreementGroup], caption: str = "") -> str:
         ):
             middle = f"{figures.plain(median, 2)} ({figures.plain(q1, 2)} to {figures.plain(q3, 2)})"
             cells += [figures.plain(mean, 2), figures.ABSENT if median is None else middle]
-        body.append(_line(f'<th scope="row">{escape(group.name)}</th>', cells))
-    return _table(escape(caption), head, body)
+        body.append(row(f'<th scope="row">{escape(group.name)}</th>', cells))
+    return table(escape(caption), head, body, captions.html(captions.of_maps(conditions)))
 
 
-def strongest_units(units: Sequence[ClassUnit]) -> str:
+def strongest_units(units: Sequence[ClassUnit], conditions: Conditions) -> str:
     """Index and relevance of the strongest units, one line per class and one column per layer."""
     layers = list(dict.fromkeys(unit.layer for unit in units))
     cells: dict[str, dict[str, list[ClassUnit]]] = {}
@@ -181,14 +202,15 @@ def strongest_units(units: Sequence[ClassUnit]) -> str:
     head = '<th scope="col" class="text">class</th>'
     head += "".join(f'<th scope="col" class="text">{escape(layer)}</th>' for layer in layers)
     body = [
-        _line(
+        row(
             f'<th scope="row">{escape(name)}</th>',
-            (" · ".join(_unit(u) for u in sorted(row.get(layer, []), key=lambda u: u.rank)) for layer in layers),
+            (" · ".join(_unit(u) for u in sorted(found.get(layer, []), key=lambda u: u.rank)) for layer in layers),
             text=len(layers),
         )
-        for name, row in cells.items()
+        for name, found in cells.items()
     ]
-    return _table("", head, body)
+    beneath = captions.line(captions.of_maps(conditions), captions.seeds(conditions.seeds))
+    return table("", head, body, captions.html(beneath))
 
 
 def _unit(unit: ClassUnit) -> str:
@@ -221,9 +243,9 @@ def _difference(before: float, after: float) -> str:
 
 
 _FIGURES = (
-    _Figure("Accuracy", "accuracy", figures.percent, lambda old, new: figures.points(new - old)),
-    _Figure("Balanced accuracy", "balanced_accuracy", figures.percent, lambda a, b: figures.points(b - a)),
-    _Figure("Calibration error", "calibration_error", figures.percent, lambda a, b: figures.points(b - a)),
+    _Figure("Accuracy", "accuracy", figures.percent, figures.change),
+    _Figure("Balanced accuracy", "balanced_accuracy", figures.percent, figures.change),
+    _Figure("Calibration error", "calibration_error", figures.percent, figures.change),
     _Figure("Loss", "loss", figures.plain, _difference),
     _Figure("Units", "units", figures.count, figures.factor),
     _Figure("Parameters", "params", figures.count, figures.factor),
@@ -242,6 +264,20 @@ def _mean(row: Sequence[Point | None]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
+def _runs(points: Sequence[Point | None]) -> Accuracies:
+    """All that a mean over budgets is the mean of."""
+    found: dict[Run, float] = {}
+    for point in points:
+        found |= point["runs"] if point is not None else {}
+    return found
+
+
+def _plain(point: Point) -> dict[str, object]:
+    """A point as a line of a CSV file."""
+    skipped = ("runs", "base", "subset")
+    return {name: value for name, value in point.items() if name not in skipped and value not in (None, "")}
+
+
 def _cell(point: Point, name: str, bold: bool) -> str:
     """A share; of times with its interval, since a share alone would claim what may be chance."""
     return escape(point[f"{name}_text"]) or figures.ABSENT if name in TIMED else _bold(point, name, bold)
@@ -256,16 +292,3 @@ def _brief(point: Point, name: str, bold: bool) -> str:
     mean, _, spread = figures.spread(point, name).partition(" ± ")
     mean = f"<strong>{mean}</strong>" if bold else mean
     return f'<span title="± {spread}">{mean}</span>' if spread else mean
-
-
-def _line(head: str, cells: Iterable[str], text: int = 0) -> str:
-    inner = "".join(f"<td{' class=text' if place < text else ''}>{cell}</td>" for place, cell in enumerate(cells))
-    return f"<tr>{head}{inner}</tr>"
-
-
-def _table(caption: str, head: str, body: Sequence[str]) -> str:
-    title = f"<caption>{caption}</caption>" if caption else ""
-    return (
-        f'<div class="panel scroll"><table>{title}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
