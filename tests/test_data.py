@@ -158,8 +158,8 @@ def test_arrays_are_cropped_to_a_square_and_resized():
     ("changes", "message"),
     [
         ({"labels": np.array([0, 9])}, "labels run from 0 to 9 but there are 2 class names"),
-        ({"labels": np.array([-1, 0])}, "labels run from -1 to 0"),
-        ({"labels": np.array([[0], [1]])}, "one class index per image"),
+        ({"labels": np.array([-1, 0])}, "labels run from -1; class indices begin at 0"),
+        ({"labels": np.array([[0, 1], [1, 1]])}, "one class index per sample"),
         ({"labels": np.array([0])}, "2 images but 1 labels"),
         ({"images": pixels(2) / 255.0}, "images are float64"),
         ({"images": pixels(2).transpose(0, 3, 1, 2)}, "expected uint8"),

