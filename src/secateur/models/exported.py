@@ -22,6 +22,7 @@ from secateur.core.errors import RequestError
 from secateur.models.operators import (
     ALIASES,
     DROPPED,
+    EVAL,
     FIRST_ONLY,
     FUNCTIONS,
     METHODS,
@@ -41,8 +42,9 @@ _ARITHMETIC = re.compile(r"_operator\.(\w+)")
 def open_program(path: str | Path) -> nn.Module:
     """The network of an exported program, in eval mode. Nothing in the file is unpickled or executed.
 
-    A program that was exported for one batch size takes others where it gives each sample what it gives it alone (this
-    is tried); otherwise, and for other sizes that were fixed when it was exported, inputs of other sizes are refused.
+    A program that was exported for one batch size takes others where it gives samples the same in them (this is tried),
+    and is refused otherwise. Inputs of other sizes than those that were fixed when it was exported are refused when
+    the network is called.
 
     Args:
         path: a ``.pt2`` file of `torch.export.save`, of a network in eval mode.
@@ -52,11 +54,12 @@ def open_program(path: str | Path) -> nn.Module:
 
     Raises:
         RequestError: for a file that is missing or broken, or holds pickles; for operators that are not known; for a
-            program that changes its buffers or inputs, as one does that was exported in training mode.
+            program that changes its buffers or inputs, as one does that was exported in training mode; for one that
+            needs the batch size that it was exported with.
     """
     program = read_program(path)
     try:
-        return _open(program, Path(path).name)
+        return _open(program)
     except BadProgram as error:
         raise RequestError(f"exported program '{path}': {error}") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:  # a forged graph
@@ -64,26 +67,31 @@ def open_program(path: str | Path) -> nn.Module:
         raise RequestError(f"exported program '{path}' cannot be read ({type(error).__name__}: {reason})") from error
 
 
-def _open(program: Program, name: str) -> nn.Module:
+def _open(program: Program) -> nn.Module:
     inputs = _inputs(program)
-    fixed = _fixed_batch(inputs)
-    built = _Builder(program, inputs, fixed is None).build()
-    if fixed is None:
-        return built
-    free = _Builder(program, inputs, True).build()
-    return free if _by_sample(free, inputs, fixed) else built
+    batch = _fixed_batch(inputs)
+    model = _Builder(program, inputs, batch).build()
+    if batch is not None and not _by_sample(model, inputs, batch):
+        raise BadProgram(
+            f"it was exported for batches of {batch}, and gives other results in others; export it with "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)"
+        )
+    return model
 
 
 class _Builder:
     """Makes a `torch.fx.GraphModule` of a program.
 
-    ``free``: whether the first dimension of inputs may have any size.
+    ``batch``: the batch size that was fixed when it was exported, which is let go: sizes of this number that come
+    first in views are taken from the input. Whoever asks for it has to see that this gives the same.
     """
 
-    def __init__(self, program: Program, inputs: Mapping[str, list[Any]], free: bool) -> None:
+    def __init__(self, program: Program, inputs: Mapping[str, list[Any]], batch: int | None) -> None:
         self.program = program
         self.inputs = inputs
-        self.free = free
+        self.batch = batch
+        self.samples: fx.Node | None = None  # the size of the first input's first dimension
+        self.moving: set[str] = set()  # values that depend on the inputs
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.values: dict[str, Any] = {}
@@ -95,9 +103,7 @@ class _Builder:
         graph, signature = self.program.graph, self.program.signature
         for spec in signature["output_specs"]:
             if "user_output" not in spec:
-                raise BadProgram(
-                    f"it changes state ({next(iter(spec))}), as in training mode; export the network after model.eval()"
-                )
+                raise BadProgram(f"it changes state ({next(iter(spec))}), as in training mode; {EVAL}")
         for value, spec in zip(graph["inputs"], signature["input_specs"], strict=True):
             self._input(value, spec)
         self._assertions()
@@ -109,9 +115,10 @@ class _Builder:
         if not outputs:
             raise BadProgram("it has no output")
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-        self.graph.eliminate_dead_code()
-        self.graph.lint()
         made = fx.GraphModule(self.root, self.graph, class_name="ExportedNetwork")
+        made.graph.eliminate_dead_code()
+        made.graph.lint()
+        made.recompile()
         return made.eval()
 
     def _input(self, value: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
@@ -122,6 +129,7 @@ class _Builder:
         elif kind == "user_input" and "as_tensor" in value:
             name = value["as_tensor"]["name"]
             self.values[name] = self.graph.placeholder(self._parameter(name))
+            self.moving.add(name)
         elif kind != "constant_input" and "as_none" not in value:
             raise BadProgram("it takes something else than tensors")
 
@@ -133,12 +141,15 @@ class _Builder:
     def _assertions(self) -> None:
         """Sizes that inputs must have: those that were fixed when the program was exported."""
         symbols: dict[str, fx.Node] = {}
+        if self.batch is not None:
+            self.samples = self.graph.call_method("size", (self.values[next(iter(self.inputs))], 0))
         for name, sizes in self.inputs.items():
             x = self.values[name]
-            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in sizes)
+            free = ("any", *sizes[1:]) if self.batch is not None else sizes
+            shape = ", ".join(str(size) if isinstance(size, int) else "any" for size in free)
             for dim, size in enumerate(sizes):
                 if isinstance(size, int):
-                    if dim or not self.free:
+                    if dim or self.batch is None:
                         self._assert(x, dim, "eq", size, f"inputs of shape ({shape}) were fixed when it was exported")
                     continue
                 if size in symbols:
@@ -170,13 +181,25 @@ class _Builder:
         if result is None:
             positional = [self._argument(item["arg"]) for item in node["inputs"] if item.get("kind") != 2]
             keywords = {item["name"]: self._argument(item["arg"]) for item in node["inputs"] if item.get("kind") == 2}
-            result = self._function(target, plain, positional, keywords)
+            result = self._function(target, plain, self._let_go(node, plain, positional), keywords)
+        if self.moving & set(_names_in(node["inputs"])):
+            self.moving.update(_names_in(node["outputs"]))
         if plain in FIRST_ONLY:
             self.values[_names_in(node["outputs"])[0]] = result
         else:
             self._bind(node["outputs"], result)
         if plain in ALIASES or in_place:
             self._share(node, in_place, position, last)
+
+    def _let_go(self, node: Mapping[str, Any], plain: str, arguments: list[Any]) -> list[Any]:
+        """A call's arguments with the input's number of samples where the exported one is written as a size."""
+        sizes = arguments[1] if len(arguments) > 1 else None
+        if self.batch is None or not isinstance(sizes, list) or sizes[:1] != [self.batch]:
+            return arguments
+        depends = bool(self.moving & set(_names_in(node["inputs"][:1])))
+        if plain == "expand" or (depends and plain in ("view", "reshape", "_unsafe_view")):
+            return [arguments[0], [self.samples, *sizes[1:]], *arguments[2:]]
+        return arguments
 
     def _function(self, target: str, plain: str, positional: list[Any], keywords: dict[str, Any]) -> Any:
         if plain in REWRITES:
@@ -256,7 +279,9 @@ class _Builder:
         root = self.shares.get(source, source)
         if in_place:
             others = {name for name, of in self.shares.items() if of == root} | {root}
-            if source in self.state or any(last.get(name, -1) > position for name in others - {source}):
+            if source in self.state:
+                raise BadProgram(f"it changes '{self.state[source]}', as in training mode; {EVAL}")
+            if any(last.get(name, -1) > position for name in others - {source}):
                 raise BadProgram(f"it changes memory in place that other values show ('{node['target']}')")
             self.values[source] = self.values[_names_in(node["outputs"])[0]]
         for name in _names_in(node["outputs"]):
@@ -308,14 +333,15 @@ def _fixed_batch(inputs: Mapping[str, list[Any]]) -> int | None:
 
 
 def _by_sample(model: nn.Module, inputs: Mapping[str, list[Any]], batch: int) -> bool:
-    """Whether a network gives each sample in larger batches what it gives it in batches of the exported size."""
+    """Whether a network gives samples in larger batches what it gives them in batches of the exported size."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [[3 * batch, *(size if isinstance(size, int) else 8 for size in sizes[1:])] for sizes in inputs.values()]
+    shapes = [[3 * batch, *(size if isinstance(size, int) else 32 for size in sizes[1:])] for sizes in inputs.values()]
+    run = model.forward  # a call would print where it fails
     try:
         with torch.no_grad():
             whole = [torch.rand(shape, generator=generator) for shape in shapes]
-            parts = [model(*(x[start : start + batch] for x in whole)) for start in range(0, 3 * batch, batch)]
-            together = model(*whole)
+            parts = [run(*(x[start : start + batch] for x in whole)) for start in range(0, 3 * batch, batch)]
+            together = run(*whole)
             return isinstance(together, torch.Tensor) and torch.allclose(together, torch.cat(parts), 1e-3, 1e-5)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):  # sizes that are written into the graph
         return False

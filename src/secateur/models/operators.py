@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from secateur.models.program_file import DTYPES, BadProgram
 
-_EVAL = "it was exported in training mode; export the network after model.eval()"
+EVAL = "export the network after model.eval()"
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(torch, name) for name in (
@@ -65,7 +65,7 @@ FIRST_ONLY = frozenset(
 
 def _no_dropout(graph: fx.Graph, x: Any, p: float = 0.5, train: bool = False) -> Any:
     if train:
-        raise BadProgram(_EVAL)
+        raise BadProgram(f"it was exported in training mode; {EVAL}")
     return x
 
 
@@ -120,7 +120,7 @@ def _batch_norm(
     cudnn: bool = False,
 ) -> Any:  # fmt: skip
     if training:
-        raise BadProgram(_EVAL)
+        raise BadProgram(f"it was exported in training mode; {EVAL}")
     return graph.call_function(F.batch_norm, (x, mean, var, weight, bias, False, momentum, eps))
 
 
@@ -140,6 +140,12 @@ def _group_norm(
     graph: fx.Graph, x: Any, groups: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn: bool = False
 ) -> Any:
     return graph.call_function(F.group_norm, (x, groups, weight, bias, eps))
+
+
+def _group_norm_core(
+    graph: fx.Graph, x: Any, weight: Any, bias: Any, n: Any, c: Any, size: Any, groups: int, eps: float
+) -> Any:
+    return _group_norm(graph, x, groups, weight, bias, eps)
 
 
 def _embedding(graph: fx.Graph, weight: Any, indices: Any, *rest: Any) -> Any:
@@ -192,6 +198,7 @@ REWRITES: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "native_layer_norm": _layer_norm,
     "group_norm": _group_norm,
+    "native_group_norm": _group_norm_core,
     "embedding": _embedding,
     "convolution": _convolution,
     "upsample_nearest2d": _interpolate("nearest"),
@@ -296,7 +303,7 @@ def _linear(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], ran
 
 def _norm(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank: int) -> nn.Module | None:
     if options.get("training"):
-        raise BadProgram(_EVAL)
+        raise BadProgram(f"it was exported in training mode; {EVAL}")
     if not {"running_mean", "running_var"} <= tensors.keys() or rank not in (2, 3, 4, 5):
         return None
     kind: Any = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
