@@ -6,9 +6,9 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,7 +96,7 @@ def command(
         typer.echo(f"norms lock {count} channels of the residual stream; --stream lets them go{then}")
 
 
-def _for_recipe(given: dict[str, object]) -> dict[str, object]:
+def _for_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     return {f"model__{key}": value for key, value in given.items()}
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.attribution.failures import failures_told
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.html import table_html
+from secateur.core.modules import check_module
 from secateur.criteria.aggregation import UnseenError, last, unmade, without_layers
 from secateur.criteria.base import Criterion, SampleCriterion, get
 from secateur.criteria.passes import Passes
@@ -43,10 +45,17 @@ class Scores:
     standing: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.structure, Structure):
+            raise RequestError(
+                f"scores need the structure that secateur.trace gives, got {type(self.structure).__name__}"
+            )
         given: object = self.values
         if isinstance(given, torch.Tensor):
             given = given.detach().cpu()
-        values = np.asarray(given, np.float64)
+        try:
+            values = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"scores must be numbers, one per unit of the structure: {error}") from error
         if values.shape != (self.structure.num_units,):
             raise RequestError(
                 f"scores must be one per unit of the structure, [{self.structure.num_units}], got shape "
@@ -125,14 +134,46 @@ def score_each(
         ['taylor', 'grad']
     """
     chosen = [get(criterion) for criterion in criteria]
+    check_module(model)
+    _check_given(structure, reference)
     check_values(model, gradients=True)
+    _check_same(model, structure)
     # one loan for all of it: some criteria change weights for a while, and no thread may see them then
     with borrowed(model, prepare=False):
         check_finite(model)
         if structure.baked():
             model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
         passes = Passes(model, reference, batch_size)
-        return [_checked(criterion, structure, _values(criterion, structure, passes, centred)) for criterion in chosen]
+        with failures_told(model, reference.inputs, "the reference inputs"):
+            found = [_values(criterion, structure, passes, centred) for criterion in chosen]
+        return [_checked(*pair) for pair in zip(chosen, [structure] * len(found), found, strict=True)]
+
+
+def _check_given(structure: object, reference: object) -> None:
+    if not isinstance(structure, Structure):
+        swapped = "; the structure comes before the reference" if isinstance(structure, ReferenceSet) else ""
+        raise RequestError(f"a structure must be what secateur.trace gives, got {type(structure).__name__}{swapped}")
+    if not isinstance(reference, ReferenceSet):
+        raise RequestError(
+            f"reference samples must be a secateur.ReferenceSet, got {type(reference).__name__}; "
+            "ReferenceSet.sample(dataset) draws them, ReferenceSet(inputs, targets, indices) takes tensors"
+        )
+
+
+def _check_same(model: nn.Module, structure: Structure) -> None:
+    """Refuse the structure of another network, by the shapes of the weights that both know."""
+    here = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    names = [layer.weight for layer in structure.layers]
+    known = [name for name in names if name in here]
+    # a weight that code computes has another name once it is a parameter of its own
+    if names and not known:
+        raise RequestError(f"the structure is of another network: it has a weight '{names[0]}'; trace this one")
+    for name in known:
+        if structure.shapes[name] != tuple(here[name].shape):
+            raise RequestError(
+                f"the structure is of another network: its '{name}' has shape {list(structure.shapes[name])}, this "
+                f"network's {list(here[name].shape)}; trace this one"
+            )
 
 
 def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:

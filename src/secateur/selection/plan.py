@@ -12,6 +12,8 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.html import table_html
+from secateur.criteria import Scores
+from secateur.selection.budget import Budget
 from secateur.structure import Structure
 from secateur.structure.attention import Heads
 from secateur.structure.calls import kind
@@ -303,6 +305,24 @@ def _notes(structure: Structure, keep: np.ndarray) -> tuple[str, ...]:
 
 _TOLD = 3
 """Layers that a note names."""
+
+
+def check_plan(plan: object) -> None:
+    """Refuse what is no `Plan`, saying how to come by one.
+
+    Raises:
+        RequestError: for anything else.
+    """
+    if isinstance(plan, Plan):
+        return
+    remedies = {
+        dict: "secateur.Plan.from_json(...) reads it",
+        str: "json.loads its text, and secateur.Plan.from_json reads that",
+        Scores: "secateur.select(scores, budget) makes one of scores",
+        Budget: "secateur.select(scores, budget) makes one, secateur.compress(model, reference, budget) does all of it",
+    }
+    hint = next((text for kind, text in remedies.items() if isinstance(plan, kind)), "secateur.select makes one")
+    raise RequestError(f"a plan must be a secateur.Plan, got {type(plan).__name__}; {hint}")
 
 
 def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edits:

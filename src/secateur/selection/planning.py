@@ -162,7 +162,7 @@ def check_request(budget: object, strategy: object, order: object, protect: obje
     """Refuse arguments of `select` that are of another kind, or names that are not known."""
     if not isinstance(budget, Budget):
         raise RequestError(f"a budget must be an object like secateur.Budget(macs=0.5), got {budget!r}")
-    if strategy not in STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in STRATEGIES:
         meant = did_you_mean(str(strategy), STRATEGIES)
         raise RequestError(f"unknown strategy '{strategy}'{meant}; known: {', '.join(STRATEGIES)}")
     if order not in ("least", "most"):

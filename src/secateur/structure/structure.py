@@ -14,6 +14,7 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.html import table_html
+from secateur.core.names import did_you_mean
 from secateur.structure.changes import Changes, changes
 from secateur.structure.code import ModuleCode
 from secateur.structure.groups import FIXED, NORMED, Axis, Call, Cost, Group, Layer, Locked, Measure, Work, stays
@@ -82,8 +83,9 @@ class Structure:
             if name in group.layers:
                 return group
         reasons = [f"{item.name}: {item.reason}" for item in self.locked if name in item.layers]
-        known = ", ".join(group.name for group in self.groups)
-        raise RequestError(f"layer '{name}' has no removable units ({'; '.join(reasons) or 'unknown'}); known: {known}")
+        known = [group.name for group in self.groups]
+        why = "; ".join(reasons) or f"there is no such layer{did_you_mean(str(name), known)}"
+        raise RequestError(f"layer '{name}' has no removable units: {why}; known: {', '.join(known)}")
 
     @property
     def locked_by_norms(self) -> int:

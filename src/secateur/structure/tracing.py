@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.core.borrowing import borrowed as borrowed  # also imported from here
 from secateur.core.errors import RequestError
+from secateur.core.modules import check_module
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
 from secateur.structure.calls import describe, given_out, named, tensors_of
 from secateur.structure.checks import check_inputs, check_network
+from secateur.structure.hints import remedy
 from secateur.structure.labels import Labels
 from secateur.structure.recording import Recorder
 from secateur.structure.structure import Structure
@@ -140,6 +142,7 @@ def watched(
         with_values: whether this is the network itself, or an outline of one that was pruned: then code that looks at
             parameters is refused, and parts of a split may have become unlike.
     """
+    check_module(model)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_network(model, state)
     labels = Labels(state)
@@ -182,7 +185,7 @@ def _pass(
     except RequestError:
         raise
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
-        raise RequestError(failure(error, tensors)) from error
+        raise RequestError(failure(error, tensors, model)) from error
     outputs = given_out(output)
     for tensor in outputs:
         watcher.rules.used(tensor)
@@ -202,14 +205,25 @@ def _runs_in_training(model: nn.Module, call: Call) -> bool:
     return True
 
 
-def failure(error: Exception, tensors: Sequence[torch.Tensor]) -> str:
-    """One line for a network that does not run."""
+def failure(
+    error: Exception,
+    tensors: Sequence[torch.Tensor],
+    model: nn.Module | None = None,
+    what: str = "the example input",
+) -> str:
+    """One line for a network that does not run.
+
+    Args:
+        error: that it raised.
+        tensors: that it was given.
+        model: the network.
+        what: the tensors are.
+    """
     line = (str(error).splitlines() or [""])[0]
-    missing = isinstance(error, TypeError) and "missing" in line and "argument" in line
-    remedy = "; give all its inputs, as a tuple of positional or a dict of keyword arguments" if missing else ""
+    hint = remedy(error, line, tensors, model)
     return (
-        f"the network fails on the example input of shape {[tuple(t.shape) for t in tensors]}: "
-        f"{type(error).__name__}: {line}{remedy}"
+        f"the network fails on {what} of shape {[tuple(t.shape) for t in tensors]}: "
+        f"{type(error).__name__}: {line.rstrip(':')}{'; ' if hint else ''}{hint}"
     )
 
 
@@ -226,7 +240,19 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
-    raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {type(example_inputs).__name__}")
+    raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {_said(example_inputs)}")
+
+
+def _said(given: Any) -> str:
+    """What is no example input, and how to come by one."""
+    kind = type(given).__name__
+    if isinstance(given, np.ndarray):
+        return f"{kind}; torch.from_numpy(array) makes a tensor of it"
+    if isinstance(given, nn.Module):
+        return f"{kind}; the network comes first, the inputs second"
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return f"{kind}; give the inputs of one batch, such as next(iter(loader))[0]"
+    return f"{kind}; give a batch of the network's inputs, such as torch.zeros(1, 3, 224, 224)"
 
 
 @contextlib.contextmanager
