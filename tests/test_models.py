@@ -20,8 +20,8 @@ from secateur.models import (
     registered,
     save_weights,
 )
-from secateur.models.building import SHIPPED, WEIGHTS
 from secateur.models.checkpoint import check_finite, read_tensors
+from secateur.models.settings import SHIPPED, WEIGHTS
 
 
 def small(**changes) -> nn.Module:
@@ -116,7 +116,7 @@ def test_a_users_network_has_no_origin_until_registered():
         assert origin_of(build("test-linear", size=3)) == {"name": "test-linear", "arguments": {"size": 3}}
         assert "test-linear" in known_models()
     finally:
-        del registered._factories["test-linear"]
+        registered.remove("test-linear")
 
 
 def test_settings_refuse_strangers():
@@ -143,7 +143,8 @@ def test_weights_come_back_exactly(tmp_path):
     metadata = {"normalisation": {"mean": [0.5], "std": [0.25]}, "class_names": ["a", "ü"]}
     path = save_weights(model, tmp_path / "sub" / "model.safetensors", metadata)
     assert same(build("resnet20", path, width=4, num_classes=3), model)
-    assert read_metadata(path) == metadata
+    built = {"architecture": "resnet20", "arguments": {"width": 4, "num_classes": 3}}
+    assert read_metadata(path) == metadata | built
     assert all(tensor.is_contiguous() for tensor in read_tensors(path).values())
     with safe_open(path, framework="pt") as file:
         assert file.metadata()["format"] == "pt"
