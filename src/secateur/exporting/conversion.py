@@ -16,6 +16,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_path
+from secateur.core.progress import ProgressOption, reported, task, track
 from secateur.exporting.capture import Example, capture, finite, flatten, frozen_copy, outputs_of
 from secateur.exporting.formats import SUFFIXES, check_export
 from secateur.exporting.onnx import check_opset, write_onnx
@@ -52,6 +53,7 @@ class Exported:
     constant: bool = False
 
 
+@reported("exporting")
 def export(
     model: nn.Module,
     path: str | Path,
@@ -63,6 +65,7 @@ def export(
     tolerance: float = TOLERANCE,
     metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
+    progress: ProgressOption = True,
 ) -> Exported:
     """Write a network for another runtime and check it there against PyTorch; nothing is left when they differ.
 
@@ -82,6 +85,7 @@ def export(
         metadata: kept in the file, e.g. ``{"normalisation": ..., "class_names": [...]}``, as JSON text; with it go
             Secateur's version, the opset, and the inputs' names, shapes and types. ``executorch`` keeps none.
         seed: of the random batches.
+        progress: who is told of the steps, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for an unknown format or opset, a missing extra, a place that cannot be written, a network that
@@ -106,23 +110,25 @@ def export(
     rows = batch or (2 if dynamic else 1)
     traced = example.draw(rows, generator)
     outputs = len(finite(outputs_of(network, traced)))
-    program = capture(network, traced, dynamic)
+    with task("capturing the network as a graph"):
+        program = capture(network, traced, dynamic)
     about = _about(program, traced, dynamic, metadata or {})
     try:
         with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}.", ignore_cleanup_errors=True) as folder:
             draft = Path(folder) / target.name
-            if format in ("onnx", "openvino"):
-                onnx = draft if format == "onnx" else Path(folder) / "source" / "model.onnx"
-                onnx.parent.mkdir(exist_ok=True)
-                write_onnx(
-                    program, onnx, traced, outputs=outputs, dynamic=dynamic, opset=opset, metadata=about
-                )  # fmt: skip
-                if format == "openvino":
-                    write_openvino(onnx, draft, about)
-            elif format == "torch-export":
-                write_program(program, draft, about)
-            else:
-                write_executorch(program, draft)
+            with task(f"writing {format}"):
+                if format in ("onnx", "openvino"):
+                    onnx = draft if format == "onnx" else Path(folder) / "source" / "model.onnx"
+                    onnx.parent.mkdir(exist_ok=True)
+                    write_onnx(
+                        program, onnx, traced, outputs=outputs, dynamic=dynamic, opset=opset, metadata=about
+                    )  # fmt: skip
+                    if format == "openvino":
+                        write_openvino(onnx, draft, about)
+                elif format == "torch-export":
+                    write_program(program, draft, about)
+                else:
+                    write_executorch(program, draft)
             parity, constant = _check(
                 network, draft, format, example, _BATCHES if dynamic else (rows,) * 3, generator, tolerance
             )
@@ -204,7 +210,7 @@ def _check(
     found = []
     seen: list[torch.Tensor] | None = None
     constant = True
-    for rows in batches:
+    for rows in track(batches, f"comparing {format} with PyTorch"):
         batch = example.draw(rows, generator)
         expected = finite(outputs_of(network, batch))
         seen = expected if seen is None else seen

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.core.interruption import keeping
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.timing import Latency
 from secateur.exporting.capture import Example
 from secateur.exporting.conversion import Exported, export, open_runtime
@@ -57,6 +59,7 @@ class ExportRow:
         }
 
 
+@reported("exporting networks")
 def export_networks(
     networks: Mapping[str, nn.Module],
     folder: Path,
@@ -67,6 +70,7 @@ def export_networks(
     opset: int | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
     repeats: int = 16,
+    progress: ProgressOption = True,
 ) -> list[ExportRow]:
     """Export each network into ``folder`` under its name, then time all of them, in PyTorch and there, in turn.
 
@@ -79,6 +83,7 @@ def export_networks(
         opset: as for `export`.
         metadata: by network, as for `export`.
         repeats: timed rounds per batch size; 0: no timing.
+        progress: as for `export`.
 
     Raises:
         RequestError: as `export`.
@@ -86,18 +91,31 @@ def export_networks(
     """
     check_format(format)
     about = metadata or {}
-    found = {
-        name: export(
-            model,
-            folder / f"{name}{SUFFIXES[format]}",
-            example_inputs,
-            format,
-            batch=batch,
-            opset=opset,
-            metadata=about.get(name),
-        )
-        for name, model in networks.items()
-    }
+    found: dict[str, Exported] = {}
+    with keeping(lambda: _kept(found)):
+        for name, model in track(networks.items(), "networks exported"):
+            path = folder / f"{name}{SUFFIXES[format]}"
+            found[name] = export(
+                model, path, example_inputs, format, batch=batch, opset=opset, metadata=about.get(name)
+            )
+        timings = _timed(networks, found, example_inputs, format, batch, repeats)
+    return [ExportRow(name, found[name], tuple(timings[name])) for name in networks]
+
+
+def _kept(found: Mapping[str, Exported]) -> str:
+    files = ", ".join(f"'{exported.path}'" for exported in found.values())
+    return f"finished files are kept ({files}), and written anew by the same request" if files else ""
+
+
+def _timed(
+    networks: Mapping[str, nn.Module],
+    found: Mapping[str, Exported],
+    example_inputs: Any,
+    format: str,
+    batch: int | None,
+    repeats: int,
+) -> dict[str, list[RuntimeTimes]]:
+    """Times by network, one for each batch size; none for formats that are not timed."""
     timings: dict[str, list[RuntimeTimes]] = {name: [] for name in networks}
     if format in TIMED and repeats:
         runners: list[Callable[..., Any]] = []
@@ -111,4 +129,4 @@ def export_networks(
             times = measure_runtime(runners, drawn.kwargs or drawn.args, repeats=repeats, against=against)
             for name, ours, theirs in zip(networks, times[::2], times[1::2], strict=True):
                 timings[name].append(RuntimeTimes(size, ours, theirs))
-    return [ExportRow(name, found[name], tuple(timings[name])) for name in networks]
+    return timings

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.timing import Latency, in_turn, latencies
 from secateur.exporting.capture import Example, frozen_copy
 from secateur.selection.timing import threads_set
@@ -18,6 +19,7 @@ from secateur.selection.timing import threads_set
 Runner = nn.Module | Callable[..., Any]
 
 
+@reported("measuring latency")
 def measure_runtime(
     runners: Sequence[Runner],
     inputs: Any,
@@ -26,6 +28,7 @@ def measure_runtime(
     warmup: int = 3,
     threads: int | None = None,
     against: Sequence[int] | None = None,
+    progress: ProgressOption = True,
 ) -> list[Latency]:
     """Time of PyTorch networks and sessions on one batch on the CPU, measured in turn so that drift hits all alike.
 
@@ -41,6 +44,7 @@ def measure_runtime(
         threads: of PyTorch while measuring; None: as set. Sessions must have been made for the same number.
         against: for each runner but the first the place of the one that it is compared with, which stands before it;
             None: the first. The ratio and its interval are the latency's ``relative``.
+        progress: who is told of rounds, between them; see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for fewer than one repeat, no runners, a session with another number of threads, or ``against``
@@ -72,7 +76,7 @@ def measure_runtime(
     calls = [_call(runner, example) for runner in runners]
     with torch.inference_mode(), threads_set(count):
         rounds = in_turn(calls, warmup)
-        times = np.array([next(rounds) for _ in range(repeats)])
+        times = np.array([next(rounds) for _ in track(range(repeats), "rounds of timing", steady=True)])
     return latencies(times, example.rows, count, against)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from secateur.core.errors import RequestError
+from secateur.core.progress import ProgressOption, reported
 from secateur.criteria import Criterion, get
 from secateur.data import ReferenceSet
 from secateur.pipeline.latency import LatencyGoal, latency_model
@@ -20,6 +21,7 @@ from secateur.structure import Structure, trace
 from secateur.training import TrainSettings
 
 
+@reported("compressing")
 def compress(
     model: nn.Module,
     reference: ReferenceSet,
@@ -30,6 +32,7 @@ def compress(
     train: Dataset[Any] | None = None,
     val: Dataset[Any] | None = None,
     finetune: TrainSettings | None = None,
+    progress: ProgressOption = True,
 ) -> Compressed:
     """Prune a network to a budget by the default recipe.
 
@@ -42,6 +45,7 @@ def compress(
         train: for fine-tuning.
         val: for choosing the best epoch.
         finetune: training between the steps of an iterative schedule (needs ``train``).
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         ``.model``, ``.plan``, ``.history``.
@@ -54,6 +58,7 @@ def compress(
     )
 
 
+@reported("pruning")
 def prune_to_budgets(
     model: nn.Module,
     reference: ReferenceSet,
@@ -65,6 +70,7 @@ def prune_to_budgets(
     train: Dataset[Any] | None = None,
     val: Dataset[Any] | None = None,
     finetune: TrainSettings | None = None,
+    progress: ProgressOption = True,
 ) -> Iterator[Compressed]:
     """Networks for several budgets from one run, largest budget first.
 

@@ -17,7 +17,7 @@ from torch import nn
 from secateur.attribution import Relevance, attribute
 from secateur.attribution.composites import Composite
 from secateur.core.errors import RequestError
-from secateur.core.progress import track
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data import LabelledImages
 from secateur.pipeline.agreement import Agreement, class_name, cosine_similarity, rank_correlation
@@ -51,6 +51,7 @@ class Explanation:
     rank: tuple[float, ...]
 
 
+@reported("explaining")
 def explain(
     models: Sequence[nn.Module],
     images: Images,
@@ -59,6 +60,7 @@ def explain(
     *,
     start: Start = "logit",
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> list[Explanation]:
     """Explain the true class of some images with several networks.
 
@@ -71,6 +73,7 @@ def explain(
             class also where the logit is negative and confident images count more; ``one``, shares of the logit; or
             ``contrast``, the logit less the mean of the other classes'.
         batch_size: images per pass; matters to no rules but ``smoothgrad``, whose noise is drawn pass by pass.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for no image, an index beyond the split, or networks with different outputs.
@@ -101,6 +104,7 @@ def explain(
     return result
 
 
+@reported("comparing heatmaps")
 def agreement(
     before: nn.Module,
     after: nn.Module,
@@ -110,6 +114,7 @@ def agreement(
     *,
     start: Start = "logit",
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> Agreement:
     """Whether a smaller network still looks at the same thing: heatmaps of the true class, image by image.
 
@@ -124,6 +129,7 @@ def agreement(
         composite: see `explain`.
         start: see `explain`.
         batch_size: see `explain`.
+        progress: see `explain`.
 
     Raises:
         RequestError: for no image, an index beyond the split, or networks with different outputs.
@@ -151,6 +157,7 @@ def agreement(
     return Agreement(splits[0].class_names, np.array(chosen), splits[0].labels[chosen], **values)
 
 
+@reported("looking for the strongest units")
 def strongest_units(
     model: nn.Module,
     images: LabelledImages,
@@ -160,6 +167,7 @@ def strongest_units(
     *,
     start: Start = "logit",
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> list[dict[str, Any]]:
     """The units with the largest mean relevance for each class, per layer.
 
@@ -171,6 +179,7 @@ def strongest_units(
         composite: see `explain`.
         start: see `explain`.
         batch_size: see `explain`.
+        progress: see `explain`.
 
     Returns:
         Rows class, layer, unit, relevance (mean over the images of the class), rank (1 is the strongest); layers in

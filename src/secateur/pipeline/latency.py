@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import nn
 
+from secateur.core.progress import task
 from secateur.data import ReferenceSet
 from secateur.evaluation import Latency, LatencyShare, compare_latency, measure_latency
 from secateur.selection import LatencyModel, Plan, UnreachableBudgetError
@@ -133,14 +134,16 @@ class LatencyGoal:
         """
         tries: list[_Try] = []
         asked: float | None = self._aimed(share)
-        while asked is not None and len(tries) < ROUNDS:
-            plan, last = self._plan(asked, choose)
-            same = next((t for t in tries if t.plan.removed == plan.removed), None)
-            times = self._measure(build(plan)) if same is None else same.times
-            if same is None and (last is not None or abs(_share(times).share / share - 1) <= AIM):
-                times = _middle([times, self._measure(build(plan))])  # chance does not decide twice
-            tries.append(_Try(asked if last is None else last.least, plan, times, last))
-            asked = None if abs(_share(times).share / share - 1) <= AIM else _next(tries, share)
+        with task(f"networks measured for {share:.0%} of the latency") as measured:
+            while asked is not None and len(tries) < ROUNDS:
+                plan, last = self._plan(asked, choose)
+                same = next((t for t in tries if t.plan.removed == plan.removed), None)
+                times = self._measure(build(plan)) if same is None else same.times
+                if same is None and (last is not None or abs(_share(times).share / share - 1) <= AIM):
+                    times = _middle([times, self._measure(build(plan))])  # chance does not decide twice
+                tries.append(_Try(asked if last is None else last.least, plan, times, last))
+                asked = None if abs(_share(times).share / share - 1) <= AIM else _next(tries, share)
+                measured.advance()
         best = min(tries, key=lambda t: abs(t.found.share - share))
         if best.last is not None and best.found.share > share * (1 + TOLERANCE):
             raise UnreachableBudgetError(f"{share:.1%} of latency", best.found.share, best.last.binding)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.criteria import Criterion, get, score
 from secateur.data import ReferenceSet
 from secateur.pipeline.schedules import Clock, cut
@@ -15,6 +16,7 @@ from secateur.selection import select_nominal
 from secateur.structure import Structure, trace
 
 
+@reported("pruning")
 def prune_to_ratios(
     model: nn.Module,
     reference: ReferenceSet,
@@ -23,6 +25,7 @@ def prune_to_ratios(
     settings: PruneSettings | None = None,
     *,
     structure: Structure | None = None,
+    progress: ProgressOption = True,
 ) -> Iterator[Compressed]:
     """Networks for several nominal ratios from one scoring pass, in the order asked for.
 
@@ -34,6 +37,7 @@ def prune_to_ratios(
         criterion: name or object.
         settings: of a one-shot schedule; by default as published, per layer.
         structure: of the model, if there is one already.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for other schedules or orders, or as `secateur.selection.select_nominal`.
@@ -48,7 +52,7 @@ def prune_to_ratios(
     clock = Clock()
     with clock("scoring"):
         scores = score(model, structure, reference, chosen, centred=settings.centred, batch_size=settings.batch_size)
-    for ratio in ratios:
+    for ratio in track(ratios, f"pruning by {chosen.name}"):
         with clock("surgery", anew=True):
             plan = select_nominal(
                 scores,

@@ -99,7 +99,7 @@ def one_shot(
     def choose(target: Budget) -> Plan:
         return _choose(scores, target, settings, None, latency)
 
-    for budget in budgets:
+    for budget in track(budgets, f"pruning by {criterion.name}"):
         with clock("surgery", anew=True):
             plan, note = _settle(goal, budget, True, choose, lambda found: prune(model, found))
             slim = cut(model, plan, reference, settings)

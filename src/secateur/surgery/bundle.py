@@ -21,6 +21,7 @@ from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_folder, read_json, sha256, write_json, write_text
+from secateur.core.progress import ProgressOption, reported
 from secateur.models.building import rebuild
 from secateur.selection import Plan
 from secateur.selection.plan import Edits
@@ -84,6 +85,7 @@ class Bundle:
     metrics: dict[str, Any]
 
 
+@reported("writing a bundle")
 def save(
     model: nn.Module,
     path: str | Path,
@@ -93,6 +95,7 @@ def save(
     metrics: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     verify: bool = True,
+    progress: ProgressOption = True,
 ) -> Path:
     """Write a bundle; an existing one is replaced only when the new one is complete.
 
@@ -110,6 +113,7 @@ def save(
             tensors must be the same to the bit, and so must the recorded surgery; with ``plan``, one forward pass on
             random inputs of the shapes that it was traced with must give the same (unless the network has hooks, which
             bundles do not hold). Of other networks, the files are compared with the network in memory.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The folder.
@@ -184,13 +188,15 @@ def _verify(model: nn.Module, folder: Path, target: Path, plan: Plan | None) -> 
         )
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+@reported("loading a bundle")
+def load(path: str | Path, model: nn.Module | None = None, *, progress: ProgressOption = True) -> nn.Module:
     """The network of a bundle, in eval mode.
 
     Args:
         path: bundle folder.
         model: an instance of the original, unpruned network, for networks that cannot be built by name; it is cut to
             size and returned.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for a missing or changed file, a foreign version, or a network that does not fit.

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from secateur.attribution import Read, reads
 from secateur.core.errors import RequestError
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import ReferenceSet
 from secateur.selection import Cut, Plan
 from secateur.surgery.pruning import add_bias, close
@@ -90,7 +91,14 @@ def _shift(model: nn.Module, layer: str, shift: torch.Tensor, norm: str | None) 
             add_bias(module, shift)
 
 
-def recalibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.device | None = None) -> nn.Module:
+@reported("recalibrating norms")
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: torch.device | None = None,
+    progress: ProgressOption = True,
+) -> nn.Module:
     """Measure the running statistics of all batch norms anew on ``batches`` of inputs (labels are not used), in place.
 
     Raises:
@@ -107,7 +115,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], *, device: torch.devic
     seen = 0
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in track(batches, "batches for statistics of norms"):
                 inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
                 model(inputs if device is None else inputs.to(device))
                 seen += len(inputs)

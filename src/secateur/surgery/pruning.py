@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.core.errors import RequestError
+from secateur.core.progress import ProgressOption, reported
 from secateur.selection import Cut, Plan
 from secateur.selection.plan import Edits
 from secateur.structure.attention import set_heads
@@ -39,7 +40,15 @@ _EDITS = "_secateur_edits"
 ADDED_BIAS = "_secateur_added_bias"
 
 
-def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bool = True) -> nn.Module:
+@reported("cutting the network")
+def prune(
+    model: nn.Module,
+    plan: Plan,
+    example_inputs: Any = None,
+    *,
+    check: bool = True,
+    progress: ProgressOption = True,
+) -> nn.Module:
     """A new, physically smaller network with the same function as the masked one; ``model`` is untouched.
 
     Args:
@@ -47,6 +56,7 @@ def prune(model: nn.Module, plan: Plan, example_inputs: Any = None, *, check: bo
         plan: which units go.
         example_inputs: for the check that both compute the same; by default random ones of the traced shapes.
         check: run the smaller and the masked network and compare all that they give; see `verify`.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for a plan of another network, or when the smaller network does not run, or computes something
@@ -304,6 +314,7 @@ def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -
         )
 
 
+@reported("comparing a network with the masked one")
 def verify(
     slim: nn.Module,
     model: nn.Module,
@@ -313,6 +324,7 @@ def verify(
     random: bool = True,
     training: bool = True,
     seed: int = 0,
+    progress: ProgressOption = True,
 ) -> Verification:
     """Compare a pruned network with the masked one: every tensor of what they give.
 
@@ -327,6 +339,7 @@ def verify(
         random: also run on random inputs: like the first call, or of the shapes that the network was traced with.
         training: also in training mode, where that draws no random numbers.
         seed: of the random inputs.
+        progress: see `prune`.
 
     Returns:
         One row per call and tensor, with the difference or why the call is refused, and what could not be compared.
@@ -352,9 +365,7 @@ def verify(
     return joined(*parts)
 
 
-def _on_random_inputs(
-    slim: nn.Module, masked: nn.Module, like: Call, training: bool, seed: int
-) -> list[Verification]:
+def _on_random_inputs(slim: nn.Module, masked: nn.Module, like: Call, training: bool, seed: int) -> list[Verification]:
     samples = next((int(t.shape[0]) for t in tensors_in(like) if t.ndim), 1)
     calls = [random_call(like, batch, seed) for batch in (samples + 1 if samples < 4 else 2, samples)]
     given = [("random inputs", call) for call in calls if call is not None]
