@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import os
 import signal
@@ -346,3 +347,98 @@ def test_ctrl_c_ends_the_bar_and_says_what_is_kept(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "finished parts are kept\n", "")
+
+
+# the library's own calls
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attribute", "compare", "compress", "evaluate", "explain", "export", "fit", "load", "measure_latency",
+        "open_data", "prune", "prune_to_budgets", "prune_to_ratios", "recalibrate", "save", "score", "trace", "verify",
+    ],
+)  # fmt: skip
+def test_public_calls_take_progress_and_say_so(name):
+    import secateur as sc
+    from secateur.pipeline import explain
+
+    function = explain if name == "explain" else getattr(sc, name)
+    parameter = inspect.signature(function).parameters["progress"]
+    assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, True)
+    assert "progress: " in function.__doc__
+
+
+def test_a_compression_reports_its_steps(capsys):
+    import torch
+    from torch import nn
+
+    import secateur as sc
+
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    reference = sc.ReferenceSet(torch.randn(12, 4), torch.arange(12) % 3, tuple(range(12)))
+    settings = sc.PruneSettings(schedule="rescored", step=0.1)
+    seen = []
+    result = sc.compress(net, reference, sc.Budget(macs=0.6), "weight", settings, progress=seen.append)
+    steps = [found for found in seen if found.description == "re-scoring by weight"]
+    assert (seen[0].description, seen[-1].description) == ("compressing", "compressing")
+    assert [steps[0].done, steps[0].total] == [0, 4]
+    assert {"cutting the network", "comparing a network with the masked one"} <= {found.description for found in seen}
+    before = len(seen)
+    assert len(result.history) == 4
+    sc.compress(net, reference, sc.Budget(macs=0.6), "weight", settings, progress=False)
+    assert (len(seen), capsys.readouterr().err) == (before, "")
+
+
+def test_training_reports_epochs_from_where_it_goes_on(tmp_path):
+    import torch
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from secateur.training import TrainSettings, fit
+
+    data = TensorDataset(torch.randn(20, 4), torch.arange(20) % 2)
+    settings = TrainSettings(epochs=3, batch_size=10, learning_rate=0.01, device="cpu")
+
+    class StopError(Exception):
+        pass
+
+    def stop(found):
+        if found.description == "epoch 3/3":
+            raise StopError
+
+    state = tmp_path / "training.state"
+    with pytest.raises(StopError):
+        fit(nn.Linear(4, 2), data, None, settings, state, progress=stop)
+    seen = []
+    fit(nn.Linear(4, 2), data, None, settings, state, progress=seen.append)
+    epochs = [(found.done, found.total) for found in seen if found.description == "training epochs"]
+    assert (epochs[0], epochs[-1]) == ((2, 3), (3, 3))
+    assert {found.description for found in seen} == {"training", "training epochs", "epoch 3/3"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_interrupted_training_says_what_is_kept_and_only_what_is(tmp_path):
+    script = (
+        "import os, signal, sys, torch\n"
+        "from torch import nn\n"
+        "from torch.utils.data import TensorDataset\n"
+        "from secateur.core import interruption\n"
+        "from secateur.training import TrainSettings, fit\n"
+        "data = TensorDataset(torch.randn(20, 4), torch.arange(20) % 2)\n"
+        "settings = TrainSettings(epochs=9, batch_size=10, learning_rate=0.01, device='cpu')\n"
+        "for last, state in (('epoch 1/9', sys.argv[1]), ('epoch 2/9', None), ('epoch 2/9', sys.argv[1])):\n"
+        "    def press(found):\n"
+        "        if found.description == last:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "    try:\n"
+        "        fit(nn.Linear(4, 2), data, None, settings, state, progress=press)\n"
+        "    except KeyboardInterrupt as error:\n"
+        "        print(interruption.message(), *getattr(error, '__notes__', []), sep=' | ')\n"
+    )
+    state = tmp_path / "training.state"
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(state)], capture_output=True, text=True, timeout=240, check=True
+    )
+    kept = f"finished epochs are kept in '{state}'; the same request goes on from there"
+    assert found.stdout.splitlines() == [interruption.NOTHING, interruption.NOTHING, f"{kept} | {kept}"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.core.borrowing import borrowed
-from secateur.criteria.samples import device_of, sample_losses
+from secateur.criteria.samples import device_of, sample_losses, tracked
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -49,7 +49,7 @@ def gradient_sums(
     with borrowed(model), torch.enable_grad():
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        for inputs, targets in reference.batches(batch_size):
+        for inputs, targets in tracked(reference, batch_size):
             output = model(inputs.detach().to(device).clone())  # the network may go on in place
             loss = sample_losses(output, targets).sum()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

@@ -10,6 +10,7 @@ from secateur.attribution import UnitStatistics, running, unit_statistics
 from secateur.attribution.names import At
 from secateur.criteria.aggregation import UnseenError
 from secateur.criteria.base import View
+from secateur.criteria.samples import tracked
 from secateur.data import ReferenceSet
 
 
@@ -43,7 +44,7 @@ class Passes:
         if (view, at, constants) not in self._found:
             self._found[view, at, constants] = unit_statistics(
                 self.model,
-                self.reference.batches(1 if constants else self.batch_size),
+                tracked(self.reference, 1 if constants else self.batch_size),
                 view.composite,
                 start=view.start,
                 bounds=self.reference.bounds,

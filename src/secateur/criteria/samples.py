@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from secateur.attribution.starts import logits_of, losses
 from secateur.core.errors import RequestError
+from secateur.core.progress import track
 from secateur.data import ReferenceSet
+
+
+def tracked(
+    reference: ReferenceSet, batch_size: int, what: str = "batches of reference samples"
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The reference set's batches, with progress."""
+    known = isinstance(batch_size, int) and batch_size > 0  # what else is given, is refused with the first batch
+    return track(reference.batches(batch_size), what, math.ceil(len(reference.inputs) / batch_size) if known else None)
 
 
 def first_balanced(reference: ReferenceSet, count: int | None, asked_by: str) -> ReferenceSet:

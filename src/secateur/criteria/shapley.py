@@ -66,6 +66,7 @@ class Shapley(Criterion):
         import torch
 
         from secateur.core.borrowing import borrowed
+        from secateur.core.progress import track
         from secateur.core.randomness import numpy_generator
         from secateur.criteria.aggregation import normalise_layers
         from secateur.criteria.gates import losses_of
@@ -76,7 +77,7 @@ class Shapley(Criterion):
         values = np.zeros(structure.num_units)
         with borrowed(model), torch.no_grad():
             model(chosen.inputs[:1].to(device_of(model)).clone())  # whatever the network computes only once
-            for group in structure.groups:
+            for group in track(structure.groups, "groups whose units are closed in turn"):
                 draw = numpy_generator(self.seed, "shapley", group.name)
                 orders_MK = np.stack([draw.permutation(group.size) for _ in range(self.permutations)])
                 # samples last and averaged at once, so that batches do not change sums

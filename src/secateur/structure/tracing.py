@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur.core.borrowing import borrowed as borrowed  # also imported from here
 from secateur.core.errors import RequestError
 from secateur.core.modules import check_module
+from secateur.core.progress import ProgressOption, reported
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
 from secateur.structure.calls import describe, given_out, named, tensors_of
@@ -32,6 +33,7 @@ from secateur.structure.structure import Structure
 from secateur.structure.watching import Watcher
 
 
+@reported("tracing the network")
 def trace(
     model: nn.Module,
     example_inputs: Any,
@@ -39,6 +41,7 @@ def trace(
     variants: Sequence[Any] = (),
     stream: bool = False,
     training: bool = False,
+    progress: ProgressOption = True,
 ) -> Structure:
     """Find the groups of units of a network that can be removed together.
 
@@ -51,6 +54,7 @@ def trace(
             transformers as a whole. The norm then runs over what stays, in masked networks as well.
         training: watch one more pass, in training mode, for networks that compute something else there. Layers that
             run in training only are watched in any case.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The structure: groups, what is locked with the reason, and the cost of everything.
