@@ -180,6 +180,9 @@ def test_unreachable_budgets_name_the_stream_that_norms_lock():
     with pytest.raises(sc.RequestError) as caught:
         sc.select(scores(STRUCTURE), sc.Budget(macs=0.0001))
     assert "stream" not in str(caught.value)
+    assert str(caught.value).endswith("; ask for more")
+    with pytest.raises(sc.RequestError, match="; ask for more, or lower min_keep, protect$"):
+        sc.select(scores(STRUCTURE), sc.Budget(macs=0.01), min_keep=0.3, protect=["conv1"])
 
 
 def test_least_and_most_relevant_first():

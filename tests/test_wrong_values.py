@@ -142,6 +142,8 @@ SELECT = {
 }
 
 SCORE = {
+    "criterion class": (lambda: sc.score(NET, STRUCTURE, REFERENCE, sc.criteria.LRP), r"the class LRP; give LRP\("),
+    "no criterion": (lambda: sc.score(NET, STRUCTURE, REFERENCE, None), "must be a name or an object, got None"),
     "criterion misspelt": (lambda: sc.score(NET, STRUCTURE, REFERENCE, "lpr"), "did you mean 'lrp'"),
     "other structure": (lambda: sc.score(NET, ANOTHER, REFERENCE), r"\[16, 3, 3, 3\].*\[8, 3, 3, 3\]; trace this one"),
     "other network": (lambda: sc.score(Tokens(), STRUCTURE, REFERENCE), "it has a weight '0.weight'; trace this one"),
@@ -168,11 +170,41 @@ SCORE = {
 }  # fmt: skip
 
 
-CASES = [
-    pytest.param(*case, id=f"{table}: {name}")
-    for table, cases in (("trace", TRACE), ("select", SELECT), ("score", SCORE))
-    for name, case in cases.items()
-]
+PRUNE = {
+    "plan of another": (lambda: sc.prune(OTHER, PLAN), "the plan is for another network"),
+    "plan as dict": (lambda: sc.prune(NET, PLAN.to_json()), r"got dict; secateur\.Plan\.from_json"),
+    "plan as path": (lambda: sc.prune(NET, "plan.json"), r"got str; json\.loads its text"),
+    "budget as plan": (lambda: sc.prune(NET, HALF), r"secateur\.compress\(model, reference, budget\) does all of it"),
+    "scores as plan": (lambda: sc.mask(NET, SCORES), r"secateur\.select\(scores, budget\) makes one"),
+    "a state_dict": (lambda: sc.prune(NET.state_dict(), PLAN), "load_state_dict"),
+    "twice": (lambda: sc.prune(sc.prune(NET, PLAN), PLAN), "the plan is for another network"),
+    "array": (lambda: sc.prune(NET, PLAN, X.numpy()), r"torch\.from_numpy\(array\)"),
+    "verify a path": (lambda: sc.verify(NET, NET, "plan.json"), "a plan must be"),
+    "budget as number": (lambda: sc.compress(NET, REFERENCE, 0.5), r"like secateur\.Budget\(macs=0\.5\), got 0\.5"),
+    "data set as reference": (lambda: sc.compress(NET, DATA, HALF), r"ReferenceSet\.sample\(dataset\)"),
+    "class as network": (lambda: sc.compress(nn.Linear, REFERENCE, HALF), "got the class Linear"),
+    "settings as dict": (lambda: sc.compress(NET, REFERENCE, HALF, settings={}), "secateur.PruneSettings, got dict"),
+}
+
+ATTRIBUTE = {
+    "one-hot targets": (lambda: sc.attribute(NET, X, torch.eye(4)[Y]), r"targets\.argmax\(1\)"),
+    "one-hot integers": (lambda: sc.attribute(NET, X, torch.eye(4).long()[Y]), r"targets\.argmax\(1\)"),
+    "names as targets": (lambda: sc.attribute(NET, X, ["cat"] * 8), "class indices, one integer per sample"),
+    "one number": (lambda: sc.attribute(NET, X, 3), "one integer per sample .* got 3"),
+    "no targets": (lambda: sc.attribute(NET, X, None), "got None"),
+    "targets too high": (lambda: sc.attribute(NET, X, Y + 3), "target 4 is out of range"),
+    "one image": (lambda: sc.attribute(NET, X[0], [1]), r"for one image, inputs\.unsqueeze\(0\)"),
+    "array": (lambda: sc.attribute(NET, X.numpy(), Y), "inputs must be one tensor"),
+    "token ids": (lambda: sc.attribute(Tokens(), IDS, Y), r"model\(inputs_embeds=x\)"),
+    "bytes": (lambda: sc.attribute(NET, X.to(torch.uint8), Y), "normalise images first"),
+    "double": (lambda: sc.attribute(NET, X.double(), Y), r"inputs\.to\(torch\.float32\)"),
+    "composite misspelt": (lambda: sc.attribute(NET, X, Y, "epsilonn"), "did you mean 'epsilon'"),
+    "a class": (lambda: sc.attribute(nn.Linear, X, Y), "got the class Linear"),
+    "network of a dict": (lambda: sc.attribute(OfDict(), X, Y), "needs a wrapper: a module whose"),
+}
+
+TABLES = {"trace": TRACE, "select": SELECT, "score": SCORE, "prune": PRUNE, "attribute": ATTRIBUTE}
+CASES = [pytest.param(*case, id=f"{table}: {name}") for table in TABLES for name, case in TABLES[table].items()]
 
 
 @pytest.mark.parametrize(("work", "message"), CASES)
@@ -205,3 +237,23 @@ def test_compiled_networks_are_refused_before_anything_is_compiled():
     for work in (lambda: sc.trace(compiled, X), lambda: sc.score(compiled, STRUCTURE, REFERENCE)):
         with pytest.raises(sc.RequestError, match=r"before torch\.compile"):
             work()
+
+
+def test_streams_go_where_settings_say_so():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Linear(4, 16), nn.LayerNorm(16)
+            self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = self.embed(x)
+            return self.head(x + self.down(self.up(self.norm(x)).relu()))
+
+    samples = reference(torch.randn(6, 4), torch.arange(6) % 3)
+    net, budget = Residual(), sc.Budget(params=0.1)
+    with pytest.raises(sc.RequestError, match=r"norms lock 16 channels .*stream=True \(--stream\) lets them go"):
+        sc.compress(net, samples, budget, "weight", sc.PruneSettings(schedule="one-shot"))
+    best = sc.compress(net, samples, budget, "weight", sc.PruneSettings(schedule="one-shot", stream=True))
+    assert best.model.norm.normalized_shape[0] < 16
+    assert best.plan.achieved["params"] <= 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from torch import nn
 from secateur.attribution import composites
 from secateur.attribution.collect import Collector, Positions, UnitStatistics, added, not_finite
 from secateur.attribution.composites import Composite, IntegratedGradients, SmoothGrad
+from secateur.attribution.failures import failures_told
 from secateur.attribution.layers import Look
 from secateur.attribution.names import At, Start
 from secateur.attribution.starts import check_classes, logits_of, start_gradient
@@ -20,6 +22,7 @@ from secateur.attribution.watch import Watch
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError, check_count
 from secateur.core.html import image_html, table_html
+from secateur.core.modules import check_module
 from secateur.core.randomness import derive_seed
 
 
@@ -111,6 +114,7 @@ def attribute(
         >>> relevance.input.shape, sorted(relevance.units), relevance.input.sum(1).round(decimals=3).tolist()
         (torch.Size([2, 4]), ['0', '2'], [1.0, 1.0])
     """
+    check_module(model)
     chosen = composites.get(composite)
     labels = _targets(targets, inputs)
     check_values(model, gradients=True)
@@ -123,7 +127,7 @@ def attribute(
         )
     job = _Job(model, chosen, _started(start, chosen), bounds, "makers", positions, account=account)
     parts = []
-    with borrowed(model):
+    with borrowed(model), failures_told(model, inputs, "the inputs"):
         for chunk in torch.arange(len(inputs)).split(_checked(batch_size)):
             parts += _run(job, inputs, labels, chunk)
     names = parts[0].stats
@@ -222,19 +226,28 @@ def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor, token_
     if not inputs.is_floating_point() and (not token_ids or inputs.dtype == torch.bool or inputs.is_complex()):
         raise RequestError(
             f"inputs must be floating point, got {inputs.dtype}; normalise images first; token ids have no relevance "
-            "of their own: give their embeddings to the part of the network behind them"
+            "of their own: give their embeddings to the part of the network behind them "
+            "(in transformers, a module whose forward calls model(inputs_embeds=x))"
         )
     if inputs.ndim == 0:
         raise RequestError("inputs must have samples as their first dimension, got a tensor without dimensions")
     if inputs.numel() == 0:
         raise RequestError(f"inputs are empty (shape {list(inputs.shape)}); give at least one sample")
-    labels = torch.as_tensor(targets if isinstance(targets, torch.Tensor) else list(targets))
+    try:
+        labels = torch.as_tensor(targets if isinstance(targets, torch.Tensor) else list(targets))
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"targets must be class indices, one integer per sample [{len(inputs)}], got {reprlib.repr(targets)}"
+        ) from error
+    hint = "; of one-hot labels, targets.argmax(1)" if labels.ndim == 2 and labels.shape[1] > 1 else ""
     if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise RequestError(f"targets must be integer class indices, got {labels.dtype}")
+        raise RequestError(f"targets must be integer class indices, got {labels.dtype}{hint}")
     labels = labels.to(device=inputs.device, dtype=torch.int64)
     if labels.shape != inputs.shape[:1]:
+        image = inputs.ndim == 3 and labels.shape == (1,) and inputs.shape[0] in (1, 3, 4)
+        hint = "; for one image, inputs.unsqueeze(0)" if image else hint
         raise RequestError(
-            f"targets must be one class index per sample [{len(inputs)}], got shape {tuple(labels.shape)}"
+            f"targets must be one class index per sample [{len(inputs)}], got shape {tuple(labels.shape)}{hint}"
         )
     return labels
 

@@ -66,6 +66,10 @@ class Registry(Generic[T]):
 
     def factory(self, name: str) -> Callable[..., T]:
         """The factory behind ``name``; unknown names raise `RequestError` with the known ones."""
+        given: object = name
+        if not isinstance(given, str):
+            form = f"the class {given.__name__}; give {given.__name__}(...)" if isinstance(given, type) else repr(given)
+            raise RequestError(f"a {self.kind} must be a name or an object, got {form}")
         if name not in self._factories and name in self._homes:
             importlib.import_module(self._homes[name])
         if name not in self._factories:

@@ -153,6 +153,15 @@ def _check_given(structure: object, reference: object) -> None:
     if not isinstance(structure, Structure):
         swapped = "; the structure comes before the reference" if isinstance(structure, ReferenceSet) else ""
         raise RequestError(f"a structure must be what secateur.trace gives, got {type(structure).__name__}{swapped}")
+    check_reference(reference)
+
+
+def check_reference(reference: object) -> None:
+    """Refuse what is no `ReferenceSet`, saying how to come by one.
+
+    Raises:
+        RequestError: for anything else.
+    """
     if not isinstance(reference, ReferenceSet):
         raise RequestError(
             f"reference samples must be a secateur.ReferenceSet, got {type(reference).__name__}; "

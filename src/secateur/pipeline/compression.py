@@ -10,13 +10,16 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from secateur.core.errors import RequestError
+from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported
 from secateur.criteria import Criterion, get
+from secateur.criteria.scores import check_reference
 from secateur.data import ReferenceSet
 from secateur.pipeline.latency import LatencyGoal, latency_model
 from secateur.pipeline.schedules import iterative, one_shot, rescored
 from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.selection import Budget
+from secateur.selection.budget import check_budget
 from secateur.structure import Structure, trace
 from secateur.training import TrainSettings
 
@@ -58,6 +61,13 @@ def compress(
     )
 
 
+def traced_for(model: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> Structure:
+    """The structure of a network on the first reference sample, as the settings say."""
+    example = reference.inputs[:1]
+    device = next((p.device for p in model.parameters()), example.device)
+    return trace(model, example.to(device), stream=settings.stream)
+
+
 @reported("pruning")
 def prune_to_budgets(
     model: nn.Module,
@@ -82,12 +92,18 @@ def prune_to_budgets(
     ``plan.achieved["latency"]`` is the measured share, `Compressed.latency` holds its interval. Steps on the way are
     predicted.
     """
-    settings = settings or PruneSettings()
+    settings = PruneSettings() if settings is None else settings
+    check_module(model)
+    check_reference(reference)
+    if not isinstance(settings, PruneSettings):
+        raise RequestError(f"settings must be a secateur.PruneSettings, got {type(settings).__name__}")
+    for budget in budgets:
+        check_budget(budget)
     chosen = get(criterion)
     if not budgets or len({b.kind for b in budgets}) != 1:
         raise RequestError("give at least one budget, all of one kind")
     ordered = sorted(budgets, key=lambda b: -b.share)
-    structure = structure or trace(model, reference.inputs[:1].to(next(model.parameters()).device))
+    structure = structure or traced_for(model, reference, settings)
     goal = LatencyGoal(model, structure, reference, settings) if ordered[0].kind == "latency" else None
     if settings.round_to == "auto":
         times = latency_model(model, structure, settings) if goal is None else goal.predicted

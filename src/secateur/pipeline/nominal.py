@@ -10,10 +10,11 @@ from secateur.core.errors import RequestError
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.criteria import Criterion, get, score
 from secateur.data import ReferenceSet
+from secateur.pipeline.compression import traced_for
 from secateur.pipeline.schedules import Clock, cut
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
 from secateur.selection import select_nominal
-from secateur.structure import Structure, trace
+from secateur.structure import Structure
 
 
 @reported("pruning")
@@ -42,13 +43,13 @@ def prune_to_ratios(
     Raises:
         RequestError: for other schedules or orders, or as `secateur.selection.select_nominal`.
     """
-    settings = settings or PruneSettings.published(strategy="per-layer")
+    settings = PruneSettings.published(strategy="per-layer") if settings is None else settings
     if settings.schedule != "one-shot" or settings.order != "least" or settings.round_to != 1:
         raise RequestError(
             "nominal ratios go with schedule one-shot, order least and round_to 1; choose those, or a budget in MACs"
         )
     chosen = get(criterion)
-    structure = structure or trace(model, reference.inputs[:1].to(next(model.parameters()).device))
+    structure = structure or traced_for(model, reference, settings)
     clock = Clock()
     with clock("scoring"):
         scores = score(model, structure, reference, chosen, centred=settings.centred, batch_size=settings.batch_size)

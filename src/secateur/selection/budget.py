@@ -19,19 +19,25 @@ class UnreachableBudgetError(RequestError):
     Attributes:
         least: the share that can.
         binding: the layer that holds most of it, and why; and what else locks units that could go.
+        limits: what was asked for that keeps units: ``min_keep``, ``round_to``, ``protect``.
     """
 
-    def __init__(self, budget: str, least: float, binding: str) -> None:
+    def __init__(self, budget: str, least: float, binding: str, limits: tuple[str, ...] = ()) -> None:
+        lower = f", or lower {', '.join(limits)}" if limits else ""
         super().__init__(
-            f"a budget of {budget} cannot be reached: at least {least:.1%} stays; {binding}; "
-            "ask for more, or lower min_keep, round_to or protect"
+            f"a budget of {budget} cannot be reached: at least {least:.1%} stays; {binding}; ask for more{lower}"
         )
         self.least = least
         self.binding = binding
+        self.limits = limits
         self._budget = budget
 
-    def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str]]:
-        return type(self), (self._budget, self.least, self.binding)  # it comes back from other processes
+    def of(self, budget: str, least: float) -> UnreachableBudgetError:
+        """The same of another budget, such as one counted against a larger network."""
+        return UnreachableBudgetError(budget, least, self.binding, self.limits)
+
+    def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str, tuple[str, ...]]]:
+        return type(self), (self._budget, self.least, self.binding, self.limits)  # it comes back from other processes
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,6 +102,19 @@ class Budget:
         if kind not in get_args(Kind):
             raise _unknown_kind(kind)
         return cls(**{kind: share})
+
+
+def check_budget(budget: object) -> None:
+    """Refuse what is no `Budget`.
+
+    Example:
+        >>> check_budget(0.5)
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: a budget must be an object like secateur.Budget(macs=0.5), got 0.5
+    """
+    if not isinstance(budget, Budget):
+        raise RequestError(f"a budget must be an object like secateur.Budget(macs=0.5), got {budget!r}")
 
 
 def _forms(behind: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from secateur.core.errors import RequestError, check_count
 from secateur.core.names import did_you_mean
 from secateur.criteria import Scores
-from secateur.selection.budget import Budget, UnreachableBudgetError, check_min_keep, units_to_keep
+from secateur.selection.budget import Budget, UnreachableBudgetError, check_budget, check_min_keep, units_to_keep
 from secateur.selection.latency import LatencyModel
 from secateur.selection.names import STRATEGY_NAMES
 from secateur.selection.plan import Plan
@@ -130,7 +130,8 @@ def select(
     protected = {structure.group(name).name for name in protect}
     keep = np.ones(structure.num_units, bool) if within is None else within.keep(structure)
     floors = minima(structure, min_keep)
-    measure = _Measure(structure, budget, latency)
+    given = {"min_keep": min_keep != 1, "round_to": round_to != 1, "protect": bool(protect)}
+    measure = _Measure(structure, budget, latency, tuple(name for name, on in given.items() if on))
     key = STRATEGIES[strategy](scores, measure.unit_costs, keep)
     key = key if order == "least" else -key
     blocks = sorted(
@@ -160,8 +161,7 @@ def check_scores(scores: object) -> None:
 
 def check_request(budget: object, strategy: object, order: object, protect: object, within: object) -> None:
     """Refuse arguments of `select` that are of another kind, or names that are not known."""
-    if not isinstance(budget, Budget):
-        raise RequestError(f"a budget must be an object like secateur.Budget(macs=0.5), got {budget!r}")
+    check_budget(budget)
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         meant = did_you_mean(str(strategy), STRATEGIES)
         raise RequestError(f"unknown strategy '{strategy}'{meant}; known: {', '.join(STRATEGIES)}")
@@ -188,11 +188,12 @@ def minima(structure: Structure, min_keep: int | float) -> dict[str, int]:
 
 @dataclass(frozen=True, eq=False)
 class _Measure:
-    """What a budget counts, as shares of the whole network, and what it counts per unit and per layer."""
+    """What a budget counts, as shares of the whole network, per unit and per layer; and what limits a selection."""
 
     structure: Structure
     budget: Budget
     latency: LatencyModel | None
+    limits: tuple[str, ...]
 
     @property
     def tolerance(self) -> float:
@@ -307,4 +308,4 @@ def _unreachable(measure: _Measure, least: np.ndarray) -> UnreachableBudgetError
     normed = measure.structure.locked_by_norms
     if normed:
         binds += f", and norms lock {normed} channels of the residual stream: stream=True (--stream) lets them go"
-    return UnreachableBudgetError(f"{measure.budget.share:.1%} of {kind}", share, binds)
+    return UnreachableBudgetError(f"{measure.budget.share:.1%} of {kind}", share, binds, measure.limits)

@@ -12,9 +12,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from secateur.core.errors import RequestError
+from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported
 from secateur.selection import Cut, Plan
-from secateur.selection.plan import Edits
+from secateur.selection.plan import Edits, check_plan
 from secateur.structure.attention import set_heads
 from secateur.structure.base import tensors_in
 from secateur.structure.corrected import correct, plain_function
@@ -80,7 +81,9 @@ def prune(
 
 
 def _check_fingerprint(model: nn.Module, plan: Plan) -> None:
-    """Refuse a plan of another network before anything is done."""
+    """Refuse a plan of another network before anything is done, and what is no plan or no network."""
+    check_module(model)
+    check_plan(plan)
     tensors = _tensors(model)
     missing = next((name for name in plan.weights if name not in tensors), None)
     if missing is not None:
