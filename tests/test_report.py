@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from typing import Any
 
@@ -31,7 +33,9 @@ from secateur.report import (
     write_report,
 )
 from secateur.report.bars import class_changes
+from secateur.report.look import style
 from secateur.report.summary import aggregate, panels
+from secateur.report.told_apart import FEWEST_SAMPLES, best, difference
 
 EVIL = "<script>alert('x')</script>&\"</title>"
 
@@ -539,3 +543,202 @@ def test_images_are_enlarged_in_whole_steps(shape: tuple[int, int, int]) -> None
 def test_other_images_are_refused(bad: np.ndarray[Any, Any]) -> None:
     with pytest.raises(RequestError, match="give uint8"):
         image_png(bad)
+
+
+# What holds for figures
+
+
+KNOWN = Conditions(
+    data="cifar10",
+    split="test",
+    samples=1000,
+    class_samples={"cat": 400, "dog": 600},
+    seeds=[0, 1],
+    reference_per_class=10,
+    composite="epsilon-plus",
+    device="cpu",
+    threads=2,
+    latency_batch=64,
+    latency_rounds=10,
+)
+
+
+def lines(page: str, kind: str) -> list[str]:
+    """The lines beneath figures (``figure``) or tables (``div`` of a table), "" where one has none."""
+    start = '<figure class="panel">' if kind == "figure" else '<div class="panel scroll">'
+    parts = [part.split(f"</{kind}>" if kind == "figure" else "</section>")[0] for part in page.split(start)[1:]]
+    return [" ".join(re.findall(r'<p class="conditions">([^<]*)</p>', part)) for part in parts]
+
+
+def test_each_chart_and_table_says_what_holds_for_it() -> None:
+    timed = LatencyShare(0.9, (0.8, 0.95), 9, 10.0).columns()
+    report = dataclasses.replace(full_report(), conditions=KNOWN, rows=[row | timed for row in compare_rows()])
+    page = render(report)
+    charts = [line for line in lines(page, "figure") if "agreement" not in line]
+    accuracy = "Accuracy on 1,000 test samples of cifar10 · 2 seeds (0, 1) · 10 reference samples per class"
+    assert charts[0] == charts[1] == f"{accuracy} · latency: batch of 64, 2 threads, cpu, 9 rounds"  # the rows' rounds
+    assert charts[2] == "Units scored on 10 reference samples per class of cifar10 · 2 seeds (0, 1)"
+    assert charts[3] == f"{accuracy} · 400 to 600 of each class"
+    tables = lines(page, "div")
+    assert len(tables) == 5
+    assert all(line.startswith(accuracy) for line in tables)
+    assert "Composite epsilon-plus · test samples of cifar10" in page
+
+
+def test_seeds_are_those_of_the_rows_that_are_drawn() -> None:
+    rows = [row for row in compare_rows() if row["seed"] == 1]
+    text = Page(render(Report("t", rows=rows, conditions=KNOWN))).text
+    assert "· seed 1 ·" in text
+    assert "2 seeds" not in text
+
+
+def test_rows_know_their_own_test_set() -> None:
+    rows = [row | {"samples": 250} for row in compare_rows()]
+    text = Page(render(Report("t", rows=rows, conditions=KNOWN))).text
+    assert "Accuracy on 250 test samples of cifar10" in text
+    assert "1,000" not in text
+
+
+def test_a_change_of_accuracy_is_claimed_only_outside_its_interval() -> None:
+    def page(samples: int | None) -> str:
+        before, after = measurement(samples=samples), measurement(accuracy=0.88, samples=samples)
+        return render(Report("t", before=before, after=after)).replace("\u202f", " ")
+
+    assert page(1000).count("no measurable difference [−4.7, +0.8] points") == 2
+    assert '<div class="change unclear">no measurable' in page(1000)
+    assert '<div class="change worse">−2.0 points [−2.6, −1.4]</div>' in page(20_000)
+    assert '<div class="change unclear">−2.0 points</div>' in page(None)
+
+
+def test_networks_measured_on_different_samples_are_not_compared() -> None:
+    after = measurement(accuracy=0.5, samples=500)
+    page = render(Report("t", before=measurement(samples=1000), after=after))
+    assert "before and after on different samples: not comparable" in page
+    assert "points" not in Page(page).text
+
+
+def test_shares_and_their_difference_add_up() -> None:
+    before, after = measurement(accuracy=0.9734), measurement(accuracy=0.9526)
+    text = Page(render(Report("t", before=before, after=after))).text.replace("\u202f", " ")
+    assert "97.3 %" in text
+    assert "95.3 %" in text
+    assert text.count("−2.0 points") == 2
+
+
+def test_conditions_come_back_from_json_and_old_records_have_none() -> None:
+    report = dataclasses.replace(full_report(), conditions=KNOWN)
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+    old = full_report().to_json()
+    del old["conditions"]
+    for stage in ("before", "after"):
+        for name in ("samples", "latency_threads", "latency_rounds"):
+            del old[stage][name]
+    assert Report.from_json(old) == full_report()
+    assert "Accuracy on" not in render(full_report()).replace("Accuracy on cifar10", "")
+    with pytest.raises(RequestError, match="samples is 0; give a positive number"):
+        Conditions(samples=0)
+
+
+def test_of_long_tables_the_rest_is_a_file() -> None:
+    rows = [row | {"criterion": f"{row['criterion']}-{place}"} for place in range(5) for row in compare_rows()]
+    page = render(Report("t", rows=rows))
+    files = re.findall(r'<a download="settings.csv" href="data:text/csv;base64,([^"]*)">All (\d+) lines', page)
+    assert [int(count) for _, count in files] == [30, 30]
+    header, *found = base64.b64decode(files[0][0]).decode().splitlines()
+    assert len(found) == 30
+    assert {"criterion", "budget", "accuracy", "seeds"} <= set(header.split(","))
+    assert "10 more lines" not in page
+
+
+# Telling criteria apart
+
+shares = st.floats(0, 1)
+
+
+def runs(*accuracies: float) -> dict[tuple[str, float | None, str], float]:
+    return {("all", 0.5, str(seed)): accuracy for seed, accuracy in enumerate(accuracies)}
+
+
+def test_differences_are_paired_over_seeds() -> None:
+    # far apart from seed to seed, and yet one is better by two points in each
+    one, other = runs(0.70, 0.80, 0.91, 0.60), runs(0.68, 0.781, 0.89, 0.58)
+    found = difference(one, other, {})
+    assert found is not None
+    assert found.source == "seeds"
+    assert found.clear
+    truth = np.array(list(one.values())) - np.array(list(other.values()))
+    half = 3.182446 * truth.std(ddof=1) / 2  # Student's t, three degrees of freedom
+    assert (found.low, found.high) == pytest.approx((truth.mean() - half, truth.mean() + half))
+
+
+def test_fewer_than_six_test_samples_may_be_chance() -> None:
+    one, other = runs(0.905, 0.9051, 0.9049), runs(0.9, 0.9, 0.9)
+    assert difference(one, other, {}).clear  # type: ignore[union-attr]
+    assert difference(one, other, {"all": 2000}).clear  # type: ignore[union-attr]
+    assert not difference(one, other, {"all": 1000}).clear  # type: ignore[union-attr]
+
+
+def test_seeds_that_change_nothing_are_one_measurement() -> None:
+    found = difference(runs(0.9, 0.9, 0.9), runs(0.88, 0.88, 0.88), {"all": 500})
+    assert found is not None
+    assert found.source == "samples"
+    assert not found.clear
+
+
+def test_without_seeds_and_samples_nothing_is_said() -> None:
+    assert difference(runs(0.9), runs(0.1), {}) is None
+    assert difference(runs(0.9), {("other", 0.5, "0"): 0.1}, {"all": 100, "other": 100}) is None
+
+
+@given(one=shares, other=shares, samples=st.integers(1, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_intervals_from_samples_shrink_and_turn_with_the_pair(one: float, other: float, samples: int) -> None:
+    found = difference(runs(one), runs(other), {"all": samples})
+    back = difference(runs(other), runs(one), {"all": samples})
+    more = difference(runs(one), runs(other), {"all": 100 * samples})
+    assert found is not None
+    assert back is not None
+    assert more is not None
+    assert (found.low, found.high) == pytest.approx((-back.high, -back.low))
+    assert more.high - more.low < found.high - found.low
+    if abs(one - other) * samples < FEWEST_SAMPLES / 2:
+        assert not found.clear
+
+
+@given(accuracies=st.lists(shares, min_size=2, max_size=6), samples=st.integers(1, 5000))
+@settings(max_examples=60, deadline=None)
+def test_all_marked_are_better_than_some_and_worse_than_none(accuracies: list[float], samples: int) -> None:
+    column = {place: runs(accuracy) for place, accuracy in enumerate(accuracies)}
+    marks = best([column], {"all": samples})
+    assert marks.compared
+    assert len(marks.keys) < len(accuracies)
+    if marks.keys:
+        assert accuracies.index(max(accuracies)) in marks.keys
+    for one in marks.keys:
+        for other in column:
+            found = difference(column[one], column[other], {"all": samples})  # type: ignore[index]
+            assert found is None or found.high >= 0
+
+
+# Colours, and what is loaded
+
+HEAVY = ("altair", "pandas", "PIL", "scipy", "torch", "vl_convert")
+
+
+def test_a_criterion_has_one_colour_in_every_company() -> None:
+    alone = style(["taylor"])["taylor"]
+    assert style(["mine", "weight", "taylor", "lrp"])["taylor"] == alone
+    assert style(["lrp", "random", "taylor", "activation"])["taylor"] == alone
+    many = [f"criterion-{place}" for place in range(40)]
+    assert len(set(style(["random", *many]).values())) == 41
+    first = style(many[:8])
+    assert len({colour for colour, _ in first.values()}) == 8
+
+
+def test_records_are_read_without_what_draws_them(tmp_path: Any) -> None:
+    path = write_report(Report("t"), tmp_path / "r.html")
+    code = (
+        "import sys; from secateur.report import load_report; "
+        f"load_report({str(path)!r}); print(*({set(HEAVY)!r} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

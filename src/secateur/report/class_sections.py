@@ -53,7 +53,10 @@ def class_section(rows: Sequence[Row], conditions: Conditions) -> str:
         head = f"<h3>{escape(subset)}</h3>" if len(subsets) == 1 else ""
         parts.append(f'<div data-value="{escape(subset)}">{head}<div class="pair matrices">{shown}</div></div>')
     steer = f'<div class="bar">{select("Subset", "class-subset", subsets, "choice")}</div>' if len(parts) > 1 else ""
-    hint = "In percent, mean over seeds, at the budget nearest to 50 %."
+    hint = (
+        "In percent, mean over seeds, at the budget nearest to 50 %. Each class weighs the same in the column “mean”, "
+        "however many samples it has."
+    )
     title = "Accuracy of each class"
     return section(title, f'<p class="hint">{hint}</p>{steer}{"".join(parts)}') if parts else ""
 

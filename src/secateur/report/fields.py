@@ -30,6 +30,7 @@ DOT, DOT_OPACITY = 1.2, 0.75
 MARKER, MARKER_RIM, MARKER_HALO = 3.2, 1.3, 4.4
 _GAP, _MARGIN = 14.0, 16.0
 _TITLE, _CAPTION, _ROW_TITLE, _LEGEND = 20.0, 21.0, 24.0, 30.0
+_SMALL = 'font-size="11" opacity="0.8"'
 
 # Share of a class's colour, the rest is white: at the boundary, and where the network is sure.
 _PALE, _FULL = 0.08, 0.36
@@ -103,17 +104,18 @@ def save_fields(
     path: str | Path,
     colormap: str = "okabe-ito",
     row_titles: Sequence[str] = (),
+    beneath: str = "",
 ) -> Path:
     """Draw panels in a grid on white: as a rule one row by data set, one column by criterion.
 
-    Titles that repeat in each row are written once, on top. Of many points, `MOST_POINTS` are drawn in each panel,
-    always the same ones.
+    Titles that repeat in each row are written once. Of many points, the same `MOST_POINTS` are drawn in each panel.
 
     Args:
         rows: panels; rows may differ in length.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
         colormap: one of `secateur.report.COLORMAPS`.
         row_titles: one for each row, or none.
+        beneath: one line at the bottom: what the captions' figures were measured on.
 
     Returns:
         Where the picture is.
@@ -130,7 +132,7 @@ def save_fields(
         raise RequestError(f"cannot draw '{target}': there are no panels; give at least one row with one field")
     if row_titles and len(row_titles) != len(rows):
         raise RequestError(f"cannot draw '{target}': {len(row_titles)} row titles for {len(rows)} rows; give one each")
-    svg = _svg(rows, colormap, row_titles)
+    svg = _svg(rows, colormap, row_titles, beneath)
     with atomic_path(target) as temporary:
         if target.suffix == ".svg":
             temporary.write_text(svg, encoding="utf-8")
@@ -237,8 +239,7 @@ def region_pixels(
     # the shade in the middle of each pixel: averaging would blend shades and make larger files
     middle = slice(_FINE // 2, None, _FINE)
     area = table[winner[middle, middle], step[middle, middle]]
-    pixels: NDArray[np.uint8] = np.round(area + share * (ink - area)).astype(np.uint8)
-    return pixels
+    return np.asarray(np.round(area + share * (ink - area)), dtype=np.uint8)
 
 
 def palette_png(pixels_HWC: NDArray[np.uint8]) -> bytes:
@@ -265,8 +266,7 @@ def _line(winner_HW: NDArray[Any], width: float) -> NDArray[np.bool_]:
     """Pixels within half a line's width of a corner between pixels of different classes."""
     here = winner_HW[:-1, :-1]
     corners = (here != winner_HW[1:, :-1]) | (here != winner_HW[:-1, 1:]) | (here != winner_HW[1:, 1:])
-    reach = int(np.ceil(width / 2))
-    rows, columns = winner_HW.shape
+    reach, (rows, columns) = int(np.ceil(width / 2)), winner_HW.shape
     padded = np.pad(corners, reach)  # corner (i, j) is at (i + reach, j + reach)
     line = np.zeros(winner_HW.shape, dtype=bool)
     for down in range(-reach, reach):
@@ -278,8 +278,7 @@ def _line(winner_HW: NDArray[Any], width: float) -> NDArray[np.bool_]:
 
 def _averaged(values_HW: NDArray[np.float64]) -> NDArray[np.float64]:
     rows, columns = (side // _FINE for side in values_HW.shape)
-    mean: NDArray[np.float64] = values_HW.reshape(rows, _FINE, columns, _FINE).mean(axis=(1, 3))
-    return mean
+    return np.asarray(values_HW.reshape(rows, _FINE, columns, _FINE).mean(axis=(1, 3)))
 
 
 def _regions_png(field: Field, colours: Sequence[str]) -> bytes:
@@ -292,7 +291,7 @@ def _aspect(field: Field) -> float:
     return min(1.6, max(0.4, (high_y - low_y) / (high_x - low_x)))
 
 
-def _svg(rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[str]) -> str:
+def _svg(rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[str], beneath: str) -> str:
     titles = [[one.title for one in row] for row in rows]
     once = all(line == titles[0][: len(line)] for line in titles)
     captions = any(one.caption for row in rows for one in row)
@@ -324,6 +323,9 @@ def _svg(rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[st
     legend, end = _legend([one for row in rows for one in row], left, top + 16)
     width = max(left + max(map(len, rows)) * (PANEL + _GAP) - _GAP, end) + _MARGIN
     height = top + _LEGEND
+    if beneath:
+        legend += _text(left, height + 6, beneath, _SMALL)
+        width, height = max(width, left + 5.6 * len(beneath) + _MARGIN), height + _CAPTION
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="Decision regions" '
@@ -384,15 +386,14 @@ def _places(field: Field, points: NDArray[Any], height: float) -> NDArray[np.flo
 
 def _legend(fields: Sequence[Field], x: float, y: float) -> tuple[str, float]:
     """What the marks mean, in one line, and where it ends."""
-    small = 'font-size="11" opacity="0.8"'
     parts = []
     if any(len(one.points) for one in fields):
         parts.append(f'<circle cx="{x + 3:.1f}" cy="{y:.1f}" r="1.6" fill="{PAPER_INK}" fill-opacity="0.6"/>')
-        parts.append(_text(x + 11, y + 4, "training data", small))
+        parts.append(_text(x + 11, y + 4, "training data", _SMALL))
         x += 92
     if any(len(one.chosen) for one in fields):
-        parts.append(_marker(x + 4, y, GREY) + _text(x + 14, y + 4, "reference samples", small))
+        parts.append(_marker(x + 4, y, GREY) + _text(x + 14, y + 4, "reference samples", _SMALL))
         x += 122
     parts.append(f'<path d="M{x:.1f} {y:.1f}h16" stroke="{PAPER_INK}" stroke-opacity="{_LINE_OPACITY}"/>')
-    parts.append(_text(x + 22, y + 4, "decision boundary", small))
+    parts.append(_text(x + 22, y + 4, "decision boundary", _SMALL))
     return "".join(parts), x + 110

@@ -62,8 +62,9 @@ def accuracy_change(before: float, after: float, samples: int | None) -> tuple[s
     if samples is None:
         return change(before, after), None
     found = told_apart.accuracy_change(before, after, samples)
-    ends = ", ".join(f"{100 * end:+.1f}".replace("-", _MINUS) for end in (found.low, found.high))
-    if not found.clear:
+    low, high = (round(100 * end, 1) + 0.0 for end in (found.low, found.high))  # judged as they are shown
+    ends = f"{low:+.1f}, {high:+.1f}".replace("-", _MINUS)
+    if low <= 0 <= high:
         return f"no measurable difference [{ends}]{_GAP}points", False
     return f"{change(before, after)} [{ends}]", True
 

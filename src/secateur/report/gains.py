@@ -12,7 +12,7 @@ from secateur.core.errors import RequestError
 from secateur.report import captions, figures
 from secateur.report.conditions import Conditions
 from secateur.report.layout import table
-from secateur.report.look import INK, PALETTE, Chart, picture_path, save_chart
+from secateur.report.look import GREY, INK, KEPT, Chart, picture_path, save_chart
 from secateur.report.summary import Row, number
 
 _NEEDED = ("criterion", "budget", "gain", "low", "high")
@@ -64,7 +64,8 @@ def gain_points(rows: Iterable[Row]) -> list[Gain]:
                 "low": None if low is None else round(100 * low, 4),
                 "high": None if high is None else round(100 * high, 4),
                 "pairs": number(row.get("pairs")),
-                "sure": low is not None and high is not None and (low > 0 or high < 0),
+                # as they are shown, rounded to a tenth of a point
+                "sure": low is not None and high is not None and (round(100 * low, 1) > 0 or round(100 * high, 1) < 0),
             }
         )
     means: dict[str, list[float]] = {}
@@ -104,7 +105,7 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
         axis=alt.Axis(format="%", tickCount=3, grid=False),
     )
     up = alt.Y("gain:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=_SIGNED))
-    scale = alt.Scale(domain=list(_STAGES), range=[PALETTE[4], PALETTE[0]])
+    scale = alt.Scale(domain=list(_STAGES), range=[GREY, KEPT])
     key = alt.Legend(orient="top", values=stages) if len(stages) > 1 else None
     colour = alt.Color("stage:N", title=None, scale=scale, legend=key)
     base = alt.Chart().encode(x=across)
@@ -130,7 +131,7 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
         ],
     )
     names = list(dict.fromkeys(point["criterion"] for point in points))
-    header = alt.Header(labelFontSize=12, labelFontWeight=600, labelLimit=width, labelColor=INK, labelPadding=4)
+    header = alt.Header(labelFontSize=11, labelFontWeight=600, labelLimit=width + 8, labelColor=INK, labelPadding=4)
     return (
         alt.layer(zero, line, error, dots, data=alt.InlineData(values=values))
         .properties(width=width, height=height)
@@ -205,7 +206,8 @@ def _cell(point: Gain | None) -> str:
     if point is None:
         return figures.ABSENT
     gain, low, high = (
-        "" if point[name] is None else f"{point[name]:+.1f}".replace("-", "−") for name in ("gain", "low", "high")
+        "" if point[name] is None else f"{point[name]:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
+        for name in ("gain", "low", "high")
     )
     text = f"<strong>{gain}</strong>" if point["sure"] and point["gain"] > 0 else gain
     return f'{text}<br><span class="hint">{low} to {high}</span>' if low and high else text

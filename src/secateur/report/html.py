@@ -13,7 +13,6 @@ from typing import Any
 
 from secateur.core.errors import RequestError
 from secateur.core.files import read_json, write_json, write_text
-from secateur.report import sections
 from secateur.report.records import Report
 
 
@@ -61,6 +60,8 @@ def render(report: Report) -> str:
         >>> page.startswith("<!doctype html>"), "<h1>Half the work</h1>" in page
         (True, True)
     """
+    from secateur.report import sections  # what draws is not needed to read a record
+
     parts, charts = sections.body(report)
     # Charts bring 0.9 MB of script: a page without them stays small.
     scripts = [_vega()] if charts else []

@@ -101,7 +101,7 @@ def class_table(table: ClassTable, conditions: Conditions) -> str:
     lines = {name: found | _means(found, table.classes) for name, found in table.cells.items()}
     tops = {place: best([_column(table, place)], conditions.class_samples) for place in columns}
     over = "".join(f'<th scope="col" colspan="{len(table.classes) + len(mean)}">{name}</th>' for name in scored)
-    heads = "".join(f'<th scope="col">{escape(label)}</th>' for _, label in columns)
+    heads = "".join(f'<th scope="col">{"mean" if label == _MEAN else escape(label)}</th>' for _, label in columns)
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
         f"{''.join(_class_cell(line.get(place), name in tops[place].keys) for place in columns)}</tr>"

@@ -93,12 +93,12 @@ def _change(name: str, before: Measurement | None, after: Measurement | None, fe
     if name == "latency_ms":
         return _latency(after.latency_relative)
     if fewer:
-        text, look = figures.gain(old, new, fewer), " worse" if new > old else ""
+        text, look = figures.gain(old, new, fewer), " worse" if new > old else " unclear" if new == old else ""
     elif not captions.comparable(before, after):
         return ""
     else:
         text, clear = figures.accuracy_change(old, new, after.samples or before.samples)
-        look = " unclear" if clear is False else " worse" if new < old else ""
+        look = " unclear" if not clear else " worse" if new < old else ""
     return f'<div class="change{look}">{text}</div>' if text else ""
 
 

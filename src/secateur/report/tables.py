@@ -48,7 +48,7 @@ def _change(figure: _Figure, before: Measurement, after: Measurement) -> str:
         return figures.ABSENT
     if figure.field == "accuracy":
         return figures.accuracy_change(old, new, after.samples or before.samples)[0]
-    return figure.compare(old, new)
+    return "unchanged" if old == new and not measured else figure.compare(old, new)
 
 
 def _latency(stages: Sequence[Measurement]) -> list[str]:
