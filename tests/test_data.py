@@ -1,6 +1,10 @@
 import contextlib
 import io
+import re
 import struct
+import subprocess
+import sys
+import time
 import warnings
 import zlib
 from pathlib import Path
@@ -11,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from secateur.core.errors import RequestError
 from secateur.data import (
@@ -20,11 +24,13 @@ from secateur.data import (
     LabelledImages,
     Normalisation,
     ReferenceSet,
+    check_source,
     loader,
     open_data,
 )
 from secateur.data.augmentation import AUGMENTATIONS
-from secateur.data.images import read_image
+from secateur.data.images import centre_resized, read_image
+from secateur.data.settings import AUGMENTATION_NAMES
 
 GREY = Normalisation((0.5,), (0.25,))
 COLOUR = Normalisation((0.5, 0.4, 0.3), (0.25, 0.2, 0.1))
@@ -70,6 +76,33 @@ def npz(path: Path, **changes) -> Path:
     arrays.update(changes)
     np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
     return path
+
+
+# start-up
+
+
+def run_python(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_torchvision_is_loaded_only_when_asked_for(tmp_path):
+    root = image_folder(tmp_path / "pets")
+    run_python(
+        "import sys, secateur.data.dataset; from secateur.data import DataSettings, ReferenceSet, loader, open_data\n"
+        f"data = open_data(DataSettings(source={str(npz(tmp_path / 'med.npz'))!r}, size=4))\n"
+        f"open_data(DataSettings(source={str(root)!r}, size=8)).train.batch([0])\n"
+        "ReferenceSet.sample(data.train, 1); list(loader(data.train))\n"
+        "assert 'torchvision' not in sys.modules"
+    )
+
+
+def test_settings_and_their_check_need_neither_pytorch_nor_numpy():
+    run_python(
+        "import sys; from secateur.data import DataSettings, check_source; check_source\n"
+        "from secateur.data.classes import class_indices\n"
+        "assert not {'torch', 'numpy', 'torchvision', 'PIL'} & {*sys.modules}"
+    )
 
 
 # normalisation
@@ -154,6 +187,16 @@ def test_arrays_are_cropped_to_a_square_and_resized():
     assert split.raw([0]).shape == (1, 1, 4, 4)
 
 
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 24), (17, 30, 8), (8, 9, 20), (48, 31, 31), (5, 5, 64)])
+def test_resizing_agrees_with_torchvision(height, width, size):
+    from torchvision.transforms.v2 import functional
+
+    images = torch.from_numpy(pixels(4, height, width)).permute(0, 3, 1, 2)
+    square = functional.center_crop(images, [min(height, width)])
+    expected = functional.resize(square, [size, size], antialias=True)
+    assert (centre_resized(images, size).int() - expected.int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -161,6 +204,11 @@ def test_arrays_are_cropped_to_a_square_and_resized():
         ({"labels": np.array([-1, 0])}, "labels run from -1; class indices begin at 0"),
         ({"labels": np.array([[0, 1], [1, 1]])}, "one class index per sample"),
         ({"labels": np.array([0])}, "2 images but 1 labels"),
+        ({"labels": np.array([0.0, 0.5])}, "labels are float64; class indices are needed, there is no regression"),
+        ({"labels": np.eye(2)}, r"one-hot vectors of shape \[2, 2\]; argmax them"),
+        ({"images": torch.zeros(2, 8, 8, 3, dtype=torch.uint8)}, "images are a Tensor; expected a uint8 array"),
+        ({"images": [Image.new("RGB", (8, 8))] * 2}, "images hold a Image; expected a uint8 array"),
+        ({"images": "ab"}, "images are a str"),
         ({"images": pixels(2) / 255.0}, "images are float64"),
         ({"images": pixels(2).transpose(0, 3, 1, 2)}, "expected uint8"),
         (
@@ -172,6 +220,10 @@ def test_arrays_are_cropped_to_a_square_and_resized():
 def test_impossible_splits_are_refused(changes, message):
     with pytest.raises(RequestError, match=message):
         labelled([0, 1], **changes)
+
+
+def test_augmentations_have_their_names():
+    assert tuple(AUGMENTATIONS) == AUGMENTATION_NAMES
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -426,6 +478,67 @@ def test_settings_are_checked(tmp_path):
         open_data(DataSettings(source=path, limit=1))
 
 
+def wrong_sources(folder: Path) -> dict[str, tuple[dict, str]]:
+    """Requests that can be refused without opening data, with the beginning of what is said."""
+    np.save(folder / "array.npy", np.zeros(3))
+    (folder / "array.npy").rename(folder / "array.npz")
+    (folder / "text.npz").write_text("hello")
+    npz(folder / "half.npz", test_labels=None)
+    good, pets = npz(folder / "good.npz"), image_folder(folder / "pets", per_class=1)
+    image_folder(folder / "tested", "test", per_class=1)
+    (folder / "empty" / "cat").mkdir(parents=True)
+    where = "no such folder"
+    return {
+        "unknown": ({"source": "cifar11"}, r"unknown data source 'cifar11' \(did you mean 'cifar10'\?\)"),
+        "nearby": ({"source": f"{folder}/godo.npz"}, r"does not exist \(did you mean 'good.npz'\?\)"),
+        "folder": ({"source": f"{folder}/pet"}, r"unknown data source .*\(did you mean 'pets'\?\)"),
+        "library": ({"source": "imagenete"}, r"did you mean 'torchvision/imagenet'\?"),
+        "absent": ({"source": f"{folder}/none/cifar10.npz"}, "does not exist; fetch it: secateur data fetch cifar10"),
+        "unnamed": ({"source": " "}, "no data are named; give a file, a folder or one of: mnist5k"),
+        "long": ({"source": "x" * 400}, "cannot be read"),
+        "array": ({"source": f"{folder}/array.npz"}, "holds a single array"),
+        "text": ({"source": f"{folder}/text.npz"}, "cannot be read as .npz"),
+        "half": ({"source": f"{folder}/half.npz"}, "not in the MedMNIST layout: test_labels is missing"),
+        "size": ({"source": str(pets)}, "needs a size"),
+        "no training": ({"source": f"{folder}/tested", "size": 8}, "but no train folder"),
+        "no images": ({"source": f"{folder}/empty", "size": 8}, r"no usable images in class folder\(s\) cat"),
+        "fog": (
+            {"source": str(good), "augmentation": "flop"},
+            r"'flop' \(did you mean 'flip'\?\)",
+        ),
+        "vision": ({"source": "torchvision/cifar11"}, "unknown torchvision data set 'cifar11'"),
+        "root": ({"source": "torchvision/cifar10"}, "needs the folder"),
+        "no root": ({"source": "torchvision/cifar10", "root": folder / "no"}, where),
+        "file": ({"source": "torchvision/cifar10", "root": good, "download": True}, "is a file"),
+        "not there": ({"source": "torchvision/cifar10", "root": folder}, "it has no folder cifar-10-batches-py"),
+        "sizes": ({"source": "torchvision/gtsrb", "root": folder}, "images of many sizes"),
+        "twice": ({"source": str(good), "classes": ("1", 1)}, "class '1' is asked for twice"),
+        "no class": ({"source": str(good), "classes": ()}, "data.classes is empty"),
+        "one class": ({"source": str(good), "classes": ("cat",)}, r"one class only \(cat\); at least two"),
+        "class": ({"source": str(pets), "size": 8, "classes": ("cat", "dgo")}, r"unknown class 'dgo' .*mean 'dog'"),
+    }
+
+
+def test_wrong_requests_are_refused_unopened_and_by_opening_alike(tmp_path):
+    for name, (request, message) in wrong_sources(tmp_path).items():
+        begin = time.perf_counter()
+        with pytest.raises(RequestError) as checked:
+            check_source(DataSettings(**request))
+        assert time.perf_counter() - begin < 0.3, name
+        assert re.search(message, str(checked.value)), (name, str(checked.value))
+        with pytest.raises(RequestError) as opened:
+            open_data(DataSettings(**request))
+        assert str(opened.value) == str(checked.value)
+        assert "\n" not in str(checked.value)
+    check_source(DataSettings(source=str(tmp_path / "good.npz"), classes=("0", 2), augmentation="flip"))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, {"source": "mnist5k"}, TensorDataset(torch.zeros(2))])
+def test_what_is_no_source(wrong):
+    with pytest.raises(RequestError, match="open_data takes a source .* or DataSettings, got"):
+        open_data(wrong)
+
+
 def test_with_the_networks_normalisation(tiny_data):
     other = tiny_data.with_normalisation(Normalisation((0.1,), (0.3,)))
     assert other.normalisation.mean == other.test.normalisation.mean == (0.1,)
@@ -547,6 +660,134 @@ def test_reference_requests_that_cannot_be_met():
     refused("do not make a batch", dataset=Plain([torch.zeros(2), torch.zeros(3)], [0, 0]), per_class=2)
     with pytest.raises(RequestError, match="2 reference inputs but 1 targets"):
         ReferenceSet(torch.zeros(2, 3), torch.zeros(1), (0, 1))
+
+
+class NoLength(Dataset):
+    def __getitem__(self, index):
+        return torch.zeros(3), 0
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([])
+
+
+class Each(Dataset):
+    """Whatever ``make`` gives for a number."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        return self.make(index)
+
+
+X, Y = torch.randn(6, 3, 8, 8), torch.arange(6) % 3
+WRONG_SETS = {
+    "a tensor": (X, r"got one Tensor; add the labels: torch.utils.data.TensorDataset"),
+    "an array": (X.numpy(), "got one ndarray"),
+    "tensors": ((X, Y), "got a tuple of 2 arrays; make it torch.utils.data.TensorDataset"),
+    "a loader": (DataLoader(TensorDataset(X, Y)), "got a DataLoader; give its .dataset"),
+    "a name": ("mnist5k", "got the name 'mnist5k'; open it first"),
+    "a dict": ({"train": X}, r"got a dict \(train\)"),
+    "None": (None, "got None"),
+    "no length": (NoLength(), "NoLength, which has no length; add __len__"),
+    "a stream": (Endless(), "Endless, which only goes through its samples"),
+    "a generator": (iter([(X[0], 0)]), "which only goes through its samples"),
+    "a bad subset": (Subset(TensorDataset(X, Y), [9]), "the subset asks for sample 9 of 6"),
+    "no labels": (TensorDataset(X), "is a tuple of 1: it has no label"),
+    "bare inputs": (Each(lambda i: X[i]), "is one Tensor without a label"),
+    "None as label": (Each(lambda i: (X[i], None)), r"has no label \(None\)"),
+    "triples": (TensorDataset(X, Y, Y), "is a tuple of 3: which of them is the label cannot be told"),
+    "one-hot": (TensorDataset(X, torch.eye(3)[Y]), "one-hot vectors .*argmax them"),
+    "several": (TensorDataset(X, torch.ones(6, 3)), "one class index per sample is needed"),
+    "ragged": (Each(lambda i: (X[i], [0, [1, 2]])), "make no array"),
+    "floats": (TensorDataset(X, Y.float()), r"float32; class indices are needed, make them integers"),
+    "fractions": (TensorDataset(X, Y + 0.5), "there is no regression here"),
+    "text labels": (Each(lambda i: (X[i], "cat")), "are text; number the classes"),
+    "negative": (TensorDataset(X, Y - 1), "run from -1; class indices begin at 0"),
+    "dicts": (Each(lambda i: {"input_ids": X[i], "mask": 1}), r"a dict \(input_ids, mask\); give .*inputs_embeds"),
+    "dict inputs": (Each(lambda i: ({"input_ids": X[i]}, 0)), "not one tensor; wrap the network .*padding masks"),
+    "tuple inputs": (Each(lambda i: ((X[i], X[i]), 0)), "is a tuple of 2, not one tensor; wrap the network"),
+    "text": (Each(lambda i: ("hello", 0)), "is text; turn it into token ids of one length or into embeddings"),
+    "pictures": (Each(lambda i: (Image.new("RGB", (8, 8)), 0)), "is a PIL image .*give the data set a transform"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SETS)
+def test_data_sets_that_are_none_are_refused_in_one_line(name):
+    wrong, message = WRONG_SETS[name]
+    for use in (lambda: ReferenceSet.sample(wrong, 1), lambda: list(loader(wrong, 2))):
+        with pytest.raises(RequestError, match=message) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_what_counts_are_the_samples():
+    odd = Each(lambda i: (X[i], int(Y[i])))
+    odd.labels = ["a name"] * 6  # something else that happens to be called so
+    assert ReferenceSet.sample(odd, 2).targets.tolist() == [0, 0, 1, 1, 2, 2]
+    column = TensorDataset(X, Y[:, None])
+    assert ReferenceSet.sample(column, 2).targets.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [y.shape for _, y in loader(column, 4)] == [(4,), (2,)]
+    assert len(list(loader([(X[0], 0), (X[1], 1)]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (X.numpy(), Y, r"got ndarray; torch.as_tensor\(inputs\)"),
+        ({"input_ids": X}, Y, "got dict; wrap the network .*inputs_embeds"),
+        ((X, X), Y, "got tuple; wrap the network"),
+        ("cifar10", Y, "got str; ReferenceSet.sample draws"),
+        ((X * 9).to(torch.uint8), Y, r"torch.uint8 of shape \[6, 3, 8, 8\]; give what the network takes"),
+        (X, None, "targets must be one tensor, samples first, got NoneType"),
+        (X, torch.eye(3)[Y], r"of shape \[6, 3\]; argmax them"),
+        (X, Y.float(), "one class index per sample"),
+        (X, Y - 1, "run from -1"),
+        (torch.tensor(1.0), Y, "no dimensions"),
+    ],
+)
+def test_reference_sets_that_are_none(inputs, targets, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        ReferenceSet(inputs, targets, tuple(range(6)))
+    assert "\n" not in str(caught.value)
+
+
+# how they look
+
+
+def test_data_are_one_line():
+    split = labelled([0, 1, 2, 2])
+    assert repr(split) == "LabelledImages(4 images of [3, 8, 8], 3 classes with 1 to 2)"
+    assert repr(split.replace(size=4)) == "LabelledImages(4 images of [3, 4, 4], 3 classes with 1 to 2)"
+    data = ImageData("pets", split, split.subset([]), split, ("a.png is empty",))
+    assert repr(data) == "ImageData('pets': 4 train, 0 val, 4 test images of [3, 8, 8], 3 classes, 1 skipped)"
+    assert repr(split.subset([])) == "LabelledImages(0 images of [3, 8, 8], no classes)"
+    assert repr(ReferenceSet.sample(split, 1)) == "ReferenceSet(3 samples of [3, 8, 8], 3 classes × 1)"
+    assert repr(GREY) == "Normalisation(mean=(0.5,), std=(0.25,))"
+    assert len(repr(Normalisation((0.1,) * 64, (1.0,) * 64))) < 80
+
+
+def test_notebooks_see_classes_and_images(tmp_path):
+    split = labelled([0, 1, 2, 2], class_names=["cat", "a<b", "cow"])
+    page = split._repr_html_()
+    assert "data:image/png" in page
+    assert "a&lt;b" in page
+    assert "LabelledImages(4 images" in page
+    assert "data:image/png" in ReferenceSet.sample(split, 1)._repr_html_()
+    assert "data:image/png" in ReferenceSet(torch.rand(2, 1, 8, 8), torch.arange(2), (0, 1))._repr_html_()
+    # vectors, values of an unknown range, files that cannot be read, nothing at all
+    plain = [ReferenceSet(torch.rand(2, 9), torch.arange(2), (0, 1)), ReferenceSet(X * 9, Y, tuple(range(6)))]
+    plain += [labelled([0, 1], images=[tmp_path / "absent.png"] * 2), split.subset([])]
+    for shown in plain:
+        assert "<img" not in shown._repr_html_()
+        assert "<table" in shown._repr_html_()
+    files = [save_image(tmp_path / f"{i}.png", seed=i, height=10 + i) for i in range(20)]
+    assert "data:image/png" in labelled([0, 1] * 10, images=list(map(str, files)))._repr_html_()
 
 
 def test_nothing_here_warns(tiny_data):

@@ -130,7 +130,8 @@ def _unpacked(package: Package, folder: Path) -> dict[str, bytes]:
         subprocess.run(["dpkg-deb", "-x", archives[0], folder / "root"], check=True, capture_output=True)
         return {name: (folder / "root" / name).read_bytes() for name in package.files}
     except (OSError, KeyError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
-        raise SecateurError(f"{archives[0].name} of {package} cannot be read ({error}); try again") from error
+        reason = str(error).split("\n", maxsplit=1)[0].rstrip(" :")
+        raise SecateurError(f"{archives[0].name} of {package} cannot be read ({reason}); try again") from error
     except subprocess.CalledProcessError as error:
         raise SecateurError(f"{archives[0].name} of {package} cannot be unpacked by dpkg-deb; try again") from error
 

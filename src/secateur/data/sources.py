@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
-from secateur.core.progress import track
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data.archive import Split, Splits, read_splits
 from secateur.data.catalogue import NAMED, fetched_file
@@ -21,7 +21,8 @@ from secateur.data.images import read_image
 from secateur.data.settings import DataSettings
 
 
-def open_data(settings: DataSettings | str | Path) -> ImageData:
+@reported("opening the data")
+def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption = True) -> ImageData:
     """Open a data set with its splits.
 
     With ``classes``, normalisation is what it is without them (networks were trained on all), and ``limit`` counts the
@@ -29,6 +30,7 @@ def open_data(settings: DataSettings | str | Path) -> ImageData:
 
     Args:
         settings: or the source alone.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The splits, with class names and normalisation.
