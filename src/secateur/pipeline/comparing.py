@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,9 @@ from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.core.files import read_json, write_json
+from secateur.core.interruption import keeping
 from secateur.core.pool import Pool, cores
-from secateur.core.progress import track
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.criteria import get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData
@@ -31,6 +32,7 @@ from secateur.surgery.head import head_mask
 from secateur.training import TrainSettings
 
 
+@reported("comparing")
 def compare(
     model: nn.Module,
     data: ImageData,
@@ -41,6 +43,7 @@ def compare(
     finetune: TrainSettings | None = None,
     folder: str | Path | None = None,
     keep: dict[str, Compressed] | None = None,
+    progress: ProgressOption = True,
 ) -> list[Row]:
     """Prune by every criterion to every budget for every subset of classes and seed, and measure.
 
@@ -54,6 +57,7 @@ def compare(
         folder: finished parts are kept there and found again after an interruption.
         keep: when given, filled with the last seed's pruned network of each criterion at the smallest budget (after
             fine-tuning, if any); such parts are always computed, in this process.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         Rows with the keys of `COLUMNS`, and behind them ``per_class`` (accuracy by class), ``layers`` (name, kept and
@@ -74,13 +78,15 @@ def compare(
         if place is not None and place.exists() and keep is None:
             found[part] = [row | {"model": model_name} for row in read_json(place)]
     missing = [part for part in places if part not in found]
-    for part, rows in track(_worked(bench, missing, keep), "comparing", total=len(missing)):
-        place = places[part]
-        if place is not None:
-            write_json(place, rows)
-        found[part] = rows
-    baselines = {subset: bench.baseline(subset) for subset in bench.tasks}
-    _time(bench, found, baselines, {part: places[part] for part in found})
+    with keeping(lambda: "" if keep is not None else _kept(folder, places)):
+        work = _worked(bench, missing, keep)
+        for part, rows in track(work, "parts of the comparison", len(places), done=len(found)):
+            place = places[part]
+            if place is not None:
+                write_json(place, rows)
+            found[part] = rows
+        baselines = {subset: bench.baseline(subset) for subset in bench.tasks}
+        _time(bench, found, baselines, {part: places[part] for part in found})
     table: list[Row] = []
     for subset, row in baselines.items():
         table += [row, *(r for part in places if part.subset == subset for r in found[part])]
@@ -112,6 +118,13 @@ def check_compare(
 
 def _place(folder: str | Path | None, identity: str) -> Path | None:
     return None if folder is None else Path(folder) / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+
+
+def _kept(folder: str | Path | None, places: Mapping[Part, Path | None]) -> str:
+    """What an interruption leaves."""
+    done = sum(place is not None and place.exists() for place in places.values())
+    said = f"{done} of {len(places)} parts are finished and kept in '{folder}'; the same request goes on from there"
+    return said if done else ""
 
 
 def _worked(
@@ -167,7 +180,7 @@ def _time(
         wanted = [part for part in places if timer.wants(part)]
         for subset in dict.fromkeys(part.subset for part in wanted):
             baselines[subset] |= timer.whole(subset)
-        for part in track(wanted, "timing"):
+        for part in track(wanted, "parts timed"):
             place = places[part]
             beside = None if place is None else place.with_suffix(f".{timer.identity(part.subset)}.json")
             if beside is not None and beside.exists():

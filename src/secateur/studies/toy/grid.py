@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from torch import nn
 
+from secateur.core.interruption import keeping
 from secateur.core.pool import Pool, cores
-from secateur.core.progress import track
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.studies.toy.network import place, trained
 from secateur.studies.toy.ranks import Run
 from secateur.studies.toy.runs import Bench, Outcome
@@ -52,7 +54,8 @@ class Written:
     found: int
 
 
-def run_grid(settings: ToySettings, folder: str | Path) -> Written:
+@reported("running the grid")
+def run_grid(settings: ToySettings, folder: str | Path, *, progress: ProgressOption = True) -> Written:
     """Make all runs of a grid, and write ``results.csv``, ``results.parquet`` and ``ranks.parquet``.
 
     Finished runs are kept in ``runs.sqlite`` and not made again, also after a kill; results do not depend on the number
@@ -61,6 +64,7 @@ def run_grid(settings: ToySettings, folder: str | Path) -> Written:
     Args:
         settings: the grid.
         folder: for results; of this grid or of none.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for unknown names, or a store of another version.
@@ -76,9 +80,10 @@ def run_grid(settings: ToySettings, folder: str | Path) -> Written:
             jobs, keys = _jobs(settings, identities, store.known(settings.ranks))
             missing = sum(len(job.runs) for job in jobs)
             work = pool.work(partial(_work, settings), jobs)
-            for job, outcomes in track(work, f"{missing} prunings", total=len(jobs)):
-                pairs = zip((key_of(identities[job.dataset], item.run) for item in outcomes), outcomes, strict=True)
-                store.add(pairs, settings.ranks)
+            with keeping(lambda: _kept(store, settings, keys)):
+                for job, outcomes in track(work, f"{missing} prunings", total=len(jobs)):
+                    pairs = zip((key_of(identities[job.dataset], item.run) for item in outcomes), outcomes, strict=True)
+                    store.add(pairs, settings.ranks)
         rows = write_rows([row for item in store.read(keys) for row in item.rows(settings)], target)
         ranks = target / "ranks.parquet"
         ranks.unlink(missing_ok=True)  # an earlier grid's must not stand beside this one's table
@@ -87,6 +92,13 @@ def run_grid(settings: ToySettings, folder: str | Path) -> Written:
         return Written(rows, ranks if settings.ranks else None, missing, len(keys) - missing)
     finally:
         store.close()
+
+
+def _kept(store: Store, settings: ToySettings, keys: Sequence[str]) -> str:
+    """What an interruption leaves."""
+    done = len(store.known(settings.ranks) & set(keys))
+    said = f"{done} of {len(keys)} runs are finished and kept in '{store.path}'; the same request goes on from there"
+    return said if done else ""
 
 
 def untrained(settings: ToySettings) -> list[str]:
@@ -128,9 +140,16 @@ def _train_missing(pool: Pool, settings: ToySettings) -> list[nn.Sequential]:
     """The networks of all data sets; those that the cache lacks are trained side by side."""
     missing = untrained(settings)
     work = pool.work(partial(_train, settings.network), missing)
-    for _ in track(work, f"training on {', '.join(missing)}", total=len(missing)) if len(missing) > 1 else ():
-        pass
-    return [trained(name, settings.network) for name in settings.datasets]
+    with keeping(lambda: _kept_networks(settings, missing)):
+        for _ in track(work, f"training on {', '.join(missing)}", total=len(missing)) if len(missing) > 1 else ():
+            pass
+        return [trained(name, settings.network) for name in settings.datasets]
+
+
+def _kept_networks(settings: ToySettings, missing: Sequence[str]) -> str:
+    """What an interruption leaves."""
+    done = [name for name in missing if place(name, settings.network).exists()]
+    return f"networks trained on {', '.join(done)} are kept for the next run" if done else ""
 
 
 def _train(settings: NetworkSettings, name: str) -> None:
