@@ -254,8 +254,8 @@ def _check_bundle(folder: Path) -> None:
 def _unknown(name: str) -> RequestError:
     known = known_models()
     close = did_you_mean(name, [*known, *installed.torchvision_classifiers()])
-    if not close or "/" in name:
-        close = (did_you_mean_file(name) if name else "") or close
+    if "/" in name:
+        close = did_you_mean_file(name) or close or ", and there is no such folder"
     return RequestError(
         f"unknown model '{name}'{close}; known: {', '.join(known)}, torchvision/NAME, timm/NAME, transformers/CLASS, "
         "a bundle folder, a .safetensors or .pt2 file, package.module:factory"
