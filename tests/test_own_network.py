@@ -100,7 +100,7 @@ def test_what_is_read_is_in_transformers():
         ("torchvision/fasterrcnn_resnet50_fpn", "torchvision has no classifier"),
         (
             "no_such_folder/bundle",
-            "unknown model 'no_such_folder/bundle', and there is no such folder; known: .*a bundle folder, a .safetensors or .pt2 file",
+            "unknown model 'no_such_folder/bundle', and there is no such folder; known: .*a bundle folder",
         ),
         ("no such module:make", "neither a module nor a .py file"),
         ("json.decodr:JSONDecoder", r"no module 'json.decodr' \(did you mean 'json.decoder'\?\)"),
