@@ -17,6 +17,7 @@ from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency, LatencyShare
 from test_report import Page
 
+GIVEN = ["--data", "mnist5k", "--allow-untrained"]
 TINY = ["--set", "model.arguments={width: 4}", "--set", "data.limit=120", "--device", "cpu"]
 SHARE = 0.67
 
@@ -49,7 +50,7 @@ def cells(printed: str, first: str) -> list[str]:
 
 
 def test_prune(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["prune", "--model", "resnet20", *TINY, "--macs", "0.5", "--criterion", "weight"]
+    command = ["prune", "--model", "resnet20", *GIVEN, *TINY, "--macs", "0.5", "--criterion", "weight"]
     assert run([*command, "--set", "prune.step=0.5", "--set", "reference.per_class=1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -98,7 +99,7 @@ def test_noise_is_not_published_as_a_gain(
     clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock |= {"share": 0.997, "noise": 0.3}
-    command = ["prune", "--model", "resnet20", *TINY, "--macs", "0.9", "--criterion", "weight"]
+    command = ["prune", "--model", "resnet20", *GIVEN, *TINY, "--macs", "0.9", "--criterion", "weight"]
     assert run([*command, "--set", "prune.step=0.5", "--set", "reference.per_class=1", "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
     found = Latency.from_json(json.loads((tmp_path / "metrics.json").read_text())["pruned"]["latency"])
@@ -117,7 +118,7 @@ def test_noise_is_not_published_as_a_gain(
 def test_latency_budgets_report_the_measurement_that_they_were_met_by(
     clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["prune", "--model", "resnet20", *TINY, "--latency", str(SHARE), "--criterion", "weight"]
+    command = ["prune", "--model", "resnet20", *GIVEN, *TINY, "--latency", str(SHARE), "--criterion", "weight"]
     more = ["--set", "prune.schedule=one-shot", "--set", "reference.per_class=1", "--out", str(tmp_path)]
     assert run([*command, *more]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
@@ -133,7 +134,19 @@ def test_latency_budgets_report_the_measurement_that_they_were_met_by(
 
 def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clock["drift"] = 0.3  # slows both networks alike: a busy machine, and yet a share that is known well
-    command = ["compare", "--model", "resnet20", *TINY, "--criterion", "weight", "--budget", "0.5", "--seed", "0"]
+    command = [
+        "compare",
+        "--model",
+        "resnet20",
+        *GIVEN,
+        *TINY,
+        "--criterion",
+        "weight",
+        "--budget",
+        "0.5",
+        "--seed",
+        "0",
+    ]
     settings = ("prune.schedule=one-shot", "compare.per_class=1", "compare.published=false")
     assert run([*command, *(part for s in settings for part in ("--set", s)), "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
