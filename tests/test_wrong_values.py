@@ -203,7 +203,28 @@ ATTRIBUTE = {
     "network of a dict": (lambda: sc.attribute(OfDict(), X, Y), "needs a wrapper: a module whose"),
 }
 
-TABLES = {"trace": TRACE, "select": SELECT, "score": SCORE, "prune": PRUNE, "attribute": ATTRIBUTE}
+EVALUATE = {
+    "data set": (lambda: sc.evaluate(NET, DATA), r"a single sample .* DataLoader\(dataset, batch_size=256\)"),
+    "tensor": (lambda: sc.evaluate(NET, X), "a batch is a Tensor, no pair"),
+    "one pair": (lambda: sc.evaluate(NET, (X, Y)), "a batch is a Tensor, no pair"),
+    "no labels": (lambda: sc.evaluate(NET, [X]), "no pair"),
+    "dicts": (lambda: sc.evaluate(NET, [{"x": X, "y": Y}]), "a batch is a dict, no pair"),
+    "one-hot labels": (lambda: sc.evaluate(NET, [(X, torch.eye(4)[Y])]), r"labels\.argmax\(1\)"),
+    "labels as floats": (lambda: sc.evaluate(NET, [(X, Y + 0.5)]), r"integer class indices, got torch\.float32"),
+    "names as labels": (lambda: sc.evaluate(NET, [(X, ["cat"] * 8)]), "labels must be class indices"),
+    "labels below zero": (lambda: sc.evaluate(NET, [(X, Y - 1)]), "label -1 is no class index"),
+    "labels too high": (lambda: sc.evaluate(NET, [(X, Y + 3)]), "beyond the network's 4 outputs"),
+    "a state_dict": (lambda: sc.evaluate(NET.state_dict(), [(X, Y)]), "load_state_dict"),
+}
+
+TABLES = {
+    "trace": TRACE,
+    "select": SELECT,
+    "score": SCORE,
+    "prune": PRUNE,
+    "attribute": ATTRIBUTE,
+    "evaluate": EVALUATE,
+}
 CASES = [pytest.param(*case, id=f"{table}: {name}") for table in TABLES for name, case in TABLES[table].items()]
 
 

@@ -10,11 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from secateur.attribution.starts import logits_of
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.figures import count, size
 from secateur.core.html import table_html
+from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.timing import Latency
+from secateur.evaluation.batches import labelled
 from secateur.evaluation.cost import count_macs, count_params, size_on_disk
 from secateur.evaluation.latency import measure_latency
 
@@ -98,9 +101,10 @@ def evaluate(
         progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
-        RequestError: for an empty set or labels beyond the outputs.
+        RequestError: for an empty set, batches that are no pairs, or labels that are no class indices of the network.
         SecateurError: when logits are not finite.
     """
+    check_module(model, compiled=True)
     modes = [(m, m.training) for m in model.modules()]
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
     place = home if device is None else torch.device(device)
@@ -108,14 +112,15 @@ def evaluate(
     model.eval().to(place)
     try:
         with torch.inference_mode():
-            for inputs, targets in track(batches, "evaluating batches"):
+            for batch in track(batches, "evaluating batches"):
+                inputs, targets = labelled(batch)
                 first = inputs if first is None else first
                 moved = inputs.to(place)
                 if moved.ndim == 4:
                     moved = moved.contiguous(memory_format=torch.channels_last)
                 output = model(moved)
-                logits_all.append((output[0] if isinstance(output, tuple) else output).float().cpu())
-                targets_all.append(torch.as_tensor(targets).reshape(-1).cpu())
+                logits_all.append(logits_of(output).float().cpu())
+                targets_all.append(targets.cpu())
         if first is None:
             raise RequestError("there are no samples to evaluate on")
         logits, targets = torch.cat(logits_all), torch.cat(targets_all).long()
