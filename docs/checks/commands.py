@@ -83,6 +83,11 @@ def command_names() -> set[str]:
     return {" ".join(path) for path, _ in _commands()}
 
 
+def commands_without(option: str) -> set[str]:
+    """Names of the commands that do not take an option."""
+    return {" ".join(path) for path, c in _commands() if not any(option in p.opts for p in c.params)}
+
+
 def _lines(code: Code) -> Iterator[tuple[int, list[str]]]:
     """Words of each command line, continuation lines joined."""
     text = re.sub(r"\\\n\s*", " ", code.text)

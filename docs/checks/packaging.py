@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from checks.commands import command_names
+from checks.commands import command_names, commands_without
 from checks.pages import Page, Problem
 
 # extras for work on Secateur itself: the table does not list their packages
@@ -35,7 +35,7 @@ def file_problems(page: Page, root: Path) -> Iterator[Problem]:
 
 def guide_problems(guide: Page, root: Path) -> Iterator[Problem]:
     """The guide's tables leave no extra, required package of one, or command out, and add none."""
-    rows = list(_rows(guide.path, "Installation"))
+    rows = list(_rows(guide.path, "## Installation"))
     extras = _project(root)["optional-dependencies"]
     own = {name: _packages(requirements) for name, requirements in extras.items()}
     included = re.findall(r"\[([\w,-]+)\]", " ".join(extras["all"]))[0].split(",")
@@ -53,6 +53,9 @@ def guide_problems(guide: Page, root: Path) -> Iterator[Problem]:
     for name in sorted(command_names()):
         if not any(f"{text} ".startswith(f"secateur {name} ") for text in described):
             yield Problem(guide.path, 1, f"the command 'secateur {name}' is not described")
+    said = {text for _, line in _lines(guide.path, "### Dry runs") for text in _spans(line)} & command_names()
+    if said != commands_without("--dry-run"):
+        yield Problem(guide.path, 1, f"without --dry-run are {commands_without('--dry-run')}, the guide says {said}")
 
 
 def version_problems(pages: list[Page], root: Path) -> Iterator[Problem]:
@@ -83,12 +86,19 @@ def _packages(requirements: list[str]) -> set[str]:
 
 def _rows(path: Path, heading: str) -> Iterator[tuple[int, list[str]]]:
     """Rows of the tables under a heading, without their headers."""
+    for number, line in _lines(path, heading):
+        if line.startswith("| `"):
+            yield number, [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def _lines(path: Path, heading: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines between a heading and the next one."""
     inside = False
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.startswith("## "):
-            inside = line == f"## {heading}"
-        elif inside and line.startswith("| `"):
-            yield number, [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("#"):
+            inside = line == heading
+        elif inside:
+            yield number, line
 
 
 def _spans(cell: str) -> set[str]:
