@@ -4,6 +4,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -388,3 +390,20 @@ def test_auxiliary_heads_are_left_to_themselves():
 
     model = TwoHeads(4, 3)
     assert len(fit(model, points(), points(seed=1), FAST).rows) == 3
+
+
+def test_strided_convolutions_of_few_channels_train(tmp_path):
+    """In channels-last memory they end the process on CPUs without AVX-512, so this one has a process of its own."""
+    script = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from secateur.training import TrainSettings, fit
+for channels in (1, 4, 7):
+    net = nn.Sequential(nn.Conv2d(channels, 8, 1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 2))
+    data = TensorDataset(torch.randn(128, channels, 28, 28), torch.arange(128) % 2)
+    fit(net.to(memory_format=torch.channels_last), data, None, TrainSettings(epochs=3, batch_size=64, device="cpu"))
+print("trained")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "trained\n", done.stderr[-1000:]
