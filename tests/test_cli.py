@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ import secateur as sc
 from networks import user_net
 from secateur.cli.main import run
 
-SMALL = ["--set", "data.limit=120", "--set", "reference.per_class=2", "--device", "cpu"]
+SMALL = ["--data", "mnist5k", "--set", "data.limit=120", "--set", "reference.per_class=2", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -97,45 +101,59 @@ def test_doctor_shows_heads_and_streams(capsys):
     assert "--stream lets them go" in capsys.readouterr().out
 
 
-def test_print_config_and_dry_run_do_no_work(tmp_path, capsys):
+def test_print_config_and_dry_run_do_no_work(trained, tmp_path, capsys):
     assert run(["prune", "--print-config", "--macs", "0.3", "--out", str(tmp_path / "a")]) == 0
     assert "share: 0.3" in capsys.readouterr().out
-    assert run(["prune", "--dry-run", *SMALL, "--out", str(tmp_path / "a")]) == 0
-    assert capsys.readouterr().out.startswith("ok: data 'mnist5k'")
+    assert run(["prune", "--dry-run", *network(trained), "--out", str(tmp_path / "a")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("the request is right; nothing was done\ndata: 'mnist5k' with 10 classes (120 train")
+    assert "25 scoring(s) on 20 train images" in printed
+    assert re.search(r"time: about \d+ (s|min)", printed)
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "compare", "explain", "evaluate"])
+def test_each_dry_run_says_what_would_be_done(command, trained, tmp_path, capsys):
+    out = tmp_path / "a"
+    assert run([command, "--dry-run", *network(trained), "--out", str(out), "--set", "compare.per_class=2"]) == 0
+    printed = capsys.readouterr().out
+    assert {"train": "for 10 epochs of 120 images", "compare": "7 criteria × 3 seeds", "explain": "heatmaps of 8 test",
+            "evaluate": "on 120 test images"}[command] in printed  # fmt: skip
+    assert f"results: {out}" in printed.replace("\n", " ")
+    assert not out.exists()
+
+
+def test_random_weights_are_taken_when_asked_for(tmp_path, capsys):
+    request = [
+        "prune",
+        "--model",
+        "resnet20",
+        "--set",
+        "model.arguments={width: 4}",
+        "--set",
+        "prune.schedule=one-shot",
+    ]
+    assert run([*request, *SMALL, "--allow-untrained", "--out", str(tmp_path)]) == 0
+    assert "note: 'resnet20' has random weights" in capsys.readouterr().err
+
+
+def test_python_dash_m_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "secateur", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"secateur {sc.__version__}")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["prune", "--macs", "1.5"], "'budget.share': Input should be less than or equal to 1"),
-        (["prune", "--macs", "0.0001", *SMALL], "cannot be reached: at least"),
-        (["prune", "--model", "resnt20"], "unknown model 'resnt20' (did you mean 'resnet20'?); known: resnet20"),
-        (["prune", "--criterion", "lpr", *SMALL], "unknown criterion 'lpr' (did you mean 'lrp'?)"),
-        (["prune", "--data", "/nowhere/x.npz"], "'/nowhere/x.npz' does not exist"),
-        (["prune", "--data", "cifar11"], "neither a folder nor a .npz file; known names: mnist5k"),
-        (["prune", "--set", "prune.speed=9"], "'prune.speed': Extra inputs"),
-        (["prune", "--set", "nonsense"], "--set needs key=value"),
-        (["prune", "--strategy", "best", *SMALL], "unknown strategy 'best'"),
-        (["prune", "--macs", "0.5", "--units", "0.5"], "give one of --macs, --params, --units"),
-        (["prune", "--set", "reference.per_class=4000"], "fewer than the 4000 per class"),
-        (["prune", "--device", "tpu9"], "device 'tpu9' cannot be used here"),
-        (["train", "--epochs", "many"], "Invalid value for '--epochs'"),
-        (["report", "/nowhere/report.json"], "does not exist"),
-        (["trane"], "No such command 'trane'"),
-        (["doctor", "resnet20", "--shape", "a,b"], "--shape should read C,H,W"),
-    ],
-)
-def test_wrong_requests_are_one_line_and_exit_2(arguments, message, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = run(arguments)
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note:")]
-    error = "\n".join(lines)
-    assert code == 2, error
-    assert message in error
-    assert len(lines) == 1
-    assert "Traceback" not in error
-    assert not list(tmp_path.glob("**/manifest.json"))
+    ("words", "expected"),
+    [("secateur pru", "prune"), ("secateur prune --criterion la", "lamp"), ("secateur prune --strategy iso", "isomorphic"),
+     ("secateur explain --composite eps", "epsilon-plus-flat"), ("secateur train --recipe resnet20", "resnet20-cifar10")],
+)  # fmt: skip
+def test_the_shell_completes_commands_and_names(words, expected):
+    count = str(len(words.split()) - 1)
+    environment = {**os.environ, "_SECATEUR_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("secateur")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert expected in done.stdout.split()
 
 
 def test_a_pickled_checkpoint_is_refused(tmp_path, capsys):

@@ -23,6 +23,7 @@ from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import PruneSettings
 from secateur.report.trackers import check_tracker
+from secateur.selection.names import STRATEGY_NAMES
 
 EXAMPLES: Mapping[str, str] = MappingProxyType(
     {
@@ -34,6 +35,9 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
     }
 )
 """A request that says all that a command needs."""
+
+
+_DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None:
@@ -48,6 +52,7 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
         RequestError: naming the first thing that is wrong, with the remedy.
     """
     _check_named(recipe, command)
+    _check_device(recipe.device)
     check_source(recipe.data)
     check_model(recipe.model)
     if recipe.model.replace_head != "keep" and recipe.data.classes is None:
@@ -75,6 +80,14 @@ def _check_named(recipe: Recipe, command: str) -> None:
         )
 
 
+def _check_device(device: str) -> None:
+    """Refuse what is no device at all; whether this machine has it, PyTorch says."""
+    kind, _, index = device.partition(":")
+    if kind not in _DEVICES or (index and not index.isdecimal()):
+        hint = did_you_mean(kind, _DEVICES)
+        raise RequestError(f"unknown device '{device}'{hint}; known: {', '.join(_DEVICES)}, with :INDEX where several are")
+
+
 def check_trained(settings: ModelSettings) -> None:
     """Refuse a network that is known to have random weights, unless it is allowed to."""
     if not settings.allow_untrained and has_random_weights(settings):
@@ -99,7 +112,10 @@ def _check_prune(recipe: Recipe) -> None:
 
 
 def check_settings(settings: PruneSettings) -> None:
-    """Refuse settings that contradict each other."""
+    """Refuse an unknown strategy, and a table of times that cannot be kept."""
+    if settings.strategy not in STRATEGY_NAMES:
+        hint = did_you_mean(settings.strategy, STRATEGY_NAMES)
+        raise RequestError(f"unknown strategy '{settings.strategy}'{hint}; known: {', '.join(STRATEGY_NAMES)}")
     if settings.latency_table is not None:
         check_writable(Path(settings.latency_table).expanduser().parent)
 
