@@ -513,8 +513,8 @@ def wrong_sources(folder: Path) -> dict[str, tuple[dict, str]]:
         "not there": ({"source": "torchvision/cifar10", "root": folder}, "it has no folder cifar-10-batches-py"),
         "sizes": ({"source": "torchvision/gtsrb", "root": folder}, "images of many sizes"),
         "twice": ({"source": str(good), "classes": ("1", 1)}, "class '1' is asked for twice"),
-        "no class": ({"source": str(good), "classes": ()}, "data.classes is empty"),
-        "one class": ({"source": str(good), "classes": ("cat",)}, r"one class only \(cat\); at least two"),
+        "no class": ({"source": str(good), "classes": ()}, "data.classes must be a non-empty list"),
+        "one class": ({"source": str(good), "classes": ("cat",)}, r"one class only \('cat'\); at least two"),
         "class": ({"source": str(pets), "size": 8, "classes": ("cat", "dgo")}, r"unknown class 'dgo' .*mean 'dog'"),
     }
 

@@ -123,7 +123,10 @@ def check_archive(path: Path) -> None:
 
 def _check_named(name: str) -> None:
     if fetched_file(name).is_file():
-        check_archive(fetched_file(name))
+        try:
+            check_archive(fetched_file(name))
+        except RequestError as error:
+            raise RequestError(f"{error}; fetch it again: secateur data fetch {name}") from error
     elif name != "mnist5k":
         folder = f" (the folder here is ./{name})" if Path(name).is_dir() else ""
         raise RequestError(f"data '{name}' is not on this machine; fetch it: secateur data fetch {name}{folder}")
@@ -174,7 +177,9 @@ def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
         return
     spelled = [str(item) for item in settings.classes]
     if not spelled:
-        raise RequestError("data.classes is empty; name two classes or more, or leave it out")
+        raise RequestError(
+            "data.classes must be a non-empty list of names or indices; name two or more, or leave it out"
+        )
     twice = next((item for item in spelled if spelled.count(item) > 1), None)
     if twice is not None:
         raise RequestError(f"class '{twice}' is asked for twice; give classes without repeats")
@@ -188,7 +193,7 @@ def check_several(chosen: Sequence[int | str], names: tuple[str, ...]) -> None:
         RequestError: as said.
     """
     if len(chosen) < 2:
-        only = chosen[0] if isinstance(chosen[0], str) else label_of(chosen[0], names)
+        only = f"'{chosen[0]}'" if isinstance(chosen[0], str) else label_of(chosen[0], names)
         raise RequestError(f"data.classes names one class only ({only}); at least two are needed")
 
 
