@@ -178,7 +178,7 @@ def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
     spelled = [str(item) for item in settings.classes]
     if not spelled:
         raise RequestError(
-            "data.classes must be a non-empty list of names or indices; name two or more, or leave it out"
+            "data.classes must be a non-empty list of names or indices, or left out"
         )
     twice = next((item for item in spelled if spelled.count(item) > 1), None)
     if twice is not None:
