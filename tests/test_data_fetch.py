@@ -234,9 +234,7 @@ def test_a_foreign_file_in_the_cache_is_named(tmp_path):
     path = fetched_file("cifar10")
     path.parent.mkdir(parents=True)
     path.write_text("nothing")
-    with pytest.raises(
-        RequestError, match=r"cifar10\.npz' cannot be read .*; fetch it again: .* cifar10$"
-    ):
+    with pytest.raises(RequestError, match=r"cifar10\.npz' cannot be read .*; fetch it again: .* cifar10$"):
         open_data("cifar10")
 
 

@@ -177,9 +177,7 @@ def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
         return
     spelled = [str(item) for item in settings.classes]
     if not spelled:
-        raise RequestError(
-            "data.classes must be a non-empty list of names or indices, or left out"
-        )
+        raise RequestError("data.classes must be a non-empty list of names or indices, or left out")
     twice = next((item for item in spelled if spelled.count(item) > 1), None)
     if twice is not None:
         raise RequestError(f"class '{twice}' is asked for twice; give classes without repeats")
