@@ -23,6 +23,7 @@ from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError, check_count
 from secateur.core.html import image_html, table_html
 from secateur.core.modules import check_module
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
 
 
@@ -74,6 +75,7 @@ _PICTURES = 8
 """Heatmaps that notebooks show of one `Relevance`."""
 
 
+@reported("attributing relevance")
 def attribute(
     model: nn.Module,
     inputs: torch.Tensor,
@@ -85,6 +87,7 @@ def attribute(
     positions: Positions = "sum",
     account: bool = False,
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> Relevance:
     """Relevance of inputs and all units for the target logits, by rules (LRP) or by a gradient method.
 
@@ -103,6 +106,7 @@ def attribute(
         positions: a unit's space or tokens: ``sum``, ``abs`` (sum of absolute values), ``keep``.
         account: count what biases and constants absorb.
         batch_size: samples per pass; halved when memory does not suffice. The result does not depend on it.
+        progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for inputs or targets that do not fit, or an operation without a rule.
@@ -128,7 +132,7 @@ def attribute(
     job = _Job(model, chosen, _started(start, chosen), bounds, "makers", positions, account=account)
     parts = []
     with borrowed(model), failures_told(model, inputs, "the inputs"):
-        for chunk in torch.arange(len(inputs)).split(_checked(batch_size)):
+        for chunk in track(torch.arange(len(inputs)).split(_checked(batch_size)), "batches of inputs"):
             parts += _run(job, inputs, labels, chunk)
     names = parts[0].stats
     places = dict.fromkeys(name for p in parts for name in p.absorbed)

@@ -15,6 +15,7 @@ from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.html import table_html
 from secateur.core.modules import check_module
+from secateur.core.progress import ProgressOption, reported
 from secateur.criteria.aggregation import UnseenError, last, unmade, without_layers
 from secateur.criteria.base import Criterion, SampleCriterion, get
 from secateur.criteria.passes import Passes
@@ -87,6 +88,7 @@ class Scores:
         return table_html(("group", "kind", "units", "lowest", "median", "highest"), rows, repr(self))
 
 
+@reported("scoring")
 def score(
     model: nn.Module,
     structure: Structure,
@@ -95,6 +97,7 @@ def score(
     *,
     centred: bool = False,
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> Scores:
     """Score every unit of a network.
 
@@ -105,6 +108,7 @@ def score(
         criterion: name (see `known`) or object.
         centred: see `Criterion.unit_scores`.
         batch_size: samples per pass.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
@@ -113,6 +117,7 @@ def score(
     return score_each(model, structure, reference, [criterion], centred=centred, batch_size=batch_size)[0]
 
 
+@reported("scoring by each criterion")
 def score_each(
     model: nn.Module,
     structure: Structure,
@@ -121,6 +126,7 @@ def score_each(
     *,
     centred: bool = False,
     batch_size: int = 64,
+    progress: ProgressOption = True,
 ) -> list[Scores]:
     """Score by several criteria; those that look at the same backward pass share it, see `score`.
 

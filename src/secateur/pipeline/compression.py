@@ -85,12 +85,24 @@ def prune_to_budgets(
     """Networks for several budgets from one run, largest budget first.
 
     One-shot schedules score once, and choose each budget's plan on its own; in the others, which go from budget to
-    budget, each plan contains the one before. Arguments as in `compress`; all budgets are of one kind.
+    budget, each plan contains the one before. All budgets are of one kind.
 
     Networks for latency budgets are timed in turn with the original (eval mode, ``latency_batch`` reference samples,
     ``latency_threads``), and the request corrected until 5 % are met, or nothing closer is found in some rounds;
     ``plan.achieved["latency"]`` is the measured share, `Compressed.latency` holds its interval. Steps on the way are
     predicted.
+
+    Args:
+        model: see `compress`.
+        reference: see `compress`.
+        budgets: shares that stay.
+        criterion: see `compress`.
+        settings: see `compress`.
+        structure: of the model, if there is one already.
+        train: see `compress`.
+        val: see `compress`.
+        finetune: see `compress`.
+        progress: see `compress`; nothing is shown while the caller works with a network that it was given.
     """
     settings = PruneSettings() if settings is None else settings
     check_module(model)

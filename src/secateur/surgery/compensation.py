@@ -101,6 +101,12 @@ def recalibrate(
 ) -> nn.Module:
     """Measure the running statistics of all batch norms anew on ``batches`` of inputs (labels are not used), in place.
 
+    Args:
+        model: any network.
+        batches: of inputs, or pairs whose first part they are.
+        device: where the network is; None: inputs stay where they are.
+        progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
+
     Raises:
         RequestError: when there is no batch.
     """
