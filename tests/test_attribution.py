@@ -82,9 +82,10 @@ def compare_with_zennit(model, x, targets, composite, canonizers=(), limits=((to
         hook.remove()
 
 
-# the ε-rule everywhere divides by sums near zero: single precision itself is off by some 2e-4 then, zennit's as well
+# the ε-rule everywhere divides by sums near zero: single precision itself is off by some 2e-4 then, zennit's as well;
+# how far the other composites are off depends on the CPU's vectors (2e-5 with AVX-512, 2e-4 with AVX2)
 BOTH = {"epsilon": ((torch.float64, 1e-8), (torch.float32, 1e-3))}
-USUAL = ((torch.float64, 1e-8), (torch.float32, 1e-4))
+USUAL = ((torch.float64, 1e-8), (torch.float32, 5e-4))
 
 
 def folded(model: nn.Module) -> nn.Module:

@@ -19,9 +19,9 @@ from secateur.attribution import maps
 from secateur.criteria import get, kept_at
 from secateur.criteria.contract import check_criterion
 from secateur.criteria.filter_weights import lamp_scores
+from secateur.criteria.gates import gated
 from secateur.criteria.replay import Replay
 from secateur.criteria.samples import first_balanced
-from secateur.criteria.gates import gated
 from secateur.data import ReferenceSet
 from secateur.models import build
 

@@ -24,8 +24,8 @@ from secateur.data import LabelledImages, Normalisation
 from secateur.pipeline import explain, strongest_units
 from secateur.pipeline.agreement import Agreement, cosine_similarity, mean_ranks, rank_correlation
 from secateur.pipeline.explanation import agreement, check_outputs, draw, draw_per_class, first_of_classes
-from secateur.report import Agreement as AgreementRecord
-from secateur.report import AgreementGroup, ClassUnit, Heatmap, Report, load_report, render
+from secateur.reports import Agreement as AgreementRecord
+from secateur.reports import AgreementGroup, ClassUnit, Heatmap, Report, load_report, render
 from test_report import EVIL, Page, full_report, values_of
 
 SMALL = ["--set", "data.limit=120", "--device", "cpu"]

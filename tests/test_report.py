@@ -19,7 +19,7 @@ from PIL import Image
 
 from secateur.core.errors import RequestError
 from secateur.core.timing import LatencyShare
-from secateur.report import (
+from secateur.reports import (
     Conditions,
     Heatmap,
     LayerKept,
@@ -32,10 +32,10 @@ from secateur.report import (
     save_curves,
     write_report,
 )
-from secateur.report.bars import class_changes
-from secateur.report.look import style
-from secateur.report.summary import aggregate, panels
-from secateur.report.told_apart import FEWEST_SAMPLES, best, difference
+from secateur.reports.bars import class_changes
+from secateur.reports.look import style
+from secateur.reports.summary import aggregate, panels
+from secateur.reports.told_apart import FEWEST_SAMPLES, best, difference
 
 EVIL = "<script>alert('x')</script>&\"</title>"
 
@@ -738,7 +738,7 @@ def test_a_criterion_has_one_colour_in_every_company() -> None:
 def test_records_are_read_without_what_draws_them(tmp_path: Any) -> None:
     path = write_report(Report("t"), tmp_path / "r.html")
     code = (
-        "import sys; from secateur.report import load_report; "
+        "import sys; from secateur.reports import load_report; "
         f"load_report({str(path)!r}); print(*({set(HEAVY)!r} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

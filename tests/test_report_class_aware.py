@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.errors import RequestError
-from secateur.report import Report, render, save_curves, save_gains, save_subset_curves
-from secateur.report.charts import MEASURES
-from secateur.report.gains import gain_points
-from secateur.report.removal import class_tables, layer_cells
-from secateur.report.subsets import MEAN, TOP, comparison, ranking
-from secateur.report.summary import aggregate, split_unpruned
+from secateur.reports import Report, render, save_curves, save_gains, save_subset_curves
+from secateur.reports.charts import MEASURES
+from secateur.reports.gains import gain_points
+from secateur.reports.removal import class_tables, layer_cells
+from secateur.reports.subsets import MEAN, TOP, comparison, ranking
+from secateur.reports.summary import aggregate, split_unpruned
 from test_report import EVIL, Page, compare_rows, values_of
 
 STRUCTURED = (

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from secateur.core.errors import RequestError
-from secateur.report import (
+from secateur.reports import (
     COLORMAPS,
     Field,
     Film,
@@ -35,11 +35,11 @@ from secateur.report import (
     to_base64,
     write_report,
 )
-from secateur.report.fields import MOST_POINTS
-from secateur.report.films import film_chart, first_frame
-from secateur.report.look import rgb
-from secateur.report.ranks import matrices
-from secateur.report.samples import sample_points
+from secateur.reports.fields import MOST_POINTS
+from secateur.reports.films import film_chart, first_frame
+from secateur.reports.look import rgb
+from secateur.reports.ranks import matrices
+from secateur.reports.samples import sample_points
 
 EVIL = "<script>alert('x')</script>&\"</title>"
 BLUE, ORANGE = rgb("#1F83C6"), rgb("#D55E00")

@@ -1,5 +1,6 @@
 """The 2-D toy study: data, network, scores, surgery, the grid and its command line."""
 
+import contextlib
 import copy
 import csv
 import json
@@ -325,7 +326,8 @@ def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
 
 def _stored(folder):
     try:
-        with sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=rw", uri=True) as database:
+        # a connection's own context ends a transaction only, and leaves the file open
+        with contextlib.closing(sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=rw", uri=True)) as database:
             return database.execute("SELECT count(*) FROM runs").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
@@ -363,8 +365,8 @@ def test_an_interruption_ends_everything_at_once(tmp_path):
 
 
 def test_two_stores_begin_at_once(tmp_path):
-    stores = [Store(tmp_path / "runs.sqlite") for _ in range(2)]
-    assert [store.known(ranks=False) for store in stores] == [set(), set()]
+    with Store(tmp_path / "runs.sqlite") as one, Store(tmp_path / "runs.sqlite") as other:
+        assert one.known(ranks=False) == other.known(ranks=False) == set()
 
 
 def test_ranks_do_not_outlive_their_table(tmp_path):
@@ -383,7 +385,7 @@ def test_networks_trained_otherwise_are_named_so(tmp_path):
 
 def test_store_refuses_other_files(tmp_path):
     other = tmp_path / "runs.sqlite"
-    with sqlite3.connect(other) as database:
+    with contextlib.closing(sqlite3.connect(other)) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(RequestError, match="another version"):
         Store(other)

@@ -12,8 +12,8 @@ import pytest
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.timing import LatencyShare
-from secateur.report import TRACKERS, check_tracker, log_rows
-from secateur.report.trackers import Log, series
+from secateur.reports import TRACKERS, check_tracker, log_rows
+from secateur.reports.trackers import Log, series
 
 SETTINGS = {"prune": {"strategy": "per-cost", "steps": [1, 2]}, "seeds": 2, "out": Path("out")}
 # the trackers' own packages warn, and clean up when they are collected

@@ -1,6 +1,7 @@
 from . import criteria, exporting
 from .attribution import Relevance, attribute, composites
 from .core.errors import RequestError, SecateurError
+from .core.progress import Progress
 from .criteria import Scores, register_criterion, score
 from .data import DataSettings, ReferenceSet, class_indices, closest_subset, open_data
 from .evaluation import Evaluation, evaluate, measure_latency
@@ -15,6 +16,7 @@ from .pipeline import (
     compress,
     prune_to_budgets,
     prune_to_ratios,
+    report,
 )
 from .selection import Budget, Plan, select, select_nominal
 from .structure import Structure, trace
@@ -43,6 +45,7 @@ __all__ = [
     "DistillationSettings",
     "Evaluation",
     "Plan",
+    "Progress",
     "PruneSettings",
     "ReferenceSet",
     "Relevance",
@@ -78,6 +81,7 @@ __all__ = [
     "push_to_hub",
     "recalibrate",
     "register_criterion",
+    "report",
     "save",
     "score",
     "select",

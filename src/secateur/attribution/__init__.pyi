@@ -1,12 +1,13 @@
 from . import composites
 from .collect import UnitStatistics
 from .composites import Composite, LayerContext
-from .engine import Relevance, attribute, unit_statistics
+from .engine import attribute, unit_statistics
 from .execution import running
 from .feature_maps import maps
 from .names import Start
 from .operations import treat
 from .reading import Read, reads
+from .relevance import Relevance
 from .rules import AlphaBeta, Epsilon, Flat, Gamma, Pass, PlusWeights, Rule, Stop, WSquare, ZBox, ZPlus
 
 __all__ = [

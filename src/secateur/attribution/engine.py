@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import reprlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -17,62 +16,14 @@ from secateur.attribution.composites import Composite, IntegratedGradients, Smoo
 from secateur.attribution.failures import failures_told
 from secateur.attribution.layers import Look
 from secateur.attribution.names import At, Start
+from secateur.attribution.relevance import Relevance
 from secateur.attribution.starts import check_classes, logits_of, start_gradient
 from secateur.attribution.watch import Watch
 from secateur.core.borrowing import borrowed, check_values
 from secateur.core.errors import RequestError, SecateurError, check_count
-from secateur.core.html import image_html, table_html
 from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Relevance:
-    """Relevance of the inputs and of every weighted layer's and attention's units.
-
-    Attributes:
-        input: tensor of the inputs' shape.
-        units: by layer name, [N, U]: channels, neurons, and heads under the name of their attention module; taken
-            behind a batch norm that directly follows. With ``positions="keep"``, of the layer's shape instead.
-        logits: what the network said, [N, K].
-        start: relevance at the logits, summed over classes, [N].
-        absorbed: with ``account=True``, by place: relevance that biases, constants, stabilisers and the softmax kept,
-            [N] each, so that start = input.sum() + Σ absorbed.
-    """
-
-    input: torch.Tensor
-    units: dict[str, torch.Tensor]
-    logits: torch.Tensor
-    start: torch.Tensor
-    absorbed: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    @property
-    def gap(self) -> torch.Tensor:
-        """Relevance that did not arrive at the inputs: start - input.sum(), [N]."""
-        return self.start - self.input.flatten(1).sum(1)
-
-    def __repr__(self) -> str:
-        return (
-            f"Relevance(input {list(self.input.shape)}, {len(self.units)} layers of units, "
-            f"logits {list(self.logits.shape)})"
-        )
-
-    def _repr_html_(self) -> str:
-        """For notebooks: heatmaps of the first inputs, where these are images, and the layers."""
-        from secateur.report.images import heatmap_png
-
-        pictures = []
-        if self.input.ndim == 4 and self.input.is_floating_point():
-            for number, heat in enumerate(self.input[:_PICTURES].detach().sum(1).double().cpu().numpy()):
-                said = f"relevance of input {number}; the network says class {int(self.logits[number].argmax())}"
-                pictures.append(image_html(base64.b64decode(heatmap_png(heat)), said))
-        layers = ((name, list(found.shape[1:]), float(found.abs().sum())) for name, found in self.units.items())
-        return " ".join([*pictures, table_html(("layer", "units", "sum of |relevance|"), layers, repr(self))])
-
-
-_PICTURES = 8
-"""Heatmaps that notebooks show of one `Relevance`."""
 
 
 @reported("attributing relevance")

@@ -7,12 +7,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 import typer
 
-from secateur import report as rp
+from secateur import reports as rp
 from secateur.cli.present import command_line, show
+from secateur.data import LabelledImages
 from secateur.pipeline import Prepared, busy_networks, class_rows, layer_rows, write_table
-from secateur.pipeline.pages import new_report
+from secateur.pipeline.pages import conditions, new_report
+from secateur.pipeline.tasks import drawn
 from secateur.studies import class_aware
 
 LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -58,14 +61,14 @@ def _written(
     tables = write_table(rows, out)
     baseline = mean(row["accuracy"] for row in rows if row["criterion"] == "none")
     lines = [f"table: {tables[0]}"]
+    asked = _conditions(prepared)
     if chosen.compare.kind != "ratio":
-        lines.append(
-            f"picture: {rp.save_curves([r for r in measured if r['structured']], out / 'compare.svg', baseline)}"
-        )
+        structured = [row for row in measured if row["structured"]]
+        lines.append(f"picture: {rp.save_curves(structured, out / 'compare.svg', baseline, asked)}")
     if chosen.compare.subsets:
-        lines.append(f"picture: {rp.save_subset_curves(rows, out / 'subsets.svg')}")
+        lines.append(f"picture: {rp.save_subset_curves(rows, out / 'subsets.svg', asked)}")
     if found:
-        lines.append(f"picture: {rp.save_gains(found, out / 'gains.svg')}")
+        lines.append(f"picture: {rp.save_gains(found, out / 'gains.svg', asked)}")
     subsets = f"{len(chosen.compare.subsets)} subsets, " if chosen.compare.subsets else ""
     page = new_report(
         f"Criteria compared: {chosen.model.name} on {prepared.data.name}",
@@ -75,9 +78,10 @@ def _written(
         command_line(),
         rows=[{k: v for k, v in row.items() if k not in ("layers", "removed", "per_class")} for row in rows],
         gains=found,
-        class_rows=_means(class_rows(rows), "class", ("accuracy",)) if chosen.compare.subsets else [],
+        class_rows=class_rows(rows) if chosen.compare.subsets else [],
         layer_rows=_means(layer_rows(rows), "layer", ("kept", "total")) if chosen.compare.subsets else [],
         timings=class_aware.timings(rows) if chosen.compare.subsets else [],
+        conditions=asked,
     )
     page.notes.extend(notes)
     lines.append(f"report: {rp.write_report(page, out / 'report.html')}")
@@ -86,6 +90,23 @@ def _written(
     for tracker in chosen.compare.trackers:
         lines.append(f"{tracker}: {rp.log_rows(tracker, rows, run=name, settings=settings, folder=out)}")
     return lines
+
+
+def _conditions(prepared: Prepared) -> rp.Conditions:
+    """What holds for the rows: the images they were measured on, reference samples, how times were taken."""
+    asked = prepared.recipe.compare
+    split: LabelledImages = getattr(prepared.data, asked.split)
+    images = split.subset(drawn(len(split), asked.limit, "compare", asked.split)) if not asked.subsets else split
+    timed = {"latency_batch": asked.latency_batch, "latency_rounds": asked.latency_repeats}
+    return conditions(
+        prepared,
+        images,
+        asked.split,
+        seeds=list(asked.seeds),
+        reference_per_class=asked.per_class,
+        threads=torch.get_num_threads(),
+        **(timed if asked.latency_repeats else {}),
+    )
 
 
 def _means(rows: list[dict[str, Any]], what: str, values: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ from secateur.data import loader
 from secateur.evaluation import count_params, evaluate, measure_latency
 from secateur.pipeline import Compressed, Prepared, compare, write_table
 from secateur.pipeline.jobs import TrainJob
-from secateur.pipeline.pages import heatmaps, layers, measurement, new_report
-from secateur.report import write_report
+from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
+from secateur.pipeline.requests import HEATMAP_COMPOSITE
+from secateur.reports import write_report
 from secateur.structure import trace
 from secateur.surgery import save
 
@@ -52,7 +53,7 @@ def demonstrate(job: TrainJob, out: Path) -> None:
     after = replace(
         evaluate(best.model, loader(test), class_names=names), latency=times.get(recipe.compare.criteria[0])
     )
-    structure = trace(prepared.model, test.batch([0])[0])
+    structure = trace(prepared.model, test.batch([0])[0], stream=recipe.prune.stream)
     units = Units.of(structure, best.plan)
     if out.exists() and (out / "bundle").is_dir():
         shutil.rmtree(out / "bundle")
@@ -74,7 +75,7 @@ def demonstrate(job: TrainJob, out: Path) -> None:
     page = write_report(
         new_report(
             f"{recipe.model.name} on {prepared.data.name}",
-            str(best.plan),
+            best.plan.summary,
             prepared,
             command_line(),
             rows=rows[1:],
@@ -82,6 +83,15 @@ def demonstrate(job: TrainJob, out: Path) -> None:
             after=measurement(after, units.kept),
             layers=layers(structure, best.plan),
             heatmaps=heatmaps(prepared.model, best.model, prepared),
+            conditions=conditions(
+                prepared,
+                test,
+                "test",
+                seeds=list(recipe.compare.seeds),
+                reference_per_class=recipe.compare.per_class,
+                composite=HEATMAP_COMPOSITE,
+                **timing_conditions(before.latency),
+            ),
         ),
         out / "report.html",
     )

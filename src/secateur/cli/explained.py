@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import typer
 
-from secateur import report as rp
+from secateur import reports as rp
 from secateur.cli.present import command_line, percent, show
 from secateur.core.files import atomic_path
 from secateur.pipeline.agreement import Agreement
 from secateur.pipeline.explaining import Explained, ExplainJob
 from secateur.pipeline.explanation import Explanation
-from secateur.pipeline.pages import heatmap, new_report
+from secateur.pipeline.pages import conditions, heatmap, new_report
 
 _BINS = 40
 # what fits on a terminal, and in a table of the report
@@ -41,6 +41,13 @@ def show_explained(job: ExplainJob, found: Explained, out: Path) -> None:
             heatmaps=records,
             agreement=None if found.agreement is None else _agreement_record(found.agreement),
             units=_unit_records(found.units),
+            conditions=conditions(
+                job.prepared,
+                job.prepared.data.test,
+                "test",
+                seeds=[job.prepared.recipe.reference.seed],
+                composite=job.asked.composite,
+            ),
         ),
         out / "report.html",
     )

@@ -65,7 +65,9 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option("--data", help="A name of `secateur data list`, FILE.npz, an image folder, torchvision/NAME."),
+    typer.Option(
+        "--data", help="cifar10, mnist5k, ... (secateur data list), FILE.npz, an image folder, torchvision/NAME."
+    ),
 ]
 ModelOption = Annotated[
     str | None,
@@ -78,7 +80,8 @@ ModelOption = Annotated[
 ]
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Checkpoint: .safetensors, or a .pt state_dict.")]
 ArchitectureOption = Annotated[
-    str | None, typer.Option("--architecture", help="Of FILE.safetensors, where the file does not name it.")
+    str | None,
+    typer.Option("--architecture", help="Of FILE.safetensors that does not name it, or of a bundle of your own network."),
 ]
 TrustOption = Annotated[
     bool | None, typer.Option("--trust-code", help="Run the Python code that --model package.module:factory names.")

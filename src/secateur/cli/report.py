@@ -17,7 +17,7 @@ def command(
     """Render a report anew from its record, without any network."""
     from secateur.core.files import check_writable
     from secateur.core.names import did_you_mean_file
-    from secateur.report import load_report, save_curves, write_report
+    from secateur.reports import load_report, save_curves, write_report
 
     target = out or record.with_suffix(".html")
     if target.suffix not in (".html", ".htm", ".png", ".svg"):
@@ -29,7 +29,7 @@ def command(
     if target.suffix in (".png", ".svg"):
         if not found.rows:
             raise RequestError(f"'{record}' has no comparison rows to draw")
-        save_curves(found.rows, target)
+        save_curves(found.rows, target, conditions=found.conditions)
     else:
         write_report(found, target)
     typer.echo(f"report: {target}")

@@ -11,8 +11,9 @@ from secateur.core.files import write_json
 from secateur.evaluation import Evaluation
 from secateur.models import origin_of, save_weights
 from secateur.pipeline.jobs import EvaluateJob, PruneJob, PruneRun, TrainJob
-from secateur.pipeline.pages import heatmaps, layers, measurement, new_report
-from secateur.report import write_report
+from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
+from secateur.pipeline.requests import HEATMAP_COMPOSITE
+from secateur.reports import write_report
 from secateur.selection.plan import Edits
 from secateur.surgery import edits_of, save
 from secateur.training import TrainingHistory
@@ -75,13 +76,22 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
     page = write_report(
         new_report(
             f"{recipe.model.name} on {prepared.data.name}",
-            str(plan),
+            plan.summary,
             prepared,
             command_line(),
             before=measurement(run.before, left.removable),
             after=measurement(run.after, left.kept),
             layers=layers(structure, plan),
             heatmaps=heatmaps(prepared.model, slim, prepared),
+            conditions=conditions(
+                prepared,
+                prepared.data.test,
+                "test",
+                seeds=[recipe.reference.seed],
+                reference_per_class=recipe.reference.per_class,
+                composite=HEATMAP_COMPOSITE,
+                **timing_conditions(run.after.latency),
+            ),
         ),
         out / "report.html",
     )
@@ -89,14 +99,14 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
     rows.append(compared("pruned", run.pruned, run.before, left))
     if run.tuned is not None:
         rows.append(compared("fine-tuned", run.tuned, run.before, left))
-    show(COMPARED, rows, f"{plan}")
+    show(COMPARED, rows, plan.summary)
     typer.echo(
         f"measured on {run.before.samples:,} test images of '{prepared.data.name}'; {len(job.reference)} reference "
         f"images, seed {recipe.reference.seed}"
     )
     for line in latency_lines(run.before.latency, run.after.latency):
         typer.echo(line)
-    note = run.compressed.history[-1].note
-    if note:
-        typer.echo(f"note: {note}")
+    for note in (run.compressed.history[-1].note, *plan.notes):
+        if note:
+            typer.echo(f"note: {note}")
     typer.echo(f"bundle: {bundle}\nreport: {page}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from secateur import report as rp
+from secateur import reports as rp
 from secateur.cli.options import (
     DryOption,
     OutOption,
@@ -243,6 +243,7 @@ def show_boundaries(
         title="What a criterion does to a decision boundary",
         subtitle=f"{count} reference samples of each class, seed {draw}",
         films=films,
+        conditions=rp.Conditions(split="training", seeds=[draw], reference_per_class=count),
         **origin(chosen, command_line()),
     )
     written = {"report": rp.write_report(page, out / "report.html")}
@@ -316,10 +317,16 @@ def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, path: Path) -> dict[str, Path]:
     ending = "svg" if render == "show" else render
-    picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets)
+    picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets, _beneath(chosen))
     if render == "show":
         _open(picture)
     return {"picture": picture}
+
+
+def _beneath(chosen: toy.ToySettings) -> str:
+    """What holds for the panels of a picture."""
+    count, seed = chosen.samples_per_class[0], chosen.seeds[0]
+    return f"Accuracy on the training points · seed {seed} · {count} reference samples per class"
 
 
 def _open(path: Path) -> None:

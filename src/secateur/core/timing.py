@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
-
-import numpy as np
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.figures import milliseconds
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BUSY = 0.10
 """Interquartile range of a network's times, relative to their median, from which on the machine counts as busy.
@@ -260,6 +262,8 @@ def until_known(
             them drift favours the first network, in the other the second.
         seconds: least and most, once the fewest rounds are done.
     """
+    import numpy as np
+
     times = [next(rounds)]  # after warming up
     begin = clock()
     while True:
@@ -282,6 +286,8 @@ def share_of(times_RN: np.ndarray, after: int, before: int, before_ms: float | N
         before: column.
         before_ms: milliseconds of ``before``; None: its median.
     """
+    import numpy as np
+
     ratios = times_RN[:, after] / times_RN[:, before]
     low, middle, high = (float(q) for q in np.quantile(times_RN[:, before], (0.25, 0.5, 0.75)))
     spread = (high - low) / middle
@@ -295,6 +301,8 @@ def share_of(times_RN: np.ndarray, after: int, before: int, before_ms: float | N
 
 def _interval(ratios_R: np.ndarray) -> tuple[float, float] | None:
     """Of the median, from independent ratios."""
+    import numpy as np
+
     rank, ordered = _rank(len(ratios_R)), np.sort(ratios_R)
     return None if rank is None else (float(ordered[rank]), float(ordered[-1 - rank]))
 
@@ -315,6 +323,8 @@ def latencies(
         >>> first.median_ms, second.median_ms, second.relative.share
         (3.0, 1.5, 0.5)
     """
+    import numpy as np
+
     found: list[Latency] = []
     for place, times in enumerate(times_RN.T):
         relative = None
@@ -345,6 +355,6 @@ def _rank(count: int) -> int | None:
 
 
 def _finite(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return None
     return float(value) if math.isfinite(value) else None

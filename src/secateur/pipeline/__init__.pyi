@@ -6,6 +6,7 @@ from .explanation import Explanation, explain, strongest_units
 from .jobs import PruneRun
 from .nominal import prune_to_ratios
 from .recipe import Recipe, known_recipes, load_recipe, load_settings
+from .reporting import report
 from .run import Prepared, check_classes, prepare
 from .settings import Compressed, PruneSettings, Step
 from .timed import busy_networks
@@ -35,6 +36,7 @@ __all__ = [
     "prepare",
     "prune_to_budgets",
     "prune_to_ratios",
+    "report",
     "strongest_units",
     "write_table",
 ]

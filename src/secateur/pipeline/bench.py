@@ -53,6 +53,7 @@ class Bench:
         settings: what to compare.
         finetune: retraining; None: none.
         model_name: for the table.
+        stream: let channels go that norms run over.
     """
 
     model: nn.Module
@@ -60,11 +61,12 @@ class Bench:
     settings: CompareSettings
     finetune: TrainSettings | None
     model_name: str
+    stream: bool = False
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """By name of the subset."""
-        found = make_tasks(self.model, self.data, self.settings.subsets, self.settings.replace_head)
+        found = make_tasks(self.model, self.data, self.settings.subsets, self.settings.replace_head, self.stream)
         return {task.name: task for task in found}
 
     @cached_property
@@ -200,6 +202,7 @@ class Bench:
             "accuracy": found.accuracy,
             "balanced_accuracy": found.balanced_accuracy,
             "loss": found.loss,
+            "samples": found.samples,
             "size_bytes": found.size_bytes,
             "finetuned": finetuned,
             **{f"{what}_s": seconds for what, seconds in network.seconds.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -104,7 +105,7 @@ def check_compare(
 ) -> Bench:
     """What `compare` refuses before any work; the bench that it works on."""
     check_compare_settings(settings, prune_settings)
-    bench = Bench(model, data, settings, finetune, model_name)
+    bench = Bench(model, data, settings, finetune, model_name, prune_settings.stream)
     for task in bench.tasks.values():
         structures = [task.structure, *([task.whole_structure] if settings.blind else [])]
         assert structures[0].groups  # what cannot be traced has failed by now
@@ -137,7 +138,7 @@ def _worked(
             yield part, bench.rows(part, keep)
         return
     try:
-        packed = pickle.dumps(Bench(bench.model, bench.data, bench.settings, bench.finetune, bench.model_name))
+        packed = pickle.dumps(dataclasses.replace(bench))  # without what it has worked out
     except Exception as error:  # whatever a stranger's class raises, the remedy is the same
         raise RequestError(f"the network or its data cannot be sent to processes ({error}); use one process") from error
     with Pool(workers, _receive, (packed,)) as pool:

@@ -33,6 +33,7 @@ COLUMNS = (
     "accuracy",
     "balanced_accuracy",
     "loss",
+    "samples",
     *column_names("latency"),
     *column_names("onnx"),
     "latency_note",
@@ -44,7 +45,8 @@ COLUMNS = (
     "retraining_s",
 )
 """Of the main table. ``scored_on``: the subset's images, or those of ``all`` classes (class-blind). ``structured``:
-False for masked weights, which make nothing faster; ``weights``: the share of weights that are not masked.
+False for masked weights, which make nothing faster; ``weights``: the share of weights that are not masked;
+``samples``: how many images accuracy was measured on.
 ``latency_share``: median ratio to the unpruned network's time, in turn within one run, with an interval at 95 %
 confidence; ``latency_ms`` is that share of the unpruned row's milliseconds; ``latency_spread``: interquartile range of
 the unpruned network's times over their median.
@@ -163,6 +165,7 @@ def row_of(part: Part, values: Mapping[str, Any]) -> Row:
         "strategy": part.strategy,
         "seed": part.seed,
         "weights": None,
+        "samples": None,
         **dict.fromkeys((*column_names("latency"), *column_names("onnx"))),
         "latency_note": "",
         "scoring_s": None,

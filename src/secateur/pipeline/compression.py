@@ -124,4 +124,4 @@ def prune_to_budgets(
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
     for found in runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune):
-        yield found if goal is None else replace(found, latency=goal.reached)
+        yield replace(found, structure=structure, latency=None if goal is None else goal.reached)

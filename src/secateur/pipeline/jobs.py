@@ -374,7 +374,8 @@ class CompareJob:
         """See `Job.estimate`."""
         prepared, recipe, asked = self.prepared, self.prepared.recipe, self.prepared.recipe.compare
         image = forward_seconds(prepared.model, prepared.data.test, prepared.device)
-        structure = trace(prepared.model, prepared.data.test.batch([0])[0].to(prepared.device))
+        example = prepared.data.test.batch([0])[0].to(prepared.device)
+        structure = trace(prepared.model, example, stream=recipe.prune.stream)
         reference = ReferenceSet.sample(prepared.data.train, asked.per_class, asked.seeds[0])
         once: dict[str, float] = {}
         for part in parts_of(asked, recipe.prune):

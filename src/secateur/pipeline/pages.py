@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
-from secateur import report as rp
+from secateur import reports as rp
+from secateur.core.timing import Latency
+from secateur.data import LabelledImages
 from secateur.evaluation import Evaluation
 from secateur.pipeline.explanation import Explanation, explain, first_of_classes
 from secateur.pipeline.run import Prepared
@@ -40,7 +42,43 @@ def measurement(found: Evaluation, units: int) -> rp.Measurement:
         latency_spread=None if timing is None else timing.spread,
         latency_relative=None if timing is None else timing.relative,
         per_class=found.per_class,
+        samples=found.samples,
+        latency_threads=None if timing is None else timing.threads,
+        latency_rounds=None if timing is None else timing.repeats,
     )
+
+
+def conditions(prepared: Prepared, images: LabelledImages, split: str, **more: Any) -> rp.Conditions:
+    """What holds for figures measured on some images.
+
+    Args:
+        prepared: data and network.
+        images: measured on.
+        split: they are of.
+        more: further fields of `secateur.reports.Conditions`.
+    """
+    names, chosen = prepared.data.class_names, prepared.recipe.data.classes
+    counts = {name: int((images.labels == index).sum()) for index, name in enumerate(names)}
+    return rp.Conditions(
+        data=prepared.data.name,
+        split=split,
+        samples=len(images),
+        class_samples={name: count for name, count in counts.items() if count},
+        labels="" if chosen is None else f"{len(chosen)} classes",
+        device=str(prepared.device),
+        **more,
+    )
+
+
+def timing_conditions(timing: Latency | None) -> dict[str, Any]:
+    """How times were taken, as fields of `secateur.reports.Conditions`."""
+    if timing is None:
+        return {}
+    return {
+        "threads": timing.threads,
+        "latency_batch": timing.batch_size,
+        "latency_rounds": timing.repeats,
+    }
 
 
 def layers(structure: Structure, plan: Plan) -> list[rp.LayerKept]:

@@ -22,7 +22,7 @@ from secateur.models.settings import ModelSettings, check_model, has_random_weig
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import PruneSettings
-from secateur.report.trackers import check_tracker
+from secateur.reports.trackers import check_tracker
 from secateur.selection.names import STRATEGY_NAMES
 
 EXAMPLES: Mapping[str, str] = MappingProxyType(
@@ -85,7 +85,7 @@ def _check_device(device: str) -> None:
     kind, _, index = device.partition(":")
     if kind not in _DEVICES or (index and not index.isdecimal()):
         hint = did_you_mean(kind, _DEVICES)
-        raise RequestError(f"unknown device '{device}'{hint}; known: {', '.join(_DEVICES)}, with :INDEX where several are")
+        raise RequestError(f"unknown device '{device}'{hint}; known: {', '.join(_DEVICES)}, cuda:1")
 
 
 def check_trained(settings: ModelSettings) -> None:

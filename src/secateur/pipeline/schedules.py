@@ -272,7 +272,7 @@ def _on_what_is_left(
                 local = _choose(scores, Budget.of(kind, wanted), settings, None, latency)
             except UnreachableBudgetError as error:
                 asked = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
-                raise UnreachableBudgetError(asked, error.least * now / whole, error.binding) from error
+                raise error.of(asked, error.least * now / whole) from error
             keep[alive] = local.keep(here)
             share = local.achieved.get("latency_predicted", 1.0)
         plan = Plan.of(structure, keep, {"kind": kind, "share": target.share}, scores.criterion, settings.strategy)

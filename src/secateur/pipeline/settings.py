@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from secateur.core.timing import Latency
+    from secateur.evaluation import Evaluation
     from secateur.selection import Plan
+    from secateur.structure import Structure
 
 
 class PruneSettings(BaseModel):
@@ -105,6 +108,7 @@ class Compressed:
         seconds: what it took, ``scoring`` (shared by the networks for several budgets) and ``surgery`` (choosing,
             cutting, repairing; in re-scored schedules of all steps up to here).
         latency: of the original and of the model, measured in turn, where the budget was one of latency.
+        structure: of the original.
     """
 
     model: nn.Module
@@ -112,6 +116,15 @@ class Compressed:
     history: tuple[Step, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
     latency: tuple[Latency, Latency] | None = None
+    structure: Structure | None = None
+
+    def report(
+        self, path: str | Path, *, title: str = "", before: Evaluation | None = None, after: Evaluation | None = None
+    ) -> Path:
+        """Write it as a page, see `secateur.report`."""
+        from secateur.pipeline.reporting import report
+
+        return report(self, path, title=title, before=before, after=after)
 
     def __repr__(self) -> str:
         spent = sum(self.seconds.values())

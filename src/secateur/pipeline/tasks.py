@@ -37,6 +37,7 @@ class Task:
         whole: the network for all classes; ``whole_data``: its data.
         model: the network for these classes; the same object where its head stays as it is.
         data: images of these classes, labelled as ``model`` numbers them.
+        stream: let channels go that norms run over.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     whole_data: ImageData
     model: nn.Module
     data: ImageData
+    stream: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -55,7 +57,7 @@ class Task:
     @cached_property
     def structure(self) -> Structure:
         """Of ``model``."""
-        return trace(self.model, self._example)
+        return trace(self.model, self._example, stream=self.stream)
 
     @cached_property
     def whole_structure(self) -> Structure:
@@ -66,7 +68,7 @@ class Task:
         """
         if self.model is self.whole:
             return self.structure
-        found = trace(self.whole, self._example)
+        found = trace(self.whole, self._example, stream=self.stream)
         if [(g.name, g.size) for g in found.groups] != [(g.name, g.size) for g in self.structure.groups]:
             raise RequestError(
                 "class-blind scores cannot be carried over: with another head, others can go; use replace_head=keep"
@@ -119,22 +121,32 @@ class ClassBlind(Criterion):
         return f"{self.criterion!r} on all classes"
 
 
-def make_tasks(model: nn.Module, data: ImageData, subsets: Sequence[SubsetSettings], head: Head) -> list[Task]:
+def make_tasks(
+    model: nn.Module, data: ImageData, subsets: Sequence[SubsetSettings], head: Head, stream: bool = False
+) -> list[Task]:
     """One task per subset; without subsets, one for all classes.
+
+    Args:
+        model: for all classes.
+        data: likewise.
+        subsets: of the classes.
+        head: what the networks for some classes answer.
+        stream: see `secateur.trace`.
 
     Raises:
         RequestError: for subsets of one name or of the same classes, unknown classes, a class that a split lacks, or a
             head that cannot be sliced.
     """
     if not subsets:
-        return [Task(WHOLE, None, model, data, model, data)]
+        return [Task(WHOLE, None, model, data, model, data, stream)]
     found: dict[tuple[int, ...], str] = {}
     tasks = []
     example = data.test.batch([0])[0].to(next(model.parameters()).device)
     for subset in subsets:
         classes = _checked(subset, data, found)
         chosen = data.only(classes, renumber=head == "slice")
-        tasks.append(Task(subset.name, classes, model, data, with_head(model, classes, head, example), chosen))
+        network = with_head(model, classes, head, example)
+        tasks.append(Task(subset.name, classes, model, data, network, chosen, stream))
     return tasks
 
 

@@ -242,7 +242,8 @@ def _read(folder: Path, model: nn.Module | None) -> Bundle:
                     raise RequestError(
                         f"it holds a network of the user's own ({read.kind}{read.why_no_origin and '; '}"
                         f"{read.why_no_origin}); load it with sc.load(path, model=...), giving an instance of the "
-                        "unpruned network"
+                        "unpruned network; on the command line: --architecture NAME, for code of your own with "
+                        "--trust-code"
                     )
                 model = rebuild(read.origin.model_dump())
             check_loadable(model)

@@ -72,8 +72,7 @@ def run_grid(settings: ToySettings, folder: str | Path, *, progress: ProgressOpt
     """
     settings.check()
     target = Path(folder)
-    store = Store(target / "runs.sqlite")
-    try:
+    with Store(target / "runs.sqlite") as store:
         with Pool(settings.processes or cores()) as pool:
             models = dict(zip(settings.datasets, _train_missing(pool, settings), strict=True))
             identities = {name: identity(model, settings) for name, model in models.items()}
@@ -90,8 +89,6 @@ def run_grid(settings: ToySettings, folder: str | Path, *, progress: ProgressOpt
         if settings.ranks:
             write_ranks(store.read(keys), ranks)
         return Written(rows, ranks if settings.ranks else None, missing, len(keys) - missing)
-    finally:
-        store.close()
 
 
 def _kept(store: Store, settings: ToySettings, keys: Sequence[str]) -> str:

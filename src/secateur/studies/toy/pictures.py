@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from secateur.core.progress import track
-from secateur.report import Field, Film, FilmTrack, film_png, overlay_png, to_base64
+from secateur.reports import Field, Film, FilmTrack, film_png, overlay_png, to_base64
 from secateur.studies.toy.data import classes_of, draw
 from secateur.studies.toy.pruning import remaining
 from secateur.studies.toy.runs import Bench
@@ -71,7 +71,7 @@ def film(
         orders: criterion to pruning order.
         samples_per_class: of the reference samples.
         seed: likewise.
-        colormap: see `secateur.report.COLORMAPS`.
+        colormap: see `secateur.reports.COLORMAPS`.
         step: neurons between two frames.
         start: neurons removed in the frame that is shown first; it has a frame of its own.
     """

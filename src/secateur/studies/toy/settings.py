@@ -66,7 +66,7 @@ class ToySettings(BaseModel):
     network: NetworkSettings = NetworkSettings()
     processes: int | None = Field(default=None, ge=1, description="None: one for each core")
     render: Literal["none", "svg", "png", "pdf", "show"] = Field(default="svg", description="how pictures are drawn")
-    colormap: str = Field(default="okabe-ito", description="of the classes, see secateur.report.COLORMAPS")
+    colormap: str = Field(default="okabe-ito", description="of the classes, see secateur.reports.COLORMAPS")
 
     @field_validator("datasets", "criteria", "samples_per_class", "seeds", "noise")
     @classmethod

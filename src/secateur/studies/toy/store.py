@@ -33,7 +33,7 @@ def key_of(identity: str, run: Run) -> str:
 
 
 class Store:
-    """Outcomes by key, in one file.
+    """Outcomes by key, in one file; as a context, it is closed at the end.
 
     Args:
         path: made when missing.
@@ -67,6 +67,12 @@ class Store:
             "samples_per_class INTEGER, seed INTEGER, accuracies TEXT, ranks BLOB)"
         )
         self._database.execute(f"PRAGMA user_version = {VERSION}")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

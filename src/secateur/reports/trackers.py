@@ -24,7 +24,7 @@ from typing import Any
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import ensure_folder
 from secateur.core.registry import Registry
-from secateur.report.summary import Row, aggregate, number
+from secateur.reports.summary import Row, aggregate, number
 
 TRACKERS: Registry[str] = Registry("tracker")
 _TIMES = ("share", "interval_low", "interval_high", "spread")

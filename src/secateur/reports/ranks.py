@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions
-from secateur.report.conditions import span
-from secateur.report.look import PAPER_INK, Chart, picture_path, rgb, save_chart
-from secateur.report.summary import Row, number
+from secateur.reports import captions
+from secateur.reports.conditions import span
+from secateur.reports.look import PAPER_INK, Chart, picture_path, rgb, save_chart
+from secateur.reports.summary import Row, number
 
 _NEEDED = ("dataset", "measure", "case", "a", "b", "mean")
 _CORRELATIONS = {"spearman": "Spearman’s ρ", "kendall": "Kendall’s τ"}

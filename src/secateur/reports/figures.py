@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateur.core import figures
-from secateur.report import told_apart
-from secateur.report.summary import Point, number
+from secateur.reports import told_apart
+from secateur.reports.summary import Point, number
 
 ABSENT = "–"
 _GAP = "\u202f"  # narrow no-break space

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions
-from secateur.report.charts import MASKED, MEASURES, accuracies, datum, horizontal, measures, stage, tooltip
-from secateur.report.conditions import Conditions
-from secateur.report.look import GREY, INK, SHAPES, Chart, Looks, picture_path, save_chart, style
-from secateur.report.summary import (
+from secateur.reports import captions
+from secateur.reports.charts import MASKED, MEASURES, accuracies, datum, horizontal, measures, stage, tooltip
+from secateur.reports.conditions import Conditions
+from secateur.reports.look import GREY, INK, SHAPES, Chart, Looks, picture_path, save_chart, style
+from secateur.reports.summary import (
     Point,
     Row,
     aggregate,
@@ -23,7 +23,7 @@ from secateur.report.summary import (
     samples_by_subset,
     split_unpruned,
 )
-from secateur.report.told_apart import Accuracies, Marks, best
+from secateur.reports.told_apart import Accuracies, Marks, best
 
 if TYPE_CHECKING:
     import altair as alt
@@ -123,12 +123,12 @@ def subset_chart(
 ) -> Chart:
     """Accuracy against the share that stays, for many criteria.
 
-    The page steers ``measure`` and ``focus`` (as in `secateur.report.charts.curves`), and which points are shown.
+    The page steers ``measure`` and ``focus`` (as in `secateur.reports.charts.curves`), and which points are shown.
 
     Args:
         found: all points, so that axes and colours agree.
         points: those of this chart.
-        measure: what the horizontal axis shows first, or `secateur.report.charts.MASKED`.
+        measure: what the horizontal axis shows first, or `secateur.reports.charts.MASKED`.
         across_title: of the horizontal axis.
         steer: signal to start value: ``subset`` (its name, or `MEAN`), ``stage``, ``scored`` (in words, or "both").
         legend: draw one beside the chart.

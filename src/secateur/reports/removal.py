@@ -9,11 +9,11 @@ from html import escape
 from typing import Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions, figures
-from secateur.report.conditions import Conditions, span
-from secateur.report.look import INK, Chart, rgb
-from secateur.report.summary import BLIND, Row, number
-from secateur.report.told_apart import Accuracies, Marks, Run, best
+from secateur.reports import captions, figures
+from secateur.reports.conditions import Conditions, span
+from secateur.reports.look import INK, Chart, rgb
+from secateur.reports.summary import BLIND, Row, number
+from secateur.reports.told_apart import Accuracies, Marks, Run, best
 
 _GREEN = rgb("#2F7353")  # as in tables of shares: white numbers are legible on the full colour
 _MIDDLE = 0.5  # tables show the budget nearest to this

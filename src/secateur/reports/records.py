@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from secateur.core.errors import RequestError
 from secateur.core.timing import LatencyShare
-from secateur.report.conditions import Conditions
+from secateur.reports.conditions import Conditions
 
 SCHEMA_VERSION = 1
 
@@ -106,7 +106,7 @@ class Heatmap:
     """One image and its relevance before and after pruning, each a base64 PNG without prefix.
 
     ``after_png`` is empty where one network is looked at alone.
-    `secateur.report.image_png` and `secateur.report.heatmap_png` make such strings.
+    `secateur.reports.image_png` and `secateur.reports.heatmap_png` make such strings.
     """
 
     __pydantic_config__ = _STRICT
@@ -190,7 +190,7 @@ class FilmTrack:
 
     Attributes:
         name: as a rule the criterion.
-        frames: one base64 PNG without prefix per position, all of one size; `secateur.report.film_png` makes them.
+        frames: one base64 PNG without prefix per position, all of one size; `secateur.reports.film_png` makes them.
         accuracy: in percent, one per position.
 
     Raises:
@@ -223,7 +223,7 @@ class Film:
         title: as a rule the data set.
         positions: what the slider shows, rising: the number of removed units.
         tracks: one or more, each with one frame per position.
-        points_png: transparent base64 PNG laid over each frame; may be empty. `secateur.report.overlay_png` draws one.
+        points_png: transparent base64 PNG laid over each frame; may be empty. `secateur.reports.overlay_png` draws one.
         unit: of the positions, in words.
         start: the frame nearest to this position is shown first; by default the one where the tracks' accuracies
             differ most (of one track, the middle).
@@ -272,9 +272,9 @@ class Report:
         agreement: how alike the heatmaps are over many images.
         units: the strongest units of each class, in the order of the forward pass.
         films: decision regions while ever more is removed.
-        sample_accuracy: rows of accuracy against reference samples, as `secateur.report.save_samples` takes them.
-        rank_matrices: rows of how alike pruning orders are, as `secateur.report.save_ranks` takes them.
-        gains: rows of class-aware minus class-blind accuracy, as `secateur.report.save_gains` takes them.
+        sample_accuracy: rows of accuracy against reference samples, as `secateur.reports.save_samples` takes them.
+        rank_matrices: rows of how alike pruning orders are, as `secateur.reports.save_ranks` takes them.
+        gains: rows of class-aware minus class-blind accuracy, as `secateur.reports.save_gains` takes them.
         class_rows: rows of accuracy by subset, criterion, budget and class (subset, criterion, scored_on, strategy,
             budget, finetuned, class, accuracy; means over seeds).
         layer_rows: rows of kept units by criterion, subset, budget and layer (criterion, scored_on, subset, budget,

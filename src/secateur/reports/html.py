@@ -13,7 +13,7 @@ from typing import Any
 
 from secateur.core.errors import RequestError
 from secateur.core.files import read_json, write_json, write_text
-from secateur.report.records import Report
+from secateur.reports.records import Report
 
 
 def write_report(report: Report, path: str | Path) -> Path:
@@ -60,7 +60,7 @@ def render(report: Report) -> str:
         >>> page.startswith("<!doctype html>"), "<h1>Half the work</h1>" in page
         (True, True)
     """
-    from secateur.report import sections  # what draws is not needed to read a record
+    from secateur.reports import sections  # what draws is not needed to read a record
 
     parts, charts = sections.body(report)
     # Charts bring 0.9 MB of script: a page without them stays small.
@@ -108,4 +108,4 @@ def _vega() -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return files("secateur.report").joinpath(name).read_text(encoding="utf-8")
+    return files("secateur.reports").joinpath(name).read_text(encoding="utf-8")

@@ -8,16 +8,16 @@ from html import escape
 from typing import Any
 
 from secateur.core.timing import LatencyShare, busy_warning
-from secateur.report import bars, captions, figures, ranks, tables
-from secateur.report.class_sections import class_section, gain_section, layer_section, timing_section
-from secateur.report.conditions import Conditions
-from secateur.report.controls import tabs
-from secateur.report.curve_sections import curves
-from secateur.report.layout import section
-from secateur.report.look import specification
-from secateur.report.records import Agreement, ClassUnit, Heatmap, Measurement, Report
-from secateur.report.summary import Row, number
-from secateur.report.toy_sections import film_section, sample_section, toy_looks
+from secateur.reports import bars, captions, figures, ranks, tables
+from secateur.reports.class_sections import class_section, gain_section, layer_section, timing_section
+from secateur.reports.conditions import Conditions
+from secateur.reports.controls import tabs
+from secateur.reports.curve_sections import curves
+from secateur.reports.layout import section
+from secateur.reports.look import specification
+from secateur.reports.records import Agreement, ClassUnit, Heatmap, Measurement, Report
+from secateur.reports.summary import Row, number
+from secateur.reports.toy_sections import film_section, sample_section, toy_looks
 
 Charts = dict[str, dict[str, Any]]
 

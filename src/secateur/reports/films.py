@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from secateur.report import look
-from secateur.report.fields import (
+from secateur.reports import look
+from secateur.reports.fields import (
     DOT,
     DOT_OPACITY,
     MARKER,
@@ -26,8 +26,8 @@ from secateur.report.fields import (
     region_pixels,
     subsample,
 )
-from secateur.report.look import INK, PAPER_INK, Chart, Looks, rgb, style
-from secateur.report.records import Film
+from secateur.reports.look import INK, PAPER_INK, Chart, Looks, rgb, style
+from secateur.reports.records import Film
 
 _FRAME = 200  # pixels across
 _SHADES = 10  # of each class, where a page's picture has 24: there are hundreds of frames
@@ -44,7 +44,7 @@ def film_png(
     Args:
         classes_HW: winning class on a regular mesh, row 0 at the top (largest y); 56 points across are enough.
         certainty_HW: 0 at the boundary, 1 where the network is sure.
-        colormap: one of `secateur.report.COLORMAPS`.
+        colormap: one of `secateur.reports.COLORMAPS`.
         count: number of classes, by default those that occur; give it where frames belong together.
 
     Raises:
@@ -78,11 +78,11 @@ def overlay_png(
     Args:
         extent: x_low, x_high, y_low, y_high of the frames' outer edges.
         width: in pixels; the height follows from the extent.
-        points: training data [n, 2]; of many, the same ones are drawn as by `secateur.report.save_fields`.
+        points: training data [n, 2]; of many, the same ones are drawn as by `secateur.reports.save_fields`.
         labels: their classes [n].
         chosen: reference samples [m, 2], outlined.
         chosen_labels: their classes [m].
-        colormap: one of `secateur.report.COLORMAPS`.
+        colormap: one of `secateur.reports.COLORMAPS`.
         count: number of classes, by default those that occur.
 
     Raises:
@@ -131,7 +131,7 @@ def first_frame(film: Film) -> int:
     """Index of the frame that is shown first: the nearest to the film's start, else where tracks differ most.
 
     Example:
-        >>> from secateur.report import FilmTrack
+        >>> from secateur.reports import FilmTrack
         >>> tracks = [FilmTrack("lrp", [""] * 3, [100, 99, 50]), FilmTrack("grad", [""] * 3, [100, 70, 50])]
         >>> first_frame(Film("moon", [0, 1000, 2000], tracks))
         1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from secateur.report.look import Looks
+from secateur.reports.look import Looks
 
 # The shapes of Vega's symbols in a box of 12 by 12.
 _SYMBOLS = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.core.timing import LatencyShare, column_names
-from secateur.report.conditions import Conditions
-from secateur.report.told_apart import Accuracies, Marks, Run, best
+from secateur.reports.conditions import Conditions
+from secateur.reports.told_apart import Accuracies, Marks, Run, best
 
 Row = Mapping[str, Any]
 Point = dict[str, Any]

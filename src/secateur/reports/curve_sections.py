@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import captions, charts, subsets, tables
-from secateur.report.controls import chips, select, tabs
-from secateur.report.layout import section
-from secateur.report.look import specification, style
-from secateur.report.records import Report
-from secateur.report.summary import (
+from secateur.reports import captions, charts, subsets, tables
+from secateur.reports.controls import chips, select, tabs
+from secateur.reports.layout import section
+from secateur.reports.look import specification, style
+from secateur.reports.records import Report
+from secateur.reports.summary import (
     Panel,
     Point,
     aggregate,
@@ -22,7 +22,7 @@ from secateur.report.summary import (
     samples_by_subset,
     split_unpruned,
 )
-from secateur.report.summary import subsets as subset_classes
+from secateur.reports.summary import subsets as subset_classes
 
 Charts = dict[str, dict[str, Any]]
 

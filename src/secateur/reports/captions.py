@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
-from secateur.report.conditions import Conditions, span
-from secateur.report.records import Measurement
-from secateur.report.summary import TIMED, Point, Row, number, rounds_of, seeds_of
+from secateur.reports.conditions import Conditions, span
+from secateur.reports.records import Measurement
+from secateur.reports.summary import TIMED, Point, Row, number, rounds_of, seeds_of
 
 _FEW = 5  # seeds that are named; of more, their number is given
 
@@ -48,8 +48,8 @@ def of_points(
     """Of a figure drawn from rows of a comparison: data, test samples, seeds and reference samples.
 
     Args:
-        points: those drawn, from `secateur.report.summary.aggregate`.
-        samples: test samples of each subset, see `secateur.report.summary.samples_by_subset`.
+        points: those drawn, from `secateur.reports.summary.aggregate`.
+        samples: test samples of each subset, see `secateur.reports.summary.samples_by_subset`.
         conditions: of the report, for what the rows do not say.
         timed: whether times are shown, too.
     """

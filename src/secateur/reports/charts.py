@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions
-from secateur.report.conditions import Conditions
-from secateur.report.look import INK, Chart, Looks, save_chart, style
-from secateur.report.summary import TIMED, Point, Row, aggregate, criteria, panels, samples_by_subset
+from secateur.reports import captions
+from secateur.reports.conditions import Conditions
+from secateur.reports.look import INK, Chart, Looks, save_chart, style
+from secateur.reports.summary import TIMED, Point, Row, aggregate, criteria, panels, samples_by_subset
 
 if TYPE_CHECKING:
     import altair as alt
@@ -45,7 +45,7 @@ def curves(
     criterion in full colour; empty for all). `MASKED` weights have an axis of their own, which is not steered.
 
     Args:
-        points: from `secateur.report.summary.aggregate`.
+        points: from `secateur.reports.summary.aggregate`.
         every: points of all charts that stand side by side, so that axes and colours agree.
         looks: colour and shape of each criterion; by default those of the criteria in ``every``.
         baseline: accuracy of the unpruned network, a dashed rule.
@@ -133,7 +133,7 @@ def save_curves(
     """Draw accuracy against MACs as a static picture on white, one panel by strategy, for a page or a paper.
 
     Masked weights and class-blind scores are left out: the former save no MACs, for the latter see
-    `secateur.report.save_subset_curves`.
+    `secateur.reports.save_subset_curves`.
 
     Args:
         rows: tidy rows of ``compare``.

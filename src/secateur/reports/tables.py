@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from secateur.report import captions, figures
-from secateur.report.conditions import Conditions
-from secateur.report.layout import LIMIT, csv_link, row, table
-from secateur.report.records import AgreementGroup, ClassUnit, Measurement
-from secateur.report.summary import BLIND, TIMED, Panel, Point, Row, best_points, criteria, number
-from secateur.report.told_apart import Accuracies, Marks, Run, best
+from secateur.reports import captions, figures
+from secateur.reports.conditions import Conditions
+from secateur.reports.layout import LIMIT, csv_link, row, table
+from secateur.reports.records import AgreementGroup, ClassUnit, Measurement
+from secateur.reports.summary import BLIND, TIMED, Panel, Point, Row, best_points, criteria, number
+from secateur.reports.told_apart import Accuracies, Marks, Run, best
 
 
 def before_after(before: Measurement | None, after: Measurement | None, conditions: Conditions) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import captions, gains, removal, tables
-from secateur.report.conditions import Conditions
-from secateur.report.controls import select
-from secateur.report.layout import section
-from secateur.report.look import specification
-from secateur.report.summary import Row
+from secateur.reports import captions, gains, removal, tables
+from secateur.reports.conditions import Conditions
+from secateur.reports.controls import select
+from secateur.reports.layout import section
+from secateur.reports.look import specification
+from secateur.reports.summary import Row
 
 Charts = dict[str, dict[str, Any]]
 

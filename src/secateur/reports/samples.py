@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions
-from secateur.report.layout import LIMIT, csv_link, table
-from secateur.report.look import INK, Chart, Looks, picture_path, save_chart, style
-from secateur.report.summary import Row, number
+from secateur.reports import captions
+from secateur.reports.layout import LIMIT, csv_link, table
+from secateur.reports.look import INK, Chart, Looks, picture_path, save_chart, style
+from secateur.reports.summary import Row, number
 
 _NEEDED = ("dataset", "criterion", "samples_per_class", "evaluated_on", "stage", "mean_accuracy_percent")
 _SEPARATE = ("network", "removed")

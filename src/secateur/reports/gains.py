@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from secateur.core.errors import RequestError
-from secateur.report import captions, figures
-from secateur.report.conditions import Conditions
-from secateur.report.layout import table
-from secateur.report.look import GREY, INK, KEPT, Chart, picture_path, save_chart
-from secateur.report.summary import Row, number
+from secateur.reports import captions, figures
+from secateur.reports.conditions import Conditions
+from secateur.reports.layout import table
+from secateur.reports.look import GREY, INK, KEPT, Chart, picture_path, save_chart
+from secateur.reports.summary import Row, number
 
 _NEEDED = ("criterion", "budget", "gain", "low", "high")
 _STAGES = ("not fine-tuned", "fine-tuned")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from secateur.report import captions, films, samples
-from secateur.report.conditions import Conditions
-from secateur.report.controls import chips, symbol, tabs
-from secateur.report.layout import section
-from secateur.report.look import Looks, specification, style
-from secateur.report.records import Film
-from secateur.report.summary import Row
+from secateur.reports import captions, films, samples
+from secateur.reports.conditions import Conditions
+from secateur.reports.controls import chips, symbol, tabs
+from secateur.reports.layout import section
+from secateur.reports.look import Looks, specification, style
+from secateur.reports.records import Film
+from secateur.reports.summary import Row
 
 Charts = dict[str, dict[str, Any]]
 
@@ -88,7 +88,7 @@ def sample_section(rows: Sequence[Row], looks: Looks, conditions: Conditions, dr
     """Accuracy against reference samples, one figure by data set.
 
     Args:
-        rows: as `secateur.report.save_samples` takes them.
+        rows: as `secateur.reports.save_samples` takes them.
         looks: of the criteria, see `toy_looks`.
         conditions: of the report.
         drawn: charts are added here.

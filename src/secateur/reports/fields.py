@@ -19,8 +19,8 @@ from PIL import Image
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
-from secateur.report import look
-from secateur.report.look import FONT, GREY, PAPER_INK, picture_path, rgb
+from secateur.reports import look
+from secateur.reports.look import FONT, GREY, PAPER_INK, picture_path, rgb
 
 MOST_POINTS = 500
 
@@ -86,7 +86,7 @@ def field_png(field: Field, colormap: str = "okabe-ito") -> bytes:
 
     Args:
         field: what to draw; its points are left out.
-        colormap: one of `secateur.report.COLORMAPS`.
+        colormap: one of `secateur.reports.COLORMAPS`.
 
     Raises:
         RequestError: for an unknown colour map, or more classes than it has colours.
@@ -113,7 +113,7 @@ def save_fields(
     Args:
         rows: panels; rows may differ in length.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
-        colormap: one of `secateur.report.COLORMAPS`.
+        colormap: one of `secateur.reports.COLORMAPS`.
         row_titles: one for each row, or none.
         beneath: one line at the bottom: what the captions' figures were measured on.
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from secateur.report.look import GREY, INK, KEPT, Chart
-from secateur.report.records import LayerKept
+from secateur.reports.look import GREY, INK, KEPT, Chart
+from secateur.reports.records import LayerKept
 
 MOST_CLASSES = 40
 

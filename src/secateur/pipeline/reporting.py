@@ -1,0 +1,123 @@
+"""Any result as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import singledispatch
+from pathlib import Path
+from typing import Any
+
+from secateur import reports as rp
+from secateur.attribution import Relevance
+from secateur.core.errors import RequestError
+from secateur.evaluation import Evaluation
+from secateur.pipeline.explanation import Explanation
+from secateur.pipeline.pages import heatmap, layers, measurement, origin, timing_conditions
+from secateur.pipeline.settings import Compressed
+
+
+def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation | None = None,
+           after: Evaluation | None = None) -> Path:  # fmt: skip
+    """Write a result as one self-contained HTML page, with its record as JSON beside it.
+
+    Args:
+        result: what `secateur.compress` gives, the rows of `secateur.compare`, an `Evaluation`, a `Relevance` of
+            images, or a list of explanations.
+        path: ends in ``.html``.
+        title: of the page; by default what the result is.
+        before: of a pruned network: what `secateur.evaluate` says of the unpruned one.
+        after: likewise of the pruned one.
+
+    Raises:
+        RequestError: for anything else, a path that ends otherwise, or one of two evaluations.
+
+    Example:
+        >>> import tempfile, torch, secateur as sc
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+        >>> reference = sc.ReferenceSet(torch.randn(8, 4), torch.arange(8) % 2, tuple(range(8)))
+        >>> best = sc.compress(net, reference, sc.Budget(units=0.5))
+        >>> sc.report(best, f"{tempfile.mkdtemp()}/pruned.html").name
+        'pruned.html'
+    """
+    target = Path(path)
+    if target.suffix not in (".html", ".htm"):
+        raise RequestError(f"a report is an HTML page; '{path}' should end in .html")
+    if (before is None) != (after is None):
+        raise RequestError("a report compares the network before and after: give both evaluations, or none")
+    parts = _parts(result)
+    if before is not None and after is not None:
+        if not isinstance(result, Compressed) or result.structure is None:
+            raise RequestError("before= and after= belong to what secateur.compress gives; leave them out")
+        units = result.structure.num_units, int(result.plan.keep(result.structure).sum())
+        parts["before"], parts["after"] = measurement(before, units[0]), measurement(after, units[1])
+        parts["conditions"] = rp.Conditions(samples=before.samples, **timing_conditions(after.latency))
+    made = origin()
+    made["notes"] = [*parts.pop("notes", []), *made["notes"]]
+    headline = title or parts.pop("title")
+    parts.pop("title", None)
+    return rp.write_report(rp.Report(title=headline, **parts, **made), target)
+
+
+_PICTURES = 32
+"""Heatmaps on a page."""
+
+
+@singledispatch
+def _parts(result: Any) -> dict[str, Any]:
+    """The report's fields of a result."""
+    raise RequestError(
+        f"there is no page for a {type(result).__name__}; give what secateur.compress, compare, evaluate or attribute "
+        "gave"
+    )
+
+
+@_parts.register
+def _(result: Compressed) -> dict[str, Any]:
+    steps = ", ".join(f"{step.requested:.0%}" for step in result.history)
+    return {
+        "title": f"Pruned by {result.plan.criterion}",
+        "subtitle": result.plan.summary,
+        "layers": [] if result.structure is None else layers(result.structure, result.plan),
+        "notes": [*result.plan.notes, f"Scored {len(result.history)} time(s), on the way to budgets of {steps}."],
+    }
+
+
+@_parts.register
+def _(result: Evaluation) -> dict[str, Any]:
+    return {
+        "title": "A network measured",
+        "before": measurement(result, 0),
+        "conditions": rp.Conditions(samples=result.samples, **timing_conditions(result.latency)),
+    }
+
+
+@_parts.register
+def _(result: Relevance) -> dict[str, Any]:
+    if result.input.ndim != 4:
+        raise RequestError(
+            f"heatmaps are drawn of images [N, C, H, W]; these inputs have shape {list(result.input.shape)}"
+        )
+    maps = result.input.detach().sum(1).double().cpu().numpy()[:_PICTURES]
+    said = result.logits.argmax(1).tolist()
+    return {
+        "title": "Relevance of inputs",
+        "subtitle": f"{len(maps)} of {len(result.input)} inputs",
+        "heatmaps": [
+            rp.Heatmap(f"input {index}", "", rp.heatmap_png(values), caption=f"the network says class {said[index]}")
+            for index, values in enumerate(maps)
+        ],
+    }
+
+
+@_parts.register(list)
+@_parts.register(tuple)
+def _(result: Sequence[Any]) -> dict[str, Any]:
+    if result and all(isinstance(item, Explanation) for item in result):
+        return {"title": "What a network looks at", "heatmaps": [heatmap(item) for item in result]}
+    if not result or not all(isinstance(row, dict) and "criterion" in row and "accuracy" in row for row in result):
+        raise RequestError("there is no page for this list; give the rows of secateur.compare, or explanations")
+    hidden = ("layers", "removed", "per_class")
+    return {
+        "title": f"Criteria compared: {result[0].get('model', 'network')} on {result[0].get('dataset', 'data')}",
+        "rows": [{key: value for key, value in row.items() if key not in hidden} for row in result],
+    }
