@@ -59,5 +59,5 @@ class BNScale(Criterion):
                 "take another criterion, such as 'weight', or train a network with batch norms"
             )
         values = total / np.maximum(count, 1)
-        values[count == 0] = np.max(values) + 1
+        values[count == 0] = values.max() + 1
         return values

@@ -134,7 +134,7 @@ class Conditions:
 
     def marked(self, leaves: Nodes, *parts: str) -> np.ndarray:
         """Which units play any of these parts, bool."""
-        wanted = np.bitwise_or.reduce(np.array([_MARKS[part] for part in parts]))
+        wanted = np.bitwise_or.reduce([_MARKS[part] for part in parts])
         return np.asarray((self._marks[leaves] & wanted) > 0)
 
     # -- agreement ----------------------------------------------------------------------------------------------
