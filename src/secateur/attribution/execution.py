@@ -45,6 +45,11 @@ def running(model: nn.Module, batches: Iterable[torch.Tensor], layers: Iterable[
 
 
 class _Watch(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would else load its compiler, which takes seconds, to leave this method alone."""
+        return False
+
     def __init__(self, names: dict[int, set[str]]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = names

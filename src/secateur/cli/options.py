@@ -81,7 +81,7 @@ ModelOption = Annotated[
 WeightsOption = Annotated[Path | None, typer.Option("--weights", help="Checkpoint: .safetensors, or a .pt state_dict.")]
 ArchitectureOption = Annotated[
     str | None,
-    typer.Option("--architecture", help="Of FILE.safetensors that does not name it, or of a bundle of your own network."),
+    typer.Option("--architecture", help="Of FILE.safetensors that does not name it, or of your own network's bundle."),
 ]
 TrustOption = Annotated[
     bool | None, typer.Option("--trust-code", help="Run the Python code that --model package.module:factory names.")

@@ -105,7 +105,7 @@ class LayerKept:
 class Heatmap:
     """One image and its relevance before and after pruning, each a base64 PNG without prefix.
 
-    ``after_png`` is empty where one network is looked at alone.
+    ``after_png`` is empty where one network is looked at alone, ``image_png`` where the image is not at hand.
     `secateur.reports.image_png` and `secateur.reports.heatmap_png` make such strings.
     """
 

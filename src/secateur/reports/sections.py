@@ -183,7 +183,7 @@ def _figure(title: str, hint: str, name: str, beneath: str) -> str:
 def _heatmaps(heatmaps: Iterable[Heatmap], conditions: Conditions) -> str:
     maps = []
     for heatmap in heatmaps:
-        shown = [("image", "Image", heatmap.image_png)]
+        shown = [("image", "Image", heatmap.image_png)] if heatmap.image_png else []
         if heatmap.after_png:
             shown.append(("before", "Relevance before pruning", heatmap.before_png))
             shown.append(("after", "Relevance after pruning", heatmap.after_png))

@@ -45,6 +45,11 @@ class Watcher(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch would else load its compiler, which takes seconds, to leave this method alone."""
+        return False
+
     def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.labels = labels
