@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 from secateur.core.errors import RequestError
+from secateur.core.layouts import laid_out
 from secateur.core.randomness import torch_generator
 from secateur.data.classes import class_indices, label_of
 from secateur.data.display import classes_text, page, shape_text, spread
@@ -167,7 +168,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
                 images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
             if self.size is not None and images_NCHW.shape[-2:] != (self.size, self.size):
                 images_NCHW = centre_resized(images_NCHW, self.size)
-            return images_NCHW.contiguous()
+            return laid_out(images_NCHW)
         return torch.stack([read_image(self.images[i], channels, self.size) for i in indices])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:

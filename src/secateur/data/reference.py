@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from secateur.core.errors import RequestError, check_count
+from secateur.core.layouts import laid_out
 from secateur.core.randomness import numpy_generator
 from secateur.data.classes import indices_in_order
 from secateur.data.dataset import LabelledImages, Normalisation
@@ -111,6 +112,8 @@ class ReferenceSet:
                 f"reference inputs are torch.uint8 of shape {list(self.inputs.shape)}; give what the network takes, "
                 "e.g. inputs.float() / 255, normalised"
             )
+        if self.inputs.is_contiguous():  # those that were laid out on purpose stay
+            object.__setattr__(self, "inputs", laid_out(self.inputs))
 
     def __len__(self) -> int:
         return len(self.inputs)

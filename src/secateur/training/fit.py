@@ -21,7 +21,7 @@ from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_path
 from secateur.core.interruption import keeping
-from secateur.core.layouts import training_layout
+from secateur.core.layouts import laid_out, training_layout
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
 from secateur.data import loader
@@ -222,8 +222,7 @@ class _Training:
             rate = settings.learning_rate * self._rate(epoch * self.steps + index)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            if inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=self.layout)
+            inputs = laid_out(inputs, self.layout)
             with torch.autocast(**self.autocast):
                 logits = self._logits(inputs, targets)
                 answers = None if self.teacher is None else self.teacher.logits(inputs)
