@@ -8,6 +8,8 @@ from secateur.data import DataSettings, ImageData, open_data
 
 # one thread per test process: several processes share the cores, and sums keep their order
 torch.set_num_threads(1)
+# slow machines would put progress into what tests read; test_progress switches it on
+os.environ["SECATEUR_PROGRESS"] = "off"
 
 
 @pytest.fixture(scope="session")

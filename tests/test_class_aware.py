@@ -367,7 +367,7 @@ def test_overhead_counts_one_scoring_and_all_evaluations():
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     out = tmp_path_factory.mktemp("train")
-    small = ["--model", "resnet20", "--set", "model.arguments.width=4", "--set", "data.limit=200"]
+    small = ["--model", "resnet20", "--data", "mnist5k", "--set", "model.arguments.width=4", "--set", "data.limit=200"]
     assert run(["train", *small, "--epochs", "1", "--out", str(out)]) == 0
     return [*small, "--weights", str(out / "resnet20.safetensors")]
 
@@ -411,7 +411,7 @@ def test_a_network_for_some_classes_from_the_command_line(weights, tmp_path, cap
     metrics = json.loads((bundle / "metrics.json").read_text())
     assert set(metrics["pruned"]["per_class"]) == {"1", "3", "7"}
     capsys.readouterr()
-    small = ["--set", "data.limit=200"]
+    small = ["--data", "mnist5k", "--set", "data.limit=200"]
     assert run(["evaluate", "--model", str(bundle), *small, "--out", str(tmp_path / "found")]) == 0
     assert "the network answers for 3 of 10 classes" in capsys.readouterr().err
     found = json.loads((tmp_path / "found" / "metrics.json").read_text())

@@ -28,7 +28,7 @@ from secateur.reports import Agreement as AgreementRecord
 from secateur.reports import AgreementGroup, ClassUnit, Heatmap, Report, load_report, render
 from test_report import EVIL, Page, full_report, values_of
 
-SMALL = ["--set", "data.limit=120", "--device", "cpu"]
+SMALL = ["--data", "mnist5k", "--set", "data.limit=120", "--device", "cpu"]
 
 
 def resnet(seed: int = 0, **arguments: Any) -> nn.Module:
@@ -480,8 +480,8 @@ def test_every_start_by_name(network: Any, tmp_path: Any, start: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "4000"], "image 4000 is not among the 120 of the split"),
-        (["--image", "-1"], "image -1 is not among the 120 of the split"),
+        (["--image", "4000"], "there is no test image 4000; the test split has images 0 to 119"),
+        (["--image", "-1"], "there is no test image -1; they are counted from 0"),
         (["--count", "0"], "Invalid value for '--count'"),
         (["--per-class", "-1"], "Invalid value for '--per-class'"),
         (["--agreement-images", "-1"], "Invalid value for '--agreement-images'"),

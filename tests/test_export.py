@@ -16,9 +16,9 @@ import secateur as sc
 from networks import user_net, zoo
 from secateur.cli.main import run
 from secateur.exporting import OnnxSession, OpenVinoSession, export_networks, load_program, measure_runtime
-from secateur.exporting import export as export_call
 from secateur.exporting import onnx as onnx_writer
 from secateur.exporting.capture import Example
+from secateur.exporting.formats import SUFFIXES
 from secateur.exporting.parity import compare_outputs
 from secateur.exporting.program import write_program
 from secateur.models import save_weights
@@ -289,7 +289,7 @@ class Infinite(nn.Module):
 @pytest.mark.parametrize(
     ("model", "inputs", "options", "message"),
     [
-        (None, None, {"format": "onx"}, "unknown format 'onx'; known: onnx, openvino, torch-export, executorch"),
+        (None, None, {"format": "onx"}, "unknown format 'onx' (did you mean 'onnx'?); known: onnx, openvino, torch-export"),
         (None, None, {"name": "net.bin"}, r"should end in .onnx"),
         (None, None, {"opset": 999}, "unknown ONNX opset 999; known: 7 to"),
         (None, None, {"opset": 9}, "cannot be written in ONNX opset 9"),
@@ -336,7 +336,7 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_a_missing_extra_names_its_installation(format, module, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     model, x = mlp()
-    path = tmp_path / f"net{export_call.__globals__['SUFFIXES'][format]}"
+    path = tmp_path / f"net{SUFFIXES[format]}"
     with pytest.raises(sc.RequestError, match=rf"pip install 'secateur\[{extra}\]'"):
         sc.export(model, path, x, format)
     assert not list(tmp_path.iterdir())

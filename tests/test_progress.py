@@ -19,6 +19,9 @@ from secateur.core.drawing import screen
 from secateur.core.errors import RequestError
 from secateur.core.progress import ProgressOption, announce, reported, reporting, task, track
 
+SHOWN = {name: value for name, value in os.environ.items() if name != "SECATEUR_PROGRESS"}
+"""For processes that are to show their progress: the other tests' do not."""
+
 
 class Terminal(io.StringIO):
     def isatty(self):
@@ -297,7 +300,7 @@ def test_workers_are_silent():
         "        process.start(); process.join()\n"
         "    assert process.exitcode == 0\n"
     )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", script], env=SHOWN, capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stdout) == (0, "")
     assert "in main" in found.stderr
     assert "worker" not in found.stderr
@@ -340,7 +343,7 @@ def test_ctrl_c_ends_the_bar_and_says_what_is_kept(tmp_path):
         "    sys.exit(130)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], env=SHOWN, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     assert process.stderr.readline().startswith("parts: ")

@@ -110,7 +110,7 @@ NO_DRY_RUN = (  # commands that work at once
     (["report", "report.json", "--out", "page.doc"], "should end in .html, .png or .svg"),
     (["doctor", "resnt20"], "unknown model 'resnt20' (did you mean 'resnet20'?)"),
     (["doctor", "resnet20", "--shape", "a,b"], "--shape should read C,H,W"),
-    (["toy", "analyse", "nowhere"], "'nowhere' has no results.csv"),
+    (["toy", "analyse", "nowhere"], "'nowhere/results.csv' does not exist"),
     (["data", "fetch", "cifar11"], "did you mean 'cifar10'?"),
 )
 

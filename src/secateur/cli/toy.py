@@ -156,7 +156,10 @@ def analyse(
     """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
     for name in ("results.csv", *(["ranks.parquet"] if ranks else [])):
         if not (folder / name).is_file():
-            raise RequestError(f"'{folder}' has no {name}; give the folder that `secateur toy grid` wrote")
+            remedy = "give the folder that `secateur toy grid` wrote"
+            if name == "ranks.parquet":
+                remedy = "run toy grid with --ranks first, or analyse with --no-ranks"
+            raise RequestError(f"'{folder / name}' does not exist; {remedy}")
     if against is not None and not against.is_file():
         raise RequestError(f"'{against}' does not exist{did_you_mean_file(against)}")
     announce("reading tables")

@@ -27,7 +27,7 @@ from secateur.pipeline.requests import untrained_error
 from secateur.pipeline.run import Prepared, check_classes, prepare
 from secateur.pipeline.schedules import targets
 from secateur.pipeline.settings import Compressed, PruneSettings
-from secateur.selection import Budget, Plan, select
+from secateur.selection import Budget, select
 from secateur.structure import Structure, trace
 from secateur.training import TrainingHistory, fit
 
@@ -306,16 +306,20 @@ class PruneJob:
         )
 
 
-def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> Plan:
-    """A plan for the budget by scores that say nothing: which units go, but not how many must stay, is up to scores.
+def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> None:
+    """Try the budget with scores that say nothing: which units go, but not how many must stay, is up to scores.
+
+    Whether a latency can be reached is known when networks have been measured: of it, only the layers are checked.
 
     Raises:
         RequestError: for a budget that cannot be reached, or unknown layers to protect.
     """
-    latency = None
-    if budget.kind == "latency" or settings.round_to == "auto":
-        latency = latency_model(prepared.model, structure, settings)
-    return select(
+    for name in settings.protect:
+        structure.group(name)
+    if budget.kind == "latency":
+        return
+    latency = latency_model(prepared.model, structure, settings) if settings.round_to == "auto" else None
+    select(
         Scores(structure, np.arange(structure.num_units, dtype=np.float64), "any"),
         budget,
         settings.strategy,
