@@ -276,7 +276,8 @@ def test_times_are_measured_without_anything_drawn_meanwhile(quick, monkeypatch)
         assert "1 of 2" in terminal.getvalue()
 
 
-def test_announcements_are_plain_lines_on_standard_error(capsys):
+def test_announcements_are_plain_lines_on_standard_error(capsys, monkeypatch):
+    monkeypatch.delenv("SECATEUR_PROGRESS", raising=False)
     announce("loading PyTorch")
     assert capsys.readouterr() == ("", "loading PyTorch ...\n")
 

@@ -154,12 +154,9 @@ def analyse(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures; default: FOLDER.")] = None,
 ) -> None:
     """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
-    for name in ("results.csv", *(["ranks.parquet"] if ranks else [])):
-        if not (folder / name).is_file():
-            remedy = "give the folder that `secateur toy grid` wrote"
-            if name == "ranks.parquet":
-                remedy = "run toy grid with --ranks first, or analyse with --no-ranks"
-            raise RequestError(f"'{folder / name}' does not exist; {remedy}")
+    table = folder / "results.csv"
+    if not table.is_file():
+        raise RequestError(f"'{table}' does not exist; give the folder that `secateur toy grid` wrote")
     if against is not None and not against.is_file():
         raise RequestError(f"'{against}' does not exist{did_you_mean_file(against)}")
     announce("reading tables")
