@@ -36,7 +36,7 @@ pythons: | $(BIN)/python  ## install and test on every Python found, with the ne
 	@$(UV); $(BIN)/python scripts/pythons.py --uv "$$uv" $(ARGS)
 
 docs: $(VENV)/.installed-dev  ## the documentation, in docs/_build/html
-	$(BIN)/python -m sphinx --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove what was made here, the environment too
 	rm -rf $(VENV) .pythons out build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -130,7 +130,7 @@ def test_recipes(tmp_path):
     with pytest.raises(sc.RequestError, match=r"'budget\.share'.*less than or equal to 1, got 2"):
         load_recipe(path)
     path.write_text("prnue: {step: 0.5}\n")
-    with pytest.raises(sc.RequestError, match="'prnue': Extra inputs"):
+    with pytest.raises(sc.RequestError, match="a recipe has no key 'prnue' .did you mean 'prune'"):
         load_recipe(path)
     path.write_text("a: [1\n")
     with pytest.raises(sc.RequestError, match="not valid YAML"):

@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code."""
+    interruption.forget()
     warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
     try:
         result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)

@@ -22,6 +22,7 @@ def keeping(what: str | Callable[[], str]) -> Iterator[None]:
             function that says so when it comes to it, "" for nothing.
 
     Example:
+        >>> forget()
         >>> try:
         ...     with keeping("finished parts are kept in out/parts"):
         ...         raise KeyboardInterrupt

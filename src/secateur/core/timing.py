@@ -319,6 +319,7 @@ def latencies(
         against: for each network but the first the one it is compared with, which stands before it; None: the first.
 
     Example:
+        >>> import numpy as np
         >>> first, second = latencies(np.array([[2.0, 1.0], [4.0, 2.0], [3.0, 1.5]]), 8, 1)
         >>> first.median_ms, second.median_ms, second.relative.share
         (3.0, 1.5, 0.5)

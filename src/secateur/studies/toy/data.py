@@ -71,6 +71,7 @@ def draw(name: str, per_class: int, seed: int) -> Points:
         RequestError: for an unknown name, fewer than one point per class, or a negative seed.
 
     Example:
+        >>> import numpy as np
         >>> points = draw("moon", 5, seed=0)
         >>> points.x.shape, np.bincount(points.labels).tolist()
         ((10, 2), [5, 5])
