@@ -444,7 +444,7 @@ X = torch.randn(2, 4)
         (plain, X.to("meta"), "must be dense tensors with values"),
         (plain, X[:0], "has no samples"),
         (plain, {0: X}, "names arguments by strings"),
-        (lambda: Net(lambda self, x: torch.cond(x.sum() > 0, self.a, self.a, (x,)), **two()), X, "calls 'cond'|Unsupported"),
+        (lambda: Net(lambda self, x: torch.cond(x.sum() > 0, self.a, self.a, (x,)), **two()), X, "cond'|Unsupported"),
         (lambda: Net(nested, **two()), X, "makes nested tensors"),
     ],
     ids=["scripted", "jit-traced", "compiled", "quantised", "meta", "fake", "inference", "sparse", "lazy",
