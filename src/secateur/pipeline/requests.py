@@ -136,6 +136,24 @@ def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> N
     for text in (*settings.criteria, *settings.blind):
         name, parameters = parse(text)
         get(name, **parameters)
+    _check_lists(settings)
+    if settings.blind and not settings.subsets:
+        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
+    if settings.blind and settings.default and prune.schedule != "one-shot":
+        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
+    if not settings.published and not settings.default:
+        raise RequestError("compare.published and compare.default are both false; switch one on")
+    if settings.kind == "ratio" and settings.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
+        )
+    if settings.onnx_budgets and settings.latency_repeats:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            check_installed(package, "onnx", "compare.onnx_budgets")
+
+
+def _check_lists(settings: CompareSettings) -> None:
+    """Refuse lists that are empty or name something twice, and budgets that are no shares or not among the others."""
     for name in ("criteria", "budgets", "seeds"):
         values = getattr(settings, name)
         if not values:
@@ -150,19 +168,6 @@ def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> N
         for share in getattr(settings, name) or ():
             if share not in settings.budgets:
                 raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
-    if settings.blind and not settings.subsets:
-        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
-    if settings.blind and settings.default and prune.schedule != "one-shot":
-        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
-    if not settings.published and not settings.default:
-        raise RequestError("compare.published and compare.default are both false; switch one on")
-    if settings.kind == "ratio" and settings.default and prune.schedule != "one-shot":
-        raise RequestError(
-            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
-        )
-    if settings.onnx_budgets and settings.latency_repeats:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            check_installed(package, "onnx", "compare.onnx_budgets")
 
 
 _OWN: Mapping[str, Callable[[Recipe], None]] = MappingProxyType(
