@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -21,12 +20,9 @@ from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data import LabelledImages
 from secateur.pipeline.agreement import Agreement, class_name, cosine_similarity, rank_correlation
+from secateur.pipeline.requests import HEATMAP_COMPOSITE, Start
 
-# "loss" is no start here: its relevance is of all classes at once
-Start = Literal["logit", "one", "contrast"]
 Images = LabelledImages | Sequence[LabelledImages]
-
-HEATMAP_COMPOSITE = "epsilon-plus-flat"
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,6 +261,8 @@ def draw_per_class(images: LabelledImages, per_class: int, seed: int = 0) -> lis
 
 def first_of_classes(images: LabelledImages, count: int) -> list[int]:
     """Indices of ``count`` images in order: the first of each class, then the second of each, and so on."""
+    import pandas as pd
+
     labels = pd.Series(images.labels)
     turn = labels.groupby(labels).cumcount().to_numpy()
     return sorted(np.argsort(turn, kind="stable")[:count].tolist())
