@@ -15,7 +15,7 @@ from typer.main import get_command
 
 import secateur as sc
 from networks import zoo
-from secateur.cli import doctor
+from secateur.cli import doctor, installation, wide
 
 
 class Residual(nn.Module):
@@ -88,7 +88,7 @@ def test_what_nothing_prunes_is_all_else():
 
 def test_tables_fit_and_columns_add_up(capsys):
     printed = said(capsys, "resnet20")
-    assert max(map(len, printed.splitlines())) <= doctor.WIDTH
+    assert max(map(len, printed.splitlines())) <= wide.WIDTH
     assert "layer3.0.conv2 and 3 more" in printed
     shares = [[float(n) for n in re.findall(r"([\d.]+) %", line)] for line in printed.splitlines() if " %" in line]
     *rows, total = shares
@@ -100,7 +100,7 @@ def test_tables_fit_and_columns_add_up(capsys):
 
 def test_the_last_line_names_the_flag(capsys):
     printed = said(capsys, "timm/test_vit")
-    assert max(map(len, printed.splitlines()[:-2])) <= doctor.WIDTH
+    assert max(map(len, printed.splitlines()[:-2])) <= wide.WIDTH
     last = printed.splitlines()[-1]
     assert last.startswith("norms lock 64 channels of the residual stream; --stream lets them go; then reachable: ")
     share = re.search(r"macs ([\d.]+)% .*prune --macs 0\.01 --stream\)", last)
@@ -108,33 +108,33 @@ def test_the_last_line_names_the_flag(capsys):
     assert "blocks.5.mlp.fc2" not in printed
     full = said(capsys, "timm/test_vit", "--full", "--stream")
     assert "blocks.5.mlp.fc2" in full
-    assert max(map(len, full.splitlines())) <= doctor.WIDTH
+    assert max(map(len, full.splitlines())) <= wide.WIDTH
     assert "lets them go" not in full
 
 
 def test_every_extra_is_listed(capsys):
     printed = said(capsys)
-    assert max(map(len, printed.splitlines())) <= doctor.WIDTH
+    assert max(map(len, printed.splitlines())) <= wide.WIDTH
     for extra in metadata("secateur").get_all("Provides-Extra"):
         assert re.search(rf"^ ?extra {extra} +(\S+ \d|missing)", printed, re.M), extra
     assert f"torch {torch.__version__.partition('+')[0]}" in " ".join(printed.split())
 
 
 def test_missing_packages_come_with_the_command(monkeypatch):
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "onnxscript" else "1.0")
-    assert doctor._extra("onnx") == "missing onnxscript: pip install 'secateur[onnx]'"
-    assert "onnxscript" in doctor._extra("openvino")
-    assert doctor._extra("toy") == "scikit-learn 1.0"
+    monkeypatch.setattr(installation, "_version", lambda name: None if name == "onnxscript" else "1.0")
+    assert installation.extra_line("onnx") == "missing onnxscript: pip install 'secateur[onnx]'"
+    assert "onnxscript" in installation.extra_line("openvino")
+    assert installation.extra_line("toy") == "scikit-learn 1.0"
 
 
 def test_extras_of_extras():
     named = ["numpy>=2", "onnx>=1; extra == 'onnx'", "openvino; extra == 'all'", "secateur[onnx,toy]; extra == 'all'"]
-    assert list(doctor._packages([*named, "scikit-learn; extra == 'toy'"], "all")) == [
+    assert list(installation.packages([*named, "scikit-learn; extra == 'toy'"], "all")) == [
         "openvino",
         "onnx",
         "scikit-learn",
     ]
-    assert list(doctor._packages(named, None)) == ["numpy"]
+    assert list(installation.packages(named, None)) == ["numpy"]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Compare criteria over budgets and seeds under the same strategies; finished parts survive an interruption."""
+    """Compare criteria over budgets and seeds.
+
+    All under the same strategies; finished parts survive an interruption.
+    """
     chosen = recipe_from(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights,
         model__architecture=architecture, model__trust_code=trust_code, model__allow_untrained=allow_untrained,

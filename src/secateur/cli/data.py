@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List the data sets that have a name, and fetch them.")
+app = typer.Typer(no_args_is_help=True, help="List data sets by name, and fetch them.")
 
 
 @app.command("list")

@@ -14,7 +14,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Train on real digits, prune to half the MACs by four criteria, fine-tune an epoch, report."""
+    """Train on digits, prune by four criteria, report.
+
+    Real digits; to half the MACs; with an epoch of fine-tuning.
+    """
     recipe = recipe_from("demo", overrides, device=device)
     if not begin(recipe, "demo", out, print_config):
         return

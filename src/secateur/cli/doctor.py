@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
 
     from secateur.structure import Structure
 
-WIDTH = 100
-"""Columns that every table fits."""
 _REASON = 64
 """Characters of a reason that are shown without ``--full``."""
 
@@ -43,9 +37,14 @@ def command(
         bool, typer.Option("--full", help="Name all layers of each group, and give whole reasons.")
     ] = False,
 ) -> None:
-    """Check the installation, or what can be pruned in a network and why the rest cannot."""
+    """Check the installation, or what a network allows.
+
+    Of a network: what can be pruned, and why the rest cannot.
+    """
     if model is None:
-        _installation()
+        from secateur.cli.installation import show_installation
+
+        show_installation()
         return
     from secateur.core.progress import announce
     from secateur.models.settings import ModelSettings, check_model
@@ -62,6 +61,7 @@ def command(
     announce("loading PyTorch")
     import torch
 
+    from secateur.cli.wide import print_table
     from secateur.models import build, input_shape
     from secateur.models.settings import kind_of
     from secateur.pipeline import prepare
@@ -76,7 +76,7 @@ def command(
         example = torch.zeros(1, *(sizes or input_shape(network)))
     structure = trace(network, example, stream=stream)
     whole = structure.cost()
-    _print(
+    print_table(
         _groups(structure, full),
         f"{model}: {structure.num_units} removable units in {len(structure.groups)} groups, "
         f"{whole.params:,} parameters, {whole.macs:,} MACs per sample",
@@ -112,7 +112,11 @@ def _sizes(shape: str) -> list[int]:
 
 def _groups(structure: Structure, full: bool) -> Table:
     """One row per group and per locked entry; shares add up to 100 %."""
-    table = _table((("layers", "left"), ("kind", "left"), *((name, "right") for name in ("units", "params", "MACs"))))
+    from secateur.cli.wide import folded_table
+
+    table = folded_table(
+        (("layers", "left"), ("kind", "left"), *((name, "right") for name in ("units", "params", "MACs")))
+    )
     table.add_column("", overflow="fold", ratio=1)
     layers = [*(group.layers for group in structure.groups), *(item.layers for item in structure.locked), ()]
     for row, names in zip(structure.table(), layers, strict=True):
@@ -159,94 +163,3 @@ def _minimum(structure: Structure) -> np.ndarray:
     keep = np.zeros(structure.num_units, bool)
     keep[[group.first for group in structure.groups]] = True
     return keep
-
-
-def _installation() -> None:
-    from secateur.core.progress import announce
-
-    announce("loading PyTorch")
-    import torch
-
-    from secateur.core.devices import choose_device
-    from secateur.criteria import known
-    from secateur.pipeline.recipe import known_recipes
-
-    table = _table((("what", "left"),))
-    table.add_column("installed", overflow="fold", ratio=1)
-    table.add_row("secateur", version("secateur"))
-    table.add_row("python", platform.python_version())
-    table.add_row("it needs", ", ".join(f"{name} {_version(name) or 'missing'}" for name in _required(None)))
-    for extra in _extras():
-        table.add_row(f"extra {extra}", _extra(extra))
-    table.add_row("device", str(choose_device()))
-    table.add_row("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores")
-    table.add_row("criteria", ", ".join(known()))
-    table.add_row("recipes", ", ".join(known_recipes()))
-    _print(table, "installation")
-
-
-def _extra(extra: str) -> str:
-    """Versions of what an extra brings, or the command that brings what is missing."""
-    found = {name: _version(name) for name in _required(extra)}
-    missing = [name for name, there in found.items() if there is None]
-    if missing:
-        return f"missing {', '.join(missing)}: pip install 'secateur[{extra}]'"
-    return ", ".join(f"{name} {there}" for name, there in found.items())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _extras() -> list[str]:
-    return sorted(metadata("secateur").get_all("Provides-Extra") or [])
-
-
-def _required(extra: str | None) -> list[str]:
-    """Packages that an extra brings, or that are always needed, as the installed package's metadata say."""
-    return sorted(dict.fromkeys(_packages(requires("secateur") or [], extra)))
-
-
-def _packages(requirements: Iterable[str], extra: str | None) -> Iterator[str]:
-    requirements = list(requirements)
-    for requirement in requirements:
-        named = re.search(r"""\bextra\s*==\s*["']([^"']+)["']""", requirement)
-        parts = re.match(r"([\w.-]+)(?:\[([^\]]*)\])?", requirement)
-        if parts is None or (None if named is None else named[1]) != extra:
-            continue
-        if parts[1] != "secateur":
-            yield parts[1]
-        for other in filter(None, (parts[2] or "").split(",") if parts[1] == "secateur" else ()):
-            yield from _packages(requirements, other.strip())
-
-
-def _table(columns: Iterable[tuple[str, str]]) -> Table:
-    """A table of names, which wrap where they have to, and of columns that do not."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left", expand=False)
-    for index, (name, side) in enumerate(columns):
-        fold = index == 0
-        table.add_column(
-            name,
-            justify="right" if side == "right" else "left",
-            no_wrap=not fold,
-            overflow="fold",
-            max_width=40 if fold else None,
-        )
-    return table
-
-
-def _print(table: Table, title: str, caption: str = "") -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    console.print(title)
-    console.print(table)
-    if caption:
-        console.print(caption)

@@ -46,7 +46,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Measure a network or bundle: accuracy, calibration, size, MACs, latency."""
+    """Measure accuracy, size and latency of a network.
+
+    Or of a bundle; and its calibration and MACs.
+    """
     if split not in _SPLITS:
         raise RequestError(f"unknown split '{split}'{did_you_mean(split, _SPLITS)}; known: {', '.join(_SPLITS)}")
     chosen = recipe_from(

@@ -66,7 +66,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Heatmaps of test images, the units that speak for each class, and whether a pruned network looks elsewhere."""
+    """Show what a network looks at: heatmaps and units.
+
+    Heatmaps of test images, the units that speak for each class, and whether a pruned network looks elsewhere.
+    """
     from secateur.pipeline.requests import ExplainSettings
 
     chosen = recipe_from(

@@ -29,7 +29,10 @@ def command(
     repeats: Annotated[int, typer.Option("--repeats", min=0, help="Timed rounds per batch size; 0: none.")] = 16,
     dry_run: DryOption = False,
 ) -> None:
-    """Export a network to another runtime, checked against PyTorch and timed beside it, before and after pruning."""
+    """Export a network to another runtime.
+
+    Checked against PyTorch and timed beside it, before and after pruning.
+    """
     from secateur.core.files import check_writable
     from secateur.core.progress import announce
     from secateur.exporting.formats import check_export

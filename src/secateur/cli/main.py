@@ -18,7 +18,8 @@ _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c._
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    context_settings={"max_content_width": 100},
+    rich_markup_mode=None,  # plain help: rich takes longer to import than all the rest
     help="Prune neural networks by what they find relevant: smaller and faster, with the explanation.",
 )
 

@@ -63,7 +63,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Prune a trained network to a budget; ends with a bundle and a report."""
+    """Prune a trained network to a budget.
+
+    Ends with a bundle and a report.
+    """
     from secateur.criteria import parse
 
     name, parameters = parse(criterion) if criterion else (None, None)

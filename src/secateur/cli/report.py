@@ -14,7 +14,10 @@ def command(
     record: Annotated[Path, typer.Argument(help="report.json written by another command.")],
     out: Annotated[Path | None, typer.Option("--out", help="HTML, or .png/.svg for the curves alone.")] = None,
 ) -> None:
-    """Render a report anew from its record, without any network."""
+    """Render a report anew from its record.
+
+    No network is needed.
+    """
     from secateur.core.files import check_writable
     from secateur.core.names import did_you_mean_file
     from secateur.reports import load_report, save_curves, write_report

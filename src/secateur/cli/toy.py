@@ -25,7 +25,7 @@ from secateur.core.names import did_you_mean_file
 from secateur.core.progress import announce
 from secateur.studies import toy
 
-app = typer.Typer(no_args_is_help=True, help="The 2-D toy study: what a criterion does to a decision boundary.")
+app = typer.Typer(no_args_is_help=True, help="The 2-D toy study of decision boundaries.")
 
 DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="moon, circle, mult, mult-K; repeat.")]
 CriterionOption = Annotated[
@@ -69,7 +69,10 @@ def run(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Prune by one or more criteria on one draw of reference samples; a table and a picture of the boundaries."""
+    """Prune once by each criterion, draw the boundaries.
+
+    By one or more criteria on one draw of reference samples; a table and a picture.
+    """
     chosen = _settings(
         recipe, overrides, datasets=dataset or (None if recipe else ("moon",)), criteria=criterion,
         **_single(recipe, samples_per_class, seed), noise=noise, remove=remove, network__all_relu=all_relu,
@@ -128,7 +131,10 @@ def grid(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """All combinations of data sets, criteria, samples per class and seeds; finished runs are found again."""
+    """Prune over many settings and seeds.
+
+    All combinations of data sets, criteria, samples per class and seeds; finished runs are found again.
+    """
     if seed and seeds:
         raise RequestError("give --seed (which) or --seeds (how many), not both")
     chosen = _settings(
@@ -153,7 +159,10 @@ def analyse(
     kendall: Annotated[bool, typer.Option("--kendall/--no-kendall", help="Kendall's τ, too: takes a minute.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for tables and pictures; default: FOLDER.")] = None,
 ) -> None:
-    """Accuracy against reference samples, ours beside published figures, and how alike the rankings are."""
+    """Summarise a grid: accuracy and rankings.
+
+    Accuracy against reference samples, ours beside published figures, and how alike the rankings are.
+    """
     table = folder / "results.csv"
     if not table.is_file():
         raise RequestError(f"'{table}' does not exist; give the folder that `secateur toy grid` wrote")
@@ -221,7 +230,10 @@ def show_boundaries(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Boundaries of all data sets in one picture, and a page on which a slider removes neurons."""
+    """Draw boundaries, and a page to remove neurons on.
+
+    Boundaries of all data sets in one picture, and a page on which a slider removes neurons.
+    """
     chosen = _settings(
         recipe, overrides, datasets=dataset, criteria=criterion, **_single(recipe, samples_per_class, seed),
         remove=remove, network__all_relu=all_relu, render=render, colormap=colormap,

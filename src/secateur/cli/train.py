@@ -45,7 +45,10 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Train a network; an interrupted run goes on from its last whole epoch."""
+    """Train a network.
+
+    An interrupted run goes on from its last whole epoch.
+    """
     chosen = recipe_from(
         recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
         model__weights=weights, model__architecture=architecture, model__trust_code=trust_code,
