@@ -125,6 +125,7 @@ def copied(bundle, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_tensors_may_begin_at_any_address(whole, tmp_path):
     """In a child, since instructions that need aligned memory end the process."""
     slim, bundle = whole

@@ -202,6 +202,7 @@ def test_ties_made_and_undone_by_hand(tmp_path):
         assert (again[0].weight is again[2].weight) == tied
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_channels_last(tmp_path):
     model, x = zoo("mobilenet_v2")
     slim = sc.prune(model, plan_for(model, x, 0.5)).to(memory_format=torch.channels_last)

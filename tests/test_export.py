@@ -71,6 +71,7 @@ def test_a_pruned_network_computes_the_same_there(format, tmp_path, capfd):
     assert (printed.out, printed.err) == ("", "")
 
 
+@pytest.mark.slow
 def test_the_file_takes_any_number_of_samples_and_says_what_it_expects(tmp_path):
     slim, x, _ = slim_net()
     about = {"normalisation": {"mean": [0.5], "std": [0.2]}, "class_names": ["a", "b", "ü"]}
@@ -94,6 +95,7 @@ def test_the_file_takes_any_number_of_samples_and_says_what_it_expects(tmp_path)
     assert b"networks.py" not in (tmp_path / "net.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_resnet18(tmp_path):
     model, x = zoo("resnet18")
     found = sc.export(model, tmp_path / "r.onnx", x)
@@ -397,6 +399,7 @@ def test_command_exports_before_and_after(bundle, tmp_path, capfd):
     assert "is not an export" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_command_says_when_the_originals_weights_are_gone(bundle, tmp_path, capfd):
     net = sc.load(bundle)
     plan = json.loads((bundle / "plan.json").read_text())

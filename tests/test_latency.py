@@ -208,6 +208,7 @@ def test_latency_that_cannot_be_reached_is_refused_as_measured(made_up):
         sc.compress(model, reference, sc.Budget(latency=0.5), "weight", sc.PruneSettings.published())
 
 
+@pytest.mark.slow
 def test_noise_ends_and_is_reported(made_up):
     made_up["spread"] = 0.5
     model, x = zoo("resnet20")

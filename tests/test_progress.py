@@ -421,6 +421,7 @@ def test_training_reports_epochs_from_where_it_goes_on(tmp_path):
     assert {found.description for found in seen} == {"training", "training epochs", "epoch 3/3"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_an_interrupted_training_says_what_is_kept_and_only_what_is(tmp_path):
     script = (

@@ -300,6 +300,7 @@ def test_orders_that_were_not_kept_are_made(tmp_path):
     assert len(toy.read_ranks(with_ranks.ranks)) == 16
 
 
+@pytest.mark.slow
 def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
     """A grid on two processes is killed with SIGKILL, run again, and compared with one that ran alone."""
     settings_ = ["--dataset", "moon", "--seeds", "8", "--samples-per-class", "100", "--noise", "0.1", *BRIEFLY]
