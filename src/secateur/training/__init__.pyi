@@ -1,9 +1,13 @@
-from .fit import TrainingHistory, fit
+from .fit import fit
+from .history import Epoch, TrainingHistory
 from .settings import DistillationSettings, TrainSettings
+from .weight_mask import WeightMask
 
 __all__ = [
     "DistillationSettings",
+    "Epoch",
     "TrainSettings",
     "TrainingHistory",
+    "WeightMask",
     "fit",
 ]

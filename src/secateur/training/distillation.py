@@ -72,3 +72,12 @@ def check_teacher(settings: DistillationSettings | None, teacher: nn.Module | No
         raise RequestError("settings.distillation needs a teacher; give fit(..., teacher=...) or leave it out")
     if settings is None and teacher is not None:
         raise RequestError("a teacher is given but settings.distillation is not; set it, e.g. DistillationSettings()")
+    if settings is not None and teacher is not None and settings.teacher == "masked" and not _has_zeros(teacher):
+        raise RequestError(
+            "distillation.teacher is 'masked', but no weight of the teacher is 0; give one that was masked, "
+            "or set distillation.teacher to 'unpruned'"
+        )
+
+
+def _has_zeros(model: nn.Module) -> bool:
+    return any(bool((p == 0).any()) for p in model.parameters() if p.ndim > 1)

@@ -1,4 +1,4 @@
-"""Training loop: SGD or AdamW, schedules, best checkpoint, early stop, resume at the last whole epoch.
+"""Training loop: best checkpoint, early stop, resume at the last whole epoch.
 
 Devices and several processes (``accelerate launch``) are accelerate's work; mixed precision is PyTorch's own.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,28 +26,13 @@ from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
 from secateur.data import loader
 from secateur.training.distillation import Teacher, check_teacher
+from secateur.training.history import Epoch, TrainingHistory
+from secateur.training.optimisation import optimiser_of, rate, steps_per_epoch
 from secateur.training.settings import TrainSettings
+from secateur.training.weight_mask import WeightMask
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # type: ignore[import-untyped]
-
-
-@dataclass
-class TrainingHistory:
-    """What happened, one row per epoch: epoch, learning_rate (first), train_loss, val_loss, val_accuracy.
-
-    Without validation images the last two are left out, ``best_epoch`` is the last one and ``best_accuracy``
-    stays at -1.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_accuracy: float = -1.0
-    stopped_early: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 @reported("training")
@@ -59,6 +44,8 @@ def fit(
     state_file: str | Path | None = None,
     teacher: nn.Module | None = None,
     *,
+    weight_mask: WeightMask | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     progress: ProgressOption = True,
 ) -> TrainingHistory:
     """Train ``model`` in place; it ends in eval mode on the CPU, with the kept epoch's weights.
@@ -76,12 +63,15 @@ def fit(
             training goes on from it, with the same result as an uninterrupted run on the same machine.
         teacher: a network to learn from by ``settings.distillation``; a copy of it is asked, in eval mode, and it stays
             as it is.
+        weight_mask: weights that stay; all others are set to 0, and are 0 after every step.
+        on_epoch: called with each finished epoch, after its state is saved; where training goes on from a state, first
+            with the epochs of that. What it raises ends the training.
         progress: who is told of epochs and batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
-            parameters, a precision the device lacks, a state file of another request, or distillation without a
-            teacher of the same outputs.
+            parameters, a precision the device lacks, a state file of another request, a mask of another network, or
+            distillation without a teacher of the same outputs.
         SecateurError: when the loss is no longer finite, or the state cannot be written.
     """
     samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
@@ -90,6 +80,10 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         raise RequestError("the network has no trainable parameters; set requires_grad on some")
     check_teacher(settings.distillation, teacher)
+    if on_epoch is not None and not callable(on_epoch):
+        raise RequestError(f"on_epoch must be a function of an Epoch, got {on_epoch!r}")
+    if weight_mask is not None:
+        weight_mask.bind(model)
     device = choose_device(settings.device)
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise RequestError("mixed_precision fp16 needs a GPU; on the CPU use bf16 or no")
@@ -97,8 +91,8 @@ def fit(
         if settings.epochs == 0:
             return TrainingHistory()
         with _accelerator(device) as accelerator:
-            training = _Training(model, train, val if samples[1] else None, settings, accelerator, teacher)
-            return training.run(state_file, samples)
+            training = _Training(model, train, val if samples[1] else None, settings, accelerator, teacher, weight_mask)
+            return training.run(state_file, samples, on_epoch)
     finally:
         model.__dict__.pop("_is_accelerate_prepared", None)
         model.zero_grad(set_to_none=True)
@@ -145,6 +139,7 @@ class _Training:
         settings: TrainSettings,
         accelerator: Accelerator,
         teacher: nn.Module | None = None,
+        weight_mask: WeightMask | None = None,
     ) -> None:
         distillation, device = settings.distillation, accelerator.device
         # copied first: a network may be its own teacher, as it was
@@ -157,8 +152,12 @@ class _Training:
         self.val_batches: Any = None
         if val is not None:
             self.val_batches = accelerator.prepare(loader(val, max(256, settings.batch_size)))
-        self.optimiser = _optimiser(model, settings)
-        self.steps = _steps_per_epoch(len(train), settings.batch_size, accelerator.num_processes)  # type: ignore[arg-type]
+        self.weight_mask = weight_mask
+        self.bound_mask = None if weight_mask is None else weight_mask.bind(model)
+        if self.bound_mask is not None:
+            self.bound_mask.clear_weights()
+        self.optimiser = optimiser_of(model, settings)
+        self.steps = steps_per_epoch(len(train), settings.batch_size, accelerator.num_processes)  # type: ignore[arg-type]
         kind = accelerator.device.type
         precision = "no" if kind == "mps" else settings.mixed_precision
         self.autocast = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
@@ -166,13 +165,18 @@ class _Training:
         self.history = TrainingHistory()
         self.kept = _copy(model)
 
-    def run(self, state_file: str | Path | None, samples: tuple[int, int]) -> TrainingHistory:
+    def run(
+        self, state_file: str | Path | None, samples: tuple[int, int], on_epoch: Callable[[Epoch], None] | None
+    ) -> TrainingHistory:
         """All epochs that are still to do."""
         settings, history = self.settings, self.history
+        tell = on_epoch if on_epoch is not None and self.accelerator.is_main_process else lambda _: None
         first = 0
         if state_file is not None and Path(state_file).exists():
             first = self._resume(Path(state_file), samples)
             history = self.history
+            for done in history.epochs():
+                tell(done)
         epochs = range(first, settings.epochs)
         with keeping(lambda: _kept_in(state_file)):
             for epoch in track(epochs, "training epochs", settings.epochs, done=first):
@@ -181,6 +185,7 @@ class _Training:
                 self._step(epoch)
                 if state_file is not None and self.accelerator.is_main_process:
                     self._save(Path(state_file), epoch + 1, samples)
+                tell(history.epoch(epoch))
         self.model.load_state_dict(self.kept)
         return history
 
@@ -188,23 +193,20 @@ class _Training:
         """Train for an epoch and measure."""
         from accelerate.utils import set_seed  # type: ignore[import-untyped]
 
-        settings, history = self.settings, self.history
+        begin = time.perf_counter()
         # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
-        set_seed(derive_seed(settings.seed, "epoch", epoch) % 2**32)
-        row = {"epoch": epoch, "learning_rate": settings.learning_rate * self._rate(epoch * self.steps)}
+        set_seed(derive_seed(self.settings.seed, "epoch", epoch) % 2**32)
+        row = {"epoch": epoch, "learning_rate": self._rate(epoch, 0)}
         row["train_loss"] = self._epoch(epoch)
-        better = self.val_batches is None
         if self.val_batches is not None:
             row["val_loss"], row["val_accuracy"] = self._validate()
-            better = row["val_accuracy"] > history.best_accuracy
-            history.best_accuracy = max(history.best_accuracy, row["val_accuracy"])
-        history.rows.append(row)
-        if better:
-            history.best_epoch = epoch
-        if better or settings.keep == "last":
+        better = self.history.add(row, time.perf_counter() - begin, self.settings)
+        if better or self.settings.keep == "last":
             self.kept = _copy(self.model)
-        if settings.patience is not None and epoch - history.best_epoch >= settings.patience:
-            history.stopped_early = True
+
+    def _rate(self, epoch: int, step: int) -> float:
+        """Learning rate at a step of an epoch."""
+        return self.settings.learning_rate * rate(self.settings, epoch * self.steps + step, self.steps)
 
     def _epoch(self, epoch: int) -> float:
         """One pass over the training samples; their mean loss."""
@@ -218,10 +220,9 @@ class _Training:
         total, count = 0.0, 0
         for index, (inputs, targets) in enumerate(track(batches, label, total=len(batches))):
             if index >= self.steps:
-                continue  # the odd sample out, see _steps_per_epoch
-            rate = settings.learning_rate * self._rate(epoch * self.steps + index)
+                continue  # the odd sample out, see steps_per_epoch
             for group in optimiser.param_groups:
-                group["lr"] = rate
+                group["lr"] = self._rate(epoch, index)
             inputs = laid_out(inputs, self.layout)
             with torch.autocast(**self.autocast):
                 logits = self._logits(inputs, targets)
@@ -234,6 +235,8 @@ class _Training:
                 raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
             optimiser.zero_grad()
             scaler.scale(loss).backward()
+            if self.bound_mask is not None:
+                self.bound_mask.clear_gradients()
             if settings.gradient_clip is not None:
                 scaler.unscale_(optimiser)
                 nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
@@ -272,24 +275,12 @@ class _Training:
                 count += len(targets)
         return loss / count, correct / count
 
-    def _rate(self, step: int) -> float:
-        """Factor on the learning rate at a step."""
-        settings = self.settings
-        epoch = step / self.steps
-        if epoch < settings.warmup_epochs:
-            return (epoch + 1 / self.steps) / (settings.warmup_epochs + 1 / self.steps)
-        if settings.schedule == "cosine":
-            span = max(settings.epochs - settings.warmup_epochs, 1e-9)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - settings.warmup_epochs) / span)))
-        if settings.schedule == "step":
-            return float(settings.step_factor ** sum(epoch >= e for e in settings.step_epochs))
-        return 1.0
-
     def _save(self, path: Path, epochs_done: int, samples: tuple[int, int]) -> None:
         state = {
             "settings": self.settings.model_dump_json(),
             "samples": list(samples),
             "teacher": None if self.teacher is None else self.teacher.digest,
+            "weight_mask": None if self.weight_mask is None else self.weight_mask.digest,
             "epoch": epochs_done,
             "model": _copy(self.model),
             "best": self.kept,
@@ -321,13 +312,15 @@ class _Training:
         # where the work runs may change between two runs
         here = {"device": self.settings.device, "workers": self.settings.workers}
         taught = None if self.teacher is None else self.teacher.digest
+        masked = None if self.weight_mask is None else self.weight_mask.digest
         if (
             settings.model_copy(update=here) != self.settings
             or tuple(size) != samples
             or state.get("teacher") != taught
+            or state.get("weight_mask") != masked
         ):
             raise RequestError(
-                f"'{path}' belongs to a training with other settings or data, or another teacher; "
+                f"'{path}' belongs to a training with other settings or data, or another teacher or mask; "
                 "delete it or choose another --out"
             )
         try:
@@ -347,32 +340,6 @@ def _kept_in(state_file: str | Path | None) -> str:
 
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _steps_per_epoch(samples: int, batch_size: int, processes: int) -> int:
-    """Optimiser steps in one epoch.
-
-    A single sample left over after whole batches is passed over (another one each epoch, as the order
-    changes): batch norm has no statistics of it. Several processes fill their last batches up instead.
-    """
-    batches = math.ceil(samples / batch_size)
-    if processes == 1 and batches > 1 and batch_size > 1 and samples % batch_size == 1:
-        batches -= 1
-    return math.ceil(batches / processes)
-
-
-def _optimiser(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    # norms and biases are not decayed: their size says nothing about complexity
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    nesterov = settings.nesterov and settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=nesterov)
 
 
 def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
