@@ -1,4 +1,4 @@
-"""Masks of single weights, for comparison: networks get sparse, neither smaller nor faster.
+"""Masks of single weights, for comparison and for teachers: networks get sparse, neither smaller nor faster.
 
 Source: Han et al., "Learning both weights and connections for efficient neural networks" (2015) for the magnitude; Lee
 et al., "SNIP" (2019) for |w·∂L/∂w|.
@@ -6,16 +6,20 @@ et al., "SNIP" (2019) for |w·∂L/∂w|.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from secateur.core.errors import RequestError
 from secateur.core.randomness import torch_generator
 from secateur.criteria.coupled import gradient_sums
 from secateur.data import ReferenceSet
+from secateur.training import TrainSettings, WeightMask, fit
 
 WEIGHT_SCORES = ("magnitude", "gradient", "taylor", "random")
 
@@ -39,7 +43,7 @@ def weight_scores(
         generator = torch_generator(seed, "weights", *reference.indices[:8])
         return {name: torch.rand(p.shape, generator=generator) for name, p in weights.items()}
     if by == "magnitude":
-        return {name: p.detach().abs().float().cpu() for name, p in weights.items()}
+        return _magnitudes(model)
     sums = gradient_sums(model, weights, reference, batch_size, power=1)
     found = {name: total / len(reference) for name, total in sums.items()}
     if by == "taylor":
@@ -47,20 +51,106 @@ def weight_scores(
     return {name: figure.abs().float().cpu() for name, figure in found.items()}
 
 
-def mask_weights(model: nn.Module, scores: dict[str, torch.Tensor], share: float) -> tuple[nn.Module, float]:
-    """A copy in which only the highest-scored ``share`` of weights is not zero, over all layers together.
+def weight_mask(scores: Mapping[str, torch.Tensor], share: float) -> WeightMask:
+    """The mask that keeps the highest-scored ``share`` of weights, over all layers together.
 
-    Returns:
-        The copy, and the share of weights that were left, exactly.
+    Args:
+        scores: of `weight_scores`.
+        share: in [0, 1]; met to the weight.
     """
     every = torch.cat([score.flatten() for score in scores.values()])
     count = round(share * len(every))
     kept = torch.zeros(len(every), dtype=torch.bool)
     # a stable order, so that equal scores fall the same way every time
     kept[torch.from_numpy(np.argsort(-every.numpy(), kind="stable")[:count].copy())] = True
-    masked = copy.deepcopy(model)
-    parameters = dict(masked.named_parameters())
-    for (name, score), keep in zip(scores.items(), kept.split([s.numel() for s in scores.values()]), strict=True):
-        with torch.no_grad():
-            parameters[name].mul_(keep.reshape(score.shape).to(parameters[name].device))
-    return masked, count / len(every)
+    parts = kept.split([score.numel() for score in scores.values()])
+    return WeightMask(
+        {name: keep.reshape(score.shape) for (name, score), keep in zip(scores.items(), parts, strict=True)}
+    )
+
+
+def mask_weights(model: nn.Module, scores: Mapping[str, torch.Tensor], share: float) -> tuple[nn.Module, float]:
+    """A copy in which only the highest-scored ``share`` of weights is not zero, see `weight_mask`.
+
+    Returns:
+        The copy, and the share of weights that were left, exactly.
+    """
+    mask = weight_mask(scores, share)
+    return mask.applied_to(model), mask.share
+
+
+def masked_teacher(
+    model: nn.Module,
+    params: int,
+    train: Dataset[Any],
+    val: Dataset[Any] | None,
+    settings: TrainSettings,
+    state_file: str | Path | None = None,
+) -> nn.Module:
+    """A network to learn from that is as large as its student: masked by magnitude, and retrained under its mask.
+
+    The smallest weights of all layers together become zero until ``params`` parameters are left (biases and norm
+    parameters are not masked, and count). Then it is trained by the same settings on the labels alone.
+
+    Args:
+        model: unpruned; untouched.
+        params: of the student.
+        train: see `secateur.fit`.
+        val: likewise.
+        settings: of the student's training.
+        state_file: likewise, of the teacher's training.
+
+    Raises:
+        RequestError: when the network's biases and norm parameters alone are more than ``params``.
+    """
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    magnitudes = _magnitudes(model)
+    weights = sum(sizes[name] for name in magnitudes)
+    left = params - (sum(sizes.values()) - weights)
+    if left < 1:
+        raise RequestError(
+            f"distillation.teacher 'masked': the network's biases and norms alone are more than the {params:,} "
+            "parameters of the pruned network; set distillation.teacher to 'unpruned', or a larger budget"
+        )
+    mask = weight_mask(magnitudes, min(1.0, left / weights))
+    teacher = mask.applied_to(model)
+    plain = settings.model_copy(update={"distillation": None})
+    fit(teacher, train, val, plain, state_file, weight_mask=mask)
+    return teacher
+
+
+def teacher_of(
+    model: nn.Module,
+    pruned: nn.Module,
+    train: Dataset[Any],
+    val: Dataset[Any] | None,
+    settings: TrainSettings,
+    *,
+    mask: WeightMask | None = None,
+    state_file: str | Path | None = None,
+) -> nn.Module | None:
+    """What a pruned network learns from, as ``settings.distillation`` says: nothing, or one of two networks.
+
+    The network itself, unpruned, or the published one: see `masked_teacher`.
+
+    Args:
+        model: unpruned.
+        pruned: the student.
+        train: see `secateur.fit`.
+        val: likewise.
+        settings: of the student's training.
+        mask: of the student, where single weights were masked.
+        state_file: see `masked_teacher`.
+    """
+    if settings.distillation is None:
+        return None
+    if settings.distillation.teacher == "unpruned":
+        return model
+    params = sum(p.numel() for p in pruned.parameters())
+    if mask is not None:
+        params -= sum(keep.numel() for keep in mask.kept.values()) - mask.count
+    return masked_teacher(model, params, train, val, settings, state_file)
+
+
+def _magnitudes(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().abs().float().cpu() for name, p in model.named_parameters() if p.ndim > 1}
