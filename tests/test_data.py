@@ -24,12 +24,13 @@ from secateur.data import (
     LabelledImages,
     Normalisation,
     ReferenceSet,
+    Resize,
     check_source,
     loader,
     open_data,
 )
-from secateur.data.augmentation import AUGMENTATIONS
-from secateur.data.images import centre_resized, read_image
+from secateur.data.augmentation import AUGMENTATIONS, augmentation
+from secateur.data.images import read_image, resized_arrays
 from secateur.data.settings import AUGMENTATION_NAMES
 
 GREY = Normalisation((0.5,), (0.25,))
@@ -90,8 +91,8 @@ def test_torchvision_is_loaded_only_when_asked_for(tmp_path):
     root = image_folder(tmp_path / "pets")
     run_python(
         "import sys, secateur.data.dataset; from secateur.data import DataSettings, ReferenceSet, loader, open_data\n"
-        f"data = open_data(DataSettings(source={str(npz(tmp_path / 'med.npz'))!r}, size=4))\n"
-        f"open_data(DataSettings(source={str(root)!r}, size=8)).train.batch([0])\n"
+        f"data = open_data(DataSettings(source={str(npz(tmp_path / 'med.npz'))!r}, resize=4))\n"
+        f"open_data(DataSettings(source={str(root)!r}, resize=8)).train.batch([0])\n"
         "ReferenceSet.sample(data.train, 1); list(loader(data.train))\n"
         "assert 'torchvision' not in sys.modules"
     )
@@ -181,20 +182,42 @@ def test_grey_images_for_a_colour_network():
 
 def test_arrays_are_cropped_to_a_square_and_resized():
     images = np.zeros((1, 8, 16, 1), np.uint8)
-    images[:, :, 4:12] = 255
-    split = labelled([0], images=images, class_names=["a"], normalisation=GREY, size=4)
+    images[:, :, 2:14] = 255
+    split = labelled([0], images=images, class_names=["a"], normalisation=GREY, resize=Resize(size=4))
     assert split.raw([0]).unique().tolist() == [255]
     assert split.raw([0]).shape == (1, 1, 4, 4)
 
 
-@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 24), (17, 30, 8), (8, 9, 20), (48, 31, 31), (5, 5, 64)])
-def test_resizing_agrees_with_torchvision(height, width, size):
-    from torchvision.transforms.v2 import functional
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("height", "width", "size", "crop"),
+    [(32, 32, 24, None), (60, 85, 32, 28), (17, 30, 8, None), (8, 9, 20, 15), (48, 31, 31, 30), (500, 375, 256, 224)],
+)
+def test_resizing_is_that_of_torchvision_for_arrays_and_files(tmp_path, height, width, size, crop, interpolation):
+    from torchvision.transforms import InterpolationMode, v2
 
-    images = torch.from_numpy(pixels(4, height, width)).permute(0, 3, 1, 2)
-    square = functional.center_crop(images, [min(height, width)])
-    expected = functional.resize(square, [size, size], antialias=True)
-    assert (centre_resized(images, size).int() - expected.int()).abs().max() <= 1
+    resize = Resize(size=size, crop=crop, interpolation=interpolation)
+    images = pixels(1, height, width)
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    usual = v2.Compose([v2.Resize(size, InterpolationMode(interpolation)), v2.CenterCrop(resize.side)])
+    expected = np.asarray(usual(Image.fromarray(images[0])))
+    assert np.array_equal(resized_arrays(images, resize)[0], expected)
+    assert np.array_equal(read_image(tmp_path / "image.png", resize=resize).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": 224, "crop": 256}, "a crop of 256 does not fit in a shorter side of 224"),
+        ({"size": 2}, "greater than or equal to 4"),
+        ({"size": 8, "interpolation": "lanczos"}, "'nearest', 'bilinear' or 'bicubic'"),
+        ({"side": 8}, "Field required"),
+        (True, "valid dictionary"),
+    ],
+)
+def test_impossible_sizes_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        DataSettings(resize=wrong)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +253,35 @@ def test_augmentations_have_their_names():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_augmentations_keep_shape_and_range(name, channels):
     normalisation = GREY if channels == 1 else COLOUR
-    make = AUGMENTATIONS[name]
-    split = labelled([0, 1], images=pixels(2, channels=channels), normalisation=normalisation, augmentation=make())
+    transform = augmentation(name)
+    split = labelled([0, 1], images=pixels(2, channels=channels), normalisation=normalisation, augmentation=transform)
     images, _ = split.batch([0, 1])
     low, high = normalisation.bounds()
     assert images.shape == (2, channels, 8, 8)
     assert low - 1e-4 <= images.min()
     assert images.max() <= high + 1e-4
+
+
+def test_random_crops_are_taken_from_the_whole_picture_and_follow_the_seed(tmp_path):
+    # a picture whose left edge alone is bright: the centre crop never sees it
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, :20] = 255
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            Image.fromarray(wide).save(tmp_path / label / f"{number}.png")
+    asked = DataSettings(source=str(tmp_path), resize={"size": 32, "crop": 24}, augmentation="resized-crop-flip")
+    train = open_data(asked).train
+    torch.manual_seed(1)
+    first = train.batch(range(len(train)))[0]
+    torch.manual_seed(1)
+    again = train.batch(range(len(train)))[0]
+    assert first.shape == (len(train), 3, 24, 24)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, train.batch(range(len(train)))[0])
+    plain = train.replace(augmentation=None).batch(range(len(train)))[0]
+    assert first.max() > plain.max(), "some crop holds what the centre does not"
+    assert torch.equal(ReferenceSet.sample(train, 1).inputs[0], plain[0])
 
 
 # image files
@@ -246,7 +291,7 @@ def test_augmentations_keep_shape_and_range(name, channels):
 def test_image_formats(tmp_path, suffix):
     path = save_image(tmp_path / f"image{suffix}")
     assert read_image(path).shape == (3, 12, 10)
-    assert read_image(path, channels=1, size=6).shape == (1, 6, 6)
+    assert read_image(path, channels=1, resize=Resize(size=6)).shape == (1, 6, 6)
 
 
 def test_sixteen_bit_grey_keeps_its_upper_bits(tmp_path):
@@ -267,7 +312,7 @@ def test_palettes_with_transparency_read_without_a_warning(tmp_path):
 def test_a_long_strip_needs_no_memory_to_match(tmp_path):
     path = tmp_path / "strip.png"
     Image.new("L", (200_000, 1), 77).save(path)
-    assert read_image(path, size=32).unique().tolist() == [77]
+    assert read_image(path, resize=Resize(size=32)).unique().tolist() == [77]
 
 
 def broken_images(folder: Path) -> dict[str, Path]:
@@ -309,7 +354,7 @@ def test_damaged_files_raise_nothing_else(tmp_path_factory, data, kind):
     path = tmp_path_factory.mktemp("damaged") / f"image.{kind.lower()}"
     path.write_bytes(bytes(content))
     with contextlib.suppress(RequestError):
-        assert read_image(path, size=8).shape == (3, 8, 8)
+        assert read_image(path, resize=Resize(size=8)).shape == (3, 8, 8)
 
 
 # image folders
@@ -334,7 +379,7 @@ def image_folder(root: Path, *splits: str, per_class: int = 10) -> Path:
     ],
 )
 def test_folders_give_three_splits_that_do_not_overlap(tmp_path, splits, sizes):
-    data = open_data(DataSettings(source=str(image_folder(tmp_path / "pets", *splits)), size=8))
+    data = open_data(DataSettings(source=str(image_folder(tmp_path / "pets", *splits)), resize=8))
     assert (len(data.train), len(data.val), len(data.test)) == sizes
     assert data.class_names == ("cat", "dog")
     assert data.name == "pets"
@@ -354,8 +399,8 @@ def test_bad_samples_fail_or_are_counted(tmp_path):
     (root / "cat" / "._0.png").write_text("another system's side file")
     (root / ".hidden").mkdir()
     with pytest.raises(RequestError, match=r"image .*cat"):
-        open_data(DataSettings(source=str(root), size=8))
-    data = open_data(DataSettings(source=str(root), size=8, on_bad_sample="skip", channels=1))
+        open_data(DataSettings(source=str(root), resize=8))
+    data = open_data(DataSettings(source=str(root), resize=8, on_bad_sample="skip", channels=1))
     assert len(data.train) + len(data.val) + len(data.test) == 20
     assert len(data.skipped) == len(broken)
     assert all(any(name in line for line in data.skipped) for name in broken)
@@ -365,11 +410,11 @@ def test_bad_samples_fail_or_are_counted(tmp_path):
 def test_folders_that_cannot_serve(tmp_path):
     def refused(root, message, **changes):
         with pytest.raises(RequestError, match=message) as caught:
-            open_data(DataSettings(**({"source": str(root), "size": 8} | changes)))
+            open_data(DataSettings(**({"source": str(root), "resize": 8} | changes)))
         assert "\n" not in str(caught.value)
 
     root = image_folder(tmp_path / "pets")
-    refused(root, "needs a size", size=None)
+    refused(root, "needs a size", resize=None)
     (root / "fish").mkdir()
     refused(root, "no usable images in class folder.* fish")
     refused(tmp_path / "pets" / "cat", "has no class folders")
@@ -397,7 +442,7 @@ def test_medmnist_layout(tmp_path):
     path = str(npz(tmp_path / "grey.npz", **grey, class_names=np.array(["a", "b", "c"])))
     assert open_data(path).input_shape == (1, 8, 8)
     assert open_data(path).class_names == ("a", "b", "c")
-    wide = open_data(DataSettings(source=path, channels=3, size=16))
+    wide = open_data(DataSettings(source=path, channels=3, resize=16))
     assert wide.input_shape == (3, 16, 16)
     assert len(set(wide.normalisation.mean)) == 1
 
@@ -500,8 +545,8 @@ def wrong_sources(folder: Path) -> dict[str, tuple[dict, str]]:
         "text": ({"source": f"{folder}/text.npz"}, "cannot be read as .npz"),
         "half": ({"source": f"{folder}/half.npz"}, "not in the MedMNIST layout: test_labels is missing"),
         "size": ({"source": str(pets)}, "needs a size"),
-        "no training": ({"source": f"{folder}/tested", "size": 8}, "but no train folder"),
-        "no images": ({"source": f"{folder}/empty", "size": 8}, r"no usable images in class folder\(s\) cat"),
+        "no training": ({"source": f"{folder}/tested", "resize": 8}, "but no train folder"),
+        "no images": ({"source": f"{folder}/empty", "resize": 8}, r"no usable images in class folder\(s\) cat"),
         "fog": (
             {"source": str(good), "augmentation": "flop"},
             r"'flop' \(did you mean 'flip'\?\)",
@@ -515,7 +560,7 @@ def wrong_sources(folder: Path) -> dict[str, tuple[dict, str]]:
         "twice": ({"source": str(good), "classes": ("1", 1)}, "class '1' is asked for twice"),
         "no class": ({"source": str(good), "classes": ()}, "data.classes must be a non-empty list"),
         "one class": ({"source": str(good), "classes": ("cat",)}, r"one class only \('cat'\); at least two"),
-        "class": ({"source": str(pets), "size": 8, "classes": ("cat", "dgo")}, r"unknown class 'dgo' .*mean 'dog'"),
+        "class": ({"source": str(pets), "resize": 8, "classes": ("cat", "dgo")}, r"unknown class 'dgo' .*mean 'dog'"),
     }
 
 
@@ -608,7 +653,7 @@ def test_reference_batches_and_bounds(tiny_data):
 
 
 def test_reference_samples_are_not_augmented():
-    split = labelled([0, 1] * 5, augmentation=AUGMENTATIONS["photo"]())
+    split = labelled([0, 1] * 5, augmentation=augmentation("photo"))
     plain = split.replace(augmentation=None)
     for kind in (split, Subset(split, range(10)), Subset(Subset(split, range(10)), range(10))):
         assert torch.equal(ReferenceSet.sample(kind, 3).inputs, ReferenceSet.sample(plain, 3).inputs)
@@ -763,7 +808,7 @@ def test_reference_sets_that_are_none(inputs, targets, message):
 def test_data_are_one_line():
     split = labelled([0, 1, 2, 2])
     assert repr(split) == "LabelledImages(4 images of [3, 8, 8], 3 classes with 1 to 2)"
-    assert repr(split.replace(size=4)) == "LabelledImages(4 images of [3, 4, 4], 3 classes with 1 to 2)"
+    assert repr(split.replace(resize=Resize(size=4))) == "LabelledImages(4 images of [3, 4, 4], 3 classes with 1 to 2)"
     data = ImageData("pets", split, split.subset([]), split, ("a.png is empty",))
     assert repr(data) == "ImageData('pets': 4 train, 0 val, 4 test images of [3, 8, 8], 3 classes, 1 skipped)"
     assert repr(split.subset([])) == "LabelledImages(0 images of [3, 8, 8], no classes)"

@@ -4,7 +4,7 @@ from .classes import class_indices
 from .dataset import ImageData, LabelledImages, Normalisation, loader
 from .fetching import fetch
 from .reference import ReferenceSet
-from .settings import DataSettings
+from .settings import DataSettings, Resize
 from .sources import open_data
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LabelledImages",
     "Normalisation",
     "ReferenceSet",
+    "Resize",
     "check_source",
     "class_indices",
     "closest_subset",

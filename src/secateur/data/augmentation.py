@@ -1,20 +1,25 @@
-"""Augmentation of training images, by torchvision's v2 transforms."""
+"""Augmentation of training images, by torchvision's v2 transforms, which draw from PyTorch's random numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 from secateur.core.errors import RequestError
+from secateur.data.dataset import Augmentation, ResizingAugmentation
+from secateur.data.settings import Resize
 
-AUGMENTATIONS: dict[str, Callable[[], v2.Transform | None]] = {
-    "none": lambda: None,
-    "shift": lambda: v2.RandomAffine(0, translate=(0.1, 0.1)),
-    "flip": lambda: v2.RandomHorizontalFlip(),
-    "crop-flip": lambda: v2.Compose([_PadCrop(4), v2.RandomHorizontalFlip()]),
-    "photo": lambda: v2.Compose(
+AUGMENTATIONS: dict[str, Callable[[Resize | None], Augmentation | None]] = {
+    "none": lambda resize: None,
+    "shift": lambda resize: v2.RandomAffine(0, translate=(0.1, 0.1)),
+    "flip": lambda resize: v2.RandomHorizontalFlip(),
+    "crop-flip": lambda resize: v2.Compose([_PadCrop(4), v2.RandomHorizontalFlip()]),
+    "resized-crop-flip": lambda resize: ResizingAugmentation(
+        v2.Compose([_ResizedCrop(resize), v2.RandomHorizontalFlip()])
+    ),
+    "photo": lambda resize: v2.Compose(
         [
             v2.RandomHorizontalFlip(),
             v2.RandomVerticalFlip(),
@@ -38,8 +43,34 @@ class _PadCrop(v2.Transform):  # type: ignore[misc]
         return cropped
 
 
-def augmentation(name: str) -> v2.Transform | None:
-    """The named transform of one uint8 CHW image, or None for ``none``."""
+class _ResizedCrop(v2.Transform):  # type: ignore[misc]
+    """A random window of 8 to 100 % of the image's area and 3:4 to 4:3 in shape, resized (antialiased).
+
+    It becomes as large as ``resize`` makes other images, without it as large as the image is.
+    """
+
+    def __init__(self, resize: Resize | None) -> None:
+        super().__init__()
+        self.resize = resize
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Crop one CHW image."""
+        size = tuple(image.shape[-2:]) if self.resize is None else (self.resize.side, self.resize.side)
+        kind = InterpolationMode("bilinear" if self.resize is None else self.resize.interpolation)
+        cropped: torch.Tensor = v2.RandomResizedCrop(size, interpolation=kind, antialias=True)(image)
+        return cropped
+
+
+def augmentation(name: str, resize: Resize | None = None) -> Augmentation | None:
+    """The named transform of one uint8 CHW image, or None for ``none``.
+
+    Args:
+        name: one of `secateur.data.settings.AUGMENTATION_NAMES`.
+        resize: how images are resized where they are not augmented.
+
+    Raises:
+        RequestError: for an unknown name.
+    """
     if name not in AUGMENTATIONS:
         raise RequestError(f"unknown augmentation '{name}'; known: {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name]()
+    return AUGMENTATIONS[name](resize)

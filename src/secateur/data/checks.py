@@ -36,7 +36,7 @@ _FOLDERS = {
 _SCANNED = 2000  # entries of a folder looked at for a similar name
 
 
-def check_source(settings: DataSettings) -> None:
+def check_source(settings: DataSettings, sized: bool = False) -> None:
     """Refuse a request for data that cannot be met.
 
     Names, files, folders, extras and settings are looked at; no image is. Takes milliseconds, for a folder of a
@@ -44,6 +44,7 @@ def check_source(settings: DataSettings) -> None:
 
     Args:
         settings: the request.
+        sized: the network's record will say what size its images have, where the settings do not.
 
     Raises:
         RequestError: for an unknown source, augmentation or class, a missing file, folder or extra, a file that is no
@@ -60,13 +61,13 @@ def check_source(settings: DataSettings) -> None:
         hint = did_you_mean(name, AUGMENTATION_NAMES)
         raise RequestError(f"unknown augmentation '{name}'{hint}; known: {', '.join(AUGMENTATION_NAMES)}")
     try:
-        names = _check_place(settings)
+        names = _check_place(settings, sized or settings.resize is not None)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise RequestError(f"data source '{settings.source}' cannot be read ({error.strerror or error})") from error
     _check_classes(settings, names)
 
 
-def _check_place(settings: DataSettings) -> tuple[str, ...]:
+def _check_place(settings: DataSettings, sized: bool) -> tuple[str, ...]:
     """Names of the classes, where the source tells them unopened."""
     source, path = settings.source, Path(settings.source).expanduser()
     if not source.strip():
@@ -77,13 +78,13 @@ def _check_place(settings: DataSettings) -> tuple[str, ...]:
         _check_named(source)
     elif source.startswith("torchvision/"):
         bare = source.removeprefix("torchvision/")
-        _check_torchvision(bare, settings)
+        _check_torchvision(bare, settings, sized)
         names = NAMED[bare].class_names if bare in NAMED else ()
     elif path.suffix.lower() == ".npz" and not path.is_dir():
         check_archive(path)
     elif path.is_dir():
-        if settings.size is None:
-            raise RequestError(f"image folder '{path}' needs a size, e.g. --set data.size=224")
+        if not sized:
+            raise RequestError(f"image folder '{path}' needs a size, e.g. --set data.resize=224")
         names = layout_of(path).class_names
     else:
         raise RequestError(
@@ -136,14 +137,14 @@ def _check_named(name: str) -> None:
         )
 
 
-def _check_torchvision(name: str, settings: DataSettings) -> None:
+def _check_torchvision(name: str, settings: DataSettings, sized: bool) -> None:
     if name not in TORCHVISION_NAMES:
         hint = did_you_mean(name, TORCHVISION_NAMES)
         raise RequestError(f"unknown torchvision data set '{name}'{hint}; known: {', '.join(TORCHVISION_NAMES)}")
     if settings.root is None:
         raise RequestError(f"torchvision/{name} needs the folder it is in, e.g. --set data.root=~/data")
-    if settings.size is None and name in _OF_MANY_SIZES:
-        raise RequestError(f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.size=224")
+    if not sized and name in _OF_MANY_SIZES:
+        raise RequestError(f"torchvision/{name} has images of many sizes; choose one, e.g. --set data.resize=224")
     root = settings.root.expanduser()
     if root.exists() and not root.is_dir():
         raise RequestError(f"data.root '{root}' is a file; name the folder that torchvision/{name} is in")

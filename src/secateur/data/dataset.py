@@ -21,9 +21,10 @@ from secateur.core.layouts import laid_out
 from secateur.core.randomness import torch_generator
 from secateur.data.classes import class_indices, label_of
 from secateur.data.display import classes_text, page, shape_text, spread
-from secateur.data.images import centre_resized, read_image
+from secateur.data.images import read_image, resized_arrays
 from secateur.data.labels import class_labels
 from secateur.data.samples import check_dataset, collated
+from secateur.data.settings import Resize
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,21 @@ def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(round(value, 4) for value in values)
 
 
+@dataclass(frozen=True)
+class ResizingAugmentation:
+    """An augmentation that makes the size of images itself: it is given them as stored, not resized.
+
+    Attributes:
+        transform: of one uint8 CHW image, ``v2.RandomResizedCrop(224)`` say.
+    """
+
+    transform: Callable[[torch.Tensor], torch.Tensor]
+
+
+Augmentation = Callable[[torch.Tensor], torch.Tensor] | ResizingAugmentation
+"""A transform of one uint8 CHW image."""
+
+
 class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     """One split: images with integer labels, delivered normalised.
 
@@ -79,8 +95,9 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         labels: class index of each sample, [N].
         class_names: name of each class index.
         normalisation: how [0, 1] becomes the network's input.
-        size: side in pixels that images of other sizes are centre-cropped and resized to.
-        augmentation: transform of one uint8 CHW image, one of torchvision's v2 say, applied before normalisation.
+        resize: size that images are given; None: they have one size already.
+        augmentation: transform of one uint8 CHW image, one of torchvision's v2 say, between resizing and normalisation;
+            in `ResizingAugmentation`, in place of resizing.
 
     Indexing gives ``(image CHW float32, label)``; `batch` makes many at once, and data loaders use it.
     """
@@ -91,8 +108,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         labels: np.ndarray,
         class_names: Sequence[str],
         normalisation: Normalisation,
-        size: int | None = None,
-        augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        resize: Resize | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.images = images if isinstance(images, np.ndarray) else _paths(images)
         self.labels = class_labels(labels)
@@ -100,7 +117,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
             raise RequestError(f"{len(images)} images but {len(self.labels)} labels")
         self.class_names = tuple(class_names)
         self.normalisation = normalisation
-        self.size = size
+        self.resize = resize
         self.augmentation = augmentation
         if len(self.labels) and self.labels.max() >= len(self.class_names):
             raise RequestError(
@@ -120,7 +137,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def shape_text(self) -> str:
         """Shape of one image, as far as it is known without opening one."""
         sides = self.images.shape[1:3] if isinstance(self.images, np.ndarray) else ("H", "W")
-        return shape_text((len(self.normalisation.mean), *(sides if self.size is None else (self.size, self.size))))
+        sides = sides if self.resize is None else (self.resize.side, self.resize.side)
+        return shape_text((len(self.normalisation.mean), *sides))
 
     def __repr__(self) -> str:
         """One line."""
@@ -130,7 +148,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         """For notebooks: images per class, and some of them."""
         some = spread(len(self))
         # files have sizes of their own
-        plain = self.replace(augmentation=None, size=self.size or (None if isinstance(self.images, np.ndarray) else 64))
+        resize = self.resize or (None if isinstance(self.images, np.ndarray) else Resize(size=64))
+        plain = self.replace(augmentation=None, resize=resize)
         try:
             pictures = plain.raw(some).float() / 255 if some else None
         except RequestError:  # a file that cannot be read is shown by those who need it
@@ -151,25 +170,35 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, H, W] float32 normalised, labels [N] int64."""
-        raw = self.raw(indices)
-        if self.augmentation is not None:
-            raw = torch.stack([self.augmentation(image) for image in raw])
+        if self.augmentation is None:
+            raw = self.raw(indices)
+        elif isinstance(self.augmentation, ResizingAugmentation):
+            raw = torch.stack([self.augmentation.transform(self._stored(index)) for index in indices])
+        else:
+            raw = torch.stack([self.augmentation(image) for image in self.raw(indices)])
         mean = torch.tensor(self.normalisation.mean)[:, None, None]
         std = torch.tensor(self.normalisation.std)[:, None, None]
         images_NCHW = raw.to(torch.float32).div_(255).sub_(mean).div_(std)
         return images_NCHW, torch.from_numpy(self.labels[np.asarray(indices)])
 
     def raw(self, indices: Sequence[int]) -> torch.Tensor:
-        """The images as stored, uint8 [N, C, H, W]."""
-        channels = len(self.normalisation.mean)
+        """The images as stored and resized, uint8 [N, C, H, W]."""
         if isinstance(self.images, np.ndarray):
-            images_NCHW = torch.from_numpy(self.images[np.asarray(indices)]).permute(0, 3, 1, 2)
-            if channels == 3 and images_NCHW.shape[1] == 1:
-                images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
-            if self.size is not None and images_NCHW.shape[-2:] != (self.size, self.size):
-                images_NCHW = centre_resized(images_NCHW, self.size)
-            return laid_out(images_NCHW)
-        return torch.stack([read_image(self.images[i], channels, self.size) for i in indices])
+            pixels = self.images[np.asarray(indices)]
+            return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
+        return torch.stack([read_image(self.images[i], len(self.normalisation.mean), self.resize) for i in indices])
+
+    def _stored(self, index: int) -> torch.Tensor:
+        """One image of the size that it is stored with, uint8 [C, H, W]."""
+        if isinstance(self.images, np.ndarray):
+            return self._channels(self.images[[index]])[0]
+        return read_image(self.images[index], len(self.normalisation.mean))
+
+    def _channels(self, images_NHWC: np.ndarray) -> torch.Tensor:
+        """[N, C, H, W] in as many channels as the network takes."""
+        images_NCHW = torch.from_numpy(images_NHWC).permute(0, 3, 1, 2)
+        grey = len(self.normalisation.mean) == 3 and images_NCHW.shape[1] == 1
+        return images_NCHW.expand(-1, 3, -1, -1) if grey else images_NCHW
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
         """The same split with only the samples at ``indices`` (or where a boolean mask is true)."""
@@ -205,7 +234,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
     def replace(self, **changes: Any) -> LabelledImages:
         """A copy with some constructor arguments changed."""
-        names = ("images", "labels", "class_names", "normalisation", "size", "augmentation")
+        names = ("images", "labels", "class_names", "normalisation", "resize", "augmentation")
         return LabelledImages(**{name: changes.get(name, getattr(self, name)) for name in names})
 
 
@@ -237,6 +266,11 @@ class ImageData:
         return self.train.normalisation
 
     @property
+    def resize(self) -> Resize | None:
+        """Size that images are given; None: as stored."""
+        return self.train.resize
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of one sample."""
         image, _ = self.test[0]
@@ -251,6 +285,23 @@ class ImageData:
                 f"{len(self.normalisation.mean)}; open it with channels={len(normalisation.mean)}"
             )
         splits = {s: getattr(self, s).replace(normalisation=normalisation) for s in ("train", "val", "test")}
+        return dataclasses.replace(self, **splits)
+
+    def renumbered(self, labels: Sequence[int | None], class_names: Sequence[str]) -> ImageData:
+        """The same images under the class indices of a network that numbers classes otherwise.
+
+        Args:
+            labels: new index of each class; None: of a class that has no images.
+            class_names: by new index.
+
+        Raises:
+            RequestError: for images of a class without new index.
+        """
+        table = np.array([-1 if label is None else label for label in labels], np.int64)
+        splits = {
+            name: getattr(self, name).replace(labels=table[getattr(self, name).labels], class_names=class_names)
+            for name in ("train", "val", "test")
+        }
         return dataclasses.replace(self, **splits)
 
     def only(self, classes: Sequence[int | str], renumber: bool = False) -> ImageData:

@@ -149,16 +149,18 @@ def _from_package(named: NamedSet, say: Say) -> tuple[Arrays, str]:
 
 def _from_torchvision(named: NamedSet, say: Say) -> tuple[Arrays, str]:
     from secateur.data.images import read_image
+    from secateur.data.settings import Resize
     from secateur.data.torchvision_sets import read_torchvision
 
     assert named.torchvision is not None
+    size = Resize(size=named.shape[0])
     say(f"from: torchvision, which downloads {named.download:g} MB from the authors' site or a mirror of it")
     with tempfile.TemporaryDirectory(prefix="secateur-data-") as folder:
         parts, class_names = read_torchvision(named.torchvision, Path(folder), download=True)
         for split, (images, labels) in parts.items():
             if not isinstance(images, np.ndarray):
                 files = track(images, f"reading the {split} images")
-                pixels = np.stack([read_image(path, 3, named.shape[0]).permute(1, 2, 0).numpy() for path in files])
+                pixels = np.stack([read_image(path, 3, size).permute(1, 2, 0).numpy() for path in files])
                 parts[split] = (pixels, labels)
     arrays = _arrays(named, parts["train"], parts["test"], class_names)
     if named.digest is not None and digest(arrays) != named.digest:

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from secateur.core.errors import RequestError
+from secateur.data.settings import Resize
 
 MAX_PIXELS = 100_000_000
+_LONGEST = 8  # times the shorter side: what lies beyond is cut off before resizing
 
 
-def read_image(path: Path, channels: int = 3, size: int | None = None) -> torch.Tensor:
-    """One image as uint8 [C, H, W]; given ``size``, its central square resized to that side.
+def read_image(path: Path, channels: int = 3, resize: Resize | None = None) -> torch.Tensor:
+    """One image as uint8 [C, H, W], resized where it is said how.
 
     16-bit grey values keep their upper 8 bits.
 
@@ -45,12 +47,8 @@ def read_image(path: Path, channels: int = 3, size: int | None = None) -> torch.
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         raise RequestError(f"image '{path}' cannot be read ({error}); repair it or use on_bad_sample: skip") from error
-    if size is not None and converted.size != (size, size):
-        # cut before resizing: a strip one pixel high would otherwise grow beyond any memory
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        converted = converted.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    if resize is not None:
+        converted = _resized(converted, resize)
     pixels = np.asarray(converted, np.uint8)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1)
 
@@ -64,24 +62,38 @@ def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
     return picture
 
 
-def centre_resized(images_NCHW: torch.Tensor, size: int) -> torch.Tensor:
-    """The central squares of uint8 images, resized to ``size``: bilinear, with antialiasing.
+def resized_arrays(images_NHWC: np.ndarray, resize: Resize) -> np.ndarray:
+    """Images in memory, resized as files are.
 
     Args:
-        images_NCHW: uint8 [N, C, H, W].
-        size: side in pixels.
+        images_NHWC: uint8 [N, H, W, C], with one or three channels.
+        resize: what comes out.
 
     Returns:
-        uint8 [N, C, size, size].
+        uint8 [N, side, side, C].
 
     Example:
-        >>> centre_resized(torch.full((1, 3, 8, 16), 7, dtype=torch.uint8), 4).unique().tolist()
-        [7]
+        >>> resized_arrays(np.full((1, 8, 16, 3), 7, np.uint8), Resize(size=6, crop=4)).shape
+        (1, 4, 4, 3)
     """
-    height, width = images_NCHW.shape[-2:]
-    side = min(height, width)
-    # the odd pixel is cut off as torchvision's centre crop does
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    square = images_NCHW[..., top : top + side, left : left + side].to(torch.float32)
-    resized = torch.nn.functional.interpolate(square, (size, size), mode="bilinear", antialias=True)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    made = np.empty((len(images_NHWC), resize.side, resize.side, images_NHWC.shape[-1]), np.uint8)
+    for image, place in zip(images_NHWC, made, strict=True):
+        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image))
+        place[...] = np.asarray(_resized(picture, resize)).reshape(place.shape)
+    return made
+
+
+def _resized(picture: Image.Image, resize: Resize) -> Image.Image:
+    """The central square of the resized picture, to the byte as torchvision makes it of a PIL image."""
+    short = min(picture.size)
+    if max(picture.size) > _LONGEST * short:
+        # a strip one pixel high would otherwise grow beyond any memory
+        picture = _central(picture, *(min(side, _LONGEST * short) for side in picture.size))
+    width, height = (int(resize.size * side / short) for side in picture.size)
+    whole = picture.resize((width, height), Image.Resampling[resize.interpolation.upper()])
+    return _central(whole, resize.side, resize.side)
+
+
+def _central(picture: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))

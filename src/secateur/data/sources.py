@@ -14,7 +14,7 @@ from secateur.data.archive import Split, Splits, read_splits
 from secateur.data.catalogue import NAMED, fetched_file
 from secateur.data.checks import check_several, check_source
 from secateur.data.classes import class_indices
-from secateur.data.dataset import ImageData, LabelledImages, Normalisation, samples_of
+from secateur.data.dataset import Augmentation, ImageData, LabelledImages, Normalisation, samples_of
 from secateur.data.digits import read_mnist5k
 from secateur.data.folders import image_files, layout_of
 from secateur.data.images import read_image
@@ -47,7 +47,7 @@ def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption =
     """
     settings = _settings(settings)
     check_source(settings)
-    transform = _augmentation(settings.augmentation)
+    transform = _augmentation(settings)
     splits, class_names, skipped = _read(settings)
     if not len(splits["val"][1]) and len(splits["train"][1]):
         splits["train"], splits["val"] = _split_two(splits["train"], 0.1, settings.seed)
@@ -59,7 +59,7 @@ def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption =
         _check_enough(limited, settings.source)
     made = {
         name: LabelledImages(
-            images, labels, class_names, normalisation, settings.size, transform if name == "train" else None
+            images, labels, class_names, normalisation, settings.resize, transform if name == "train" else None
         )
         for name, (images, labels) in limited.items()
     }
@@ -78,12 +78,12 @@ def _settings(given: object) -> DataSettings:
     )
 
 
-def _augmentation(name: str) -> Any:
-    if name == "none":
+def _augmentation(settings: DataSettings) -> Augmentation | None:
+    if settings.augmentation == "none":
         return None
     from secateur.data.augmentation import augmentation  # loads torchvision
 
-    return augmentation(name)
+    return augmentation(settings.augmentation, settings.resize)
 
 
 def _read(settings: DataSettings) -> tuple[Splits, tuple[str, ...], list[str]]:
@@ -217,7 +217,7 @@ def _measure(images: Any, labels: np.ndarray, settings: DataSettings) -> Normali
         counts = np.repeat(counts, 3, axis=0) if channels == 3 and stored == 1 else counts
     else:
         for i in sample[:500]:
-            counts = counts + _histogram(read_image(images[i], channels or 3, settings.size).flatten(1).numpy())
+            counts = counts + _histogram(read_image(images[i], channels or 3, settings.resize).flatten(1).numpy())
     levels = np.arange(256) / 255
     shares = counts / np.sum(counts, axis=1, keepdims=True)
     mean = shares @ levels
