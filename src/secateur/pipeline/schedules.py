@@ -52,6 +52,7 @@ def _choose(
         settings.strategy,
         order=settings.order,
         min_keep=settings.min_keep,
+        max_remove=settings.max_remove,
         round_to=settings.round_to,
         protect=(*settings.protect, *scores.structure.first_layers(settings.skip_first_layers)),
         within=within,

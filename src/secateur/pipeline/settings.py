@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from secateur.core.html import table_html
-from secateur.selection.budget import check_min_keep
+from secateur.selection.budget import check_max_remove, check_min_keep
 from secateur.selection.names import STRATEGY_NAMES
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ class PruneSettings(BaseModel):
     recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
     order: Literal["least", "most"] = "least"
     min_keep: int | float = Field(default=1, description="units that stay in every group; below 1: their share of it")
+    max_remove: int | float | dict[str, int | float] | None = Field(
+        default=None, description="units that go at most per scoring, in all or by layer; below 1: their share"
+    )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default=1, description="kept units per group are a multiple of this; auto: what runs fast here, measured"
     )
@@ -57,6 +60,12 @@ class PruneSettings(BaseModel):
     @classmethod
     def _units_or_share(cls, value: int | float) -> int | float:
         check_min_keep(value)
+        return value
+
+    @field_validator("max_remove")
+    @classmethod
+    def _number_or_share(cls, value: Any) -> Any:
+        check_max_remove(value)
         return value
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
@@ -19,25 +20,37 @@ class UnreachableBudgetError(RequestError):
     Attributes:
         least: the share that can.
         binding: the layer that holds most of it, and why; and what else locks units that could go.
-        limits: what was asked for that keeps units: ``min_keep``, ``round_to``, ``protect``.
+        limits: what was asked for that keeps units: ``min_keep``, ``round_to``, ``protect``, ``layer_shares``,
+            ``max_remove``.
+        capped: whether more units could go but for ``max_remove``, such as in a further step.
     """
 
-    def __init__(self, budget: str, least: float, binding: str, limits: tuple[str, ...] = ()) -> None:
-        lower = f", or lower {', '.join(limits)}" if limits else ""
+    def __init__(
+        self, budget: str, least: float, binding: str, limits: tuple[str, ...] = (), capped: bool = False
+    ) -> None:
+        lower = ", ".join(name for name in limits if name not in _REMEDIES)
+        remedies = [f"lower {lower}"] * bool(lower) + [_REMEDIES[name] for name in limits if name in _REMEDIES]
+        ways = "".join(f", or {remedy}" for remedy in remedies)
         super().__init__(
-            f"a budget of {budget} cannot be reached: at least {least:.1%} stays; {binding}; ask for more{lower}"
+            f"a budget of {budget} cannot be reached: at least {least:.1%} stays; {binding}; ask for more{ways}"
         )
         self.least = least
         self.binding = binding
         self.limits = limits
+        self.capped = capped
         self._budget = budget
 
     def of(self, budget: str, least: float) -> UnreachableBudgetError:
         """The same of another budget, such as one counted against a larger network."""
-        return UnreachableBudgetError(budget, least, self.binding, self.limits)
+        return UnreachableBudgetError(budget, least, self.binding, self.limits, self.capped)
 
-    def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str, tuple[str, ...]]]:
-        return type(self), (self._budget, self.least, self.binding, self.limits)  # it comes back from other processes
+    def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str, tuple[str, ...], bool]]:
+        # it comes back from other processes
+        return type(self), (self._budget, self.least, self.binding, self.limits, self.capped)
+
+
+_REMEDIES = {"max_remove": "raise max_remove", "layer_shares": "give other layer_shares"}
+"""What to do about limits that are not simply lowered."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,6 +149,47 @@ def real_number(value: object) -> float | None:
 def _unknown_kind(kind: Any) -> RequestError:
     known = get_args(Kind)
     return RequestError(f"unknown budget kind '{kind}'{did_you_mean(str(kind), known)}; known: {', '.join(known)}")
+
+
+def check_max_remove(max_remove: object) -> None:
+    """Refuse what is no cap on the number of units that go.
+
+    Args:
+        max_remove: a whole number of units from 1, a fraction strictly between 0 and 1, one of these by name of layer,
+            or None: no cap.
+
+    Raises:
+        RequestError: for anything else.
+
+    Example:
+        >>> check_max_remove({"conv1": 0})
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: max_remove of 'conv1' is a number of units (1, 2, ...) or a share of its \
+units below 1 (0.1), got 0
+    """
+    if max_remove is None:
+        return
+    caps = max_remove if isinstance(max_remove, Mapping) else {None: max_remove}
+    if not caps:
+        raise RequestError("max_remove names no layer; give a number of units, or a number by name of layer")
+    for name, cap in caps.items():
+        number = real_number(cap)
+        if number is None or not (number >= 1 if isinstance(cap, Integral) else 0 < number < 1):
+            of, its = ("", "all") if name is None else (f" of '{name}'", "its")
+            raise RequestError(
+                f"max_remove{of} is a number of units (1, 2, ...) or a share of {its} units below 1 (0.1), got {cap!r}"
+            )
+
+
+def units_to_remove(max_remove: int | float, size: int) -> int:
+    """How many of ``size`` units may go at most: a share is rounded down.
+
+    Example:
+        >>> units_to_remove(2, 64), units_to_remove(0.1, 64), units_to_remove(0.1, 30), units_to_remove(0.1, 4)
+        (2, 6, 3, 0)
+    """
+    return int(max_remove) if max_remove >= 1 else math.floor(max_remove * size + 1e-9)
 
 
 def check_min_keep(min_keep: object) -> None:

@@ -10,6 +10,7 @@ from secateur.core.errors import RequestError
 from secateur.core.names import did_you_mean
 from secateur.criteria import Scores, kept_at
 from secateur.selection.budget import check_min_keep, real_number
+from secateur.selection.caps import Caps, MaxRemove, protected_groups
 from secateur.selection.names import NOMINAL_STRATEGIES
 from secateur.selection.plan import Plan
 from secateur.selection.planning import check_protect, check_scores, minima
@@ -21,6 +22,7 @@ def select_nominal(
     strategy: str = "per-layer",
     *,
     min_keep: int | float = 1,
+    max_remove: MaxRemove | None = None,
     protect: Sequence[str] = (),
     nothing: bool = False,
 ) -> Plan:
@@ -35,11 +37,14 @@ def select_nominal(
         ratio: in (0, 1).
         strategy: ``per-layer``, ``global`` or ``isomorphic``; see `select`.
         min_keep: units that stay in every group, or their share of it; see `select`.
+        max_remove: units that may go at most, see `select`. A ratio that takes more is refused: what a table calls by
+            a ratio is to have lost that share.
         protect: names of layers whose units all stay.
         nothing: let a plan pass that removes nothing.
 
     Raises:
-        RequestError: for a ratio out of range, another strategy, or a plan that would change nothing.
+        RequestError: for a ratio out of range, another strategy, a ratio that takes more than ``max_remove``, or a plan
+            that would change nothing.
     """
     check_scores(scores)
     structure = scores.structure
@@ -51,8 +56,8 @@ def select_nominal(
         raise RequestError(f"unknown strategy '{strategy}' for a nominal ratio{meant}; known: {known}")
     check_protect(protect)
     check_min_keep(min_keep)
-    floors = minima(structure, min_keep)
-    protected = {structure.group(name).name for name in protect}
+    floors, caps = minima(structure, min_keep), Caps.of(structure, max_remove)
+    protected = protected_groups(structure, protect)
     free = np.ones(structure.num_units, bool)
     for group in structure.groups:
         free[group.units] = group.name not in protected
@@ -74,6 +79,7 @@ def select_nominal(
         least = floors[group.name]
         best = group.first + np.argsort(-scores.values[group.units], kind="stable")[:least]
         keep[best] |= keep[group.units].sum() < least
+    caps.check({g.name: int((~keep[g.units]).sum()) for g in structure.groups}, f"a nominal ratio of {ratio}")
     if keep.all() and not nothing:
         raise RequestError(f"at a nominal ratio of {ratio} nothing goes by {scores.criterion}; ask for a larger one")
     return Plan.of(structure, keep, {"kind": "ratio", "share": ratio}, scores.criterion, strategy, nothing=True)
