@@ -188,7 +188,7 @@ def test_subsets_that_do_not_go_together(model, tiny_data):
     refused("draws 11 classes, there are 10", tasks, {"name": "x", "draw": 11})
     refused("subset name 'all' is taken", tasks, {"name": "all", "classes": (1, 2)})
     for wrong in ({"name": "x"}, {"name": "x", "classes": (1, 2), "draw": 2}):
-        with pytest.raises(ValueError, match="needs either classes or draw"):
+        with pytest.raises(ValueError, match="needs one of classes, spaced and draw"):
             SubsetSettings(**wrong)
     soft = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10), nn.LogSoftmax(1))
     refused("mask", tasks, one, net=soft)

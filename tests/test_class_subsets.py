@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import secateur as sc
 from secateur.core.errors import RequestError
 from secateur.data import (
     DataSettings,
@@ -19,6 +21,9 @@ from secateur.data import (
     closest_subset,
     open_data,
 )
+from secateur.pipeline import CompareSettings
+from secateur.pipeline.bench import Bench
+from secateur.pipeline.compare_settings import SubsetSettings
 
 ANIMALS = ("cat", "dog", "fish", "cow")
 
@@ -142,7 +147,7 @@ def test_images_in_folders_and_splits_made_here(tmp_path):
             path = tmp_path / "zoo" / name / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((4, 4, 3), 10 * i, np.uint8)).save(path)
-    data = open_data(DataSettings(source=str(tmp_path / "zoo"), size=4, classes=("dog", "fish")))
+    data = open_data(DataSettings(source=str(tmp_path / "zoo"), resize=4, classes=("dog", "fish")))
     for part in (data.train, data.val, data.test):
         assert {path.parent.name for path in part.images} == {"dog", "fish"}
         assert {part.class_names[label] for label in part.labels} == {"dog", "fish"}
@@ -222,3 +227,54 @@ def test_choices_that_cannot_be_balanced_are_refused():
     refused("NaN or infinite", closest_subset, values * np.nan, labels, 4)
     refused("one label each", closest_subset, values[:, 0], labels, 4)
     refused("trials", closest_subset, values, labels, 4, trials=0)
+
+
+# evenly spaced sets, images per class
+
+
+def test_evenly_spaced_sets_are_nested():
+    names = [f"class {i}" for i in range(1000)]
+    published = {k: SubsetSettings(name=f"{k}", spaced=k).indices(names) for k in (3, 10, 30, 50)}
+    assert published[50] == tuple(range(0, 1000, 20))
+    assert all(published[k] == published[50][:k] for k in published)
+    assert SubsetSettings(name="wide", spaced=3, largest=3).indices(names) == (0, 333, 666)
+    few = names[:43]
+    assert SubsetSettings(name="all", spaced=43).indices(few) == tuple(range(43))
+    assert SubsetSettings(name="few", spaced=5, largest=30).indices(few) == (0, 1, 2, 4, 5)
+    refused("asks for 44 classes, there are 43", SubsetSettings(name="x", spaced=44).indices, few)
+    with pytest.raises(ValueError, match="has 60 classes of 50; raise largest"):
+        SubsetSettings(name="x", spaced=60)
+    with pytest.raises(ValueError, match="needs one of classes, spaced and draw"):
+        SubsetSettings(name="x", spaced=3, draw=3)
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Digits in 0 ... 9 with 5 to 14 images of each in every split."""
+    labels = np.repeat(np.arange(10), np.arange(5, 15))
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 28, 28, 1), np.uint8)
+    images = LabelledImages(pixels, labels, [str(i) for i in range(10)], Normalisation((0.5,), (0.25,)))
+    return ImageData("unequal", images, images, images)
+
+
+def benched(data, **changes):
+    torch.manual_seed(0)
+    fields = {"subsets": (SubsetSettings(name="odd", classes=(1, 3, 9)), SubsetSettings(name="two", classes=(3, 9)))}
+    return Bench(sc.build("resnet20", in_channels=1, width=4), data, CompareSettings(**fields | changes), None, "net")
+
+
+def test_images_of_each_class_are_limited(unequal):
+    bench = benched(unequal, limit_per_class=7)
+    odd, two = (bench._evaluated[name] for name in ("odd", "two"))
+    assert np.bincount(odd.labels).tolist() == [6, 7, 7]  # of a class that has fewer, all of them
+    assert np.bincount(two.labels).tolist() == [7, 7]
+    np.testing.assert_array_equal(odd.images[odd.labels > 0], two.images)  # the same ones in every subset
+    for choice in ("chance", "closest"):
+        bench = benched(unequal, finetune_images_per_class=4, finetune_choice=choice)
+        [first, again, other] = [bench._training_images(bench.tasks["odd"], seed) for seed in (0, 0, 1)]
+        assert np.bincount(first.labels).tolist() == [4, 4, 4]
+        np.testing.assert_array_equal(first.images, again.images)
+        assert not np.array_equal(first.images, other.images)
+    for name in ("limit", "finetune_images"):
+        with pytest.raises(ValueError, match=f"give either {name} or {name}_per_class"):
+            CompareSettings(**{name: 10, f"{name}_per_class": 2})

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import secateur as sc
 from networks import Attention, SelfAttention, Tokens
-from secateur.criteria import Criterion, get, known, with_seed
+from secateur.criteria import Criterion, get, known
 from secateur.criteria.contract import check_criterion
 from secateur.data import ReferenceSet
 
@@ -436,24 +436,63 @@ def test_requests_for_scores_that_cannot_be_met(setting):
         ReferenceSet.sample(dataset, per_class=2.5)
 
 
-def test_a_criterion_of_ones_own_is_drawn_anew_for_each_seed(setting):
-    @sc.register_criterion("test-noise")
-    @dataclass(frozen=True)
-    class Noise(Criterion):
-        seed: int = 0
-        scale: float = 1.0
+@dataclass(frozen=True)
+class Noise(Criterion):
+    """A stochastic criterion as users write it."""
+
+    seed: int = 7
+    scale: float = 1.0
+    name = "test-noise"
+    equivariant = False
+
+    def unit_scores(self, model, structure, reference, *, centred, batch_size):
+        return np.random.default_rng(self.seed).random(structure.num_units) * self.scale
+
+
+def test_criteria_that_draw_by_chance_take_the_seed_of_a_study():
+    assert get("random").seeded(3) == get("random", seed=3)
+    assert get("random", seed=0).seeded(3) == get("random", seed=0)  # a seed that was given stays
+    assert get("shapley", permutations=2).seeded(3) == get("shapley", permutations=2, seed=3)
+    assert get("weight", p=1).seeded(3) == get("weight", p=1)
+    assert Noise(scale=2).seeded(3) == Noise(3, 2)
+    assert Noise(1).seeded(3) == Noise(1)
+    check_criterion(Noise())
+    check_criterion(Noise(3))
+
+
+def test_smoothed_relevance_takes_the_seed_of_a_study():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x = torch.randn(9, 4)
+    structure, reference = sc.trace(model, x[:1]), ReferenceSet(x, torch.arange(9) % 3, tuple(range(9)))
+    smooth = get("lrp", composite="smoothgrad")
+    first, again, second = (sc.score(model, structure, reference, smooth.seeded(seed)).values for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
+    own = get("lrp", composite=sc.composites.get("smoothgrad", seed=5))
+    assert own.seeded(1) == own
+
+
+def test_the_contract_asks_for_a_seed_of_whatever_draws_by_chance():
+    class Hidden(Noise):
+        def seeded(self, seed):
+            return self
+
+    class Deaf(Noise):
+        def unit_scores(self, model, structure, reference, *, centred, batch_size):
+            return Noise(0).unit_scores(model, structure, reference, centred=centred, batch_size=batch_size)
+
+    class Unseeded(Criterion):
+        name, equivariant = "test-unseeded", False
 
         def unit_scores(self, model, structure, reference, *, centred, batch_size):
-            return np.random.default_rng(self.seed).random(structure.num_units) * self.scale
+            return np.random.default_rng(0).random(structure.num_units)
 
-    try:
-        assert with_seed("test-noise:scale=2", 3) == Noise(seed=3, scale=2)
-        assert with_seed("test-noise:seed=1", 3) == Noise(seed=1)
-        assert with_seed("weight:p=1", 3) == get("weight", p=1)
-    finally:
-        from secateur.criteria.base import _registry
-
-        _registry.remove("test-noise")
+    check_criterion(Hidden())  # a seed of its own that stays
+    with pytest.raises(AssertionError, match="scores are the same for another seed"):
+        check_criterion(Deaf())
+    with pytest.raises(AssertionError, match="draws by chance, but not by a seed; give it a field 'seed'"):
+        check_criterion(Unseeded())
 
 
 class Auxiliary(nn.Module):

@@ -14,8 +14,8 @@ from secateur import reports as rp
 from secateur.cli.present import command_line, show
 from secateur.data import LabelledImages
 from secateur.pipeline import Prepared, busy_networks, class_rows, layer_rows, write_table
+from secateur.pipeline.bench import measured_images
 from secateur.pipeline.pages import conditions, new_report
-from secateur.pipeline.tasks import drawn
 from secateur.studies import class_aware
 
 LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -96,7 +96,7 @@ def _conditions(prepared: Prepared) -> rp.Conditions:
     """What holds for the rows: the images they were measured on, reference samples, how times were taken."""
     asked = prepared.recipe.compare
     split: LabelledImages = getattr(prepared.data, asked.split)
-    images = split.subset(drawn(len(split), asked.limit, "compare", asked.split)) if not asked.subsets else split
+    images = measured_images(split, asked) if not asked.subsets else split
     timed = {"latency_batch": asked.latency_batch, "latency_rounds": asked.latency_repeats}
     return conditions(
         prepared,

@@ -1,5 +1,5 @@
 from .activation import Activation
-from .base import Criterion, SampleCriterion, View, get, known, parse, register, register_criterion, with_seed
+from .base import Criterion, SampleCriterion, View, get, known, parse, register, register_criterion
 from .filters import FPGM, LAMP
 from .gradient import Gradient, Sensitivity, Taylor
 from .lrp import LRP
@@ -40,5 +40,4 @@ __all__ = [
     "register_criterion",
     "score",
     "score_each",
-    "with_seed",
 ]

@@ -6,11 +6,10 @@ what they compute with inside their functions.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
 import yaml
 
@@ -54,7 +53,7 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     equivariant: ClassVar[bool] = True
-    """Whether scores move along when channels are permuted; chance does not."""
+    """Whether scores move along when channels are permuted; False for criteria that draw by chance."""
     standing: ClassVar[bool] = False
     """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
 
@@ -65,6 +64,26 @@ class Criterion(ABC):
     def asks_for(self) -> int | None:
         """Reference samples that it needs at least; None: it takes what there is."""
         return None
+
+    def seeded(self, seed: int) -> Self:
+        """The same criterion with this seed where it draws by chance, so that a study can repeat it.
+
+        By default a dataclass's field ``seed`` is set, unless it has been given another value than its default; with
+        ``seed: int | None = None`` any number that was given stays, 0 as well. A criterion that keeps its seed
+        elsewhere overrides this. One that does not draw gives itself.
+
+        Args:
+            seed: of the draws.
+
+        Example:
+            >>> get("random").seeded(3), get("random", seed=0).seeded(3), get("weight").seeded(3)
+            (Random(seed=3), Random(seed=0), Weight(p=2, normalise=None))
+        """
+        this: Any = self  # subclasses are dataclasses as a rule
+        for field in fields(this) if is_dataclass(this) else ():
+            if field.name == "seed" and field.init and this.seed == field.default:
+                return cast(Self, replace(this, seed=seed))
+        return self
 
     @abstractmethod
     def unit_scores(
@@ -209,19 +228,6 @@ def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
             raise RequestError(f"parameters {sorted(parameters)} go with a criterion's name, not with an object")
         return criterion
     return _registry.create(criterion, **parameters)
-
-
-def with_seed(criterion: str, seed: int) -> Criterion:
-    """A criterion by its text (see `parse`), drawn anew for a seed where it takes one and the text gives none.
-
-    Example:
-        >>> with_seed("random", 3), with_seed("random:seed=1", 3), with_seed("weight", 3)
-        (Random(seed=3), Random(seed=1), Weight(p=2, normalise=None))
-    """
-    name, parameters = parse(criterion)
-    if "seed" in inspect.signature(_registry.factory(name)).parameters:
-        parameters = {"seed": seed} | parameters
-    return get(name, **parameters)
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from torch import nn
 from secateur.criteria.base import Criterion, get
 from secateur.criteria.scores import score
 from secateur.data import ReferenceSet
-from secateur.structure import trace
+from secateur.structure import Structure, trace
 
 
 class ContractNet(nn.Module):
@@ -35,7 +35,8 @@ def check_criterion(criterion: str | Criterion) -> None:
     """Check a criterion against the contract.
 
     Scores are finite, one per unit, the same when asked again and however the samples are batched, move along when
-    channels are permuted, and the network comes back as it was.
+    channels are permuted, and the network comes back as it was. A criterion that draws by chance draws anew for another
+    seed, see `Criterion.seeded`.
 
     Raises:
         AssertionError: naming what does not hold.
@@ -59,6 +60,7 @@ def check_criterion(criterion: str | Criterion) -> None:
         np.testing.assert_allclose(values, split, rtol=1e-8, atol=1e-12, err_msg=f"{chosen.name}: depends on batching")
         if chosen.equivariant:
             _check_permutation(chosen, model, reference, values, centred)
+    _check_seeds(chosen, model, structure, reference)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{chosen.name}: changed '{name}'"
     assert all(m.training for m in model.modules()), f"{chosen.name}: left the network in another mode"
@@ -76,6 +78,21 @@ def _setting() -> tuple[ContractNet, ReferenceSet]:
             tensor.copy_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64) * 0.4)
     inputs = torch.randn(8, 3, 8, 8, generator=generator, dtype=torch.float64)
     return model, ReferenceSet(inputs, torch.arange(8) % 4, tuple(range(8)), (-4.0, 4.0))
+
+
+def _check_seeds(chosen: Criterion, model: ContractNet, structure: Structure, reference: ReferenceSet) -> None:
+    """Another seed gives other scores where the criterion draws by chance, and its seed is not fixed."""
+    one, two = chosen.seeded(1), chosen.seeded(2)
+    assert type(one) is type(chosen), f"{chosen.name}: seeded gives {type(one).__name__}"
+    first, again, second = (
+        score(model, structure, reference, criterion).values for criterion in (one, chosen.seeded(1), two)
+    )
+    np.testing.assert_array_equal(first, again, f"{chosen.name}: scores differ for one seed")
+    if one != two:
+        assert not np.array_equal(first, second), f"{chosen.name}: scores are the same for another seed"
+    elif not chosen.equivariant:
+        fixed = getattr(chosen, "seed", None) is not None
+        assert fixed, f"{chosen.name}: draws by chance, but not by a seed; give it a field 'seed', or override seeded"
 
 
 def _check_permutation(

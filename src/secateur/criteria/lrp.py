@@ -6,10 +6,11 @@ Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
-from secateur.attribution.composites import Composite
+from secateur.attribution.composites import Composite, SmoothGrad
+from secateur.attribution.composites import get as get_composite
 from secateur.criteria.base import SampleCriterion, View, register
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class LRP(SampleCriterion):
     normalise: str | None = None
     at: Literal["makers", "readers"] = "readers"
     positions: Literal["sum", "abs"] = "sum"
+
+    def seeded(self, seed: int) -> Self:
+        """See `Criterion.seeded`: SmoothGrad draws its noise; a composite object keeps the seed that it was given."""
+        if isinstance(self.composite, str):
+            composite = get_composite(self.composite)
+            if isinstance(composite.average, SmoothGrad):
+                drawn = replace(composite.average, seed=seed)
+                return replace(self, composite=replace(composite, name=f"{composite.name}(seed={seed})", average=drawn))
+        return self
 
     def view(self) -> View:
         """See `SampleCriterion.view`."""

@@ -21,10 +21,10 @@ class Random(Criterion):
     """Independent uniform numbers; the same for the same seed, network and reference samples.
 
     Args:
-        seed: of the draw.
+        seed: of the draw; None: 0, or what `seeded` sets.
     """
 
-    seed: int = 0
+    seed: int | None = None
     equivariant: ClassVar[bool] = False
 
     def unit_scores(
@@ -33,5 +33,5 @@ class Random(Criterion):
         """See `Criterion.unit_scores`."""
         from secateur.core.randomness import numpy_generator
 
-        draw = numpy_generator(self.seed, "random", structure.fingerprint, *reference.indices[:8])
+        draw = numpy_generator(self.seed or 0, "random", structure.fingerprint, *reference.indices[:8])
         return draw.random(structure.num_units)

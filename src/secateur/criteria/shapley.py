@@ -35,13 +35,13 @@ class Shapley(Criterion):
 
     Args:
         permutations: random orders of each group.
-        seed: of the orders.
+        seed: of the orders; None: 0, or what `seeded` sets.
         samples: reference samples it looks at: the first ones, from the classes in turn; None: all.
         normalise: per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     permutations: int = 5
-    seed: int = 0
+    seed: int | None = None
     samples: int | None = None
     normalise: str | None = None
     equivariant: ClassVar[bool] = False
@@ -78,7 +78,7 @@ class Shapley(Criterion):
         with borrowed(model), torch.no_grad():
             model(chosen.inputs[:1].to(device_of(model)).clone())  # whatever the network computes only once
             for group in track(structure.groups, "groups whose units are closed in turn"):
-                draw = numpy_generator(self.seed, "shapley", group.name)
+                draw = numpy_generator(self.seed or 0, "shapley", group.name)
                 orders_MK = np.stack([draw.permutation(group.size) for _ in range(self.permutations)])
                 # samples last and averaged at once, so that batches do not change sums
                 losses = [

@@ -15,7 +15,7 @@ from torch import nn
 
 from secateur.core.borrowing import borrowed
 from secateur.core.randomness import derive_seed
-from secateur.criteria import with_seed
+from secateur.criteria import get, parse
 from secateur.data import ImageData, LabelledImages, closest_subset, loader
 from secateur.evaluation import evaluate
 from secateur.pipeline.compare_settings import CompareSettings
@@ -72,12 +72,8 @@ class Bench:
     @cached_property
     def _evaluated(self) -> dict[str, LabelledImages]:
         """The images that networks are measured on, by subset."""
-        settings = self.settings
-        splits = {name: getattr(task.data, settings.split) for name, task in self.tasks.items()}
-        return {
-            name: split.subset(drawn(len(split), settings.limit, "compare", settings.split))
-            for name, split in splits.items()
-        }
+        split = self.settings.split
+        return {name: measured_images(getattr(task.data, split), self.settings) for name, task in self.tasks.items()}
 
     def probe(self, subset: str, size: int) -> torch.Tensor:
         """A batch to time networks with."""
@@ -121,7 +117,8 @@ class Bench:
         assert variant is not None
         model, structure = task.model, task.structure
         reference = task.reference(settings.per_class, part.seed)
-        criterion = with_seed(part.criterion, part.seed)  # chance is another one for each seed
+        name, parameters = parse(part.criterion)
+        criterion = get(name, **parameters).seeded(part.seed)  # chance is another one for each seed
         if part.scored_on == "all":
             criterion = task.blind(criterion, settings.per_class, part.seed)
         if settings.kind == "ratio":
@@ -175,6 +172,11 @@ class Bench:
         """Chosen once for each subset and seed: all criteria retrain on the same images."""
         if (task.name, seed) not in self._chosen:
             count, images = self.settings.finetune_images, task.data.train
+            each = self.settings.finetune_images_per_class
+            if each is not None and self.settings.finetune_choice == "chance":
+                images = _of_each_class(images, each, "finetune", derive_seed(seed, "images"))
+            elif each is not None:
+                count = each * len(np.unique(images.labels))
             if count is not None and count < len(images):
                 if self.settings.finetune_choice == "chance":
                     images = images.subset(drawn(len(images), count, "finetune", derive_seed(seed, "images")))
@@ -210,6 +212,22 @@ class Bench:
             "per_class": found.per_class,
         }
         return row_of(part, columns | network.columns)
+
+
+def measured_images(images: LabelledImages, settings: CompareSettings) -> LabelledImages:
+    """The images of a split that networks are measured on."""
+    if settings.limit_per_class is not None:
+        return _of_each_class(images, settings.limit_per_class, "compare", settings.split)
+    return images.subset(drawn(len(images), settings.limit, "compare", settings.split))
+
+
+def _of_each_class(images: LabelledImages, count: int, *purpose: object) -> LabelledImages:
+    """At most ``count`` images of each class, drawn by chance; of a class the same ones in every subset of classes."""
+    chosen = []
+    for label in np.unique(images.labels):
+        where = np.flatnonzero(images.labels == label)
+        chosen.append(where[drawn(len(where), count, *purpose, images.class_names[label])])
+    return images.subset(np.sort(np.concatenate(chosen)))
 
 
 def _logits(model: nn.Module, images: LabelledImages) -> np.ndarray:

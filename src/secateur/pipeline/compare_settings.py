@@ -20,7 +20,11 @@ WHOLE = "all"
 
 
 class SubsetSettings(BaseModel):
-    """Classes that a network is to be pruned for: listed, or drawn by chance."""
+    """Classes that a network is to be pruned for: listed, evenly spaced, or drawn by chance.
+
+    Evenly spaced sets are nested: of N classes, those at i·N / L (rounded down) for i = 0 ... L-1 are the largest set,
+    and a set of k classes is the first k of them. So are the sets of 3, 10, 30 and 50 classes of published studies.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,11 +32,17 @@ class SubsetSettings(BaseModel):
     classes: tuple[int | str, ...] = Field(default=(), description="indices or names")
     draw: int | None = Field(default=None, ge=2, description="that many classes, drawn by chance, in place of a list")
     seed: int = Field(default=0, description="of the draw")
+    spaced: int | None = Field(default=None, ge=2, description="that many classes, evenly spaced, in place of a list")
+    largest: int = Field(
+        default=50, ge=2, description="classes of the largest evenly spaced set, of which smaller ones are the first"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> SubsetSettings:
-        if (self.draw is None) == (not self.classes):
-            raise ValueError(f"subset '{self.name}' needs either classes or draw")
+        if (self.draw is not None) + (self.spaced is not None) + bool(self.classes) != 1:
+            raise ValueError(f"subset '{self.name}' needs one of classes, spaced and draw")
+        if self.spaced is not None and self.spaced > self.largest:
+            raise ValueError(f"subset '{self.name}' has {self.spaced} classes of {self.largest}; raise largest")
         return self
 
     def indices(self, names: Sequence[str]) -> tuple[int, ...]:
@@ -40,6 +50,13 @@ class SubsetSettings(BaseModel):
         from secateur.core.randomness import numpy_generator
         from secateur.data import class_indices
 
+        if self.spaced is not None:
+            largest = min(self.largest, len(names))
+            if self.spaced > largest:
+                raise RequestError(
+                    f"subset '{self.name}' asks for {self.spaced} classes, there are {len(names)}; ask for fewer"
+                )
+            return tuple(i * len(names) // largest for i in range(self.spaced))
         if self.draw is None:
             return class_indices(self.classes, names)
         if self.draw > len(names):
@@ -83,9 +100,16 @@ class CompareSettings(BaseModel):
     limit: int | None = Field(
         default=None, ge=1, description="measure on this many images of the split, drawn by chance"
     )
+    limit_per_class: int | None = Field(
+        default=None, ge=1, description="measure on at most this many images of each class, drawn by chance"
+    )
     finetune_budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
     finetune_published: bool = Field(default=True, description="retrain what was pruned as published, too")
+    finetune_unstructured: bool = Field(default=False, description="retrain masked weights, too, under their mask")
     finetune_images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
+    finetune_images_per_class: int | None = Field(
+        default=None, ge=1, description="retrain on at most this many images of each class"
+    )
     finetune_choice: Literal["chance", "closest"] = Field(
         default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
     )
@@ -98,3 +122,10 @@ class CompareSettings(BaseModel):
     )
     processes: int = Field(default=1, ge=0, description="side by side, one thread each; 0: as many as there are cores")
     trackers: tuple[str, ...] = Field(default=(), description="also log to: wandb, mlflow, tensorboard, trackio")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> CompareSettings:
+        for name in ("limit", "finetune_images"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_per_class") is not None:
+                raise ValueError(f"give either {name} or {name}_per_class")
+        return self

@@ -17,6 +17,7 @@ from secateur.criteria import Criterion, Scores, get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import LabelledImages, ReferenceSet, loader
 from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency
+from secateur.pipeline.bench import measured_images
 from secateur.pipeline.comparing import check_compare
 from secateur.pipeline.comparison import parts_of
 from secateur.pipeline.compression import prune_to_budgets
@@ -357,13 +358,12 @@ class CompareJob:
         """See `Job.description`."""
         recipe = self.prepared.recipe
         asked = recipe.compare
-        limit = min(asked.limit or len(self._images), len(self._images))
         subsets = f" × {len(asked.subsets)} subsets of classes" if asked.subsets else ""
         lines = [
             _subject(self.prepared),
             f"compare {len(asked.criteria)} criteria × {len(asked.seeds)} seeds{subsets} under each strategy: "
             f"{self.parts} parts, {self.networks} networks at {len(asked.budgets)} budgets of {asked.kind}",
-            f"measure each on {limit:,} {asked.split} images",
+            f"measure each on {len(self._images):,} {asked.split} images",
         ]
         if recipe.finetune.epochs:
             lines.append(f"measure again after {recipe.finetune.epochs} epochs of fine-tuning")
@@ -371,8 +371,8 @@ class CompareJob:
 
     @property
     def _images(self) -> LabelledImages:
-        split: LabelledImages = getattr(self.prepared.data, self.prepared.recipe.compare.split)
-        return split
+        asked = self.prepared.recipe.compare
+        return measured_images(getattr(self.prepared.data, asked.split), asked)
 
     def estimate(self) -> Estimate:
         """See `Job.estimate`."""
@@ -398,7 +398,7 @@ class CompareJob:
                 budgets = [Budget.of(asked.kind, share) for share in sorted(asked.budgets, reverse=True)]
                 scorings = len(list(targets(budgets, part.variant.step)))
             removal += scorings * (once.get(part.criterion, 0.0) + 2 * image * len(reference))
-        measuring = self.networks * image * min(asked.limit or len(self._images), len(self._images))
+        measuring = self.networks * image * len(self._images)
         tuning = self.networks * training_seconds(prepared, recipe.finetune.epochs, image)
         parts = [f"removal {duration(removal)}", f"measuring {duration(measuring)}"]
         parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
