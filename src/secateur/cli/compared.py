@@ -12,10 +12,12 @@ import typer
 
 from secateur import reports as rp
 from secateur.cli.present import command_line, show
+from secateur.cli.tracked import tracked
 from secateur.data import LabelledImages
 from secateur.pipeline import Prepared, busy_networks, class_rows, layer_rows, write_table
 from secateur.pipeline.bench import measured_images
 from secateur.pipeline.pages import conditions, new_report
+from secateur.pipeline.tracked import log_comparison
 from secateur.studies import class_aware
 
 LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -85,11 +87,10 @@ def _written(
     )
     page.notes.extend(notes)
     lines.append(f"report: {rp.write_report(page, out / 'report.html')}")
-    settings = chosen.model_dump(mode="json")
-    name = f"{chosen.model.name} on {prepared.data.name}"
-    for tracker in chosen.compare.trackers:
-        lines.append(f"{tracker}: {rp.log_rows(tracker, rows, run=name, settings=settings, folder=out)}")
-    return lines
+    with tracked(chosen, prepared, out, also=chosen.compare.trackers) as tracking:
+        log_comparison(tracking, rows)
+        tracking.file(out / "report.html")
+    return [*lines, *tracking.lines()]
 
 
 def _conditions(prepared: Prepared) -> rp.Conditions:

@@ -99,6 +99,10 @@ HeadOption = Annotated[
     str | None, typer.Option("--head", help="For some classes: keep all logits, slice the head, or mask the others.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.")]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="Also log to wandb, mlflow, tensorboard or trackio; repeat for several."),
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for results.")]
 PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the full recipe and exit.")]
 DryOption = Annotated[

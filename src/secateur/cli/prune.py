@@ -20,6 +20,7 @@ from secateur.cli.options import (
     RecipeOption,
     SetOption,
     StreamOption,
+    TrackOption,
     TrustOption,
     UntrainedOption,
     WeightsOption,
@@ -56,6 +57,7 @@ def command(
     classes: ClassesOption = None,
     head: HeadOption = None,
     device: DeviceOption = None,
+    track: TrackOption = None,
     trust_code: TrustOption = None,
     allow_untrained: UntrainedOption = None,
     overrides: SetOption = None,
@@ -81,11 +83,13 @@ def command(
         model__allow_untrained=allow_untrained, model__replace_head=head, criterion__name=name,
         criterion__parameters=parameters, budget__kind=kind, budget__share=share, prune__schedule=schedule,
         prune__strategy=strategy, prune__stream=stream, finetune__epochs=finetune, reference__seed=seed, device=device,
+        tracking__trackers=track or None,
     )  # fmt: skip
     if not begin(chosen, "prune", out, print_config):
         return
     from secateur.cli.present import say_notes, show_plan
     from secateur.cli.results import show_pruned
+    from secateur.cli.tracked import tracked
     from secateur.pipeline.jobs import PruneJob
 
     job = PruneJob.of(chosen)
@@ -93,4 +97,9 @@ def command(
         show_plan(job, out)
         return
     say_notes(job.prepared)
-    show_pruned(job, job.run(out), out)
+    with tracked(chosen, job.prepared, out) as tracking:
+        show_pruned(job, job.run(out, tracking), out)
+        for written in ("report.html", "metrics.json"):
+            tracking.file(out / written)
+    for line in tracking.lines():
+        typer.echo(line)

@@ -19,6 +19,7 @@ from secateur.cli.options import (
     PrintOption,
     RecipeOption,
     SetOption,
+    TrackOption,
     TrustOption,
     WeightsOption,
     begin,
@@ -39,6 +40,7 @@ def command(
     classes: ClassesOption = None,
     head: HeadOption = None,
     device: DeviceOption = None,
+    track: TrackOption = None,
     trust_code: TrustOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/train"),
@@ -53,15 +55,21 @@ def command(
         recipe, overrides, data__source=data, data__classes=class_list(classes), model__name=model,
         model__weights=weights, model__architecture=architecture, model__trust_code=trust_code,
         model__replace_head=head, train__epochs=epochs, train__learning_rate=lr, train__seed=seed, device=device,
+        tracking__trackers=track or None,
     )  # fmt: skip
     if not begin(chosen, "train", out, print_config):
         return
     from secateur.cli.present import show_plan
     from secateur.cli.results import show_trained
+    from secateur.cli.tracked import tracked
     from secateur.pipeline.jobs import TrainJob
 
     job = TrainJob.of(chosen)
     if dry_run:
         show_plan(job, out)
         return
-    show_trained(job, *job.run(out / "training.state"), out)
+    with tracked(chosen, job.prepared, out) as tracking:
+        show_trained(job, *job.run(out / "training.state", tracking), out)
+        tracking.file(out / "metrics.json")
+    for line in tracking.lines():
+        typer.echo(line)

@@ -24,9 +24,9 @@ from secateur.pipeline.compression import prune_to_budgets
 from secateur.pipeline.nominal import prune_to_ratios
 from secateur.pipeline.settings import Compressed
 from secateur.pipeline.tasks import Task, drawn, make_tasks
-from secateur.pipeline.unstructured import mask_weights, weight_scores
+from secateur.pipeline.unstructured import teacher_of, weight_mask, weight_scores
 from secateur.selection import Budget
-from secateur.training import TrainSettings, fit
+from secateur.training import TrainSettings, WeightMask, fit
 
 WHOLE_COST = {"units": 1.0, "params": 1.0, "macs": 1.0}
 
@@ -41,6 +41,7 @@ class _Network:
     seconds: Mapping[str, float]
     columns: dict[str, Any] = field(default_factory=dict)
     compressed: Compressed | None = None
+    mask: WeightMask | None = None
 
 
 @dataclass(eq=False)
@@ -102,7 +103,7 @@ class Bench:
                 before = time.perf_counter()
                 images = self._training_images(task, part.seed)
                 start = time.perf_counter()
-                tuned = self._tuned(part, task, network.model, images)
+                tuned = self._tuned(part, task, network, images)
                 seconds = {**network.seconds, "retraining": time.perf_counter() - start}
                 found.append(self._row(part, replace(network, model=tuned, seconds=seconds), finetuned=True))
                 retraining += time.perf_counter() - before
@@ -147,26 +148,30 @@ class Bench:
         ratio = self.settings.kind == "ratio"
         for share in sorted(self.settings.budgets, reverse=not ratio):
             begin = time.perf_counter()
-            masked, left = mask_weights(task.model, scores, 1 - share if ratio else share)
+            mask = weight_mask(scores, 1 - share if ratio else share)
+            masked = mask.applied_to(task.model)
             seconds = {"scoring": scoring, "surgery": time.perf_counter() - begin}
-            yield _Network(share, masked, WHOLE_COST, seconds, {"weights": left})
+            yield _Network(share, masked, WHOLE_COST, seconds, {"weights": mask.share}, mask=mask)
 
     def _retrains(self, part: Part, share: float) -> bool:
-        if self.finetune is None or not self.finetune.epochs or part.variant is None:
-            return False
-        if part.published and not self.settings.finetune_published:
+        if self.finetune is None or not self.finetune.epochs:
             return False
         chosen = self.settings.finetune_budgets
+        if part.variant is None:
+            return self.settings.finetune_unstructured and (chosen is None or share in chosen)
+        if part.published and not self.settings.finetune_published:
+            return False
         return part.variant.schedule != "iterative" and (chosen is None or share in chosen)
 
-    def _tuned(self, part: Part, task: Task, network: nn.Module, images: LabelledImages) -> nn.Module:
+    def _tuned(self, part: Part, task: Task, network: _Network, images: LabelledImages) -> nn.Module:
         assert self.finetune is not None
         settings = self.finetune.model_copy(update={"seed": part.seed})
-        tuned = copy.deepcopy(network)
-        val = task.data.val if settings.keep == "best" else None
-        teacher = task.model if settings.distillation is not None else None
-        fit(tuned, images, val, settings, teacher=teacher)
-        return tuned.to(next(network.parameters()).device)  # training ends on the CPU
+        tuned = copy.deepcopy(network.model)
+        # early stopping looks at it, too
+        val = task.data.val if settings.keep == "best" or settings.patience is not None else None
+        teacher = teacher_of(task.model, tuned, images, val, settings, mask=network.mask)
+        fit(tuned, images, val, settings, teacher=teacher, weight_mask=network.mask)
+        return tuned.to(next(network.model.parameters()).device)  # training ends on the CPU
 
     def _training_images(self, task: Task, seed: int) -> LabelledImages:
         """Chosen once for each subset and seed: all criteria retrain on the same images."""

@@ -28,9 +28,12 @@ from secateur.pipeline.requests import untrained_error
 from secateur.pipeline.run import Prepared, check_classes, prepare
 from secateur.pipeline.schedules import targets
 from secateur.pipeline.settings import Compressed, PruneSettings
+from secateur.pipeline.tracked import log_measured
+from secateur.pipeline.unstructured import teacher_of
 from secateur.selection import Budget, select
 from secateur.structure import Structure, trace
-from secateur.training import TrainingHistory, fit
+from secateur.tracking import Tracking
+from secateur.training import TrainingHistory, curves, fit
 
 LATENCY_IMAGES = 64
 """Images of the batch that latency is measured on."""
@@ -102,15 +105,27 @@ class TrainJob:
             training_seconds(prepared, prepared.recipe.train.epochs, image) + len(prepared.data.test) * image
         )
 
-    def train(self, state_file: Path | None = None) -> TrainingHistory:
+    def train(self, state_file: Path | None = None, tracking: Tracking | None = None) -> TrainingHistory:
         """Train in place."""
         prepared = self.prepared
         settings = prepared.recipe.train.model_copy(update={"device": str(prepared.device)})
-        return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file)
+        told = None if tracking is None else curves(tracking)
+        return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file, on_epoch=told)
 
-    def run(self, state_file: Path | None = None) -> tuple[TrainingHistory, Evaluation]:
-        """Train in place, and measure on the test images."""
-        return self.train(state_file), measured(self.prepared, self.prepared.data.test)
+    def run(
+        self, state_file: Path | None = None, tracking: Tracking | None = None
+    ) -> tuple[TrainingHistory, Evaluation]:
+        """Train in place, and measure on the test images.
+
+        Args:
+            state_file: interrupted training goes on from it.
+            tracking: logs each epoch, and what was measured.
+        """
+        history = self.train(state_file, tracking)
+        found = measured(self.prepared, self.prepared.data.test)
+        if tracking is not None:
+            log_measured(tracking, len(history.rows), {"trained": found})
+        return history, found
 
 
 def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
@@ -205,6 +220,12 @@ class PruneJob:
         data, asked = prepared.data, recipe.reference
         reference = ReferenceSet.sample(getattr(data, asked.split), asked.per_class, asked.seed, asked.classes)
         criterion = get(recipe.criterion.name, **recipe.criterion.parameters)
+        distillation = recipe.finetune.distillation
+        if recipe.prune.schedule == "iterative" and distillation is not None and distillation.teacher == "masked":
+            raise RequestError(
+                "a masked teacher is as large as the pruned network, which an iterative schedule makes smaller step by "
+                "step; set finetune.distillation.teacher=unpruned, or another schedule"
+            )
         first_balanced(reference, criterion.asks_for, criterion.name)
         example = data.test.batch([0])[0].to(prepared.device)
         structure = trace(prepared.model, example, stream=recipe.prune.stream)
@@ -249,15 +270,18 @@ class PruneJob:
         test = (3 if recipe.finetune.epochs else 2) * image * len(prepared.data.test)
         rounds = self.scorings if recipe.prune.schedule == "iterative" else 1
         tuning = rounds * training_seconds(prepared, recipe.finetune.epochs, image)
+        distillation = recipe.finetune.distillation
+        tuning *= 2 if distillation is not None and distillation.teacher == "masked" else 1
         parts = [f"removal {duration(removal)}", f"measuring {duration(test)}"]
         parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
         return Estimate(removal + test + tuning, tuple(parts))
 
-    def run(self, folder: Path | None = None) -> PruneRun:
+    def run(self, folder: Path | None = None, tracking: Tracking | None = None) -> PruneRun:
         """Prune, fine-tune where the recipe has epochs for it, and measure.
 
         Args:
             folder: interrupted fine-tuning goes on from a state kept there under the plan's hash.
+            tracking: logs each epoch of fine-tuning after a one-shot or re-scored schedule, and what was measured.
         """
         prepared, recipe, model = self.prepared, self.prepared.recipe, self.prepared.model
         data, device = prepared.data, prepared.device
@@ -285,13 +309,18 @@ class PruneJob:
         slim = compressed.model.to(device)
         pruned, tuned = tested(slim), None
         if finetune.epochs and recipe.prune.schedule != "iterative":
-            state_file = None if folder is None else folder / f"finetune-{compressed.plan.digest}.state"
-            teacher = None if finetune.distillation is None else model
-            fit(slim, data.train, data.val, finetune, state_file, teacher=teacher)
+            states = [
+                None if folder is None else folder / f"{name}-{compressed.plan.digest}.state"
+                for name in ("finetune", "teacher")
+            ]
+            teacher = teacher_of(model, slim, data.train, data.val, finetune, state_file=states[1])
+            told = None if tracking is None else curves(tracking)
+            fit(slim, data.train, data.val, finetune, states[0], teacher=teacher, on_epoch=told)
             tuned = tested(slim)
             slim.to(device)
-            if state_file is not None:
-                state_file.unlink(missing_ok=True)
+            for state in states:
+                if state is not None:
+                    state.unlink(missing_ok=True)
         if compressed.latency is None:
             probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
             old, new = compare_latency(model, slim, probe)
@@ -299,12 +328,16 @@ class PruneJob:
             old, new = compressed.latency
         model.to("cpu")
         slim.to("cpu")
-        return PruneRun(
+        run = PruneRun(
             compressed,
             replace(before, latency=old),
             replace(pruned, latency=new),
             None if tuned is None else replace(tuned, latency=new),
         )
+        if tracking is not None:
+            stages = {"unpruned": run.before, "pruned": run.pruned, "fine-tuned": run.tuned}
+            log_measured(tracking, finetune.epochs, {k: v for k, v in stages.items() if v is not None})
+        return run
 
 
 def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> None:
@@ -327,7 +360,7 @@ def check_budget(prepared: Prepared, structure: Structure, budget: Budget, setti
         order=settings.order,
         min_keep=settings.min_keep,
         round_to=settings.round_to,
-        protect=(*settings.protect, *structure.first_layers(settings.skip_first_layers)),
+        protect=settings.protected(structure),
         latency=latency,
     )
 

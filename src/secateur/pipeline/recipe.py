@@ -18,6 +18,7 @@ from secateur.data import DataSettings
 from secateur.models import ModelSettings
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.settings import PruneSettings
+from secateur.tracking import TrackingSettings
 from secateur.training import TrainSettings
 
 SCHEMA_VERSION = 1
@@ -69,6 +70,7 @@ class Recipe(BaseModel):
     train: TrainSettings = Field(default_factory=TrainSettings)
     finetune: TrainSettings = Field(default_factory=lambda: TrainSettings(epochs=0, learning_rate=0.01))
     compare: CompareSettings = Field(default_factory=CompareSettings)
+    tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     device: str = "auto"
 
 
@@ -120,9 +122,7 @@ def load_settings(kind: type[S], source: str | Path | None = None, overrides: di
                 f"recipe: {where} has no key '{path[-1]}'{hint}; known: {', '.join(known)}{more}"
             ) from error
         hint = did_you_mean(str(first["input"]), _choices(first))
-        raise RequestError(
-            f"recipe: '{'.'.join(path)}': {first['msg']}, got {first['input']!r}{hint}{more}"
-        ) from error
+        raise RequestError(f"recipe: '{'.'.join(path)}': {first['msg']}, got {first['input']!r}{hint}{more}") from error
 
 
 def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:

@@ -22,8 +22,8 @@ from secateur.models.settings import ModelSettings, check_model, has_random_weig
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import PruneSettings
-from secateur.reports.trackers import check_tracker
 from secateur.selection.names import STRATEGY_NAMES
+from secateur.tracking import check_trackers
 
 EXAMPLES: Mapping[str, str] = MappingProxyType(
     {
@@ -55,6 +55,7 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
     _check_device(recipe.device)
     check_source(recipe.data)
     check_model(recipe.model)
+    check_trackers(recipe.tracking.trackers)
     if recipe.model.replace_head != "keep" and recipe.data.classes is None:
         raise RequestError(
             f"model.replace_head={recipe.model.replace_head} needs data.classes (--classes): which to keep"
@@ -122,8 +123,7 @@ def check_settings(settings: PruneSettings) -> None:
 
 def _check_compare(recipe: Recipe) -> None:
     check_compare_settings(recipe.compare, recipe.prune)
-    for tracker in recipe.compare.trackers:
-        check_tracker(tracker)
+    check_trackers(recipe.compare.trackers)
 
 
 def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> None:

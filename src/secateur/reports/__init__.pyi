@@ -21,12 +21,10 @@ from .records import (
 )
 from .samples import samples_chart, save_samples
 from .subsets import save_subset_curves
-from .trackers import TRACKERS, check_tracker, log_rows
 
 __all__ = [
     "COLORMAPS",
     "SCHEMA_VERSION",
-    "TRACKERS",
     "Agreement",
     "AgreementGroup",
     "ClassUnit",
@@ -38,14 +36,12 @@ __all__ = [
     "LayerKept",
     "Measurement",
     "Report",
-    "check_tracker",
     "colormap",
     "field_png",
     "film_png",
     "heatmap_png",
     "image_png",
     "load_report",
-    "log_rows",
     "overlay_png",
     "ranks_chart",
     "render",

@@ -1,3 +1,4 @@
+from .curves import curves
 from .fit import fit
 from .history import Epoch, TrainingHistory
 from .settings import DistillationSettings, TrainSettings
@@ -9,5 +10,6 @@ __all__ = [
     "TrainSettings",
     "TrainingHistory",
     "WeightMask",
+    "curves",
     "fit",
 ]
