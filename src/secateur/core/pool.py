@@ -25,18 +25,26 @@ def cores() -> int:
 
 
 class Pool:
-    """Processes that take one job at a time; with one worker, the work is done here.
+    """Processes that take one job at a time; with one worker or one job, the work is done here unless ``always``.
 
     Use it as a context: processes start with the first work, and end with the context.
 
     Args:
         workers: how many processes.
-        setup: called in each process (with one worker: never) before its first job.
+        setup: called in each process before its first job, not in this one.
         arguments: for ``setup``.
+        always: never work in this process.
     """
 
-    def __init__(self, workers: int, setup: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()) -> None:
-        self.workers = workers
+    def __init__(
+        self,
+        workers: int,
+        setup: Callable[..., None] | None = None,
+        arguments: tuple[Any, ...] = (),
+        *,
+        always: bool = False,
+    ) -> None:
+        self.workers, self._always = workers, always
         self._setup, self._arguments = setup, arguments
         self._executor: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
@@ -54,7 +62,7 @@ class Pool:
 
     def work(self, function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[tuple[J, R]]:
         """Finished jobs with their results, in any order."""
-        if self.workers == 1 or len(jobs) < 2:
+        if not self._always and (self.workers == 1 or len(jobs) < 2):
             for job in jobs:
                 yield job, function(job)
             return

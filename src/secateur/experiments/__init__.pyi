@@ -1,0 +1,50 @@
+from .cells import Cell, canonical, fingerprint, identity
+from .executors import Done, Executor, Here, Job, Processes, local
+from .registry import forget_study, known_studies, register_study, study_class
+from .resources import Resource, Resources
+from .running import Outcome, identities, run
+from .schema import Column, Row, Schema
+from .settings import Effect, Execution, Section, StudySettings, sections, settings_for
+from .store import Failure, Status, Store, opened_store, study_of
+from .study import Finding, Result, Study, Tables, write_table
+
+__all__ = [
+    "Cell",
+    "Column",
+    "Done",
+    "Effect",
+    "Execution",
+    "Executor",
+    "Failure",
+    "Finding",
+    "Here",
+    "Job",
+    "Outcome",
+    "Processes",
+    "Resource",
+    "Resources",
+    "Result",
+    "Row",
+    "Schema",
+    "Section",
+    "Status",
+    "Store",
+    "Study",
+    "StudySettings",
+    "Tables",
+    "canonical",
+    "fingerprint",
+    "forget_study",
+    "identities",
+    "identity",
+    "known_studies",
+    "local",
+    "opened_store",
+    "register_study",
+    "run",
+    "sections",
+    "settings_for",
+    "study_class",
+    "study_of",
+    "write_table",
+]

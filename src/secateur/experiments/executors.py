@@ -1,0 +1,183 @@
+"""Where cells are worked on: in this process, or in several.
+
+An executor gets a study and jobs, and gives finished cells in any order. Studies, cells and results of earlier cells
+travel; resources are made where the work is. An executor for a cluster needs no more than `Executor` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.pool import Pool, cores
+from secateur.experiments.cells import Cell
+from secateur.experiments.resources import Resource, Resources
+from secateur.experiments.study import Result, Study
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells that one process works on, one after another.
+
+    Attributes:
+        cells: with their identities.
+        earlier: results that they need.
+    """
+
+    cells: tuple[tuple[str, Cell], ...]
+    earlier: Mapping[Cell, Result] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell that was worked on.
+
+    Attributes:
+        identity: of the cell.
+        result: what it gave; None: it failed.
+        error: why, in one line.
+        started: seconds since the epoch.
+        seconds: that it took.
+        host: where.
+    """
+
+    identity: str
+    result: Result | None
+    error: str
+    started: float
+    seconds: float
+    host: str
+
+
+class Executor(Protocol):
+    """Works on cells somewhere."""
+
+    def prepare(self, study: Study[Any, Any], resources: Sequence[Resource[Any]]) -> Iterator[Resource[Any]]:
+        """Make and store resources, side by side; gives each when it is stored."""
+
+    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+        """Work on jobs, in any order; gives the cells of a job when they are done."""
+
+
+class Here:
+    """Works in this process, with all threads that PyTorch has.
+
+    Args:
+        resources: of this process.
+    """
+
+    def __init__(self, resources: Resources | None = None) -> None:
+        self.resources = resources or Resources()
+
+    def prepare(self, study: Study[Any, Any], resources: Sequence[Resource[Any]]) -> Iterator[Resource[Any]]:
+        """See `Executor.prepare`."""
+        for resource in resources:
+            self.resources.get(resource)
+            yield resource
+
+    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+        """See `Executor.work`; gives each cell as it is done."""
+        for job in jobs:
+            for done in work_on(study, job, self.resources):
+                yield [done]
+
+
+class Processes:
+    """Works in processes of this machine, with one thread each; as a context, they end with it.
+
+    Args:
+        count: how many; 0: as many as there are cores.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count or cores()
+        self._pool: Pool | None = None
+        self._study: bytes = b""
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._pool is not None:
+            self._pool.__exit__(kind, error, trace)
+
+    def prepare(self, study: Study[Any, Any], resources: Sequence[Resource[Any]]) -> Iterator[Resource[Any]]:
+        """See `Executor.prepare`."""
+        for resource, _ in self._started(study).work(_make, resources):
+            yield resource
+
+    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+        """See `Executor.work`."""
+        for _, done in self._started(study).work(_work, jobs):
+            yield done
+
+    def _started(self, study: Study[Any, Any]) -> Pool:
+        if self._pool is None:
+            try:
+                packed = pickle.dumps(study)
+            except Exception as error:  # whatever a class of the user's own raises, the remedy is the same
+                raise RequestError(
+                    f"the study '{study.name}' cannot be sent to processes ({' '.join(str(error).split())}); use one "
+                    "process"
+                ) from error
+            self._pool = Pool(self.count, _receive, (packed,), always=True)
+        return self._pool
+
+
+@contextlib.contextmanager
+def local(processes: int) -> Iterator[Executor]:
+    """This process for one, else that many of this machine; 0: as many as there are cores."""
+    count = processes or cores()
+    if count == 1:
+        yield Here()
+        return
+    with Processes(count) as executor:
+        yield executor
+
+
+def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[Done]:
+    """Work on the cells of a job; one that fails does not stop the others."""
+    for identity, cell in job.cells:
+        started, begin = time.time(), time.perf_counter()
+        result: Result | None = None
+        error = ""
+        try:
+            result = study.work(cell, resources, job.earlier)
+        except SecateurError as problem:
+            error = str(problem)
+        except MemoryError:
+            error = "out of memory; use a smaller batch size, or fewer processes"
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it must not stop the other cells
+            error = f"{type(problem).__name__}: {problem}"
+        seconds = time.perf_counter() - begin
+        yield Done(identity, result, " ".join(error.split()), started, seconds, platform.node())
+
+
+_study: Study[Any, Any] | None = None
+_resources: Resources | None = None
+
+
+def _receive(packed: bytes) -> None:
+    """In a process that works: unpack the study, and take one thread, as the others take theirs."""
+    global _study, _resources
+    import torch
+
+    torch.set_num_threads(1)
+    _study, _resources = pickle.loads(packed), Resources()
+
+
+def _make(resource: Resource[Any]) -> None:
+    assert _resources is not None
+    _resources.get(resource)
+
+
+def _work(job: Job) -> list[Done]:
+    assert _study is not None
+    assert _resources is not None
+    return list(work_on(_study, job, _resources))

@@ -1,0 +1,188 @@
+"""Running a study: what is missing is worked out, what is finished is found in the store."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.interruption import keeping
+from secateur.core.progress import ProgressOption, reported, track
+from secateur.experiments.cells import Cell, identity
+from secateur.experiments.executors import Done, Executor, Here, Job, local
+from secateur.experiments.resources import Resources
+from secateur.experiments.store import Failure, Store
+from secateur.experiments.study import Study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run did.
+
+    Attributes:
+        made: cells that were finished now.
+        found: cells that were finished before.
+        failures: cells that failed, in the order of the table.
+    """
+
+    made: int
+    found: int
+    failures: Sequence[Failure] = field(default_factory=tuple)
+
+    def raise_failures(self, store: Store) -> None:
+        """Raise `SecateurError` when cells failed: how many, why the first did, and how to repeat it alone."""
+        if not self.failures:
+            return
+        first, count = self.failures[0], self.made + self.found + len(self.failures)
+        command = f"secateur study retry --store {shlex.quote(str(store))} --cell {first.identity[:12]}"
+        raise SecateurError(
+            f"{len(self.failures)} of {count} cells failed, the first ({first.cell}): {first.error}; "
+            f"the others are kept; to repeat this one alone: {command}"
+        )
+
+
+@reported("running the study")
+def run(
+    study: Study[Any, Any],
+    store: Store,
+    executor: Executor | None = None,
+    *,
+    only: Collection[str] | None = None,
+    command: str = "",
+    progress: ProgressOption = True,
+) -> Outcome:
+    """Work out the cells of a study that the store does not have, failed ones included.
+
+    Results do not depend on the order of the cells, the number of processes, or how often the run was interrupted.
+
+    Args:
+        study: with its settings.
+        store: of this study.
+        executor: where cells are worked on; None: as many local processes as the settings say (``execution``), or here.
+        only: identities of the cells to work on, or their beginnings; None: all that are missing.
+        command: kept in the store.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+
+    Raises:
+        RequestError: before any work, for what the study refuses, or two cells with the same identity.
+        SecateurError: when the store cannot be written.
+    """
+    study.check()
+    if executor is None:
+        execution = getattr(study.settings, "execution", None)
+        with local(1 if execution is None else execution.processes) as chosen:
+            return _run(study, store, chosen, only, command)
+    return _run(study, store, executor, only, command)
+
+
+def identities(study: Study[Any, Any], resources: Resources) -> dict[str, Cell]:
+    """All cells of a study by identity, in the order of the table.
+
+    Args:
+        study: with its settings.
+        resources: from which inputs are opened for their fingerprints.
+
+    Raises:
+        RequestError: for two cells of the same identity.
+    """
+    sections = {stage: study.sections(stage) for stage in study.stages}
+    found: dict[str, Cell] = {}
+    for cell in study.cells():
+        if cell.stage not in sections:
+            raise RequestError(f"a cell of study '{study.name}' has stage '{cell.stage}'; known: {', '.join(sections)}")
+        inputs = study.inputs(cell, resources)
+        name = identity(study.name, study.version, cell, sections[cell.stage], inputs)
+        if name in found:
+            raise RequestError(f"study '{study.name}' has two cells with the same identity: {cell}; leave one out")
+        found[name] = cell
+    return found
+
+
+def _run(
+    study: Study[Any, Any], store: Store, executor: Executor, only: Collection[str] | None, command: str
+) -> Outcome:
+    unready = [resource for resource in study.shared() if not resource.ready()]
+    for _ in track(executor.prepare(study, unready), "shared resources", len(unready)) if unready else ():
+        pass
+    here = executor.resources if isinstance(executor, Here) else Resources()
+    cells = identities(study, here)
+    missing = store.start(list(cells.items()), study.settings.model_dump(mode="json"), command)
+    wanted = missing if only is None else _named(cells, only) & missing
+    found = len(cells) - len(missing)
+    with keeping(lambda: _kept(store)):
+        for stage in study.stages:
+            names = [name for name, cell in cells.items() if cell.stage == stage and name in wanted]
+            where = Here(here) if stage in study.alone else executor
+            title = "cells" if len(study.stages) == 1 else f"cells: {stage}"
+            work = _worked(study, store, where, names, cells)
+            before = sum(cell.stage == stage for cell in cells.values()) - len(names)
+            for _ in track(work, title, before + len(names), done=before) if names else ():
+                pass
+    failures = [failure for failure in store.failures() if failure.identity in wanted]
+    return Outcome(len(wanted) - len(failures), found, failures)
+
+
+def _worked(
+    study: Study[Any, Any], store: Store, executor: Executor, names: Sequence[str], cells: Mapping[str, Cell]
+) -> Iterator[str]:
+    """Work on cells of one stage and keep what they give; gives each identity when its result is kept."""
+    jobs, blocked = _jobs(study, store, names, cells)
+    for name, reason in blocked.items():
+        store.fail(name, reason, time.time(), 0.0)
+        yield name
+    for finished in executor.work(study, jobs):
+        for done in finished:
+            _keep(store, done)
+            yield done.identity
+
+
+def _keep(store: Store, done: Done) -> None:
+    if done.result is not None:
+        store.finish(done.identity, done.result, done.started, done.seconds, done.host)
+    else:
+        store.fail(done.identity, done.error, done.started, done.seconds, done.host)
+
+
+def _jobs(
+    study: Study[Any, Any], store: Store, names: Sequence[str], cells: Mapping[str, Cell]
+) -> tuple[list[Job], dict[str, str]]:
+    """Cells of the same batch together, in the order of the table; and cells that cannot be worked on, with reasons."""
+    known = {cell: name for name, cell in cells.items()}
+    needs = {name: {cell: known[cell] for cell in study.needs(cells[name])} for name in names}
+    results = store.results({name for needed in needs.values() for name in needed.values()})
+    batches: dict[Any, list[tuple[str, Cell]]] = {}
+    blocked = {}
+    for name in names:
+        lacking = [cell for cell, other in needs[name].items() if other not in results]
+        if lacking:
+            blocked[name] = f"it needs the result of ({lacking[0]}), which is not finished"
+        else:
+            batches.setdefault(study.batch(cells[name]), []).append((name, cells[name]))
+    jobs = []
+    for batch in batches.values():
+        earlier = {cell: results[other] for name, _ in batch for cell, other in needs[name].items()}
+        jobs.append(Job(tuple(batch), earlier))
+    return jobs, blocked
+
+
+def _named(cells: Mapping[str, Cell], only: Collection[str]) -> set[str]:
+    """Identities that begin with the given texts."""
+    found = set()
+    for text in only:
+        matching = [name for name in cells if name.startswith(text)]
+        if len(matching) != 1:
+            reason = "not the only one that begins so" if matching else "none of this run's"
+            raise RequestError(f"cell '{text}' is {reason}; `secateur study status` lists the failed ones")
+        found.add(matching[0])
+    return found
+
+
+def _kept(store: Store) -> str:
+    """What an interruption leaves."""
+    status = store.status()
+    done = status.total("finished")
+    whole = done + status.total("waiting") + status.total("failed")
+    return f"{done} of {whole} cells are finished and kept in '{store}'; the same request goes on from there"

@@ -1,0 +1,574 @@
+"""Finished cells in a database: SQLite in a file, or PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.extras import check_installed
+from secateur.core.files import atomic_path, ensure_folder
+from secateur.experiments.cells import Cell
+from secateur.experiments.schema import Schema
+from secateur.experiments.study import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+R = TypeVar("R")
+
+FORMAT = 1
+"""Of the database; a store of another one is refused."""
+
+PATIENCE = 300.0
+"""Seconds that a server may be away before a run gives up."""
+
+WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
+"""States of a cell."""
+
+_TYPES: dict[type, Any] = {str: sa.Text, int: sa.BigInteger, float: sa.Double, bool: sa.Boolean, bytes: sa.LargeBinary}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell whose work failed.
+
+    Attributes:
+        identity: of the cell.
+        cell: its coordinates, as text.
+        error: in one line.
+    """
+
+    identity: str
+    cell: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the last run of a store is.
+
+    Attributes:
+        study: name.
+        counts: number of cells by stage, then by state.
+        started: when the last run began, UTC.
+        finished_at: when the last cell was finished; "" for none.
+        command: of the last run.
+    """
+
+    study: str
+    counts: Mapping[str, Mapping[str, int]]
+    started: str = ""
+    finished_at: str = ""
+    command: str = ""
+
+    def total(self, state: str) -> int:
+        """Cells in a state, of all stages."""
+        return sum(states.get(state, 0) for states in self.counts.values())
+
+
+class Store:
+    """The cells of one study and what they gave; as a context, it is closed at the end.
+
+    Each finished cell is one transaction: after a kill, it is there as a whole or not at all. What was written stays,
+    also when a later run asks for other cells.
+
+    Args:
+        location: path of a SQLite file, or a URL, ``postgresql+psycopg://user@host/name``.
+        study: name of the study.
+        version: of the study.
+        tables: schemas by name.
+
+    Raises:
+        RequestError: for a file that is no store, another study's store, one of another version, or an unknown kind of
+            database.
+        SecateurError: for a database that cannot be reached.
+    """
+
+    def __init__(self, location: str | Path, study: str, version: int, tables: Mapping[str, Schema]) -> None:
+        self.study, self.version, self.schemas = study, version, dict(tables)
+        self.url = store_url(location)
+        self.file = Path(self.url.database) if self.url.get_backend_name() == "sqlite" and self.url.database else None
+        self._engine = _engine(self.url)
+        self._metadata = sa.MetaData()
+        self._meta, self._runs, self._cells, self._artefacts = _fixed(self._metadata)
+        self._rows = {name: _table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
+        try:
+            self._retried(self._begin)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def __str__(self) -> str:
+        return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
+
+    def start(
+        self, cells: Sequence[tuple[str, Cell]], settings: Mapping[str, Any], command: str = "", host: str = ""
+    ) -> set[str]:
+        """Note what a run wants; the identities of cells that are not finished.
+
+        Args:
+            cells: with their identities, in the order of the table.
+            settings: of the study, kept so that the run can be repeated.
+            command: that started it.
+            host: where.
+        """
+        rows = [
+            {
+                "identity": identity,
+                "position": position,
+                "stage": cell.stage,
+                "coordinates": json.dumps(cell.coordinates),
+                "state": WAITING,
+            }
+            for position, (identity, cell) in enumerate(cells)
+        ]
+
+        def write(connection: sa.Connection) -> set[str]:
+            number = 1 + (connection.execute(sa.select(sa.func.max(self._runs.c.number))).scalar() or 0)
+            connection.execute(
+                self._runs.insert().values(
+                    number=number, started=_now(), host=host or platform.node(), command=command,
+                    settings=json.dumps(dict(settings)),
+                )
+            )  # fmt: skip
+            statement = self._upsert(self._cells, ("identity",), ("run", "position"))
+            if rows:
+                connection.execute(statement, [row | {"run": number} for row in rows])
+            unfinished = sa.select(self._cells.c.identity).where(
+                self._cells.c.run == number, self._cells.c.state != FINISHED
+            )
+            return {identity for (identity,) in connection.execute(unfinished)}
+
+        return self._retried(lambda: self._written(write))
+
+    def finish(self, identity: str, result: Result, started: float, seconds: float, host: str = "") -> None:
+        """Keep a cell's result: rows, artefacts and state in one transaction.
+
+        Args:
+            identity: of the cell.
+            result: what the work gave.
+            started: seconds since the epoch.
+            seconds: that the work took.
+            host: where it was done.
+
+        Raises:
+            SecateurError: for rows that do not fit their schema, or when the database cannot be written.
+        """
+        rows = {name: [self.schemas[name].check(row) for row in each] for name, each in result.rows.items()}
+        kept = [self._keep(identity, name, data) for name, data in result.artefacts.items()]
+
+        def write(connection: sa.Connection) -> None:
+            for name, table in self._rows.items():
+                connection.execute(table.delete().where(table.c._cell == identity))
+                numbered = [
+                    row | {"_cell": identity, "_number": number} for number, row in enumerate(rows.get(name, ()))
+                ]
+                if numbered:
+                    connection.execute(table.insert(), numbered)
+            connection.execute(self._artefacts.delete().where(self._artefacts.c.cell == identity))
+            if kept:
+                connection.execute(self._artefacts.insert(), kept)
+            self._set(connection, identity, FINISHED, "", started, seconds, host)
+
+        self._retried(lambda: self._written(write))
+
+    def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
+        """Keep why a cell failed, in one line."""
+        line = " ".join(error.split())
+        self._retried(lambda: self._written(lambda c: self._set(c, identity, FAILED, line, started, seconds, host)))
+
+    def results(self, identities: Iterable[str]) -> dict[str, Result]:
+        """Rows of the finished ones among some cells, by identity."""
+        wanted = list(identities)
+
+        def read(connection: sa.Connection) -> dict[str, Result]:
+            found = {}
+            for identity in wanted:
+                query = sa.select(self._cells.c.state).where(self._cells.c.identity == identity)
+                if connection.execute(query).scalar() == FINISHED:
+                    found[identity] = Result({name: self._rows_of(connection, identity, name) for name in self._rows})
+            return found
+
+        return self._retried(lambda: self._read(read))
+
+    def _rows_of(self, connection: sa.Connection, identity: str, name: str) -> list[dict[str, Any]]:
+        table = self._rows[name]
+        columns = [table.c[column] for column in self.schemas[name].names]
+        query = sa.select(*columns).where(table.c._cell == identity).order_by(table.c._number)
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The tables of the last run: rows of its finished cells, in their order."""
+
+        def read(connection: sa.Connection) -> dict[str, pd.DataFrame]:
+            found = {}
+            for name, table in self._rows.items():
+                columns = [table.c[column] for column in self.schemas[name].names]
+                query = (
+                    sa.select(*columns)
+                    .join(self._cells, self._cells.c.identity == table.c._cell)
+                    .where(self._cells.c.run == self._last, self._cells.c.state == FINISHED)
+                    .order_by(self._cells.c.position, table.c._number)
+                )
+                found[name] = self.schemas[name].frame([tuple(row) for row in connection.execute(query)])
+            return found
+
+        return self._retried(lambda: self._read(read))
+
+    def artefact(self, identity: str, name: str) -> bytes:
+        """A file that a cell gave.
+
+        Raises:
+            SecateurError: when it is missing, or not what was written.
+        """
+
+        def read(connection: sa.Connection) -> Any:
+            table = self._artefacts
+            query = sa.select(table.c.path, table.c.sha256).where(table.c.cell == identity, table.c.name == name)
+            return connection.execute(query).first()
+
+        row = self._retried(lambda: self._read(read))
+        if row is None:
+            raise SecateurError(f"'{self}' has no file '{name}' of cell {identity[:12]}; run it again")
+        path = self._folder / row.path
+        try:
+            data: bytes = path.read_bytes()
+        except OSError as error:
+            raise SecateurError(
+                f"'{path}' cannot be read ({error.strerror}); run cell {identity[:12]} again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != row.sha256:
+            raise SecateurError(f"'{path}' is not what was written; delete it and run cell {identity[:12]} again")
+        return data
+
+    def status(self) -> Status:
+        """How far the last run is."""
+        return self._retried(lambda: self._read(self._status))
+
+    def failures(self) -> list[Failure]:
+        """Failed cells of the last run, in their order."""
+
+        def read(connection: sa.Connection) -> list[Failure]:
+            cells = self._cells
+            query = (
+                sa.select(cells.c.identity, cells.c.coordinates, cells.c.error)
+                .where(cells.c.run == self._last, cells.c.state == FAILED)
+                .order_by(cells.c.position)
+            )
+            return [
+                Failure(identity, " ".join(f"{k}={v}" for k, v in json.loads(coordinates).items()), error)
+                for identity, coordinates, error in connection.execute(query)
+            ]
+
+        return self._retried(lambda: self._read(read))
+
+    def settings(self) -> dict[str, Any]:
+        """Of the last run.
+
+        Raises:
+            RequestError: when there was none.
+        """
+        query = sa.select(self._runs.c.settings).order_by(self._runs.c.number.desc()).limit(1)
+        text = self._retried(lambda: self._read(lambda connection: connection.execute(query).scalar()))
+        if text is None:
+            raise RequestError(f"'{self}' holds no run; start one with `secateur study run {self.study}`")
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    @property
+    def _last(self) -> Any:
+        return sa.select(sa.func.max(self._runs.c.number)).scalar_subquery()
+
+    @property
+    def _folder(self) -> Path:
+        """Of artefacts: beside a SQLite file; else in the working folder, by the database's name."""
+        if self.file is not None:
+            return self.file.with_suffix(".files")
+        return Path(f"{self.url.database}.files")
+
+    def _keep(self, identity: str, name: str, data: bytes) -> dict[str, Any]:
+        relative = Path(identity[:2]) / identity / name
+        with atomic_path(self._folder / relative) as temporary:
+            temporary.write_bytes(data)
+        return {
+            "cell": identity,
+            "name": name,
+            "path": str(relative),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+        }
+
+    def _set(
+        self,
+        connection: sa.Connection,
+        identity: str,
+        state: str,
+        error: str,
+        started: float,
+        seconds: float,
+        host: str,
+    ) -> None:
+        cells = self._cells
+        changed = connection.execute(
+            cells.update()
+            .where(cells.c.identity == identity)
+            .values(
+                state=state, error=error, started=_iso(started), finished=_iso(started + seconds), seconds=seconds,
+                host=host or platform.node(),
+            )
+        )  # fmt: skip
+        if changed.rowcount != 1:
+            raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
+
+    def _status(self, connection: sa.Connection) -> Status:
+        cells, runs = self._cells, self._runs
+        query = (
+            sa.select(cells.c.stage, cells.c.state, sa.func.count(), sa.func.max(cells.c.finished))
+            .where(cells.c.run == self._last)
+            .group_by(cells.c.stage, cells.c.state)
+        )
+        counts: dict[str, dict[str, int]] = {}
+        latest = ""
+        for stage, state, number, finished in connection.execute(query):
+            counts.setdefault(stage, {})[state] = number
+            latest = max(latest, finished or "")
+        last = connection.execute(
+            sa.select(runs.c.started, runs.c.command).order_by(runs.c.number.desc()).limit(1)
+        ).first()
+        started, command = last or ("", "")
+        return Status(self.study, counts, started, latest, command)
+
+    def _begin(self) -> None:
+        """Make the tables, or see that they are this study's."""
+        expected = {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
+
+        def write(connection: sa.Connection) -> None:
+            there = set(sa.inspect(connection).get_table_names())
+            if there and self._meta.name not in there and self.file is not None:
+                raise RequestError(f"'{self}' is a database, but no store of studies; choose another one")
+            if self._meta.name in there:
+                found: dict[str, str] = dict(connection.execute(sa.select(self._meta)).tuples().all())
+                self._compare(found, expected)
+            self._metadata.create_all(connection)
+            if self._meta.name not in there:
+                connection.execute(self._meta.insert(), [{"key": k, "value": v} for k, v in expected.items()])
+
+        self._written(write)
+
+    def _compare(self, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        if found.get("format") != expected["format"]:
+            raise RequestError(
+                f"'{self}' was written by another version (format {found.get('format')}, this secateur has {FORMAT}); "
+                "choose another store, or delete it to start anew"
+            )
+        if found.get("study") != self.study:
+            raise RequestError(
+                f"'{self}' holds the study '{found.get('study')}', not '{self.study}'; choose another --out or --store"
+            )
+        if found.get("study version") != expected["study version"]:
+            raise RequestError(
+                f"'{self}' was written by version {found.get('study version')} of the study '{self.study}', this is "
+                f"{self.version}; choose another store, or delete it to start anew"
+            )
+
+    def _upsert(self, table: sa.Table, keys: Sequence[str], changed: Sequence[str]) -> Any:
+        module = sqlite if self.file is not None or self.url.get_backend_name() == "sqlite" else postgresql
+        statement = module.insert(table)
+        return statement.on_conflict_do_update(
+            index_elements=list(keys), set_={name: statement.excluded[name] for name in changed}
+        )
+
+    def _written(self, work: Callable[[sa.Connection], R]) -> R:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def _read(self, work: Callable[[sa.Connection], R]) -> R:
+        with self._engine.connect() as connection:
+            return work(connection.execution_options(readonly=True))
+
+    def _retried(self, work: Callable[[], R]) -> R:
+        """Do it; while a server is away, again, with ever longer pauses."""
+        begin, pause = time.monotonic(), 0.1
+        while True:
+            try:
+                return work()
+            except OperationalError as error:
+                lasting = self.file is not None or time.monotonic() - begin > PATIENCE
+                if lasting or not _away(error):
+                    raise self._error(error) from error
+                time.sleep(pause)
+                pause = min(10.0, 2 * pause)
+            except SQLAlchemyError as error:
+                raise self._error(error) from error
+
+    def _error(self, error: SQLAlchemyError) -> SecateurError:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        if "not a database" in reason:
+            return RequestError(f"'{self}' is not a SQLite file ({reason}); choose another store, or delete it")
+        if isinstance(error, DBAPIError) and "no such column" in reason:
+            return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
+        return SecateurError(
+            f"cannot read or write '{self}' ({reason}); what it holds is whole: free space, or see that the database "
+            "runs, and run the same command again"
+        )
+
+
+def store_url(location: str | Path) -> sa.URL:
+    """The URL of a store: of a path, or as given.
+
+    Raises:
+        RequestError: for a kind of database that is not known, or a driver that is not installed.
+    """
+    text = str(location)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=text)
+    try:
+        url = sa.make_url(text)
+    except SQLAlchemyError as error:
+        raise RequestError(f"'{text}' is no URL of a database ({error}); give postgresql://USER@HOST/NAME") from error
+    kind = url.get_backend_name()
+    if kind == "postgresql":
+        check_installed("psycopg", "postgres", "a store on PostgreSQL")
+        return url.set(drivername="postgresql+psycopg")
+    if kind != "sqlite":
+        raise RequestError(f"a store cannot be on {kind}; give a path (SQLite), or postgresql://USER@HOST/NAME")
+    return url
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=2)
+    if url.database:
+        ensure_folder(Path(url.database).parent)
+    engine = sa.create_engine(url, connect_args={"timeout": 60})
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # transactions begin below, not when sqlite3 thinks so
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        # a writer waits for others at its beginning; one that began as a reader could not wait any more
+        reading = connection.get_execution_options().get("readonly", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _away(error: OperationalError) -> bool:
+    """Whether a server is stopping, starting, or not there."""
+    return error.connection_invalidated or error.statement is None or "connection" in str(error.orig).lower()
+
+
+def _fixed(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, sa.Table]:
+    meta = sa.Table("store", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
+    runs = sa.Table(
+        "runs",
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("started", sa.Text),
+        sa.Column("host", sa.Text),
+        sa.Column("command", sa.Text),
+        sa.Column("settings", sa.Text),
+    )
+    cells = sa.Table(
+        "cells",
+        metadata,
+        sa.Column("identity", sa.Text, primary_key=True),
+        sa.Column("run", sa.Integer, nullable=False, index=True),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("stage", sa.Text, nullable=False),
+        sa.Column("coordinates", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("started", sa.Text),
+        sa.Column("finished", sa.Text),
+        sa.Column("seconds", sa.Double),
+        sa.Column("host", sa.Text),
+        sa.Column("error", sa.Text),
+    )
+    artefacts = sa.Table(
+        "artefacts",
+        metadata,
+        sa.Column("cell", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+    )
+    return meta, runs, cells, artefacts
+
+
+def _table_of(metadata: sa.MetaData, name: str, schema: Schema) -> sa.Table:
+    columns = [sa.Column(column.name, _TYPES[column.kind], nullable=column.optional) for column in schema.columns]
+    return sa.Table(
+        f"rows_{name}",
+        metadata,
+        sa.Column("_cell", sa.Text, primary_key=True),
+        sa.Column("_number", sa.Integer, primary_key=True, autoincrement=False),
+        *columns,
+    )
+
+
+def _now() -> str:
+    return _iso(time.time())
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+@contextlib.contextmanager
+def opened_store(location: str | Path, study: Any) -> Iterator[Store]:
+    """The store of a study, closed at the end."""
+    with Store(location, study.name, study.version, study.tables) as store:
+        yield store
+
+
+def study_of(location: str | Path) -> str:
+    """The name of the study that a store holds.
+
+    Raises:
+        RequestError: when there is no store.
+    """
+    url = store_url(location)
+    if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
+        raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
+    engine = _engine(url)
+    meta = sa.table("store", sa.column("key"), sa.column("value"))
+    try:
+        with engine.connect() as connection:
+            name = connection.execute(sa.select(meta.c.value).where(meta.c.key == "study")).scalar()
+    except SQLAlchemyError as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise RequestError(f"'{location}' is no store of studies ({reason}); give another one") from error
+    finally:
+        engine.dispose()
+    if name is None:
+        raise RequestError(f"'{location}' is an unfinished store; delete it, and run the study again")
+    return str(name)
