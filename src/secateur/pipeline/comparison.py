@@ -110,7 +110,8 @@ def parts_of(settings: CompareSettings, prune: PruneSettings) -> list[Part]:
 
 def _carried(prune: PruneSettings) -> dict[str, Any]:
     """What the published protocol takes over: which layers are left alone, and the size of a pass."""
-    return {name: getattr(prune, name) for name in ("batch_size", "protect", "skip_first_layers", "min_keep")}
+    names = ("batch_size", "protect", "skip_first_layers", "spare_block_outputs", "min_keep")
+    return {name: getattr(prune, name) for name in names}
 
 
 def write_table(rows: Sequence[Row], folder: str | Path, name: str = "compare") -> list[Path]:

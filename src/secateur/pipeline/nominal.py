@@ -61,7 +61,7 @@ def prune_to_ratios(
                 settings.strategy,
                 min_keep=settings.min_keep,
                 max_remove=settings.max_remove,
-                protect=(*settings.protect, *structure.first_layers(settings.skip_first_layers)),
+                protect=settings.protected(structure),
                 nothing=True,  # small ratios of a list may remove nothing; the others are wanted all the same
             )
             slim = cut(model, plan, reference, settings)

@@ -54,7 +54,7 @@ def _choose(
         min_keep=settings.min_keep,
         max_remove=settings.max_remove,
         round_to=settings.round_to,
-        protect=(*settings.protect, *scores.structure.first_layers(settings.skip_first_layers)),
+        protect=settings.protected(scores.structure),
         within=within,
         latency=latency,
     )

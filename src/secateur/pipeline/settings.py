@@ -49,6 +49,9 @@ class PruneSettings(BaseModel):
     skip_first_layers: int = Field(
         default=0, ge=0, description="first weighted layers whose units stay; with them go those tied to them by sums"
     )
+    spare_block_outputs: bool = Field(
+        default=False, description="what residual blocks add to the stream stays: only units within blocks go"
+    )
     stream: bool = Field(default=False, description="let channels go that norms run over: residual streams as a whole")
     batch_size: int = Field(default=64, ge=1, description="samples per scoring pass")
     latency_batch: int = Field(default=8, ge=1, description="samples per timed pass, for latency budgets")
@@ -81,6 +84,11 @@ class PruneSettings(BaseModel):
                 **changes,
             }
         )
+
+    def protected(self, structure: Structure) -> tuple[str, ...]:
+        """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it."""
+        outputs = structure.block_outputs if self.spare_block_outputs else ()
+        return (*self.protect, *structure.first_layers(self.skip_first_layers), *outputs)
 
     @property
     def label(self) -> str:

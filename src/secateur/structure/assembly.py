@@ -307,7 +307,8 @@ class Assembly:
             name = label[0] if kind in ("channels", "neurons", "stream") else f"{label[0]}[{kind}]"
             taken[name] = taken.get(name, 0) + 1
             name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-            groups.append(Group(name, label, number, len(members), own[0].count(members[0]), kind))
+            added = bool(con.marked(np.array(members), "added").any())
+            groups.append(Group(name, label, number, len(members), own[0].count(members[0]), kind, added))
             number += len(members)
         return groups
 

@@ -17,7 +17,8 @@ ALWAYS = 0
 Nodes = np.ndarray
 """int64 [size]: one node per index of a dimension."""
 
-_MARKS = {name: np.uint8(1 << bit) for bit, name in enumerate(("head", "contracted", "group", "channel", "stream"))}
+_PARTS = ("head", "contracted", "group", "channel", "stream", "added")
+_MARKS = {name: np.uint8(1 << bit) for bit, name in enumerate(_PARTS)}
 
 
 class Conditions:

@@ -125,6 +125,9 @@ class Contractions(Base):
         out = [*lead, *a[len(lead) : -1], b[-1]]
         if bias is not None:
             self.labels.set(result, out)
+            if id(bias) in self.labels.dependent:
+                self.labels.dependent.add(id(result))
+                self.note_sum([result, bias])
             out = list(self.meet([result, bias], result.shape))
         self.labels.set(result, out)
         rest = x.shape[:-1]

@@ -137,6 +137,7 @@ class Group:
         width: channels per unit in the layer that makes it.
         kind: ``channels`` of convolutions, ``neurons``, attention ``heads``, ``dims`` within all heads, ``groups`` of
             convolutions or norms, channels of a residual ``stream`` that a norm runs over.
+        added: whether they are added to the units of another layer, as a residual block's outputs to its inputs.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Group:
     size: int
     width: int
     kind: str = "channels"
+    added: bool = False
 
     @property
     def units(self) -> slice:

@@ -116,6 +116,8 @@ class Rules(Moves, Contractions, Zeros):
     def pairwise(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Tensors that meet index by index, broadcast against each other."""
         operands = [t for t in tensors_in((args, kwargs)) if inplace or t is not result]
+        if name in _SUMS:
+            self.note_sum(operands)
         for output in tensors_in(result):
             self.labels.set(output, self.meet(operands, output.shape))
         if inplace and args[0]._is_view():
@@ -233,6 +235,9 @@ class Rules(Moves, Contractions, Zeros):
             if tensor is not None:
                 unite(self.conditions, dims[1], self.labels.of(tensor)[0], "is combined with channels that cannot go")
         self.labels.set(next(tensors_in(result)), dims)
+
+
+_SUMS = frozenset("add sub rsub addcmul addcdiv lerp".split())
 
 
 def _laid_out_anew(name: str, x: torch.Tensor, result: torch.Tensor) -> bool:

@@ -122,6 +122,11 @@ class Structure:
         names = {name for group in self.groups for name in group.layers}
         return tuple(layer.name for layer in self.layers[:count] if layer.name in names)
 
+    @property
+    def block_outputs(self) -> tuple[str, ...]:
+        """Names of the groups whose units are added to those of other layers: what residual blocks give and take."""
+        return tuple(group.name for group in self.groups if group.added)
+
     @cached_property
     def _terms(self) -> dict[str, list[_Term]]:
         by_tensor: dict[str, list[Axis]] = {}
