@@ -148,6 +148,53 @@ def targets(budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bo
         at = budget.share
 
 
+def _passes(budgets: Sequence[Budget], settings: PruneSettings, steps: list[Step]) -> Iterator[tuple[Budget, bool]]:
+    """`targets`, each as often as it takes to reach it when a step may remove ``max_remove`` units at most.
+
+    Args:
+        budgets: see `targets`.
+        settings: how.
+        steps: what was done so far; of each pass, one.
+    """
+    for budget, wanted in targets(budgets, settings.step):
+        yield budget, wanted
+        while not _reached(budget, settings, steps[-1]):
+            yield budget, wanted
+
+
+def _known(budgets: Sequence[Budget], settings: PruneSettings) -> int | None:
+    """How many passes there will be; None: that depends on how far each gets."""
+    return None if settings.max_remove is not None else len(list(targets(budgets, settings.step)))
+
+
+def _reached(budget: Budget, settings: PruneSettings, step: Step) -> bool:
+    if settings.max_remove is None or budget.kind == "latency":
+        return True
+    return step.achieved[budget.kind] <= budget.share * (1 + 1e-9)
+
+
+def _as_far_as_capped(choose: Callable[[Budget], Plan], before: Plan | None) -> Callable[[Budget], Plan]:
+    """Like ``choose``, but where ``max_remove`` keeps a budget from being reached, the plan goes as far as it lets.
+
+    Args:
+        choose: of one step.
+        before: the plan before it.
+    """
+
+    def chosen(target: Budget) -> Plan:
+        try:
+            return choose(target)
+        except UnreachableBudgetError as error:
+            if not error.capped:
+                raise
+            plan = choose(Budget.of(target.kind, error.least))
+            if before is not None and plan.removed == before.removed:
+                raise
+            return plan
+
+    return chosen
+
+
 def rescored(
     model: nn.Module,
     structure: Structure,
@@ -163,9 +210,9 @@ def rescored(
     plan: Plan | None = None
     steps: list[Step] = []
     latency = None if goal is None else goal.predicted
-    passes = list(targets(budgets, settings.step))
     clock = Clock()
-    for budget, wanted in track(passes, f"re-scoring by {criterion.name}"):
+    passes, total = _passes(budgets, settings, steps), _known(budgets, settings)
+    for budget, wanted in track(passes, f"re-scoring by {criterion.name}", total):
         with clock("scoring"):
             scores = score(
                 current, structure, reference, criterion, centred=settings.centred, batch_size=settings.batch_size
@@ -177,7 +224,8 @@ def rescored(
         if goal is not None and not steps and not wanted:
             goal.learn(budgets[0].share, lambda share: choose(Budget(latency=share)), lambda p: prune(current, p))
         with clock("surgery"):
-            chosen, note = _settle(goal, budget, wanted, choose, lambda found: prune(current, found))
+            stepwise = _as_far_as_capped(choose, plan) if goal is None else choose
+            chosen, note = _settle(goal, budget, wanted, stepwise, lambda found: prune(current, found))
             fresh = _difference(chosen, plan)
             if settings.compensate:
                 mask_and_compensate(current, fresh, reference, batch_size=settings.batch_size)
@@ -185,7 +233,7 @@ def rescored(
                 close(current, fresh)
             plan = chosen
         steps.append(Step(budget.share, dict(plan.achieved), note))
-        if wanted:
+        if wanted and _reached(budget, settings, steps[-1]):
             with clock("surgery"):
                 slim = _repaired(prune(current, plan), reference, settings)
             yield Compressed(slim, plan, tuple(steps), clock.seconds())
@@ -220,11 +268,13 @@ def iterative(
     home = next(model.parameters()).device
     alive = np.ones(structure.num_units, bool)  # units of the original that the current network still has
     steps: list[Step] = []
-    passes = list(targets(budgets, settings.step))
-    for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning"):
+    plan: Plan | None = None
+    passes, total = _passes(budgets, settings, steps), _known(budgets, settings)
+    for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning", total):
         here = structure.reduced(alive)
         scores = score(current, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
         choose = _on_what_is_left(structure, here, scores, alive, settings, goal)
+        choose = _as_far_as_capped(choose, plan) if goal is None else choose
 
         def local(plan: Plan, here: Structure = here, alive: np.ndarray = alive) -> Plan | None:
             left = plan.keep(structure)[alive]
@@ -245,7 +295,7 @@ def iterative(
             fit(slim, train, val, finetune, teacher=teacher)  # ends on the CPU
             current = slim.to(home)
         steps.append(Step(budget.share, dict(plan.achieved), note))
-        if wanted:
+        if wanted and _reached(budget, settings, steps[-1]):
             yield Compressed(copy.deepcopy(current), plan, tuple(steps))
 
 

@@ -46,9 +46,10 @@ class Caps:
         if max_remove is None:
             return cls(None, {})
         if not isinstance(max_remove, Mapping):
-            total = units_to_remove(max_remove, sum(sizes.values()))
+            units = sum(sizes.values())
+            total = units_to_remove(max_remove, units)
             if not total:
-                raise RequestError(f"max_remove={max_remove} of {sum(sizes.values())} units is none; give a larger share")
+                raise RequestError(f"max_remove={max_remove} of {units} units is none; give a larger share")
             return cls(total, {})
         found = by_group(structure, "max_remove", max_remove)
         return cls(None, {name: units_to_remove(cap, sizes[name]) for name, cap in found.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from secateur.core.errors import RequestError
 from secateur.core.html import table_html
 from secateur.criteria import Scores
 from secateur.selection.budget import Budget
+from secateur.selection.indices import units_left
 from secateur.structure import Structure
 from secateur.structure.attention import Heads
 from secateur.structure.calls import kind
@@ -138,7 +139,8 @@ class Plan:
         fingerprint: of the network it was made for; weights: names of its layers' weights, which it is taken over.
         removed: group name to the positions of its units that go.
         edits: the same as what surgery does: cuts per tensor, and what keeps the network's code right.
-        requested: ``{"kind": ..., "share": ...}``; achieved: shares of units, params and macs that stay.
+        requested: ``{"kind": ..., "share": ...}`` of a budget, and ``layer_shares``, where there were any; achieved:
+            shares of units, params and macs that stay.
         criterion: that ranked the units; strategy: how.
         inputs: of the example the network was traced with: shapes and types of tensors.
         notes: what to know of it, one line each, such as layers of which next to nothing is left; no part of what
@@ -202,6 +204,43 @@ class Plan:
             structure.inputs,
             _notes(structure, keep),
         )
+
+    @classmethod
+    def from_indices(
+        cls,
+        structure: Structure,
+        indices: Mapping[str, Sequence[int] | np.ndarray],
+        *,
+        removed: bool = True,
+        criterion: str = "indices",
+    ) -> Plan:
+        """The plan that removes, or keeps, given outputs of layers, such as those that another program decided on.
+
+        Layers that are not named keep all; what shares units with a named layer goes with it.
+
+        Args:
+            structure: of the network.
+            indices: by name of layer, indices of its outputs: channels of convolutions, neurons. Of layers that make
+                several outputs per unit (heads, groups), all outputs of a unit.
+            removed: whether the indices are those that go; False: those that stay.
+            criterion: what ranked them, for records.
+
+        Raises:
+            RequestError: for unknown layers, indices out of range or given twice, outputs that cannot go alone, layers
+                that disagree about what they share, or when nothing would go, or nothing of a layer stay.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from secateur.structure import trace
+            >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+            >>> structure = trace(net, torch.zeros(1, 4))
+            >>> Plan.from_indices(structure, {"0": [1, 4]}).removed
+            {'0': (1, 4)}
+            >>> Plan.from_indices(structure, {"0": [1, 4]}, removed=False).removed
+            {'0': (0, 2, 3, 5)}
+        """
+        return cls.of(structure, units_left(structure, indices, removed), {}, criterion, "given")
 
     def keep(self, structure: Structure) -> np.ndarray:
         """Which units of the structure stay, [U] bool.
@@ -268,9 +307,10 @@ class Plan:
     def summary(self) -> str:
         """How many units go, by what, and what stays, in one line."""
         stays = ", ".join(f"{name} {share:.1%}" for name, share in self.achieved.items())
-        asked = (
-            f"{self.requested.get('kind')} {self.requested.get('share', 1):.1%}" if self.requested else "free choice"
-        )
+        share, shares = self.requested.get("share"), self.requested.get("layer_shares") or {}
+        wishes = [] if share is None else [f"{self.requested.get('kind')} {share:.1%}"]
+        wishes += [f"shares of {len(shares)} layer{'s' * (len(shares) > 1)}"] * bool(shares)
+        asked = " and ".join(wishes) or "free choice"
         count = sum(len(v) for v in self.removed.values())
         return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
 
