@@ -110,9 +110,9 @@ def in_group(setting, values, name):
 def test_maps_behind_norms_and_activations(residual):
     model, _, reference = residual
     n0, n1, n2 = behind(model, reference.inputs, "norm0", "norm1", "norm2")
-    norm = maps(model, [reference.inputs[:3], reference.inputs[3:]], lambda m: m.sum(2), "norm")
+    behind_each = maps(model, [reference.inputs[:3], reference.inputs[3:]], lambda m: m.sum(2), "next")
     for name, expected in (("stem", n0), ("inner", n1), ("outer", n2)):
-        torch.testing.assert_close(norm[name], expected.sum((2, 3)), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(behind_each[name], expected.sum((2, 3)), rtol=1e-12, atol=1e-12)
     active = maps(model, [reference.inputs], lambda m: m.sum(2), "activation")
     stream = n0.relu()
     for name, expected in (("stem", stream), ("inner", n1.relu()), ("outer", (n2 + stream).relu())):
@@ -136,7 +136,7 @@ def test_maps_of_all_dimensions_and_norms(norm, dims):
     network = nn.Sequential(layer, norm, nn.Dropout(0.5), nn.SiLU()).eval()
     x = torch.randn(3, 2, *[5] * dims)
     expected = norm(layer(x)).detach()
-    torch.testing.assert_close(figure_of(network, x, "0", "norm"), expected.flatten(2).sum(2))
+    torch.testing.assert_close(figure_of(network, x, "0", "next"), expected.flatten(2).sum(2))
     torch.testing.assert_close(figure_of(network, x, "0"), F.silu(expected).flatten(2).sum(2))
 
 
@@ -154,7 +154,7 @@ def test_maps_follow_channels_through_permutations_and_windows():
     torch.manual_seed(0)
     network, x = Permuted().eval(), torch.randn(3, 3, 6, 6)
     tokens = network.norm(network.conv(x).flatten(2).transpose(1, 2)).detach()
-    torch.testing.assert_close(figure_of(network, x, "conv", "norm"), tokens.sum(1))
+    torch.testing.assert_close(figure_of(network, x, "conv", "next"), tokens.sum(1))
     torch.testing.assert_close(figure_of(network, x, "up"), F.gelu(network.up(tokens)).sum(1).detach())
 
     class Windows(nn.Module):
@@ -199,7 +199,7 @@ def test_maps_of_shared_layers_and_dense_blocks():
     both = network.norm(torch.cat([a, network.b(a)], 1)).relu().sum((2, 3)).detach()
     torch.testing.assert_close(figure_of(network, x, "a"), both[:, :2])
     torch.testing.assert_close(figure_of(network, x, "b"), both[:, 2:])
-    torch.testing.assert_close(figure_of(network, x, "a", "norm"), a.sum((2, 3)).detach())
+    torch.testing.assert_close(figure_of(network, x, "a", "next"), a.sum((2, 3)).detach())
 
 
 def test_maps_of_layers_that_do_not_depend_on_the_inputs_and_code_that_cannot_be_seen():
@@ -230,10 +230,38 @@ def test_maps_of_layers_that_do_not_depend_on_the_inputs_and_code_that_cannot_be
 
     with pytest.raises(sc.RequestError, match="code that cannot be watched"):
         maps(Own(), [x], lambda m: m.sum(2))
-    with pytest.raises(sc.RequestError, match="unknown stage 'relu'; known: norm, activation"):
+    with pytest.raises(sc.RequestError, match="unknown stage 'relu'; known: next, activation"):
         maps(Own(), [x], lambda m: m.sum(2), "relu")
     with pytest.raises(sc.RequestError, match="no reference samples"):
         maps(Own(), [], lambda m: m.sum(2))
+
+
+def plain(order):
+    """A network without norms between its convolutions."""
+    torch.manual_seed(0)
+    layers = {
+        "c": lambda: nn.Conv2d(3, 4, 3),
+        "r": nn.ReLU,
+        "n": lambda: nn.BatchNorm2d(4),
+        "p": lambda: nn.MaxPool2d(2),
+    }
+    body = [layers[letter]() for letter in order]
+    return randomised(nn.Sequential(*body, nn.Conv2d(4, 5, 1), nn.GELU(), nn.Flatten(), nn.LazyLinear(2))).eval()
+
+
+@pytest.mark.parametrize(
+    ("order", "looked_at"), [("cr", 1), ("cnr", 1), ("crn", 1), ("cpr", 0)], ids=["plain", "norm", "norm later", "pool"]
+)
+def test_maps_behind_the_module_that_follows(order, looked_at):
+    x = torch.randn(3, 3, 6, 6)
+    network = plain(order)
+    network(x)
+    expected = network[: looked_at + 1](x).detach()
+    torch.testing.assert_close(figure_of(network, x, "0", "next"), expected.flatten(2).sum(2))
+    last = len(order)  # its GELU
+    torch.testing.assert_close(
+        figure_of(network, x, f"{last}", "next"), network[: last + 2](x).detach().flatten(2).sum(2)
+    )
 
 
 # OCAP, CAP, APoZ
@@ -249,15 +277,23 @@ def published_ocap(norms_NC, ratio):
     return kept
 
 
-@pytest.mark.parametrize("leaky", [False, True])
-def test_ocap_keeps_what_the_published_procedure_keeps(residual, leaky):
+ACTIVATIONS = {
+    None: lambda m: m,
+    "relu": torch.relu,
+    "leaky-relu": lambda m: torch.where(m > 0, m, 0.01 * m),
+    "sigmoid": lambda m: 1 / (1 + (-m).exp()),
+    "tanh": lambda m: (m.exp() - (-m).exp()) / (m.exp() + (-m).exp()),
+}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_ocap_keeps_what_the_published_procedure_keeps(residual, activation):
     model, structure, reference = residual
-    scores = scored(residual, "ocap", leaky=leaky)
+    scores = scored(residual, "ocap", activation=activation)
     figures = {}
     names = {"stem": "norm0", "inner": "norm1", "outer": "norm2"}
     for name, out in zip(names, behind(model, reference.inputs, *names.values()), strict=True):
-        out = F.leaky_relu(out, 0.01) if leaky else out
-        figures[name] = out.flatten(2).norm(dim=2).numpy()
+        figures[name] = ACTIVATIONS[activation](out).flatten(2).norm(dim=2).numpy()
     for ratio in (0, 0.1, 0.2, 0.25, 0.4, 0.5, 0.6, 0.75, 0.8, 0.9, 0.973, 0.9994, 1):
         keep = kept_at(scores, ratio)
         expected = {
@@ -272,13 +308,13 @@ def test_ocap_keeps_what_the_published_procedure_keeps(residual, leaky):
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1), st.integers(0, 100))
 def test_ocap_at_any_ratio(channels, images, seed, percent):
     torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(3, channels), nn.ReLU(), nn.Linear(channels, 2)).double()
+    network = nn.Sequential(nn.Linear(3, channels), nn.Tanh(), nn.Linear(channels, 2)).double()  # no ties, as of zeros
     x = torch.randn(images, 3).double()
     if channels == 1:
         return  # a layer of one unit cannot be pruned
     reference = ReferenceSet(x, torch.zeros(images, dtype=torch.long), tuple(range(images)))
     scores = sc.score(network, sc.trace(network, x[:1]), reference, "ocap")
-    kept = published_ocap(network[0](x).abs().detach().numpy(), percent / 100)
+    kept = published_ocap(network[0](x).tanh().abs().detach().numpy(), percent / 100)
     assert set(np.flatnonzero(kept_at(scores, percent / 100))) == kept
 
 
@@ -316,6 +352,9 @@ def test_cap_and_apoz(residual):
     cap = scored(residual, "cap").values
     np.testing.assert_allclose(in_group(residual, cap, "inner"), size(n1), rtol=1e-10)
     np.testing.assert_allclose(in_group(residual, cap, "stem"), size(n0) + size(n2), rtol=1e-10)
+    for name, function in ACTIVATIONS.items():
+        found = in_group(residual, scored(residual, "cap", activation=name).values, "inner")
+        np.testing.assert_allclose(found, size(function(n1)), rtol=1e-9)
 
     def open_share(maps_NCHW):
         return (maps_NCHW > 0).double().mean((0, 2, 3)).numpy()
@@ -324,6 +363,21 @@ def test_cap_and_apoz(residual):
     np.testing.assert_allclose(in_group(residual, apoz, "inner"), open_share(n1), rtol=1e-10)
     stream = (open_share(n0) + open_share(n2 + n0.relu())) / 2
     np.testing.assert_allclose(in_group(residual, apoz, "stem"), stream, rtol=1e-10)
+
+
+def test_ocap_and_cap_look_behind_the_relu_of_networks_without_norms():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(20, 4)
+    )
+    setting = prepared(network)
+    model, structure, reference = setting
+    for layer, relu in (("0", "1"), ("2", "3")):
+        [out] = behind(model, reference.inputs, relu)
+        cap = in_group(setting, scored(setting, "cap").values, layer)
+        np.testing.assert_allclose(cap, out.abs().sum((2, 3)).mean(0).numpy(), rtol=1e-10)
+        kept = kept_at(scored(setting, "ocap"), 0.5)[structure.group(layer).units]
+        assert set(np.flatnonzero(kept)) == published_ocap(out.flatten(2).norm(dim=2).numpy(), 0.5)
 
 
 # gradients
@@ -648,8 +702,8 @@ def test_replay_gives_way_where_it_would_be_wrong():
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("ocap", {"leaky": True, "images": 5}),
-        ("cap", {"normalise": "l2"}),
+        ("ocap", {"activation": "leaky-relu", "images": 5}),
+        ("cap", {"activation": "sigmoid", "normalise": "l2"}),
         ("apoz", {"normalise": "l1"}),
         ("sensitivity", {"at": "makers", "normalise": "l2"}),
         ("shapley", {"permutations": 2, "samples": 4, "normalise": "l2"}),
@@ -669,6 +723,8 @@ def test_contract_of_variants(name, parameters):
     ("name", "parameters", "message"),
     [
         ("cap", {"normalise": "l3"}, "unknown normalisation 'l3'; known: l1, l2, sum"),
+        ("cap", {"activation": "gelu"}, "unknown activation 'gelu'; known: relu, leaky-relu, sigmoid, tanh"),
+        ("ocap", {"activation": "leaky"}, "unknown activation 'leaky'; known: relu, leaky-relu, sigmoid, tanh"),
         ("taylor-group", {"inner": "square"}, "unknown inner sum 'square'; known: abs, signed"),
         ("sensitivity", {"at": "here"}, "unknown place to look at units"),
         ("ocap", {"images": 2.5}, "images must be a positive integer, got 2.5"),

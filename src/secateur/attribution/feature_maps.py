@@ -1,4 +1,4 @@
-"""What each weighted layer makes, as one figure per image and channel, behind its norm or its activation.
+"""What each weighted layer makes, as one figure per image and channel, behind the module that follows it.
 
 One forward pass over images, watched by a torch function mode. Axes: N images, C channels, P positions (space, tokens).
 """
@@ -23,7 +23,7 @@ from secateur.core.errors import RequestError
 from secateur.structure.attention import multi_head_attention
 from secateur.structure.base import tensors_in
 
-Stage = Literal["norm", "activation"]
+Stage = Literal["next", "activation"]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 _CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
@@ -47,7 +47,7 @@ _SCALES = frozenset("mul multiply div divide true_divide truediv".split())
 
 
 def maps(
-    model: nn.Module, batches: Iterable[torch.Tensor], reduce: Reduce, stage: Stage = "norm"
+    model: nn.Module, batches: Iterable[torch.Tensor], reduce: Reduce, stage: Stage = "next"
 ) -> dict[str, torch.Tensor]:
     """A figure of every map that the weighted layers make, [N, C] float64 on the CPU, by layer name.
 
@@ -55,10 +55,11 @@ def maps(
         model: any network; it comes back as it was.
         batches: inputs, [N, ...] each.
         reduce: maps [N, C, P] to figures [N, C]; neurons that read one vector per image have P = 1.
-        stage: ``norm``: behind the norm that reads the layer's output and nothing else before it, the bare output where
-            there is none; ``activation``: behind the first nonlinearity that the output reaches elementwise (through
-            norms, sums, scales, concatenation), as at ``norm`` where there is none. What has left a nonlinearity
-            belongs to no later one: behind a residual sum, a ReLU belongs to the layers that were just added.
+        stage: ``next``: behind the norm or, where there is none, the nonlinearity that reads the layer's output and
+            nothing else; the bare output where neither does. ``activation``: behind the first nonlinearity that the
+            output reaches elementwise (through norms, sums, scales, concatenation), as at ``next`` where there is none.
+            What has left a nonlinearity belongs to no later one: behind a residual sum, a ReLU belongs to the layers
+            that were just added.
 
     Returns:
         By layer in order of execution; the mean over its calls for a layer that is called several times. Where a layer
@@ -191,8 +192,9 @@ class _Watch(TorchFunctionMode):
                     place.call.figure, place.call.normed = self._figure(place, result), True
             return _passed(places)
         if _is(name, _NONLINEARITIES):
-            for place in places if self.stage == "activation" else ():
-                if not place.call.activated:
+            for place in places:
+                wanted = self.stage == "activation" or (place.bare and not place.call.normed)
+                if wanted and not place.call.activated:
                     place.call.figure, place.call.activated = self._figure(place, result), True
             return ()
         if name in _SAME and places:

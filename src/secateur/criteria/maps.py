@@ -1,7 +1,8 @@
 """Criteria from the maps that layers make, in one forward pass: OCAP, CAP, APoZ. Axes: N images, U units, P positions.
 
 Sources: Hu et al., "Network trimming" (2016) for APoZ; published class-aware pruning by per-image activation thresholds
-(OCAP) and by mean activations (CAP).
+(OCAP) and by mean activations (CAP), which look at the output of the module behind a layer: its batch norm or, in
+networks without, its ReLU.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from secateur.core.errors import RequestError, check_count
 from secateur.criteria.base import Criterion, register
-from secateur.criteria.names import NORMALISATIONS, check_known
+from secateur.criteria.names import ACTIVATIONS, NORMALISATIONS, check_known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 class OCAP(Criterion):
     """Per-image thresholds: the ratio up to which at least one image keeps the unit.
 
-    In every image, each channel of a layer has the L2 norm of its map behind the norm; at a nominal ratio r the
-    ⌊r·C⌋ lowest of the layer's C channels are off in that image, and one stays on at least. A unit stays when any image
+    In every image, each channel of a layer has the L2 norm of its map behind the layer's norm or, where it has none,
+    its nonlinearity; at a nominal ratio r the ⌊r·C⌋ lowest of the layer's C channels are off in that image, and one
+    stays on at least. A unit stays when any image
     (and any layer that makes it) keeps it. The score serves all ratios:
 
         score = (max_n rank_n + t) / C,
@@ -42,15 +44,17 @@ class OCAP(Criterion):
     Among equal norms in an image, the unit that is weaker on average ranks lower.
 
     Args:
-        leaky: a leaky ReLU (slope 0.01) before the norm of the map.
+        activation: of the map before its size is taken: None, ``relu``, ``leaky-relu`` (slope 0.01), ``sigmoid``,
+            ``tanh``.
         images: reference samples it looks at: the first ones, from the classes in turn; None: all.
     """
 
-    leaky: bool = False
+    activation: str | None = None
     images: int | None = None
     standing: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_known("activation", self.activation, ACTIVATIONS)
         if self.images is not None:
             check_count("images", self.images)
 
@@ -70,7 +74,7 @@ class OCAP(Criterion):
         from secateur.criteria.samples import first_balanced
 
         chosen = first_balanced(reference, self.images, self.name)
-        squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares, "norm")
+        squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares)
         check_observed(structure, structure.made, squares)
         scores = np.zeros(structure.num_units)
         for layer, figures_NC in squares.items():
@@ -85,13 +89,7 @@ class OCAP(Criterion):
 
     def _squares(self, maps_NCP: torch.Tensor) -> torch.Tensor:
         """Squared L2 norms: those of a unit's channels add up, and rank as the norms do."""
-        import torch
-        from torch.nn import functional as F
-
-        if self.leaky:
-            maps_NCP = F.leaky_relu(maps_NCP)
-        norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 2, 2, dtype=torch.float64)
-        return norms**2
+        return _size(maps_NCP, 2, self.activation) ** 2
 
 
 def _rank_scores(figures_NU: np.ndarray) -> np.ndarray:
@@ -146,15 +144,21 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
 @register("cap")
 @dataclass(frozen=True)
 class CAP(Criterion):
-    """Mean over images of the L1 norm of the unit's maps behind the norm, summed over the layers that make it.
+    """Mean over images of the L1 norm of the unit's maps, summed over the layers that make it.
+
+    Maps are looked at behind the layer's norm or, where it has none, its nonlinearity.
 
     Args:
+        activation: of the map before its size is taken: None, ``relu``, ``leaky-relu`` (slope 0.01), ``sigmoid``,
+            ``tanh``.
         normalise: per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
+    activation: str | None = None
     normalise: str | None = None
 
     def __post_init__(self) -> None:
+        check_known("activation", self.activation, ACTIVATIONS)
         check_known("normalisation", self.normalise, NORMALISATIONS)
 
     def unit_scores(
@@ -164,15 +168,23 @@ class CAP(Criterion):
         from secateur.attribution import maps
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
 
-        sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _absolute, "norm")
+        sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), self._sizes)
         values = over_makers(structure, {name: figure.mean(0).numpy() for name, figure in sizes.items()})
         return unmade_last(structure, normalise_layers(structure, values, self.normalise))
 
+    def _sizes(self, maps_NCP: torch.Tensor) -> torch.Tensor:
+        return _size(maps_NCP, 1, self.activation)
 
-def _absolute(maps_NCP: torch.Tensor) -> torch.Tensor:
+
+def _size(maps_NCP: torch.Tensor, p: int, activation: str | None) -> torch.Tensor:
+    """The Lp norm of each map behind an activation, [N, C] float64."""
     import torch
+    from torch.nn import functional as F
 
-    norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, 1, 2, dtype=torch.float64)
+    if activation is not None:
+        known = {"relu": torch.relu, "leaky-relu": F.leaky_relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+        maps_NCP = known[activation](maps_NCP)
+    norms: torch.Tensor = torch.linalg.vector_norm(maps_NCP, p, 2, dtype=torch.float64)
     return norms
 
 
@@ -183,7 +195,7 @@ class APoZ(Criterion):
 
     score = mean over images and positions of [a > 0], and over the layers that make the unit. A value that is not
     positive counts as a zero, so that activations other than ReLU (GELU, SiLU) have some; a layer without a
-    nonlinearity behind it is looked at behind its norm.
+    nonlinearity behind it is looked at behind its norm, or bare.
 
     Args:
         normalise: per layer: None, ``l1``, ``l2``, ``sum``.

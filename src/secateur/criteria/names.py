@@ -9,6 +9,9 @@ from secateur.core.errors import RequestError
 NORMALISATIONS = (None, "l1", "l2", "sum")
 """Per layer, see `secateur.criteria.aggregation.normalise_layers`."""
 
+ACTIVATIONS = (None, "relu", "leaky-relu", "sigmoid", "tanh")
+"""That criteria of maps may put behind them, see `secateur.criteria.maps`."""
+
 REDUCTIONS = ("abs", "square", "signed", "abs-of-mean")
 """Over samples, see `secateur.criteria.aggregation.reduce_samples`."""
 
