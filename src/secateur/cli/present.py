@@ -53,9 +53,8 @@ def say_notes(prepared: Prepared) -> None:
     """Say on standard error what was done unasked, and when a network has random weights."""
     notes = list(prepared.notes)
     if not prepared.trained:
-        notes.append(
-            f"'{prepared.recipe.model.name}' has random weights: what is measured says nothing of a trained one"
-        )
+        what = "a new head with random weights" if prepared.new_head else "random weights"
+        notes.append(f"'{prepared.recipe.model.name}' has {what}: what is measured says nothing of a trained one")
     for note in notes:
         Console(stderr=True, soft_wrap=True).print(f"note: {note}", markup=False)
 

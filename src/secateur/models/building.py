@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Any
 
 from torch import nn
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, SecateurError
 from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_torchvision, from_transformers
 from secateur.models.safetensors_file import read_metadata
-from secateur.models.settings import LIBRARIES, SHIPPED, WEIGHTS, check_model_name, kind_of, registered
+from secateur.models.settings import LIBRARIES, SHIPPED, WEIGHTS, check_model_name, fetched, kind_of, registered
 
 _ORIGIN = "_secateur_origin"
 
@@ -25,16 +26,61 @@ def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     Raises:
         RequestError: for an unknown name, or arguments that the network does not take.
+        SecateurError: when weights are asked for and cannot be fetched.
     """
     factory = _factory(name)
     try:
         model = factory(**arguments)
+    except (OSError, HTTPException) as error:
+        if not fetched(arguments):
+            raise
+        raise SecateurError(
+            f"the weights of '{name}' could not be fetched ({_line(error)}); look at the network connection, or take a "
+            "file of them: --weights FILE, without model.arguments that fetch"
+        ) from error
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise RequestError(f"model '{name}' cannot be built with {arguments}: {reason}") from error
-    own = {key: value for key, value in arguments.items() if key not in WEIGHT_SOURCES}
+        raise RequestError(f"model '{name}' cannot be built with {arguments}: {_line(error)}") from error
+    own = _without_weights(arguments) | (_switched(model) if fetched(arguments) else {})
     setattr(model, _ORIGIN, {"name": name, "arguments": own})
     return model.eval()
+
+
+def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """A torchvision network with fetched weights and another number of classes than they have.
+
+    torchvision builds no such network. It is built as the weights have it, and once more with ``num_classes`` and
+    random weights; the layers that have one output per class stay as the second one has them, and all others get the
+    trained weights.
+
+    Args:
+        name: of the network.
+        arguments: of its constructor, with ``num_classes``.
+
+    Raises:
+        RequestError: see `construct`, and when other layers depend on the number of classes.
+        SecateurError: when the weights cannot be fetched.
+    """
+    trained = construct(name, {key: value for key, value in arguments.items() if key != "num_classes"})
+    made = construct(name, _without_weights(arguments) | _switched(trained))
+    old, new = trained.state_dict(), made.state_dict()
+    head = {key for key, value in new.items() if key in old and value.shape != old[key].shape}
+    if old.keys() != new.keys() or any(new[key].shape[1:] != old[key].shape[1:] for key in head):
+        raise RequestError(f"the head of '{name}' cannot be replaced: more than its last layers depends on num_classes")
+    made.load_state_dict({key: value if key in head else old[key] for key, value in new.items()})
+    return made
+
+
+def _without_weights(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if key not in WEIGHT_SOURCES}
+
+
+def _switched(model: nn.Module) -> dict[str, Any]:
+    """Arguments of the constructor that fetched weights of torchvision set: two families have them."""
+    return {key: getattr(model, key) for key in ("aux_logits", "transform_input") if hasattr(model, key)}
+
+
+def _line(error: Exception) -> str:
+    return str(error).split("\n", maxsplit=1)[0] or type(error).__name__
 
 
 def origin_of(model: nn.Module) -> Origin | None:
@@ -67,37 +113,9 @@ def rebuild(origin: Origin) -> nn.Module:
     except RequestError:
         raise
     except Exception as error:  # a stranger's arguments can make a constructor raise anything
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise RequestError(f"model '{name}' cannot be built with its recorded arguments: {reason}") from error
+        raise RequestError(f"model '{name}' cannot be built with its recorded arguments: {_line(error)}") from error
     setattr(model, _ORIGIN, {"name": name, "arguments": plain})
     return model.eval()
-
-
-def fetched(arguments: dict[str, Any]) -> bool:
-    """Whether a library is asked for trained weights, by a constructor's arguments."""
-    return bool(arguments.get("weights") or arguments.get("pretrained"))
-
-
-def fetched_normalisation(name: str, arguments: dict[str, Any], model: nn.Module) -> dict[str, Any] | None:
-    """Mean and standard deviation that weights fetched by torchvision or timm were trained with, per channel.
-
-    Example:
-        >>> fetched_normalisation("torchvision/resnet18", {"weights": "DEFAULT"}, nn.Identity())["mean"]
-        [0.485, 0.456, 0.406]
-    """
-    if not fetched(arguments):
-        return None
-    zoo, _, plain = name.rpartition("/")
-    if zoo == "timm":
-        shipped = getattr(model, "default_cfg", {})
-        mean, std = shipped.get("mean"), shipped.get("std")
-    else:
-        import torchvision
-
-        chosen = str(arguments["weights"]).rpartition(".")[2]  # names may begin with that of their class
-        transforms = torchvision.models.get_model_weights(plain)[chosen].transforms()
-        mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
-    return None if mean is None or std is None else {"mean": list(mean), "std": list(std)}
 
 
 def shipped_metadata(name: str) -> dict[str, Any]:

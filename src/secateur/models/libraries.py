@@ -31,12 +31,18 @@ _FETCHING = frozenset(
 
 
 def from_torchvision(name: str) -> Callable[..., nn.Module]:
-    """Constructor of one of torchvision's classifiers, without its weights."""
+    """Constructor of one of torchvision's classifiers, without its weights unless they are asked for."""
     import torchvision
 
-    # googlenet and inception_v3 warn unless told how to start; other networks do not take the argument
-    extra = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return partial(torchvision.models.get_model, name, weights=None, **extra)
+    def build(weights: Any = None, **arguments: Any) -> nn.Module:
+        # googlenet and inception_v3 warn unless told how to start, and with weights tell themselves; other networks do
+        # not take the argument
+        if weights is None and name in ("googlenet", "inception_v3"):
+            arguments.setdefault("init_weights", True)
+        built: nn.Module = torchvision.models.get_model(name, weights=weights, **arguments)
+        return built
+
+    return build
 
 
 def from_timm(name: str) -> Callable[..., nn.Module]:

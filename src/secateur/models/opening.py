@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.models.building import construct, fetched, fetched_normalisation, rebuild, shipped_metadata
+from secateur.models.building import construct, rebuild, shipped_metadata, with_new_head
 from secateur.models.checkpoint import load_weights
 from secateur.models.own_code import make_own
+from secateur.models.records import library_weights, record_of
 from secateur.models.safetensors_file import read_metadata
 from secateur.models.settings import (
     LIBRARIES,
@@ -23,6 +24,7 @@ from secateur.models.settings import (
     ModelSettings,
     architecture_of,
     check_model,
+    fetched,
     kind_of,
 )
 
@@ -36,14 +38,17 @@ class Opened:
         kind: what its name referred to (see `secateur.models.settings.kind_of`).
         trained: whether its weights come from a file, a library's download, or an exported program. A network of the
             user's own code is trained when two calls under different seeds give the same weights.
-        metadata: what the weights' file says of itself: ``normalisation`` (mean and standard deviation per channel),
-            ``class_names``, ...; empty where nothing is known.
+        metadata: what is recorded with the weights: ``normalisation`` (mean and standard deviation per channel),
+            ``resize``, ``class_names``, ...; empty where nothing is known.
+        new_head: whether the rest of it is trained, but the layers that have one output per class are not: a library's
+            weights were asked for with another number of classes than they have.
     """
 
     model: nn.Module
     kind: Kind
     trained: bool
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    new_head: bool = False
 
 
 def build(
@@ -87,7 +92,8 @@ def open_network(settings: ModelSettings, num_classes: int | None = None, in_cha
 
     Args:
         settings: bundle folders are not opened here: `secateur.load` does.
-        num_classes: outputs of a network that is built by name, where neither ``arguments`` nor its weights say.
+        num_classes: outputs of a network that is built by name, where neither ``arguments`` nor its weights say. With a
+            library's weights, ``arguments`` alone count: other classes than theirs get a new head.
         in_channels: likewise, image channels of a network of ours.
 
     Raises:
@@ -153,22 +159,22 @@ def image_channels(settings: ModelSettings) -> int | None:
 
 
 def _by_name(settings: ModelSettings, kind: Kind, num_classes: int | None, in_channels: int | None) -> Opened:
-    name, weights = settings.name, settings.weights
-    metadata = {} if weights is None else read_metadata(weights)
+    name, weights, metadata = settings.name, settings.weights, record_of(settings)
     arguments = dict(settings.arguments)
     if weights is not None:
         arguments = {**_header_arguments(weights, name), **arguments}
-    if num_classes is not None and not fetched(arguments):  # what is fetched has the classes it was trained for
+    known = library_weights(name, arguments)
+    if num_classes is not None and known is None:  # what is fetched has the classes it was trained for
         arguments.setdefault("num_classes", len(metadata.get("class_names") or ()) or num_classes)
     if in_channels is not None and kind == "registered":
         arguments.setdefault("in_channels", in_channels)
-    model = construct(name, arguments)
+    other_head = known is not None and arguments.get("num_classes", known.num_classes) != known.num_classes
+    # timm makes a new head itself
+    model = (with_new_head if other_head and kind == "torchvision" else construct)(name, arguments)
     if weights is not None:
         load_weights(model, weights)
-    known = None if metadata.get("normalisation") else fetched_normalisation(name, arguments, model)
-    if known is not None:
-        metadata = {**metadata, "normalisation": known}
-    return Opened(model, kind, trained=weights is not None or fetched(arguments), metadata=metadata)
+        return Opened(model, kind, trained=True, metadata=metadata)
+    return Opened(model, kind, fetched(arguments) and not other_head, metadata, new_head=other_head)
 
 
 def _with_weights(architecture: str | None, weights: Path, arguments: dict[str, Any], kind: Kind) -> Opened:

@@ -5,6 +5,7 @@ Nothing here imports PyTorch, or the library that a name belongs to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,7 +56,8 @@ class ModelSettings(BaseModel):
     trust_code: bool = Field(default=False, description="run code of your own that name or architecture refers to")
     allow_untrained: bool = Field(default=False, description="take a network with random weights, too")
     replace_head: Literal["keep", "slice", "mask"] = Field(
-        default="keep", description="with data.classes: keep all logits, slice the head to the chosen classes, or mask"
+        default="keep",
+        description="keep all logits, or slice or mask the head: to data.classes, or the data's classes by name",
     )
 
 
@@ -160,8 +162,18 @@ def has_random_weights(settings: ModelSettings) -> bool:
         >>> [has_random_weights(ModelSettings(name=name)) for name in ("resnet20", "resnet20-cifar10")]
         [True, False]
     """
-    fetched = settings.arguments.get("weights") or settings.arguments.get("pretrained")
-    return kind_of(settings.name) in ("registered", *LIBRARIES) and settings.weights is None and not fetched
+    made = kind_of(settings.name) in ("registered", *LIBRARIES)
+    return made and settings.weights is None and not fetched(settings.arguments)
+
+
+def fetched(arguments: Mapping[str, Any]) -> bool:
+    """Whether a library is asked for trained weights, by a constructor's arguments.
+
+    Example:
+        >>> fetched({"weights": "DEFAULT"}), fetched({"pretrained": False})
+        (True, False)
+    """
+    return bool(arguments.get("weights") or arguments.get("pretrained"))
 
 
 def architecture_of(path: str | Path) -> str:

@@ -66,7 +66,7 @@ def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
     prepared = prepare(recipe)
     check_classes(prepared)
     if trained and not prepared.trained and not recipe.model.allow_untrained:
-        raise untrained_error(recipe.model.name)
+        raise untrained_error(recipe.model.name, prepared.new_head)
     prepared.model.to(prepared.device)
     return prepared
 

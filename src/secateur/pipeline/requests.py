@@ -18,7 +18,8 @@ from secateur.core.files import check_writable
 from secateur.core.names import did_you_mean
 from secateur.criteria import get, parse
 from secateur.data.checks import check_source
-from secateur.models.settings import ModelSettings, check_model, has_random_weights
+from secateur.models.records import brings_size
+from secateur.models.settings import ModelSettings, check_model, fetched, has_random_weights
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import PruneSettings
@@ -53,10 +54,11 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
     """
     _check_named(recipe, command)
     _check_device(recipe.device)
-    check_source(recipe.data)
     check_model(recipe.model)
+    check_source(recipe.data, sized=recipe.data.follow_network and brings_size(recipe.model))
     check_trackers(recipe.tracking.trackers)
-    if recipe.model.replace_head != "keep" and recipe.data.classes is None:
+    chosen = recipe.data.classes is not None or fetched(recipe.model.arguments)
+    if recipe.model.replace_head != "keep" and not chosen:
         raise RequestError(
             f"model.replace_head={recipe.model.replace_head} needs data.classes (--classes): which to keep"
         )
@@ -95,8 +97,14 @@ def check_trained(settings: ModelSettings) -> None:
         raise untrained_error(settings.name)
 
 
-def untrained_error(name: str) -> RequestError:
-    """The refusal of a network with random weights."""
+def untrained_error(name: str, new_head: bool = False) -> RequestError:
+    """The refusal of a network with random weights, or with trained ones up to a new head."""
+    if new_head:
+        return RequestError(
+            f"the weights of '{name}' are for other classes than the data's, and its new head would have random ones; "
+            "train it first (secateur train, the same options) and give --weights FILE, or --allow-untrained if you "
+            "mean it"
+        )
     return RequestError(
         f"'{name}' would have random weights, of which nothing can be learned; give --weights FILE, a bundle folder or "
         "resnet20-cifar10 as --model, or --allow-untrained if you mean it"

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from secateur.core.borrowing import borrowed
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError
 from secateur.core.randomness import derive_seed
-from secateur.data import ImageData, Normalisation, class_indices, open_data
+from secateur.data import DataSettings, ImageData, Normalisation, Resize, class_indices, open_data
+from secateur.data.matching import Matched, match_classes, outputs_by_name
 from secateur.models.opening import Opened, build_architecture, image_channels, open_network
-from secateur.models.settings import kind_of
+from secateur.models.records import LibraryWeights, library_weights, record_of
+from secateur.models.settings import ModelSettings, kind_of
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.tasks import with_head
 from secateur.structure.tracing import failure
@@ -23,7 +27,17 @@ from secateur.surgery import read_bundle
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Data and network of a recipe, matched to each other."""
+    """Data and network of a recipe, matched to each other.
+
+    Attributes:
+        recipe: as given.
+        data: labelled with the network's outputs.
+        model: in eval mode.
+        device: to work on.
+        trained: whether all of the network has trained weights.
+        notes: what was done unasked.
+        new_head: whether its head alone has random weights.
+    """
 
     recipe: Recipe
     data: ImageData
@@ -31,64 +45,125 @@ class Prepared:
     device: torch.device
     trained: bool = True
     notes: tuple[str, ...] = ()
+    new_head: bool = False
 
     def data_record(self) -> dict[str, Any]:
         """What a bundle says about the images the network expects."""
-        return {
+        record: dict[str, Any] = {
             "normalisation": {"mean": list(self.data.normalisation.mean), "std": list(self.data.normalisation.std)},
             "class_names": list(self.data.class_names),
         }
+        return record if self.data.resize is None else {**record, "resize": self.data.resize.model_dump()}
 
 
 def prepare(recipe: Recipe) -> Prepared:
     """Open the data and the network: by name, with weights, from a file, a bundle folder, or code of the user's own.
 
-    The network's outputs and input channels follow the data unless the recipe says otherwise; normalisation follows
-    the network's record where it has one. Of a network that was cut to some of the data's classes, by its record, data
-    are restricted to these; with ``data.classes``, it is first given the head that the recipe asks for.
+    The network's outputs and input channels follow the data unless the recipe says otherwise. Size and normalisation of
+    the images follow the network's record where it has one, and labels its classes by name (`match_classes`): data of
+    some of ImageNet's classes are labelled as a network of all of them answers, and of a network for some of the data's
+    classes, the others are left out. A library's weights that know other classes get a new head. The recipe may ask for
+    a head cut to ``data.classes``, or to the data's classes where the network has more.
     """
-    if recipe.model.replace_head != "keep" and recipe.data.classes is None:
-        raise RequestError(
-            f"model.replace_head={recipe.model.replace_head} needs data.classes (--classes): which to keep"
-        )
     device = choose_device(recipe.device)
-    settings = recipe.data
+    bundle = _bundle(recipe.model)
+    record = record_of(recipe.model) if bundle is None else bundle.metadata
+    settings, notes = _followed(recipe.data, record)
     if settings.channels is None:
         settings = settings.model_copy(update={"channels": image_channels(recipe.model)})
     data = open_data(settings)
-    opened = _network(recipe, data)
+    opened = bundle or _network(recipe, data)
     model, metadata = opened.model, opened.metadata
     known = metadata.get("normalisation")
-    if known:
+    if known and settings.follow_network:
         data = data.with_normalisation(Normalisation(tuple(known["mean"]), tuple(known["std"])))
     shape = _outputs(model, data)
     outputs = shape[1] if len(shape) == 2 else 0
-    names, own_names = data.class_names, tuple(metadata.get("class_names") or ())
-    if outputs < len(names) and len(own_names) == outputs and set(own_names) < set(names):
-        note = f"the network answers for {outputs} of {len(names)} classes; the data are restricted to them"
-        data = data.only(own_names, renumber=True)
-        if data.class_names != own_names:
+    if opened.new_head:
+        notes.append(
+            f"the weights of '{recipe.model.name}' are for other classes: its head is new, with {outputs} outputs and "
+            f"random weights (train.seed={recipe.train.seed})"
+        )
+    names = tuple(metadata.get("class_names") or ())
+    classes = None if settings.classes is None else class_indices(settings.classes, data.class_names)
+    matched = match_classes(data, names if len(names) == outputs else (), classes)
+    notes += [matched.note] if matched.note else []
+    model, data = _headed(recipe, model, matched, classes)
+    return Prepared(recipe, data, model, device, opened.trained, tuple(notes), opened.new_head)
+
+
+def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSettings, list[str]]:
+    """Settings of the data with the size of images that the network's record says, and what is said of it."""
+    if not settings.follow_network:
+        return settings, []
+    known, size = record.get("resize"), settings.resize
+    notes = []
+    if known and size is None:
+        try:
+            settings = settings.model_copy(update={"resize": Resize.model_validate(known)})
+        except ValidationError as error:
             raise RequestError(
-                f"the network's classes ({', '.join(own_names)}) are in another order than the data's "
-                f"({', '.join(data.class_names)}); their labels cannot be matched"
-            )
-        return Prepared(recipe, data, model, device, opened.trained, (note,))
-    if settings.classes is not None and recipe.model.replace_head != "keep":
-        classes = class_indices(settings.classes, names)
-        model = with_head(model, classes, recipe.model.replace_head, data.test.batch([0])[0])
-        data = data.only(classes, renumber=recipe.model.replace_head == "slice")
-    return Prepared(recipe, data, model, device, opened.trained)
+                "the network's record of the size of its images is not understood; give data.resize"
+            ) from error
+        notes.append(f"images as the network's weights were trained: {settings.resize}")
+    if record.get("weights"):  # those that a library fetches
+        norm = record["normalisation"]
+        start = notes.pop() if notes else f"images as data.resize says: {size}" if size else "images as stored"
+        notes.append(f"{start}; mean {_rounded(norm['mean'])}, std {_rounded(norm['std'])} ({record['weights']})")
+        if record.get("otherwise") and size is None:
+            notes.append(f"the network's weights were trained on images {record['otherwise']}; here, they are cropped")
+    return settings, notes
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _headed(
+    recipe: Recipe, model: nn.Module, matched: Matched, classes: Sequence[int] | None
+) -> tuple[nn.Module, ImageData]:
+    """The network and its data under the head that the recipe asks for."""
+    head, data = recipe.model.replace_head, matched.data
+    if head == "keep":
+        return model, data
+    given = range(len(matched.outputs)) if classes is None and matched.by_name else classes
+    if given is None:
+        raise RequestError(f"model.replace_head={head} needs data.classes (--classes): which to keep")
+    kept = sorted(output for index in given if (output := matched.outputs[index]) is not None)
+    model = with_head(model, kept, head, data.test.batch([0])[0])
+    if classes is not None:
+        return model, data.only(kept, renumber=head == "slice")
+    if head == "slice":
+        place = {output: index for index, output in enumerate(kept)}
+        names = data.class_names
+        data = data.renumbered([place.get(output) for output in range(len(names))], [names[index] for index in kept])
+    return model, data
+
+
+def _bundle(asked: ModelSettings) -> Opened | None:
+    """The network of a bundle folder; None for others."""
+    if kind_of(asked.name) != "bundle":
+        return None
+    bundle = read_bundle(asked.name, model=build_architecture(asked))
+    return Opened(bundle.model, "bundle", trained=True, metadata=bundle.architecture.get("data", {}))
 
 
 def _network(recipe: Recipe, data: ImageData) -> Opened:
     """The network of a recipe, in the sizes of the data where nothing else says them."""
-    asked = recipe.model
-    if kind_of(asked.name) == "bundle":
-        bundle = read_bundle(asked.name, model=build_architecture(asked))
-        return Opened(bundle.model, "bundle", trained=True, metadata=bundle.architecture.get("data", {}))
+    asked, count = recipe.model, len(data.class_names)
+    known = library_weights(asked.name, asked.arguments)
+    open_to_data = asked.weights is None and "num_classes" not in asked.arguments
+    if known is not None and open_to_data and not _answers(known, data):
+        asked = asked.model_copy(update={"arguments": {**asked.arguments, "num_classes": count}})
     # initial weights follow from the recipe's seed
     torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
-    return open_network(asked, len(data.class_names), len(data.normalisation.mean))
+    return open_network(asked, count, len(data.normalisation.mean))
+
+
+def _answers(weights: LibraryWeights, data: ImageData) -> bool:
+    """Whether weights have an output for each class of the data: by name, or by number."""
+    names = data.class_names
+    return len(names) == weights.num_classes or None not in outputs_by_name(names, weights.class_names)
 
 
 def _outputs(model: nn.Module, data: ImageData) -> tuple[int, ...]:
