@@ -751,3 +751,71 @@ def test_on_a_vision_transformer_and_a_depthwise_network():
             assert (found["ocap"].values[group.units] > 0).all(), group.name
             assert (found["apoz"].values[group.units] > 0).any(), group.name
         assert 0 < kept_at(found["ocap"], 0.9).mean() < 1
+
+
+# the published protocols of LRP
+
+
+def shared_by(x, weight, relevance, stabiliser=1e-6):
+    """Relevance of a convolution's inputs by its positive weights: R_i = Σ_j x_i w_ij⁺ / Σ_i' x_i' w_i'j⁺ · R_j."""
+    plus, padding = weight.clamp(min=0), weight.shape[-1] // 2
+    s = relevance / (F.conv2d(x, plus, padding=padding) + stabiliser)
+    return x * F.conv_transpose2d(s, plus, padding=padding)
+
+
+def test_lrp_as_published_for_residual_networks(residual):
+    """z⁺ without biases, ε for sums, pooling and the head, start 1, Σ|R| at the convolutions over the layer's sum."""
+    model, _, reference = residual
+    for norm in (model.norm0, model.norm1, model.norm2):
+        norm.weight.data.abs_()  # a negative scale turns the signs of the weights that z⁺ looks at
+    x = reference.inputs
+    n0, n1, n2 = behind(model, x, "norm0", "norm1", "norm2")
+    stream, inner = n0.relu(), n1.relu()
+    pooled = (n2 + stream).relu()
+    head, mean = model.head.weight.detach(), pooled.mean((2, 3))
+    z = (mean @ head.T + model.head.bias.detach())[range(8), reference.targets]
+    at_sum = (mean * head[reference.targets] / z[:, None])[:, :, None, None] * pooled / pooled.sum((2, 3), keepdim=True)
+    at_outer = n2 / (n2 + stream) * at_sum
+    at_inner = shared_by(inner, model.outer.weight.detach(), at_outer)
+    at_stem = stream / (n2 + stream) * at_sum + shared_by(stream, model.inner.weight.detach(), at_inner)
+
+    def score(*relevance):
+        total = sum(r.abs().sum((0, 2, 3)) for r in relevance).numpy()
+        return total / total.sum()
+
+    published = {"composite": "epsilon-plus", "bias": False, "start": "one", "reduce": "abs", "positions": "abs"}
+    values = scored(residual, "lrp", normalise="sum", at="makers", **published).values
+    np.testing.assert_allclose(in_group(residual, values, "inner"), score(at_inner), rtol=1e-4)
+    np.testing.assert_allclose(in_group(residual, values, "stem"), score(at_stem, at_outer), rtol=1e-4)
+
+
+def test_lrp_as_published_for_networks_without_norms():
+    """Positive weights alone, start at the logit, signed sums at the convolutions over the layer's sum."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(180, 4),
+    )  # fmt: skip
+    setting = prepared(network)
+    model, _, reference = setting
+    [a, b] = behind(model, reference.inputs, "1", "3")
+    plus = model[5].weight.detach().clamp(min=0)[reference.targets]
+    logits = model(reference.inputs).detach()[range(8), reference.targets]
+    features = b.flatten(1)
+    shares = features * plus / ((features * plus).sum(1, keepdim=True) + 1e-6)
+    at_second = (shares * logits[:, None]).reshape(b.shape)
+    at_first = shared_by(a, model[2].weight.detach(), at_second)
+    published = {"composite": "plus-weights", "start": "logit", "reduce": "signed", "normalise": "sum", "at": "makers"}
+    values = scored(setting, "lrp", **published).values
+    for layer, relevance in (("0", at_first), ("2", at_second)):
+        total = relevance.sum((0, 2, 3)).numpy()
+        np.testing.assert_allclose(in_group(setting, values, layer), total / total.sum(), rtol=1e-4)
+
+
+def test_biases_take_relevance_unless_told_otherwise(residual):
+    shared, all_to_inputs = (
+        scored(residual, "lrp", composite="epsilon-plus", bias=bias, reduce="signed").values for bias in (True, False)
+    )
+    assert not np.allclose(shared, all_to_inputs, rtol=1e-2)
+    with pytest.raises(sc.RequestError, match="composite 'epsilon' cannot be built with {'bias': False}"):
+        get("lrp", bias=False)

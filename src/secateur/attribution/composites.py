@@ -143,23 +143,33 @@ def _by_kind(name: str, convolution: Rule, linear: Rule, stabiliser: float, soft
 
 
 @registry.register("epsilon-plus")
-def _epsilon_plus(epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp") -> Composite:
-    return _by_kind("epsilon-plus", ZPlus(stabiliser), Epsilon(epsilon), stabiliser, softmax)
+def _epsilon_plus(
+    epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
+) -> Composite:
+    """z⁺ for convolutions, ε for linear layers; without ``bias``, those of convolutions take no relevance."""
+    return _by_kind("epsilon-plus", ZPlus(stabiliser, bias), Epsilon(epsilon), stabiliser, softmax)
 
 
 @registry.register("epsilon-plus-flat")
-def _epsilon_plus_flat(epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp") -> Composite:
-    return _with_first("epsilon-plus-flat", _epsilon_plus(epsilon, stabiliser, softmax), Flat(stabiliser))
+def _epsilon_plus_flat(
+    epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
+) -> Composite:
+    return _with_first("epsilon-plus-flat", _epsilon_plus(epsilon, stabiliser, softmax, bias), Flat(stabiliser))
 
 
 @registry.register("alpha2-beta1")
-def _alpha2_beta1(epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp") -> Composite:
-    return _by_kind("alpha2-beta1", AlphaBeta(2, 1, stabiliser), Epsilon(epsilon), stabiliser, softmax)
+def _alpha2_beta1(
+    epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
+) -> Composite:
+    """α2β1 for convolutions, ε for linear layers; without ``bias``, those of convolutions take no relevance."""
+    return _by_kind("alpha2-beta1", AlphaBeta(2, 1, stabiliser, bias), Epsilon(epsilon), stabiliser, softmax)
 
 
 @registry.register("alpha2-beta1-flat")
-def _alpha2_beta1_flat(epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp") -> Composite:
-    return _with_first("alpha2-beta1-flat", _alpha2_beta1(epsilon, stabiliser, softmax), Flat(stabiliser))
+def _alpha2_beta1_flat(
+    epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
+) -> Composite:
+    return _with_first("alpha2-beta1-flat", _alpha2_beta1(epsilon, stabiliser, softmax, bias), Flat(stabiliser))
 
 
 @registry.register("epsilon-gamma")

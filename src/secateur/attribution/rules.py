@@ -131,11 +131,15 @@ class Epsilon(Rule):
 
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
-    """LRP-αβ: R_i = Σ_j (α (x_i w_ij)⁺/z_j⁺ - β (x_i w_ij)⁻/z_j⁻) R_j, with α - β = 1 and biases in z⁺, z⁻."""
+    """LRP-αβ: R_i = Σ_j (α (x_i w_ij)⁺/z_j⁺ - β (x_i w_ij)⁻/z_j⁻) R_j, with α - β = 1.
+
+    Biases are in z⁺ and z⁻ and take their share; without ``bias`` they take none, and inputs share all of R_j.
+    """
 
     alpha: float = 2.0
     beta: float = 1.0
     epsilon: float = STABILISER
+    bias: bool = True
 
     def __post_init__(self) -> None:
         if self.alpha < 1 or abs(self.alpha - self.beta - 1) > 1e-9:
@@ -151,11 +155,12 @@ class AlphaBeta(Rule):
         plus = op.weight.clamp(min=0)
         minus = op.weight.clamp(max=0) if self.beta or parts.below is not None else None
         # ε goes into the bias, which spares a pass over the activations
-        z = parts.forward(plus, minus, _offset(op, z, 0.0 if op.bias is None else op.bias.clamp(min=0), self.epsilon))
+        given = op.bias if self.bias else None
+        z = parts.forward(plus, minus, _offset(op, z, 0.0 if given is None else given.clamp(min=0), self.epsilon))
         result = parts.back(torch.div(r, z, out=z), plus, minus, self.alpha)
         if self.beta:
             assert minus is not None
-            bias = _offset(op, z, 0.0 if op.bias is None else op.bias.clamp(max=0), -self.epsilon)
+            bias = _offset(op, z, 0.0 if given is None else given.clamp(max=0), -self.epsilon)
             z = parts.forward(minus, plus, bias)
             result += parts.back(torch.div(r, z, out=z), minus, plus, -self.beta)
         return result
@@ -216,8 +221,8 @@ class _Parts:
 class ZPlus(AlphaBeta):
     """LRP-z⁺: only positive contributions; the αβ-rule with α = 1, β = 0."""
 
-    def __init__(self, epsilon: float = STABILISER) -> None:
-        super().__init__(1.0, 0.0, epsilon)
+    def __init__(self, epsilon: float = STABILISER, bias: bool = True) -> None:
+        super().__init__(1.0, 0.0, epsilon, bias)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ Source: Yeom et al., "Pruning by explaining: a novel criterion for deep neural n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Self
 
 from secateur.attribution.composites import Composite, SmoothGrad
@@ -22,8 +23,17 @@ if TYPE_CHECKING:
 class LRP(SampleCriterion):
     """Relevance of a unit for the true class, summed over positions and the layers that read it.
 
+    Two published protocols for class-aware pruning are
+
+    - of networks without batch norm (VGG): ``composite=plus-weights, start=logit, reduce=signed, normalise=sum,
+      at=makers``: Σ_n R_nu / Σ_u Σ_n R_nu at the layers' outputs, by the positive weights alone;
+    - of residual networks: ``composite=epsilon-plus, bias=false, start=one, reduce=abs, positions=abs, normalise=sum,
+      at=makers``: Σ_n Σ_p |R_nup|, over the layer's sum.
+
     Args:
         composite: rules, see `secateur.attribution.composites`.
+        bias: whether biases of convolutions take their share of relevance; false: in composites with z⁺ or αβ, they
+            take none.
         start: relevance at the true class's logit: ``logit``, its value (confident samples count more), or ``one``.
         reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
         normalise: per layer: None, ``l1``, ``l2``, ``sum``.
@@ -37,6 +47,7 @@ class LRP(SampleCriterion):
     normalise: str | None = None
     at: Literal["makers", "readers"] = "readers"
     positions: Literal["sum", "abs"] = "sum"
+    bias: bool = True
 
     def seeded(self, seed: int) -> Self:
         """See `Criterion.seeded`: SmoothGrad draws its noise; a composite object keeps the seed that it was given."""
@@ -49,4 +60,10 @@ class LRP(SampleCriterion):
 
     def view(self) -> View:
         """See `SampleCriterion.view`."""
-        return View(self.composite, self.start, self.positions)
+        return View(self.composite if self.bias else _without_bias(self.composite), self.start, self.positions)
+
+
+@lru_cache
+def _without_bias(composite: str | Composite) -> Composite:
+    """The same object each time, so that criteria share its pass."""
+    return get_composite(composite, bias=False)
