@@ -74,7 +74,7 @@ class Interrupting(nn.Module):
 # learning
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 def test_it_learns_and_reports(optimiser):
     model = network()
     settings = FAST.model_copy(update={"epochs": 8, "optimiser": optimiser})
@@ -86,6 +86,20 @@ def test_it_learns_and_reports(optimiser):
     assert best["val_accuracy"] == history.best_accuracy == max(row["val_accuracy"] for row in history.rows)
     assert accuracy(model, points(seed=1)) == pytest.approx(history.best_accuracy)
     assert TrainingHistory(**history.to_json()) == history
+
+
+def test_adam_adds_the_decay_to_the_gradient_and_adamw_to_the_weights():
+    plain = FAST.model_copy(update={"epochs": 1, "batch_size": 60, "schedule": "constant", "weight_decay": 0.5})
+    start = nn.Linear(4, 3)
+    steps = {}
+    for optimiser in ("adam", "adamw"):
+        model = copy.deepcopy(start)
+        fit(model, points(), None, plain.model_copy(update={"optimiser": optimiser}))
+        steps[optimiser] = (model.weight - start.weight).detach()
+    # the first step of Adam has the size of the learning rate, whatever the gradient
+    torch.testing.assert_close(steps["adam"].abs(), torch.full_like(start.weight, 0.05), rtol=1e-3, atol=0)
+    moved = steps["adamw"] + 0.05 * 0.5 * start.weight.detach()
+    torch.testing.assert_close(moved.abs(), torch.full_like(start.weight, 0.05), rtol=1e-3, atol=0)
 
 
 def test_real_digits(tiny_data):
@@ -140,6 +154,41 @@ def test_early_stop(keep):
     history = fit(network(), points(), wrong, settings)
     assert history.stopped_early
     assert len(history.rows) == history.best_epoch + 3
+
+
+def validated(accuracies, losses=None, **settings):
+    """The history of a training with these validation metrics."""
+    settings, history = FAST.model_copy(update=settings), TrainingHistory()
+    for epoch, accuracy in enumerate(accuracies):
+        if history.stopped_early:
+            break
+        loss = 1 - accuracy if losses is None else losses[epoch]
+        history.add({"epoch": epoch, "val_loss": loss, "val_accuracy": accuracy}, 0.1, settings)
+    return history
+
+
+def test_small_improvements_do_not_put_an_early_stop_off():
+    accuracies = [0.5, 0.55, 0.552, 0.554, 0.556, 0.9]
+    assert not validated(accuracies, patience=2).stopped_early
+    found = validated(accuracies, patience=2, min_delta=0.01)
+    assert found.stopped_early
+    assert len(found.rows) == 4
+    assert (found.best_epoch, found.best_accuracy) == (3, 0.554)  # the weights that are kept are the best all the same
+    # small ones that add up do
+    assert not validated([0.5, 0.505, 0.511, 0.515, 0.522], patience=2, min_delta=0.01).stopped_early
+    with pytest.raises(ValueError, match="min_delta is for early stopping; set patience, too"):
+        TrainSettings(min_delta=0.1)
+
+
+def test_the_loss_can_be_what_decides():
+    accuracies, losses = [0.5, 0.7, 0.6, 0.6], [1.0, 1.2, 0.9, 0.95]
+    assert validated(accuracies, losses).best_epoch == 1
+    found = validated(accuracies, losses, monitor="val_loss")
+    assert (found.best_epoch, found.best_accuracy) == (2, 0.6)
+    assert len(validated(accuracies, losses, monitor="val_loss", patience=1).rows) == 2
+    model = network()
+    history = fit(model, points(), points(seed=1), FAST.model_copy(update={"monitor": "val_loss"}))
+    assert history.best_epoch == min(range(3), key=lambda epoch: history.rows[epoch]["val_loss"])
 
 
 @pytest.mark.parametrize(
@@ -272,7 +321,7 @@ def with_interruption(step: int) -> nn.Module:
     return nn.Sequential(*network(), Interrupting(step))
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 @pytest.mark.parametrize("step", [5, 7, 8])
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path, step, optimiser):
     settings = FAST.model_copy(
@@ -309,6 +358,34 @@ def test_resuming_a_run_that_stopped_early(tmp_path):
     expected = fit(first, points(), wrong, settings, tmp_path / "state.pt")
     assert fit(second, points(), wrong, settings, tmp_path / "state.pt") == expected
     assert equal(weights(first), weights(second))
+
+
+def test_an_early_stop_with_min_delta_goes_on_where_it_was(tmp_path):
+    wrong = TensorDataset(points()[:][0], (points()[:][1] + 1) % 3)
+    settings = FAST.model_copy(update={"epochs": 30, "patience": 3, "min_delta": 0.05, "monitor": "val_loss"})
+    whole = fit(with_interruption(0), points(), wrong, settings)
+    assert whole.stopped_early
+    with pytest.raises(KeyboardInterrupt):
+        fit(with_interruption(10), points(), wrong, settings, tmp_path / "state.pt")
+    assert fit(with_interruption(0), points(), wrong, settings, tmp_path / "state.pt") == whole
+
+
+def test_each_epoch_is_reported_once_its_state_is_saved(tmp_path):
+    state, told = tmp_path / "state.pt", []
+
+    def report(epoch):
+        saved = torch.load(state, weights_only=True)["epoch"]
+        told.append((epoch.index, epoch.resumed, saved))
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), points(), points(seed=1), FAST, state, on_epoch=report)
+    history = fit(network(), points(), points(seed=1), FAST, state, on_epoch=report)
+    assert told == [(0, False, 1), (1, False, 2), (0, True, 2), (1, True, 2), (2, False, 3)]
+    assert len(history.seconds) == 3
+    with pytest.raises(RequestError, match="on_epoch must be a function"):
+        fit(network(), points(), None, FAST, on_epoch="print")
 
 
 def test_states_of_other_requests_are_refused(tmp_path):
