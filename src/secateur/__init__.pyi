@@ -4,7 +4,7 @@ from .core.errors import RequestError, SecateurError
 from .core.progress import Progress
 from .criteria import Scores, register_criterion, score
 from .data import DataSettings, ReferenceSet, class_indices, closest_subset, open_data
-from .evaluation import Evaluation, evaluate, measure_latency
+from .evaluation import Evaluation, evaluate, measure_latency, measure_memory
 from .exporting import export
 from .models import build
 from .pipeline import (
@@ -74,6 +74,7 @@ __all__ = [
     "mask",
     "mask_head",
     "measure_latency",
+    "measure_memory",
     "open_data",
     "prune",
     "prune_to_budgets",

@@ -46,7 +46,7 @@ def command(
     print_config: PrintOption = False,
     dry_run: DryOption = False,
 ) -> None:
-    """Measure accuracy, size and latency of a network.
+    """Measure accuracy, size, latency and memory of a network.
 
     Or of a bundle; and its calibration and MACs.
     """

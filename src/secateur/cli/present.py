@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from secateur.core.figures import count, milliseconds, size
+from secateur.core.memory import Memory
 from secateur.core.timing import Latency
 from secateur.evaluation import Evaluation
 from secateur.pipeline.jobs import Job
@@ -94,10 +95,11 @@ def alone(name: str, found: Evaluation) -> list[object]:
         count(found.macs),
         size(found.size_bytes),
         "-" if found.latency is None else str(found.latency),
+        "-" if found.memory is None else str(found.memory),
     ]
 
 
-ALONE = ("", "accuracy", "balanced", "parameters", "MACs", "size", "latency")
+ALONE = ("", "accuracy", "balanced", "parameters", "MACs", "size", "latency", "peak memory")
 
 
 def compared(name: str, found: Evaluation, whole: Evaluation, units: Units) -> list[object]:
@@ -111,10 +113,23 @@ def compared(name: str, found: Evaluation, whole: Evaluation, units: Units) -> l
         f"{count(found.macs)} ({100 * found.macs / max(1, whole.macs):.1f} %)",
         size(found.size_bytes),
         "-" if found.latency is None else milliseconds(found.latency.median_ms),
+        "-" if found.memory is None else size(found.memory.peak_bytes),
     ]
 
 
-COMPARED = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency")
+COMPARED = ("", "accuracy", "balanced", "units", "parameters", "MACs", "size", "latency", "peak memory")
+
+
+def memory_lines(before: Memory | None, after: Memory | None) -> list[str]:
+    """What was measured of two networks' memory, in one line."""
+    if before is None or after is None:
+        return []
+    share = after.peak_bytes / before.peak_bytes
+    peaks, weights = ([size(getattr(m, name)) for m in (before, after)] for name in ("peak_bytes", "network_bytes"))
+    return [
+        f"peak memory: {share:.2f} of it, {peaks[0]} before and {peaks[1]} after per batch of {after.batch_size} in "
+        f"PyTorch, of which the weights are {weights[0]} and {weights[1]}"
+    ]
 
 
 def latency_lines(before: Latency | None, after: Latency | None) -> list[str]:

@@ -6,7 +6,18 @@ from pathlib import Path
 
 import typer
 
-from secateur.cli.present import ALONE, COMPARED, Units, alone, command_line, compared, latency_lines, percent, show
+from secateur.cli.present import (
+    ALONE,
+    COMPARED,
+    Units,
+    alone,
+    command_line,
+    compared,
+    latency_lines,
+    memory_lines,
+    percent,
+    show,
+)
 from secateur.core.files import write_json
 from secateur.evaluation import Evaluation
 from secateur.models import origin_of, save_weights
@@ -104,7 +115,11 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
         f"measured on {run.before.samples:,} test images of '{prepared.data.name}'; {len(job.reference)} reference "
         f"images, seed {recipe.reference.seed}"
     )
-    for line in latency_lines(run.before.latency, run.after.latency):
+    lines = [
+        *latency_lines(run.before.latency, run.after.latency),
+        *memory_lines(run.before.memory, run.after.memory),
+    ]
+    for line in lines:
         typer.echo(line)
     for note in (run.compressed.history[-1].note, *plan.notes):
         if note:

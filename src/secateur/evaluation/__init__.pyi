@@ -1,16 +1,19 @@
 from .cost import count_macs, count_params, size_on_disk
 from .latency import compare_latency, measure_latency
+from .memory import measure_memory
 from .metrics import Evaluation, evaluate
-from .times import Latency, LatencyShare
+from .times import Latency, LatencyShare, Memory
 
 __all__ = [
     "Evaluation",
     "Latency",
     "LatencyShare",
+    "Memory",
     "compare_latency",
     "count_macs",
     "count_params",
     "evaluate",
     "measure_latency",
+    "measure_memory",
     "size_on_disk",
 ]

@@ -105,13 +105,14 @@ def _rounds(
     """Milliseconds of each network, round after round."""
     with torch.inference_mode(), threads_set(threads), contextlib.ExitStack() as stack:
         for model in models:
-            stack.enter_context(_ready(model, channels_last))
-        placed = []
-        for model in models:
-            device = next((p.device for p in model.parameters()), inputs.device)
-            x = inputs.to(device)
-            placed.append(x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == 4 else x)
-        yield in_turn([_pass(model, x) for model, x in zip(models, placed, strict=True)], warmup)
+            stack.enter_context(ready(model, channels_last))
+        yield in_turn([_pass(model, placed(model, inputs, channels_last)) for model in models], warmup)
+
+
+def placed(model: nn.Module, inputs: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Inputs on the device of the network's parameters, images in channels-last memory format where that is wanted."""
+    x = inputs.to(next((p.device for p in model.parameters()), inputs.device))
+    return x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == 4 else x
 
 
 def _pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
@@ -125,7 +126,8 @@ def _pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _ready(model: nn.Module, channels_last: bool) -> Iterator[None]:
+def ready(model: nn.Module, channels_last: bool) -> Iterator[None]:
+    """The network in eval mode, its 4-D weights in channels-last memory format where that is wanted; restored after."""
     modes = [(m, m.training) for m in model.modules()]
     formats = [(p, p.data) for p in model.parameters() if p.ndim == 4] if channels_last else []
     model.eval()

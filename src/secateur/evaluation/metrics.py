@@ -14,12 +14,14 @@ from secateur.attribution.starts import logits_of
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.figures import count, size
 from secateur.core.html import table_html
+from secateur.core.memory import Memory
 from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.timing import Latency
 from secateur.evaluation.batches import labelled
 from secateur.evaluation.cost import count_macs, count_params, size_on_disk
 from secateur.evaluation.latency import measure_latency
+from secateur.evaluation.memory import measure_memory
 
 CALIBRATION_BINS = 15
 
@@ -37,6 +39,7 @@ class Evaluation:
         samples: how many.
         params: parameter elements; macs: multiply-accumulates per sample; size_bytes: as safetensors.
         latency: of one batch, when measured; where two networks were timed in turn, with their ratio and its interval.
+        memory: at the highest during one batch, when measured; see `secateur.measure_memory`.
     """
 
     accuracy: float
@@ -49,13 +52,16 @@ class Evaluation:
     macs: int
     size_bytes: int
     latency: Latency | None = field(default=None)
+    memory: Memory | None = field(default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"latency": None if self.latency is None else self.latency.to_json()}
+        measured = {"latency": self.latency, "memory": self.memory}
+        return asdict(self) | {name: None if value is None else value.to_json() for name, value in measured.items()}
 
     def __repr__(self) -> str:
         timing = "" if self.latency is None else f", {self.latency}"
+        timing += "" if self.memory is None else f", {self.memory}"
         return (
             f"Evaluation(accuracy {100 * self.accuracy:.2f} %, balanced {100 * self.balanced_accuracy:.2f} %, "
             f"loss {self.loss:.4g} on {self.samples:,} samples; {self.params:,} parameters, {count(self.macs)} MACs, "
@@ -73,6 +79,7 @@ class Evaluation:
             ("MACs per sample", count(self.macs)),
             ("size as safetensors", size(self.size_bytes)),
             ("latency", "not measured" if self.latency is None else str(self.latency)),
+            ("peak memory", "not measured" if self.memory is None else str(self.memory)),
             *((f"accuracy of {name}", f"{100 * share:.2f} %") for name, share in self.per_class.items()),
         ]
         return table_html(("figure", "value"), rows, f"Evaluation on {self.samples:,} samples")
@@ -85,6 +92,7 @@ def evaluate(
     *,
     class_names: Sequence[str] | None = None,
     latency: bool = False,
+    memory: bool = False,
     latency_batch: int = 64,
     device: torch.device | str | None = None,
     progress: ProgressOption = True,
@@ -96,6 +104,7 @@ def evaluate(
         batches: a `DataLoader` or any iterable of batches.
         class_names: for ``per_class``; indices otherwise.
         latency: also time a batch of ``latency_batch`` samples.
+        memory: also measure the peak memory of a pass over such a batch, see `secateur.measure_memory`.
         latency_batch: its size.
         device: where to compute; None: where the network is.
         progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
@@ -125,21 +134,24 @@ def evaluate(
             raise RequestError("there are no samples to evaluate on")
         logits, targets = torch.cat(logits_all), torch.cat(targets_all).long()
         figures = _figures(logits, targets, class_names)
-        timing = None
-        if latency:
-            repeated = first.repeat(-(-latency_batch // len(first)), *[1] * (first.ndim - 1))[:latency_batch]
-            timing = measure_latency([model], repeated)[0]
+        probe = _repeated(first, latency_batch) if latency or memory else first
         return Evaluation(
             **figures,
             params=count_params(model),
             macs=count_macs(model, first),
             size_bytes=size_on_disk(model),
-            latency=timing,
+            latency=measure_latency([model], probe)[0] if latency else None,
+            memory=measure_memory(model, probe) if memory else None,
         )
     finally:
         model.to(home)
         for module, mode in modes:
             module.training = mode
+
+
+def _repeated(samples: torch.Tensor, batch: int) -> torch.Tensor:
+    """A batch of that size, of the samples over and over."""
+    return samples.repeat(-(-batch // len(samples)), *[1] * (samples.ndim - 1))[:batch]
 
 
 def _figures(logits: torch.Tensor, targets: torch.Tensor, class_names: Sequence[str] | None) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from .conversion import Exported, export
+from .memory import measure_onnx_memory
 from .program import load_program
 from .sessions import OnnxSession, OpenVinoSession
 from .side_by_side import ExportRow, RuntimeTimes, export_networks
@@ -13,5 +14,6 @@ __all__ = [
     "export",
     "export_networks",
     "load_program",
+    "measure_onnx_memory",
     "measure_runtime",
 ]

@@ -48,6 +48,7 @@ class OnnxSession:
         threads: within operators; None: as many as PyTorch uses now.
 
     Attributes:
+        path: of the file.
         threads: as set.
         metadata: what the file says of itself.
 
@@ -57,6 +58,7 @@ class OnnxSession:
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.threads = _threads(threads)
+        self.path = Path(path)
         ort = need("onnxruntime", "onnx")
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
@@ -78,11 +80,19 @@ class OnnxSession:
         Raises:
             RequestError: for inputs that the network does not take.
         """
-        arrays = _arrays(self._names, inputs, named)
+        arrays = self.arrays(*inputs, **named)
         try:
-            return _tensors(self._session.run(None, dict(zip(self._names, arrays, strict=True))))
+            return _tensors(self._session.run(None, arrays))
         except Exception as error:  # as above
             raise RequestError(f"ONNX Runtime fails on these inputs ({one_line(error)})") from error
+
+    def arrays(self, *inputs: torch.Tensor, **named: torch.Tensor) -> dict[str, Any]:
+        """Inputs as the runtime takes them: NumPy arrays by name.
+
+        Raises:
+            RequestError: for another number of inputs, or other names.
+        """
+        return dict(zip(self._names, _arrays(self._names, inputs, named), strict=True))
 
 
 class OpenVinoSession:

@@ -16,7 +16,7 @@ from secateur.core.figures import count
 from secateur.criteria import Criterion, Scores, get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import LabelledImages, ReferenceSet, loader
-from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency
+from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency, measure_memory
 from secateur.pipeline.bench import measured_images
 from secateur.pipeline.comparing import check_compare
 from secateur.pipeline.comparison import parts_of
@@ -31,6 +31,7 @@ from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.pipeline.tracked import log_measured
 from secateur.pipeline.unstructured import teacher_of
 from secateur.selection import Budget, select
+from secateur.selection.caps import Caps
 from secateur.structure import Structure, trace
 from secateur.tracking import Tracking
 from secateur.training import TrainingHistory, curves, fit
@@ -134,11 +135,12 @@ def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
 
 
 def measured(prepared: Prepared, images: LabelledImages) -> Evaluation:
-    """Accuracy and cost of the network, and its latency on a batch."""
+    """Accuracy and cost of the network, and its latency and peak memory on a batch."""
     model = prepared.model.to(prepared.device)
     found = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
     probe = images.batch(range(min(LATENCY_IMAGES, len(images))))[0]
-    return replace(found, latency=measure_latency([model.to(prepared.device)], probe)[0])
+    model.to(prepared.device)
+    return replace(found, latency=measure_latency([model], probe)[0], memory=measure_memory(model, probe))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +167,10 @@ class EvaluateJob:
     def description(self) -> list[str]:
         """See `Job.description`."""
         name = self.prepared.recipe.model.name
-        return [_subject(self.prepared), f"measure {name} on {len(self.images):,} {self.split} images, and its latency"]
+        return [
+            _subject(self.prepared),
+            f"measure {name} on {len(self.images):,} {self.split} images, its latency and memory",
+        ]
 
     def estimate(self) -> Estimate:
         """See `Job.estimate`."""
@@ -321,18 +326,19 @@ class PruneJob:
             for state in states:
                 if state is not None:
                     state.unlink(missing_ok=True)
+        probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
         if compressed.latency is None:
-            probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
             old, new = compare_latency(model, slim, probe)
         else:  # of a latency budget: what it was met by is what is reported
             old, new = compressed.latency
+        full, less = measure_memory(model, probe), measure_memory(slim, probe)
         model.to("cpu")
         slim.to("cpu")
         run = PruneRun(
             compressed,
-            replace(before, latency=old),
-            replace(pruned, latency=new),
-            None if tuned is None else replace(tuned, latency=new),
+            replace(before, latency=old, memory=full),
+            replace(pruned, latency=new, memory=less),
+            None if tuned is None else replace(tuned, latency=new, memory=less),
         )
         if tracking is not None:
             stages = {"unpruned": run.before, "pruned": run.pruned, "fine-tuned": run.tuned}
@@ -343,13 +349,16 @@ class PruneJob:
 def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> None:
     """Try the budget with scores that say nothing: which units go, but not how many must stay, is up to scores.
 
-    Whether a latency can be reached is known when networks have been measured: of it, only the layers are checked.
+    Whether a latency can be reached is known when networks have been measured: of it, only the layers are checked. So
+    it is with what a number of units, or steps with caps, can reach.
 
     Raises:
-        RequestError: for a budget that cannot be reached, or unknown layers to protect.
+        RequestError: for a budget that cannot be reached, or unknown layers to protect or to cap.
     """
     for name in settings.protect:
         structure.group(name)
+    Caps.of(structure, settings.max_remove)
+    sure = settings.schedule == "one-shot" and (budget.kind == "units" or isinstance(settings.max_remove, dict))
     if budget.kind == "latency":
         return
     latency = latency_model(prepared.model, structure, settings) if settings.round_to == "auto" else None
@@ -359,6 +368,7 @@ def check_budget(prepared: Prepared, structure: Structure, budget: Budget, setti
         settings.strategy,
         order=settings.order,
         min_keep=settings.min_keep,
+        max_remove=settings.max_remove if sure else None,
         round_to=settings.round_to,
         protect=settings.protected(structure),
         latency=latency,

@@ -1,0 +1,79 @@
+"""Run as a program of its own: how much memory this process takes for one ONNX file.
+
+Nothing else is in the process, so that what it grows by is the network's. PyTorch is not imported. Prints one JSON
+object: bytes that the network takes before its first batch, and at the highest while it answers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RUNS = 3
+"""Batches answered: from the second on ONNX Runtime plans its buffers, and keeps those of the first beside them."""
+
+
+def _bytes(name: str) -> int:
+    """A figure of this process, as Linux keeps it in kB."""
+    for line in _STATUS.read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"{_STATUS} has no {name}")
+
+
+def _settled() -> int:
+    """Resident bytes once everything that is free has been given back."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
+    if trim is not None:
+        trim(0)
+    return _bytes("VmRSS")
+
+
+def _session(path: str, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _grown(path: str, arrays: list[Any], threads: int) -> dict[str, int]:
+    before = _settled()
+    session = _session(path, threads)
+    inputs = dict(zip((item.name for item in session.get_inputs()), arrays, strict=True))
+    loaded = _settled()
+    _RESET.write_text("5", encoding="ascii")  # the peak counts from here
+    for _ in range(RUNS):
+        outputs = session.run(None, inputs)
+        del outputs
+    return {"network_bytes": loaded - before, "peak_bytes": _bytes("VmHWM") - before}
+
+
+def main(path: str, arrays: str, threads: str) -> None:
+    """Measure, and print what was measured.
+
+    Args:
+        path: of the ONNX file.
+        arrays: of a NumPy archive with its inputs in order.
+        threads: of the runtime.
+    """
+    import numpy as np
+
+    with np.load(arrays) as archive:
+        inputs = [archive[name] for name in archive.files]
+    _grown(path, inputs, int(threads))  # the runtime's own code and tables are in memory from here on
+    found = _grown(path, inputs, int(threads))
+    found["peak_bytes"] += sum(value.nbytes for value in inputs)
+    sys.stdout.write(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
