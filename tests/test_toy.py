@@ -25,10 +25,10 @@ from secateur.cli.main import run as command
 from secateur.core.errors import RequestError
 from secateur.criteria import Scores
 from secateur.models import save_weights
+from secateur.experiments import Resources, opened_store, run
 from secateur.studies import toy
 from secateur.studies.toy.criteria import criterion_for
-from secateur.studies.toy.runs import Bench
-from secateur.studies.toy.store import Store
+from secateur.studies.toy.work import Bench
 
 pytest.importorskip("sklearn")
 
@@ -53,9 +53,31 @@ def bench():
     return Bench("mult", BRIEF)
 
 
-def grid(**changes):
-    small = {"datasets": ("moon",), "seeds": (0, 1), "samples_per_class": (1, 5), "noise": (0.1,), "network": BRIEF}
-    return toy.ToySettings(**small | {"processes": 1} | changes)
+def grid(processes=1, **changes):
+    """Settings of a small grid; fields of all sections by their names."""
+    small = {"datasets": ("moon",), "seeds": (0, 1), "samples_per_class": (1, 5), "noise": (0.1,)} | changes
+
+    def section(kind):
+        return kind(**{name: value for name, value in small.items() if name in kind.model_fields})
+
+    return toy.ToySettings(
+        grid=section(toy.GridSettings), pruning=section(toy.PruningSettings), output=section(toy.OutputSettings),
+        network=BRIEF, execution={"processes": processes},
+    )  # fmt: skip
+
+
+def run_grid(settings_, folder):
+    """Run a grid as the command does; what was made and found, and the paths."""
+    study = toy.ToyStudy(settings_)
+    with opened_store(folder / "runs.sqlite", study) as store:
+        outcome = run(study, store)
+        return outcome, study.write(store.frames(), folder)
+
+
+def measured(cell, settings_):
+    """Accuracies of one pruning: (evaluated_on, noise, stage, accuracy)."""
+    rows = toy.prune_once(cell, settings_, Resources()).rows["results"]
+    return {(row["evaluated_on"], row["noise"], row["stage"], row["accuracy"]) for row in rows}
 
 
 # data
@@ -176,18 +198,18 @@ def test_whole_layers_can_go(bench):
     assert torch.allclose(logits, logits[:1].expand_as(logits))  # the input no longer matters
 
 
-def test_a_run_does_not_depend_on_its_company(bench):
-    alone = bench.outcomes({5: ["grad"]}, 3, [0.1], 1000)[0]
-    others = bench.outcomes({1: ["lrp"], 5: ["lrp", "taylor", "grad"]}, 3, [0.3, 0.1], 1000)[-1]
-    assert others.run == alone.run
-    np.testing.assert_array_equal(others.order, alone.order)
-    assert set(alone.accuracies) <= set(others.accuracies)
+def test_a_run_does_not_depend_on_its_company():
+    cell = toy.ToyCell(dataset="mult", criterion="grad", samples_per_class=5, seed=3)
+    alone, others = grid(criteria=("grad",)), grid(criteria=("lrp", "taylor", "grad"), noise=(0.3, 0.1))
+    orders = [toy.order_of(cell, settings_, Resources()) for settings_ in (alone, others)]
+    np.testing.assert_array_equal(*orders)
+    assert measured(cell, alone) <= measured(cell, others)
 
 
 def test_accuracies_are_of_the_pruned_network(bench):
-    outcome = bench.outcomes({5: ["lrp"]}, 0, [0.1], 1000)[0]
+    cell, settings_ = toy.ToyCell(dataset="mult", criterion="lrp", samples_per_class=5, seed=0), grid()
     values = np.empty(3000)
-    values[outcome.order] = np.arange(3000)
+    values[toy.order_of(cell, settings_, Resources())] = np.arange(3000)
     plan = sc.select(Scores(bench.structure, values, "order"), sc.Budget(units=2 / 3), strategy="global")
     slim = sc.prune(bench.model, plan)
     for name, points in (
@@ -195,7 +217,7 @@ def test_accuracies_are_of_the_pruned_network(bench):
         ("test", toy.draw("mult", 5, 0)),
         ("noisy", toy.draw_noisy("mult", 0.1, 0)),
     ):
-        found = {stage: value for where, _, stage, value in outcome.accuracies if where == name}
+        found = {stage: value for where, _, stage, value in measured(cell, settings_) if where == name}
         for stage, network in (("pre", bench.model), ("post", slim)):
             right = network(torch.from_numpy(points.x)).argmax(1).numpy() == points.labels
             assert found[stage] == pytest.approx(100 * right.mean(), abs=0.3)
@@ -257,8 +279,8 @@ def test_broken_weights_are_named(monkeypatch, tmp_path):
 
 
 def test_grid_writes_the_tidy_table(tmp_path):
-    written = toy.run_grid(grid(), tmp_path)
-    frame = pd.read_csv(written.rows)
+    _, written = run_grid(grid(), tmp_path)
+    frame = pd.read_csv(written["table"])
     assert list(frame.columns[:8]) == [
         *("dataset", "criterion", "samples_per_class", "seed", "evaluated_on", "noise", "stage", "accuracy"),
     ]
@@ -266,38 +288,37 @@ def test_grid_writes_the_tidy_table(tmp_path):
     assert frame["accuracy"].between(0, 100).all()
     assert not frame.duplicated(list(toy.COLUMNS[:7])).any()
     pd.testing.assert_frame_equal(frame, pd.read_parquet(tmp_path / "results.parquet"), check_dtype=False)
-    orders = toy.read_ranks(written.ranks)
+    orders = toy.read_ranks(written["ranks"])
     assert len(orders) == 16
     bench = Bench("moon", BRIEF)
     np.testing.assert_array_equal(orders[toy.Run("moon", "grad", 5, 1)], bench.orders(["grad"], 5, 1)["grad"])
 
 
 def test_grid_finds_finished_runs_and_makes_the_missing(tmp_path):
-    first = toy.run_grid(grid(criteria=("lrp", "weight")), tmp_path)
-    before = pd.read_csv(first.rows)
-    again = toy.run_grid(grid(criteria=("lrp", "weight")), tmp_path)
-    assert (first.done, again.done, again.found) == (8, 0, 8)
-    more = toy.run_grid(grid(criteria=("lrp", "weight", "grad"), seeds=(0, 1, 2)), tmp_path)
-    assert (more.done, more.found) == (10, 8)
-    after = pd.read_csv(more.rows)
+    first, written = run_grid(grid(criteria=("lrp", "weight")), tmp_path)
+    before = pd.read_csv(written["table"])
+    again, _ = run_grid(grid(criteria=("lrp", "weight")), tmp_path)
+    assert (first.made, again.made, again.found) == (8, 0, 8)
+    more, written = run_grid(grid(criteria=("lrp", "weight", "grad"), seeds=(0, 1, 2)), tmp_path)
+    assert (more.made, more.found) == (10, 8)
+    after = pd.read_csv(written["table"])
     common = after.merge(before, on=list(toy.COLUMNS[:7]))
     assert len(common) == len(before)
     assert (common["accuracy_x"] == common["accuracy_y"]).all()
 
 
 def test_other_settings_are_other_runs(tmp_path):
-    toy.run_grid(grid(), tmp_path)
-    assert toy.run_grid(grid(remove=500), tmp_path).found == 0
-    assert toy.run_grid(grid(noise=(0.2,)), tmp_path).found == 0
-    assert toy.run_grid(grid(), tmp_path).found == 16
+    run_grid(grid(), tmp_path)
+    assert run_grid(grid(remove=500), tmp_path)[0].found == 0
+    assert run_grid(grid(noise=(0.2,)), tmp_path)[0].found == 0
+    assert run_grid(grid(), tmp_path)[0].found == 16
 
 
-def test_orders_that_were_not_kept_are_made(tmp_path):
-    assert toy.run_grid(grid(ranks=False), tmp_path).ranks is None
-    assert toy.run_grid(grid(ranks=False), tmp_path).done == 0
-    with_ranks = toy.run_grid(grid(), tmp_path)
-    assert with_ranks.done == 16
-    assert len(toy.read_ranks(with_ranks.ranks)) == 16
+def test_a_criterion_that_fails_does_not_stop_the_others(tmp_path):
+    outcome, written = run_grid(grid(criteria=("lrp", "bn-scale", "weight")), tmp_path)
+    assert (outcome.made, len(outcome.failures)) == (8, 4)
+    assert "no removable unit passes a norm" in outcome.failures[0].error
+    assert set(pd.read_csv(written["table"])["criterion"]) == {"lrp", "weight"}
 
 
 @pytest.mark.slow
@@ -329,7 +350,7 @@ def _stored(folder):
     try:
         # a connection's own context ends a transaction only, and leaves the file open
         with contextlib.closing(sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=rw", uri=True)) as database:
-            return database.execute("SELECT count(*) FROM runs").fetchone()[0]
+            return database.execute("SELECT count(*) FROM cells WHERE state = 'finished'").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
 
@@ -365,36 +386,18 @@ def test_an_interruption_ends_everything_at_once(tmp_path):
     assert _stored(tmp_path) >= 1
 
 
-def test_two_stores_begin_at_once(tmp_path):
-    with Store(tmp_path / "runs.sqlite") as one, Store(tmp_path / "runs.sqlite") as other:
-        assert one.known(ranks=False) == other.known(ranks=False) == set()
-
-
 def test_ranks_do_not_outlive_their_table(tmp_path):
-    toy.run_grid(grid(), tmp_path)
-    toy.run_grid(grid(ranks=False, remove=500), tmp_path)
+    run_grid(grid(), tmp_path)
+    run_grid(grid(ranks=False, remove=500), tmp_path)
     assert not (tmp_path / "ranks.parquet").exists()
 
 
 def test_networks_trained_otherwise_are_named_so(tmp_path):
     assert toy.NetworkSettings().name == "published"
     assert toy.NetworkSettings(all_relu=True).name == "all-relu"
-    frame = pd.read_csv(toy.run_grid(grid(), tmp_path).rows)
+    frame = pd.read_csv(run_grid(grid(), tmp_path)[1]["table"])
     assert frame["network"].unique().tolist() == [BRIEF.name]
     assert BRIEF.name.startswith("published-")
-
-
-def test_store_refuses_other_files(tmp_path):
-    other = tmp_path / "runs.sqlite"
-    with contextlib.closing(sqlite3.connect(other)) as database:
-        database.execute("PRAGMA user_version = 99")
-    with pytest.raises(RequestError, match="another version"):
-        Store(other)
-    other.write_text("no database, but long enough to look like something else entirely")
-    with pytest.raises(RequestError, match="not a file of finished runs"):
-        Store(other)
-    with pytest.raises(RequestError, match="cannot write"):
-        Store(other / "runs.sqlite")
 
 
 # the command line
@@ -459,7 +462,7 @@ def test_analyse_writes_tables_and_pictures(tmp_path, capfd):
     assert command(["toy", "analyse", str(tmp_path), "--against", str(published)]) == 0
     said = capfd.readouterr().out
     assert "99.86 ± 0.02" in said
-    assert "DOES NOT HOLD: moon: LRP is within 2 points" in said
+    assert "does not hold: moon: LRP is within 2 points" in said
     assert "same criterion, other seeds" in said
     for name in ("accuracy.csv", "against.csv", "ranks.csv", "accuracy.svg", "ranks.svg", "report.html"):
         assert (tmp_path / name).stat().st_size > 100, name
@@ -520,9 +523,9 @@ def test_print_config_gives_the_settings_back(tmp_path, capfd):
         (["run", "--colormap", "set1", "--dataset", "mult-20"], "set1"),
         (["run", "--render", "jpg"], "'none', 'svg', 'png', 'pdf'"),
         (["grid", "--remove", "3000"], "less than 3000"),
-        (["grid", "--processes", "0"], "greater than or equal to 1"),
+        (["grid", "--processes", "-1"], "greater than or equal to 0"),
         (["grid", "--seed", "1", "--seeds", "2"], "not both"),
-        (["run", "--recipe", "demo"], "a recipe has no key 'data'"),
+        (["run", "--recipe", "demo"], "a recipe has no key '"),
         (["run", "--recipe", "toy"], "toy run draws once"),
         (["analyse", "nowhere"], "does not exist"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.errors import RequestError
-from secateur.studies.toy.accuracy import COLUMNS, against, findings, read_published, read_rows, summarise
+from secateur.studies.toy.findings import COLUMNS, against, check_claims, read_published, read_rows, summarise
 from secateur.studies.toy.ranks import CASES, MEASURES, Run, rank_rows
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/reference/toy/accuracy.csv"
@@ -45,7 +45,7 @@ def table(*rows: dict[str, Any]) -> pd.DataFrame:
 def claims(means: dict[tuple[str, int], float], dataset: str = "circle", **changes: Any) -> dict[str, bool]:
     """What holds, for means by criterion and samples per class; claims by what tells them apart."""
     rows = [row(c, mean, dataset=dataset, samples_per_class=n, **changes) for (c, n), mean in means.items()]
-    return {finding.text: finding.holds for finding in findings(summarise(table(*rows)))}
+    return {finding.text: finding.holds for finding in check_claims(summarise(table(*rows)))}
 
 
 # accuracy
@@ -83,7 +83,7 @@ def test_summary_of_something_else_is_refused():
     with pytest.raises(RequestError, match="lacks columns noise, removed"):
         summarise(table(row("lrp", 90.0)).drop(columns=["noise", "removed"]))
     with pytest.raises(RequestError, match="lacks columns network"):
-        findings(pd.DataFrame({"dataset": ["moon"]}))
+        check_claims(pd.DataFrame({"dataset": ["moon"]}))
 
 
 def write(path: Path, text: str) -> Path:
@@ -266,7 +266,7 @@ def test_lrp_near_the_published_mean(tmp_path, mean, holds):
     # 1 per class is far off and 10 was not published: neither counts
     lines = [f"circle,lrp,{n},train,post,50,{their},0" for n, their in ((1, 10), (5, 96), (20, 96))]
     ours = [row("lrp", our, samples_per_class=n) for n, our in ((1, 96.0), (5, 96.0), (10, 0.0), (20, mean))]
-    (finding,) = findings(summarise(table(*ours)), published(tmp_path, *lines))
+    (finding,) = check_claims(summarise(table(*ours)), published(tmp_path, *lines))
     assert finding.text.startswith("circle: LRP is within 2 points")
     assert finding.holds is holds
     assert finding.figures == (f"5 per class: 96.00 (published 96.00), 20 per class: {mean:.2f} (published 96.00)")
@@ -274,7 +274,7 @@ def test_lrp_near_the_published_mean(tmp_path, mean, holds):
 
 def test_figures_show_what_was_judged():
     rows = [row(c, mean, samples_per_class=n) for (c, n), mean in (AT_FIVE | AT_ONE).items()]
-    assert [finding.figures for finding in findings(summarise(table(*rows)))] == [
+    assert [finding.figures for finding in check_claims(summarise(table(*rows)))] == [
         "lrp 99.00, weight 97.00, taylor 87.00, grad 82.00",
         "weight 97.00, lrp 70.00, taylor 68.00, grad 69.00",
         "5 per class: lrp 99.00, weight 97.00",
@@ -296,7 +296,7 @@ def test_the_published_table_bears_out_its_own_claims():
     ]
     summary = summarise(table(*rows))
     assert against(summary, theirs).difference.abs().max() == 0
-    found = findings(summary, theirs)
+    found = check_claims(summary, theirs)
     assert len(found) == 14
     assert [finding.text for finding in found if not finding.holds] == []
 

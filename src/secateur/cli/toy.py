@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +23,11 @@ from secateur.core.errors import RequestError
 from secateur.core.extras import check_installed
 from secateur.core.files import check_writable, ensure_folder
 from secateur.core.names import did_you_mean_file
-from secateur.core.progress import announce
+from secateur.core.progress import announce, track
 from secateur.studies import toy
+
+if TYPE_CHECKING:
+    from secateur.experiments import Resources
 
 app = typer.Typer(no_args_is_help=True, help="The 2-D toy study of decision boundaries.")
 
@@ -45,7 +49,7 @@ OneCountOption = Annotated[int | None, typer.Option("--samples-per-class", help=
 OneSeedOption = Annotated[int | None, typer.Option("--seed", help="Of the reference samples and the noisy points.")]
 
 _SHOWN = ("spearman", "kendall", "first-1000", "last-1000")
-_ONE = {"samples_per_class": (5,), "seeds": (0,)}
+_ONE = {"grid__samples_per_class": (5,), "grid__seeds": (0,)}
 
 
 @app.command()
@@ -74,9 +78,9 @@ def run(
     By one or more criteria on one draw of reference samples; a table and a picture.
     """
     chosen = _settings(
-        recipe, overrides, datasets=dataset or (None if recipe else ("moon",)), criteria=criterion,
-        **_single(recipe, samples_per_class, seed), noise=noise, remove=remove, network__all_relu=all_relu,
-        ranks=ranks, render=render, colormap=colormap,
+        recipe, overrides, grid__datasets=dataset or (None if recipe else ("moon",)), grid__criteria=criterion,
+        **_single(recipe, samples_per_class, seed), pruning__noise=noise, pruning__remove=remove,
+        network__all_relu=all_relu, output__ranks=ranks, output__render=render, output__colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "run")
     table = results or out / "runs.csv"
@@ -91,23 +95,23 @@ def run(
     if table.exists():
         toy.read_rows(table)
     ensure_folder(table.parent)
-    _prepare(chosen, out)
-    benches = [toy.Bench(name, chosen.network) for name in chosen.datasets]
-    outcomes = [
-        outcome
-        for bench in benches
-        for outcome in bench.outcomes({count: chosen.criteria}, draw, chosen.noise, chosen.remove)
-    ]
-    rows = [row for outcome in outcomes for row in outcome.rows(chosen)]
-    show_run(pd.DataFrame(rows), f"accuracy in %: {chosen.remove} of 3000 neurons removed")
+    resources = _prepare(chosen, out)
+    study = toy.ToyStudy(chosen)
+    cells = study.cells()
+    measured = [study.work(cell, resources, {}) for cell in track(cells, "prunings")]
+    rows = [row for result in measured for row in result.rows["results"]]
+    show_run(pd.DataFrame(rows), f"accuracy in %: {chosen.pruning.remove} of 3000 neurons removed")
     # read again: another run may have added to it meanwhile
     written = {"table": toy.add_rows(rows, toy.read_rows(table) if table.exists() else None, table)}
-    if chosen.ranks:
-        written["ranks"] = toy.write_ranks(outcomes, out / "run-ranks.parquet")
-    orders = {name: {o.run.criterion: o.order for o in outcomes if o.run.dataset == name} for name in chosen.datasets}
-    if chosen.render != "none":
-        panels = [toy.panels(bench, orders[bench.dataset], count, draw, chosen.remove) for bench in benches]
-        written |= _draw(panels, chosen, chosen.render, out / "boundaries")
+    if chosen.output.ranks:
+        orders = toy.ORDERS.frame([row for result in measured for row in result.rows["orders"]])
+        written["ranks"] = toy.write_ranks(orders, out / "run-ranks.parquet")
+    if chosen.output.render != "none":
+        panels = [
+            toy.panels(bench, _orders(chosen, bench.dataset, resources), count, draw, chosen.pruning.remove)
+            for bench in _benches(chosen, resources)
+        ]
+        written |= _draw(panels, chosen, chosen.output.render, out / "boundaries")
     _echo(written)
 
 
@@ -138,17 +142,25 @@ def grid(
     if seed and seeds:
         raise RequestError("give --seed (which) or --seeds (how many), not both")
     chosen = _settings(
-        recipe, overrides, datasets=dataset, criteria=criterion, samples_per_class=samples_per_class,
-        seeds=tuple(range(seeds)) if seeds else seed, noise=noise, remove=remove, network__all_relu=all_relu,
-        ranks=ranks, processes=processes,
+        recipe, overrides, grid__datasets=dataset, grid__criteria=criterion,
+        grid__samples_per_class=samples_per_class, grid__seeds=tuple(range(seeds)) if seeds else seed,
+        pruning__noise=noise, pruning__remove=remove, network__all_relu=all_relu, output__ranks=ranks,
+        execution__processes=processes,
     )  # fmt: skip
     if _stop(chosen, out, print_config, dry_run):
         return
     ensure_folder(out)
     _announce(chosen)
-    written = toy.run_grid(chosen, out)
-    typer.echo(f"{written.done} prunings made, {written.found} found")
-    _echo({"table": written.rows} | ({"ranks": written.ranks} if written.ranks else {}))
+    from secateur.cli.present import command_line
+    from secateur.experiments import opened_store, run
+
+    study = toy.ToyStudy(chosen)
+    with opened_store(out / "runs.sqlite", study) as store:
+        outcome = run(study, store, command=command_line())
+        written = study.write(store.frames(), out)
+        typer.echo(f"{outcome.made} prunings made, {outcome.found} found")
+        _echo(written)
+        outcome.raise_failures(store)
 
 
 @app.command()
@@ -173,7 +185,6 @@ def analyse(
 
     from secateur.cli.present import command_line
     from secateur.cli.toy_tables import show_against, show_ranks, show_summary
-    from secateur.pipeline.pages import origin
 
     target = ensure_folder(out) if out else folder
     published = toy.read_published(against) if against else None
@@ -188,28 +199,15 @@ def analyse(
     if beside is not None:
         show_against(beside)
         written["published"] = toy.write_frame(beside, target / "against.csv")
-    found = toy.findings(summary, published)
-    for finding in found:
-        typer.echo(f"{'holds' if finding.holds else 'DOES NOT HOLD'}: {finding.text} ({finding.figures})")
+    found = toy.check_claims(summary, published)
+    typer.echo("\n".join(map(str, found)))
     if rows:
         show_ranks(rows)
         written["ranks"] = toy.write_frame(pd.DataFrame(rows), target / "ranks.csv")
-    if pictured := _pictured(rows):
-        written["rank picture"] = rp.save_ranks(pictured, target / "ranks.svg")
-    curves = [{str(key): value for key, value in row.items()} for row in summary.to_dict("records")]
-    written["curves"] = rp.save_samples(curves, target / "accuracy.svg")
-    made = origin(command=command_line())
-    made["notes"] = [
-        *(f"{'Holds' if f.holds else 'Does not hold'}: {f.text} ({f.figures})." for f in found),
-        *made["notes"],
-    ]
-    page = rp.Report(
-        title="2-D toy study: accuracy and rankings",
-        subtitle=f"{len(summary)} means of {int(summary['runs'].max())} runs",
-        sample_accuracy=curves,
-        rank_matrices=[row for row in rows if row["measure"] in _SHOWN],
-        **made,
-    )
+    if shown := toy.pictured(rows):
+        written["rank picture"] = rp.save_ranks(shown, target / "ranks.svg")
+    page = toy.analysis_page(summary, rows, found, command=command_line(), shown=_SHOWN)
+    written["curves"] = rp.save_samples(page.sample_accuracy, target / "accuracy.svg")
     _echo(written | {"report": rp.write_report(page, target / "report.html")})
 
 
@@ -235,8 +233,9 @@ def show_boundaries(
     Boundaries of all data sets in one picture, and a page on which a slider removes neurons.
     """
     chosen = _settings(
-        recipe, overrides, datasets=dataset, criteria=criterion, **_single(recipe, samples_per_class, seed),
-        remove=remove, network__all_relu=all_relu, render=render, colormap=colormap,
+        recipe, overrides, grid__datasets=dataset, grid__criteria=criterion,
+        **_single(recipe, samples_per_class, seed), pruning__remove=remove, network__all_relu=all_relu,
+        output__render=render, output__colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "show")
     if _stop(chosen, out, print_config, dry_run):
@@ -244,13 +243,13 @@ def show_boundaries(
     from secateur.cli.present import command_line
     from secateur.pipeline.pages import origin
 
-    _prepare(chosen, out)
+    resources = _prepare(chosen, out)
     panels, films = [], []
-    for name in chosen.datasets:
-        bench = toy.Bench(name, chosen.network)
-        orders = bench.orders(chosen.criteria, count, draw)
-        panels.append(toy.panels(bench, orders, count, draw, chosen.remove))
-        films.append(toy.film(bench, orders, count, draw, chosen.colormap, step=step, start=chosen.remove))
+    for bench in _benches(chosen, resources):
+        orders = _orders(chosen, bench.dataset, resources)
+        remove = chosen.pruning.remove
+        panels.append(toy.panels(bench, orders, count, draw, remove))
+        films.append(toy.film(bench, orders, count, draw, chosen.output.colormap, step=step, start=remove))
     page = rp.Report(
         title="What a criterion does to a decision boundary",
         subtitle=f"{count} reference samples of each class, seed {draw}",
@@ -259,10 +258,11 @@ def show_boundaries(
         **origin(chosen, command_line()),
     )
     written = {"report": rp.write_report(page, out / "report.html")}
-    if chosen.render != "none":
-        written |= _draw(panels, chosen, "svg" if chosen.render == "show" else chosen.render, out / "boundaries")
+    render = chosen.output.render
+    if render != "none":
+        written |= _draw(panels, chosen, "svg" if render == "show" else render, out / "boundaries")
     _echo(written)
-    if chosen.render == "show":
+    if render == "show":
         _open(written["report"])
 
 
@@ -273,25 +273,48 @@ def _settings(recipe: str | None, overrides: list[str] | None, **flags: Any) -> 
 
 def _single(recipe: str | None, count: int | None, seed: int | None) -> dict[str, Any]:
     """One number of samples and one seed; where no recipe says which, 5 and 0."""
-    given = {"samples_per_class": None if count is None else (count,), "seeds": None if seed is None else (seed,)}
+    given = {
+        "grid__samples_per_class": None if count is None else (count,),
+        "grid__seeds": None if seed is None else (seed,),
+    }
     return given if recipe else {key: value or _ONE[key] for key, value in given.items()}
 
 
 def _one(chosen: toy.ToySettings, command: str) -> tuple[int, int]:
-    if len(chosen.samples_per_class) > 1 or len(chosen.seeds) > 1:
+    grid = chosen.grid
+    if len(grid.samples_per_class) > 1 or len(grid.seeds) > 1:
         raise RequestError(
             f"toy {command} draws once: give one --samples-per-class and one --seed (toy grid takes many)"
         )
-    for name in chosen.datasets:
-        rp.colormap(chosen.colormap, toy.classes_of(name))
-    return chosen.samples_per_class[0], chosen.seeds[0]
+    for name in grid.datasets:
+        rp.colormap(chosen.output.colormap, toy.classes_of(name))
+    return grid.samples_per_class[0], grid.seeds[0]
 
 
-def _prepare(chosen: toy.ToySettings, out: Path) -> None:
+def _prepare(chosen: toy.ToySettings, out: Path) -> Resources:
     """See to it that results can be written, and to the networks."""
+    from secateur.experiments import Resources, local
+
     ensure_folder(out)
     _announce(chosen)
-    toy.prepare(chosen)
+    study = toy.ToyStudy(chosen)
+    missing = [resource for resource in study.shared() if not resource.ready()]
+    with local(min(chosen.execution.processes or len(missing), len(missing)) or 1) as executor:
+        for _ in executor.prepare(study, missing):
+            pass
+    return Resources()
+
+
+def _benches(chosen: toy.ToySettings, resources: Resources) -> Iterator[toy.Bench]:
+    """The networks, one after another."""
+    for name in chosen.grid.datasets:
+        yield resources.get(toy.BenchOf(name, chosen.network))
+
+
+def _orders(chosen: toy.ToySettings, dataset: str, resources: Resources) -> dict[str, Any]:
+    """Criterion to pruning order."""
+    cells = toy.toy_cells(chosen.grid.model_copy(update={"datasets": (dataset,)}))
+    return {cell.criterion: toy.order_of(cell, chosen, resources) for cell in cells}
 
 
 def _announce(chosen: toy.ToySettings) -> None:
@@ -308,28 +331,18 @@ def _stop(chosen: toy.ToySettings, out: Path, print_config: bool, dry_run: bool)
     check_writable(out)
     announce("loading PyTorch")
     if dry_run:
-        runs = len(chosen.datasets) * len(chosen.criteria) * len(chosen.samples_per_class) * len(chosen.seeds)
+        runs = len(toy.toy_cells(chosen.grid))
         missing = toy.untrained(chosen)
         training = f"networks to train first: {', '.join(missing)}" if missing else "all networks are trained"
         typer.echo(f"the request is right; nothing was done\n{runs} prunings; {training}\nresults: {out}")
     return dry_run
 
 
-def _pictured(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Agreement over seeds, and between criteria at the fewest samples from which relevance ranks well."""
-    counts = sorted({row["samples_per_class"] for row in rows if row["samples_per_class"] is not None})
-    few = next((count for count in counts if count >= 5), counts[-1] if counts else None)
-    return [
-        row
-        for row in rows
-        if row["measure"] == "spearman"
-        and (row["case"] == toy.CASES[0] or (row["case"] == toy.CASES[2] and row["samples_per_class"] == few))
-    ]
-
-
 def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, path: Path) -> dict[str, Path]:
     ending = "svg" if render == "show" else render
-    picture = rp.save_fields(panels, path.with_suffix(f".{ending}"), chosen.colormap, chosen.datasets, _beneath(chosen))
+    picture = rp.save_fields(
+        panels, path.with_suffix(f".{ending}"), chosen.output.colormap, chosen.grid.datasets, _beneath(chosen)
+    )
     if render == "show":
         _open(picture)
     return {"picture": picture}
@@ -337,7 +350,7 @@ def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, pa
 
 def _beneath(chosen: toy.ToySettings) -> str:
     """What holds for the panels of a picture."""
-    count, seed = chosen.samples_per_class[0], chosen.seeds[0]
+    count, seed = chosen.grid.samples_per_class[0], chosen.grid.seeds[0]
     return f"Accuracy on the training points · seed {seed} · {count} reference samples per class"
 
 
@@ -346,5 +359,5 @@ def _open(path: Path) -> None:
         typer.echo(f"no browser could be opened here; open '{path}' yourself", err=True)
 
 
-def _echo(written: dict[str, Path]) -> None:
+def _echo(written: Mapping[str, Path]) -> None:
     typer.echo("\n".join(f"{name}: {path}" for name, path in written.items()))

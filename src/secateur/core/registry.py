@@ -76,6 +76,10 @@ class Registry(Generic[T]):
             raise RequestError(f"unknown {self.kind} '{name}'{did_you_mean(name, self)}; known: {', '.join(self)}")
         return self._factories[name]
 
+    def add_homes(self, homes: Mapping[str, str]) -> None:
+        """Make further names known, with the modules that register them."""
+        self._homes.update(homes)
+
     def remove(self, name: str) -> None:
         """Forget an entry."""
         self._factories.pop(name, None)

@@ -1,6 +1,6 @@
 from .cells import Cell, canonical, fingerprint, identity
 from .executors import Done, Executor, Here, Job, Processes, local
-from .registry import forget_study, known_studies, register_study, study_class
+from .registry import declare_studies, forget_study, known_studies, register_study, study_class
 from .resources import Resource, Resources
 from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
@@ -33,6 +33,7 @@ __all__ = [
     "StudySettings",
     "Tables",
     "canonical",
+    "declare_studies",
     "fingerprint",
     "forget_study",
     "identities",

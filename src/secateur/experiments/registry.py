@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from secateur.core.errors import RequestError
@@ -22,6 +22,11 @@ def register_study(kind: type[Study[Any, Any]]) -> type[Study[Any, Any]]:
     """
     _STUDIES.register(kind.name)(kind)
     return kind
+
+
+def declare_studies(homes: Mapping[str, str]) -> None:
+    """Make names of studies known, with the modules that register them; these are imported when asked for."""
+    _STUDIES.add_homes(homes)
 
 
 def known_studies() -> list[str]:

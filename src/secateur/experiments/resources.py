@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable
 from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-class Resource(ABC, Hashable, Generic[T]):
+class Resource(ABC, Generic[T]):
     """Something that many cells need: data, a trained network, a scoring pass. Subclasses are frozen dataclasses.
 
     A resource is its own identity: two that are equal give the same value. One that takes long can be stored by `make`,

@@ -371,7 +371,7 @@ class Store:
             if there and self._meta.name not in there and self.file is not None:
                 raise RequestError(f"'{self}' is a database, but no store of studies; choose another one")
             if self._meta.name in there:
-                found: dict[str, str] = dict(connection.execute(sa.select(self._meta)).tuples().all())
+                found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
                 self._compare(found, expected)
             self._metadata.create_all(connection)
             if self._meta.name not in there:

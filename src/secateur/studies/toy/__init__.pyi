@@ -1,47 +1,60 @@
-from .accuracy import COLUMNS, Finding, against, findings, read_published, read_rows, summarise
+from .cells import ToyCell, toy_cells
 from .data import Points, classes_of, draw, draw_noisy
-from .grid import Written, prepare, run_grid, untrained
+from .findings import COLUMNS, against, check_claims, read_published, read_rows, summarise
 from .network import build, place, trained
+from .page import analysis_page, pictured, toy_page
 from .pictures import film, panels
 from .pruning import Cutter, remaining
 from .ranks import CASES, MEASURES, Run, rank_rows
-from .runs import Bench, Outcome
-from .settings import NetworkSettings, ToySettings
-from .tables import add_rows, read_ranks, write_frame, write_ranks
+from .settings import GridSettings, NetworkSettings, OutputSettings, PruningSettings, ToySettings
+from .study import ORDERS, RESULTS, ToyStudy
+from .tables import add_rows, orders_of, read_ranks, write_frame, write_ranks, write_tables
+from .work import Bench, BenchOf, order_of, prune_once, untrained
 
 __all__ = [
     "CASES",
     "COLUMNS",
     "MEASURES",
+    "ORDERS",
+    "RESULTS",
     "Bench",
+    "BenchOf",
     "Cutter",
-    "Finding",
+    "GridSettings",
     "NetworkSettings",
-    "Outcome",
+    "OutputSettings",
     "Points",
+    "PruningSettings",
     "Run",
+    "ToyCell",
     "ToySettings",
-    "Written",
+    "ToyStudy",
     "add_rows",
     "against",
+    "analysis_page",
     "build",
+    "check_claims",
     "classes_of",
     "draw",
     "draw_noisy",
     "film",
-    "findings",
+    "order_of",
+    "orders_of",
     "panels",
+    "pictured",
     "place",
-    "prepare",
+    "prune_once",
     "rank_rows",
     "read_published",
     "read_ranks",
     "read_rows",
     "remaining",
-    "run_grid",
     "summarise",
+    "toy_cells",
+    "toy_page",
     "trained",
     "untrained",
     "write_frame",
     "write_ranks",
+    "write_tables",
 ]

@@ -10,7 +10,7 @@ from secateur.core.progress import track
 from secateur.reports import Field, Film, FilmTrack, film_png, overlay_png, to_base64
 from secateur.studies.toy.data import classes_of, draw
 from secateur.studies.toy.pruning import remaining
-from secateur.studies.toy.runs import Bench
+from secateur.studies.toy.work import Bench
 
 _MARGIN = 0.12  # of the data's range, on each side
 _PANEL = 120  # points of the mesh, across; logits between them are interpolated

@@ -6,8 +6,9 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from secateur.experiments import Effect, Execution, Section, StudySettings
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.data import SETS, classes_of
 
@@ -16,7 +17,7 @@ _Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]
 _Sigma = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class NetworkSettings(BaseModel):
+class NetworkSettings(Section):
     """The network 2-1000-1000-1000-K and how it is trained, by SGD at a rate that falls to 0 along a cosine.
 
     As published, no ReLU stands behind the third hidden layer; ``all_relu`` puts one there. The published training is
@@ -24,8 +25,6 @@ class NetworkSettings(BaseModel):
     differ; the default seed is the one of four tried whose LRP figures are nearest to the published ones (docs/toy.md
     has the others).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     all_relu: bool = False
     per_class: int = Field(default=1000, ge=1, description="training points of each class")
@@ -50,28 +49,48 @@ class NetworkSettings(BaseModel):
         return kind if usual else f"{kind}-{self.hash[:8]}"
 
 
-class ToySettings(BaseModel):
-    """All runs of a grid: data sets × criteria × samples per class × seeds. The defaults are the published grid."""
+class GridSettings(Section):
+    """All combinations of these are pruned. The defaults are the published grid."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
     datasets: tuple[str, ...] = Field(default=SETS, min_length=1)
     criteria: tuple[str, ...] = Field(default=("lrp", "taylor", "grad", "weight"), min_length=1)
     samples_per_class: tuple[_Count, ...] = Field(default=(1, 5, 10, 20, 50, 100, 200), min_length=1)
     seeds: tuple[_Seed, ...] = Field(default=tuple(range(50)), min_length=1)
-    noise: tuple[_Sigma, ...] = Field(default=(0.01, 0.1, 0.3), description="σ of the unseen noisy points")
-    remove: int = Field(default=1000, ge=1, lt=3000, description="hidden neurons that go, of 3000")
-    ranks: bool = Field(default=True, description="keep the pruning orders, for rank analysis")
-    network: NetworkSettings = NetworkSettings()
-    processes: int | None = Field(default=None, ge=1, description="None: one for each core")
-    render: Literal["none", "svg", "png", "pdf", "show"] = Field(default="svg", description="how pictures are drawn")
-    colormap: str = Field(default="okabe-ito", description="of the classes, see secateur.reports.COLORMAPS")
 
-    @field_validator("datasets", "criteria", "samples_per_class", "seeds", "noise")
+    @field_validator("datasets", "criteria", "samples_per_class", "seeds")
     @classmethod
     def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         return tuple(dict.fromkeys(values))
+
+
+class PruningSettings(Section):
+    """How many neurons go, and what accuracy is measured on besides the training points and the reference samples."""
+
+    remove: int = Field(default=1000, ge=1, lt=3000, description="hidden neurons that go, of 3000")
+    noise: tuple[_Sigma, ...] = Field(default=(0.01, 0.1, 0.3), description="σ of the unseen noisy points")
+
+    @field_validator("noise")
+    @classmethod
+    def _once(cls, values: tuple[object, ...]) -> tuple[object, ...]:
+        return tuple(dict.fromkeys(values))
+
+
+class OutputSettings(Section):
+    """What is written, and how it looks."""
+
+    ranks: bool = Field(default=True, description="write the pruning orders, for rank analysis")
+    render: Literal["none", "svg", "png", "pdf", "show"] = Field(default="svg", description="how pictures are drawn")
+    colormap: str = Field(default="okabe-ito", description="of the classes, see secateur.reports.COLORMAPS")
+
+
+class ToySettings(StudySettings):
+    """Of the 2-D toy study."""
+
+    grid: Annotated[GridSettings, Effect.CELLS] = GridSettings()
+    pruning: Annotated[PruningSettings, Effect.RESULTS] = PruningSettings()
+    network: Annotated[NetworkSettings, Effect.RESULTS] = NetworkSettings()
+    output: Annotated[OutputSettings, Effect.PRESENTATION] = OutputSettings()
+    execution: Annotated[Execution, Effect.PRESENTATION] = Execution(processes=0)
 
     def check(self) -> ToySettings:
         """Itself, when every data set and criterion is known.
@@ -79,8 +98,8 @@ class ToySettings(BaseModel):
         Raises:
             RequestError: naming what is not.
         """
-        for name in self.datasets:
+        for name in self.grid.datasets:
             classes_of(name)
-        for text in self.criteria:
+        for text in self.grid.criteria:
             criterion_for(text, seed=0)
         return self

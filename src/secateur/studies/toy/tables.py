@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,20 +12,22 @@ import pyarrow.parquet as pq
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_path
-from secateur.studies.toy.accuracy import COLUMNS
+from secateur.experiments import Row, Tables, write_table
+from secateur.studies.toy.findings import COLUMNS
 from secateur.studies.toy.ranks import Run
-from secateur.studies.toy.runs import Outcome
 
 
-def write_rows(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """Write the table as ``results.csv`` and ``results.parquet``; the path of the CSV."""
-    frame = pd.DataFrame(list(rows), columns=list(COLUMNS))
-    with atomic_path(folder / "results.parquet") as temporary:
-        frame.to_parquet(temporary, index=False)
-    return write_frame(frame, folder / "results.csv")
+def write_tables(tables: Tables, folder: Path, *, ranks: bool) -> dict[str, Path]:
+    """Write ``results.csv``, ``results.parquet`` and, where wanted, ``ranks.parquet``; an older one goes."""
+    written = {"table": write_table(tables["results"], folder / "results.csv")}
+    path = folder / "ranks.parquet"
+    path.unlink(missing_ok=True)  # an earlier grid's must not lie beside this one's table
+    if ranks:
+        written["ranks"] = write_ranks(tables["orders"], path)
+    return written
 
 
-def add_rows(rows: Sequence[dict[str, Any]], earlier: pd.DataFrame | None, path: Path) -> Path:
+def add_rows(rows: Sequence[Row], earlier: pd.DataFrame | None, path: Path) -> Path:
     """Write a CSV of earlier rows and new ones; a new row takes the place of an earlier one of the same measurement.
 
     Args:
@@ -48,21 +49,29 @@ def write_frame(frame: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def write_ranks(outcomes: Iterable[Outcome], path: Path) -> Path:
-    """Write pruning orders as Parquet: the run's coordinates, and ``order``, units with the first removed first."""
-    found = list(outcomes)
-    table = pa.table(
-        {
-            "dataset": [item.run.dataset for item in found],
-            "criterion": [item.run.criterion for item in found],
-            "samples_per_class": [item.run.samples_per_class for item in found],
-            "seed": [item.run.seed for item in found],
-            "order": pa.array([item.order for item in found], pa.list_(pa.uint16())),
-        }
-    )
+def write_ranks(orders: pd.DataFrame, path: Path) -> Path:
+    """Write pruning orders as Parquet: the run's coordinates, and ``order``, units with the first removed first.
+
+    Args:
+        orders: rows of the study's table ``orders``.
+        path: of the file.
+    """
+    units = [np.frombuffer(order, "<u2") for order in orders["order"]]
+    columns = {name: list(orders[name]) for name in ("dataset", "criterion", "samples_per_class", "seed")}
+    table = pa.table(columns | {"order": pa.array(units, pa.list_(pa.uint16()))})
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary)
     return path
+
+
+def orders_of(frame: pd.DataFrame) -> dict[Run, np.ndarray]:
+    """Pruning orders by run, of the study's table ``orders``."""
+    names = ("dataset", "criterion", "samples_per_class", "seed")
+    runs = zip(*(frame[name] for name in names), strict=True)
+    return {
+        Run(str(dataset), str(criterion), int(count), int(seed)): np.frombuffer(order, "<u2")
+        for (dataset, criterion, count, seed), order in zip(runs, frame["order"], strict=True)
+    }
 
 
 def read_ranks(path: str | Path) -> dict[Run, np.ndarray]:

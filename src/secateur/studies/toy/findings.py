@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from secateur.core.errors import RequestError
+from secateur.experiments import Finding
 
 PUBLISHED_REMOVED = 1000
 """Of 3000 hidden neurons, in the published runs."""
@@ -63,21 +64,6 @@ COLUMNS = tuple(_ROWS)
 
 _GROUP = ["network", "removed", "dataset", "criterion", "samples_per_class", "evaluated_on", "noise", "stage"]
 _SHARED = ["dataset", "criterion", "samples_per_class", "evaluated_on", "stage"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One claim of the study, and whether our numbers bear it out.
-
-    Attributes:
-        text: the claim.
-        holds: whether it is true of our means.
-        figures: the means it was judged by, in %.
-    """
-
-    text: str
-    holds: bool
-    figures: str
 
 
 def read_rows(path: str | Path) -> pd.DataFrame:
@@ -188,7 +174,7 @@ def against(summary: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def findings(summary: pd.DataFrame, published: pd.DataFrame | None = None) -> list[Finding]:
+def check_claims(summary: pd.DataFrame, published: pd.DataFrame | None = None) -> list[Finding]:
     """Check the study's claims on our means after pruning: the published network and number removed, training data.
 
     - LRP is within 2 points of the published mean at every common count from 5 samples per class on, on the training
@@ -210,7 +196,7 @@ def findings(summary: pd.DataFrame, published: pd.DataFrame | None = None) -> li
         >>> accuracies = {"lrp": 70.0, "weight": 97.1, "taylor": 68.4, "grad": 69.2}
         >>> rows = pd.DataFrame([("circle", criterion, 1, 0, "train", 0.0, "post", accuracy, "published", 1000)
         ...     for criterion, accuracy in accuracies.items()], columns=COLUMNS)
-        >>> for finding in findings(summarise(rows)):
+        >>> for finding in check_claims(summarise(rows)):
         ...     print(finding.holds, finding.text, finding.figures, sep="; ")
         True; circle: with 1 sample per class weight is ahead of LRP, Taylor and gradient;
         weight 97.10, lrp 70.00, taylor 68.40, grad 69.20
