@@ -208,7 +208,7 @@ def test_wrong_comparisons_fail_before_any_work(model, tiny_data):
     wrong("one shot", PruneSettings(), kind="ratio")
     wrong("in \\(0, 1\\), got 1", kind="ratio", budgets=(1.0,))
     wrong("in \\(0, 1\\), got 1", budgets=(0.5, 1.0))
-    wrong("compare.seeds is empty", seeds=())
+    wrong("compare.variants.seeds is empty", seeds=())
     wrong("taken once", PruneSettings(), blind=("lrp",))
     wrong("ocap.*asks for 30.*6", criteria=("weight", "ocap:images=30"))
 
@@ -387,8 +387,8 @@ def test_compare_for_subsets(weights, tmp_path, capsys):
         "weight",
     ]
     command += ["--budget", "0.6", "--seed", "0", "--seed", "1", "--track", "tensorboard", "--out", str(tmp_path)]
-    for value in ("prune.schedule=one-shot", "compare.per_class=2", "compare.published=false", "compare.blind=[taylor]",
-                  "compare.unstructured=[random]", "compare.latency_repeats=1"):  # fmt: skip
+    for value in ("prune.schedule=one-shot", "compare.sampling.per_class=2", "compare.variants.published=false", "compare.variants.blind=[taylor]",
+                  "compare.variants.unstructured=[random]", "compare.timing.repeats=1"):  # fmt: skip
         command += ["--set", value]
     assert run(command) == 0
     printed = capsys.readouterr().out

@@ -73,7 +73,7 @@ def test_prune_writes_bundle_report_and_metrics(trained, tmp_path, capsys):
 def test_compare(trained, tmp_path, capsys):
     code = run(
         ["compare", *network(trained), "--criterion", "lrp", "--criterion", "random", "--budget", "0.5", "--seed", "0"]
-        + ["--set", "prune.step=0.25", "--set", "compare.per_class=2", "--out", str(tmp_path)]
+        + ["--set", "prune.step=0.25", "--set", "compare.sampling.per_class=2", "--out", str(tmp_path)]
     )
     assert code == 0
     assert {"compare.csv", "compare.parquet", "compare.json", "compare.svg", "report.html"} <= {
@@ -115,7 +115,7 @@ def test_print_config_and_dry_run_do_no_work(trained, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["train", "compare", "explain", "evaluate"])
 def test_each_dry_run_says_what_would_be_done(command, trained, tmp_path, capsys):
     out = tmp_path / "a"
-    assert run([command, "--dry-run", *network(trained), "--out", str(out), "--set", "compare.per_class=2"]) == 0
+    assert run([command, "--dry-run", *network(trained), "--out", str(out), "--set", "compare.sampling.per_class=2"]) == 0
     printed = capsys.readouterr().out
     assert {"train": "for 10 epochs of 120 images", "compare": "7 criteria × 3 seeds", "explain": "heatmaps of 8 test",
             "evaluate": "on 120 test images"}[command] in printed  # fmt: skip

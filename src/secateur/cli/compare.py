@@ -72,36 +72,30 @@ def command(
         recipe, overrides, data__source=data, model__name=model, model__weights=weights,
         model__architecture=architecture, model__trust_code=trust_code, model__allow_untrained=allow_untrained,
         prune__stream=stream,
-        compare__criteria=criteria or None,
-        compare__budgets=budgets or None, compare__seeds=seeds or None,
-        compare__subsets=[_subset(text) for text in subsets] if subsets else None, compare__replace_head=head,
-        compare__processes=processes, compare__trackers=trackers or None, finetune__epochs=finetune, device=device,
+        compare__variants__criteria=criteria or None,
+        compare__targets__budgets=budgets or None, compare__variants__seeds=seeds or None,
+        compare__variants__subsets=[_subset(text) for text in subsets] if subsets else None,
+        compare__targets__replace_head=head, compare__execution__processes=processes,
+        tracking__trackers=trackers or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
-    if head is not None and not chosen.compare.subsets:
-        raise RequestError("--head is for the classes of --subset (compare.subsets); give some, or leave it out")
+    if head is not None and not chosen.compare.variants.subsets:
+        raise RequestError(
+            "--head is for the classes of --subset (compare.variants.subsets); give some, or leave it out"
+        )
     if not begin(chosen, "compare", out, print_config):
         return
-    from secateur.cli.compared import show_compared
     from secateur.cli.present import say_notes, show_plan
-    from secateur.pipeline import compare
-    from secateur.pipeline.jobs import CompareJob
+    from secateur.cli.studies import work_on
+    from secateur.studies.class_aware import ClassAwareStudy
+    from secateur.studies.compare import CompareJob, CompareStudy, CompareStudySettings
 
-    job = CompareJob.of(chosen)
+    kind = ClassAwareStudy if chosen.compare.variants.subsets else CompareStudy
+    job = CompareJob.of(kind(CompareStudySettings.of(chosen)))
     if dry_run:
         show_plan(job, out)
         return
-    prepared = job.prepared
-    say_notes(prepared)
-    rows = compare(
-        prepared.model,
-        prepared.data,
-        chosen.compare,
-        chosen.prune,
-        model_name=chosen.model.name,
-        finetune=chosen.finetune.model_copy(update={"device": str(prepared.device)}),
-        folder=out / "parts",
-    )
-    show_compared(prepared, rows, out)
+    say_notes(job.prepared)
+    work_on(job.study, out, resources=job.resources)
 
 
 def _subset(text: str) -> dict[str, Any]:

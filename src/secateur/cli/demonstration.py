@@ -15,12 +15,13 @@ from secateur.core.figures import count, milliseconds, size
 from secateur.core.timing import Latency, LatencyShare
 from secateur.data import loader
 from secateur.evaluation import count_params, evaluate, measure_latency
-from secateur.pipeline import Compressed, Prepared, compare, write_table
+from secateur.pipeline import Compressed, Prepared
 from secateur.pipeline.jobs import TrainJob
 from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
 from secateur.pipeline.requests import HEATMAP_COMPOSITE
 from secateur.reports import write_report
 from secateur.structure import trace
+from secateur.studies.compare import compare, write_rows
 from secateur.surgery import save
 
 
@@ -29,21 +30,23 @@ def demonstrate(job: TrainJob, out: Path) -> None:
     prepared, recipe = job.prepared, job.prepared.recipe
     typer.echo(f"1/3 training {recipe.model.name} on {len(prepared.data.train)} images of {prepared.data.name}")
     job.train()
-    criteria = ", ".join(recipe.compare.criteria)
-    typer.echo(f"2/3 pruning to {recipe.compare.budgets[-1]:.0%} of the MACs by {criteria}, and fine-tuning")
+    criteria = ", ".join(recipe.compare.variants.criteria)
+    typer.echo(f"2/3 pruning to {recipe.compare.targets.budgets[-1]:.0%} of the MACs by {criteria}, and fine-tuning")
     kept: dict[str, Compressed] = {}
+    # timed below, all in turn
+    untimed = recipe.compare.model_copy(update={"timing": recipe.compare.timing.model_copy(update={"repeats": 0})})
     finetune = recipe.finetune.model_copy(update={"device": str(prepared.device)})
     rows = compare(
         prepared.model.to(prepared.device),
         prepared.data,
-        recipe.compare.model_copy(update={"latency_repeats": 0}),  # timed below, all in turn
+        untimed,
         recipe.prune,
         model_name=recipe.model.name,
         finetune=finetune,
         keep=kept,
     )
     typer.echo("3/3 measuring and writing")
-    best = kept[recipe.compare.criteria[0]]
+    best = kept[recipe.compare.variants.criteria[0]]
     prepared.model.to("cpu")
     for network in kept.values():
         network.model.to("cpu")
@@ -51,7 +54,7 @@ def demonstrate(job: TrainJob, out: Path) -> None:
     times = _timed(prepared, kept, rows)
     before = replace(evaluate(prepared.model, loader(test), class_names=names), latency=times.get("none"))
     after = replace(
-        evaluate(best.model, loader(test), class_names=names), latency=times.get(recipe.compare.criteria[0])
+        evaluate(best.model, loader(test), class_names=names), latency=times.get(recipe.compare.variants.criteria[0])
     )
     structure = trace(prepared.model, test.batch([0])[0], stream=recipe.prune.stream)
     units = Units.of(structure, best.plan)
@@ -71,7 +74,7 @@ def demonstrate(job: TrainJob, out: Path) -> None:
         metrics=metrics,
         data=prepared.data_record(),
     )
-    write_table(rows, out)
+    write_rows(rows, out)
     page = write_report(
         new_report(
             f"{recipe.model.name} on {prepared.data.name}",
@@ -87,8 +90,8 @@ def demonstrate(job: TrainJob, out: Path) -> None:
                 prepared,
                 test,
                 "test",
-                seeds=list(recipe.compare.seeds),
-                reference_per_class=recipe.compare.per_class,
+                seeds=list(recipe.compare.variants.seeds),
+                reference_per_class=recipe.compare.sampling.per_class,
                 composite=HEATMAP_COMPOSITE,
                 **timing_conditions(before.latency),
             ),
@@ -115,7 +118,7 @@ def demonstrate(job: TrainJob, out: Path) -> None:
     show(
         ("criterion", "stage", "accuracy", "units", "parameters", "MACs", "size", "latency", "against unpruned"),
         lines,
-        f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.budgets[-1]:.0%} of the MACs",
+        f"{recipe.model.name} on {prepared.data.name} at {recipe.compare.targets.budgets[-1]:.0%} of the MACs",
     )
     if before.latency is not None:
         rounds = f"{before.latency.repeats} rounds"
@@ -128,10 +131,10 @@ def demonstrate(job: TrainJob, out: Path) -> None:
 def _timed(prepared: Prepared, kept: Mapping[str, Compressed], rows: list[dict[str, Any]]) -> dict[str, Latency]:
     """Times of the unpruned network ("none") and of those kept, by criterion, all in turn; also put into their rows."""
     settings = prepared.recipe.compare
-    if not settings.latency_repeats:
+    if not settings.timing.repeats:
         return {}
     test = prepared.data.test
-    probe = test.batch(range(min(settings.latency_batch, len(test))))[0]
+    probe = test.batch(range(min(settings.timing.batch, len(test))))[0]
     models = [prepared.model, *(network.model for network in kept.values())]
     found = dict(zip(("none", *kept), measure_latency(models, probe), strict=True))
     last = {row["criterion"]: _part(row) for row in rows if row["structured"]}  # which is the one that was kept

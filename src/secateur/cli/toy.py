@@ -152,14 +152,14 @@ def grid(
     ensure_folder(out)
     _announce(chosen)
     from secateur.cli.present import command_line
+    from secateur.cli.studies import STORE
     from secateur.experiments import opened_store, run
 
     study = toy.ToyStudy(chosen)
-    with opened_store(out / "runs.sqlite", study) as store:
+    with opened_store(out / STORE, study) as store:
         outcome = run(study, store, command=command_line())
-        written = study.write(store.frames(), out)
         typer.echo(f"{outcome.made} prunings made, {outcome.found} found")
-        _echo(written)
+        _echo(study.write(store.frames(), out))
         outcome.raise_failures(store)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import typer
@@ -12,19 +11,17 @@ from secateur.pipeline.run import Prepared
 from secateur.tracking import Tracking
 
 
-def tracked(recipe: Recipe, prepared: Prepared, out: Path, also: Iterable[str] = ()) -> Tracking:
+def tracked(recipe: Recipe, prepared: Prepared, out: Path) -> Tracking:
     """What a command logs to; trackers that fail are named on standard error.
 
     Args:
         recipe: the request.
         prepared: its data and network, for the name of the run.
         out: folder for results.
-        also: trackers beside those of the recipe's own section.
     """
     settings = recipe.tracking
-    trackers = tuple(dict.fromkeys((*settings.trackers, *also)))
     return Tracking(
-        settings.model_copy(update={"trackers": trackers}),
+        settings,
         f"{recipe.model.name} on {prepared.data.name}",
         recipe.model_dump(mode="json"),
         out,

@@ -6,7 +6,7 @@ from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
 from .settings import Effect, Execution, Section, StudySettings, sections, settings_for
 from .store import Failure, Status, Store, opened_store, study_of
-from .study import Finding, Result, Study, Tables, write_table
+from .study import Finding, Result, Study, Tables, TextTable, write_table
 
 __all__ = [
     "Cell",
@@ -32,6 +32,7 @@ __all__ = [
     "Study",
     "StudySettings",
     "Tables",
+    "TextTable",
     "canonical",
     "declare_studies",
     "fingerprint",

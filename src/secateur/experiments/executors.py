@@ -131,11 +131,16 @@ class Processes:
 
 
 @contextlib.contextmanager
-def local(processes: int) -> Iterator[Executor]:
-    """This process for one, else that many of this machine; 0: as many as there are cores."""
+def local(processes: int, resources: Resources | None = None) -> Iterator[Executor]:
+    """This process for one, else that many of this machine; 0: as many as there are cores.
+
+    Args:
+        processes: how many.
+        resources: of this process.
+    """
     count = processes or cores()
     if count == 1:
-        yield Here()
+        yield Here(resources)
         return
     with Processes(count) as executor:
         yield executor

@@ -51,6 +51,7 @@ def run(
     executor: Executor | None = None,
     *,
     only: Collection[str] | None = None,
+    resources: Resources | None = None,
     command: str = "",
     progress: ProgressOption = True,
 ) -> Outcome:
@@ -63,6 +64,7 @@ def run(
         store: of this study.
         executor: where cells are worked on; None: as many local processes as the settings say (``execution``), or here.
         only: identities of the cells to work on, or their beginnings; None: all that are missing.
+        resources: of this process, where some are at hand.
         command: kept in the store.
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
@@ -71,11 +73,12 @@ def run(
         SecateurError: when the store cannot be written.
     """
     study.check()
+    here = resources or (executor.resources if isinstance(executor, Here) else Resources())
     if executor is None:
         execution = getattr(study.settings, "execution", None)
-        with local(1 if execution is None else execution.processes) as chosen:
-            return _run(study, store, chosen, only, command)
-    return _run(study, store, executor, only, command)
+        with local(1 if execution is None else execution.processes, here) as chosen:
+            return _run(study, store, chosen, here, only, command)
+    return _run(study, store, executor, here, only, command)
 
 
 def identities(study: Study[Any, Any], resources: Resources) -> dict[str, Cell]:
@@ -102,12 +105,16 @@ def identities(study: Study[Any, Any], resources: Resources) -> dict[str, Cell]:
 
 
 def _run(
-    study: Study[Any, Any], store: Store, executor: Executor, only: Collection[str] | None, command: str
+    study: Study[Any, Any],
+    store: Store,
+    executor: Executor,
+    here: Resources,
+    only: Collection[str] | None,
+    command: str,
 ) -> Outcome:
     unready = [resource for resource in study.shared() if not resource.ready()]
     for _ in track(executor.prepare(study, unready), "shared resources", len(unready)) if unready else ():
         pass
-    here = executor.resources if isinstance(executor, Here) else Resources()
     cells = identities(study, here)
     missing = store.start(list(cells.items()), study.settings.model_dump(mode="json"), command)
     wanted = missing if only is None else _named(cells, only) & missing

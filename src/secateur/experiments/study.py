@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from secateur.reports import Report
+    from secateur.tracking import Tracking
 
 S = TypeVar("S", bound=StudySettings)
 C = TypeVar("C", bound=Cell)
@@ -56,6 +57,21 @@ class Finding:
     def __str__(self) -> str:
         verdict = {True: "holds", False: "does not hold", None: "cannot be told"}[self.holds]
         return f"{verdict}: {self.text}" + (f" ({self.figures})" if self.figures else "")
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A short table for the terminal.
+
+    Attributes:
+        title: above it.
+        columns: their heads.
+        rows: cells of each row.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
 
 
 class Study(ABC, Generic[S, C]):
@@ -128,6 +144,16 @@ class Study(ABC, Generic[S, C]):
     def assemble(self, tables: Tables) -> Tables:
         """The tables as they are shown and written; by default as they are stored."""
         return tables
+
+    def overview(self, tables: Tables) -> Sequence[TextTable]:
+        """What is shown on the terminal."""
+        return ()
+
+    def log(self, tracking: Tracking, tables: Tables) -> None:
+        """Log the tables to trackers."""
+        for name, frame in tables.items():
+            rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+            tracking.table(name, rows)
 
     def findings(self, tables: Tables) -> Sequence[Finding]:
         """What the tables say."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.core.errors import RequestError
+from secateur.core.sections import Effect, Execution, Section
 
 Head = Literal["keep", "slice", "mask"]
 
@@ -65,13 +66,11 @@ class SubsetSettings(BaseModel):
         return tuple(sorted(int(i) for i in drawn))
 
 
-class CompareSettings(BaseModel):
-    """What to compare.
+class VariantSettings(Section):
+    """What is compared: everything that gives a part of the table of its own.
 
     ``criteria`` are names, with parameters behind a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     criteria: tuple[str, ...] = (
         "lrp",
@@ -87,15 +86,25 @@ class CompareSettings(BaseModel):
         default=(), description="masks of single weights, beside it: nothing gets faster"
     )
     subsets: tuple[SubsetSettings, ...] = Field(default=(), description="classes to prune for; none: all")
-    replace_head: Head = Field(default="slice", description=HEAD)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
+    default: bool = Field(default=True, description="by the prune section, too; false: as published alone")
+
+
+class TargetSettings(Section):
+    """What the networks are pruned to."""
+
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     kind: Literal["macs", "params", "units", "ratio"] = Field(
         default="macs", description="of budgets: the share that stays; ratio: the nominal share of units that goes"
     )
-    seeds: tuple[int, ...] = (0, 1, 2)
+    replace_head: Head = Field(default="slice", description=HEAD)
+
+
+class SamplingSettings(Section):
+    """Reference samples, and the images that networks are measured on."""
+
     per_class: int = Field(default=10, ge=1, description="reference samples of each class")
-    published: bool = Field(default=True, description="also one-shot, global, uncompensated, as in published studies")
-    default: bool = Field(default=True, description="by the prune section, too; false: as published alone")
     split: Literal["val", "test"] = "test"
     limit: int | None = Field(
         default=None, ge=1, description="measure on this many images of the split, drawn by chance"
@@ -103,29 +112,61 @@ class CompareSettings(BaseModel):
     limit_per_class: int | None = Field(
         default=None, ge=1, description="measure on at most this many images of each class, drawn by chance"
     )
-    finetune_budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
-    finetune_published: bool = Field(default=True, description="retrain what was pruned as published, too")
-    finetune_unstructured: bool = Field(default=False, description="retrain masked weights, too, under their mask")
-    finetune_images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
-    finetune_images_per_class: int | None = Field(
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> SamplingSettings:
+        if self.limit is not None and self.limit_per_class is not None:
+            raise ValueError("give either limit or limit_per_class")
+        return self
+
+
+class RetrainingSettings(Section):
+    """Which networks are retrained, and on which images; how is up to the section ``finetune``."""
+
+    budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
+    published: bool = Field(default=True, description="retrain what was pruned as published, too")
+    unstructured: bool = Field(default=False, description="retrain masked weights, too, under their mask")
+    images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
+    images_per_class: int | None = Field(
         default=None, ge=1, description="retrain on at most this many images of each class"
     )
-    finetune_choice: Literal["chance", "closest"] = Field(
+    choice: Literal["chance", "closest"] = Field(
         default="chance", description="of these images; closest: in KL divergence of the unpruned network's logits"
     )
-    latency_repeats: int = Field(default=10, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
-    latency_batch: int = Field(default=64, ge=1)
-    latency_seeds: int | None = Field(default=None, ge=1, description="time the networks of the first seeds alone")
-    latency_subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> RetrainingSettings:
+        if self.images is not None and self.images_per_class is not None:
+            raise ValueError("give either images or images_per_class")
+        return self
+
+
+class TimingSettings(Section):
+    """How networks are timed."""
+
+    repeats: int = Field(default=10, ge=0, description="rounds, 6 or more for an interval; 0: do not time")
+    batch: int = Field(default=64, ge=1)
     onnx_budgets: tuple[float, ...] = Field(
         default=(), description="time the first subset's networks at these budgets in ONNX Runtime, too"
     )
-    processes: int = Field(default=1, ge=0, description="side by side, one thread each; 0: as many as there are cores")
-    trackers: tuple[str, ...] = Field(default=(), description="also log to: wandb, mlflow, tensorboard, trackio")
 
-    @model_validator(mode="after")
-    def _one_limit(self) -> CompareSettings:
-        for name in ("limit", "finetune_images"):
-            if getattr(self, name) is not None and getattr(self, f"{name}_per_class") is not None:
-                raise ValueError(f"give either {name} or {name}_per_class")
-        return self
+
+class TimedSettings(Section):
+    """Which networks are timed."""
+
+    seeds: int | None = Field(default=None, ge=1, description="those of the first seeds alone")
+    subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
+
+
+class CompareSettings(BaseModel):
+    """What to compare."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    variants: Annotated[VariantSettings, Effect.CELLS] = VariantSettings()
+    targets: Annotated[TargetSettings, Effect.RESULTS] = TargetSettings()
+    sampling: Annotated[SamplingSettings, Effect.RESULTS] = SamplingSettings()
+    retraining: Annotated[RetrainingSettings, Effect.RESULTS] = RetrainingSettings()
+    timing: Annotated[TimingSettings, Effect.RESULTS] = TimingSettings()
+    timed: Annotated[TimedSettings, Effect.CELLS] = TimedSettings()
+    execution: Annotated[Execution, Effect.PRESENTATION] = Execution()

@@ -13,13 +13,10 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.figures import count
-from secateur.criteria import Criterion, Scores, get, parse
+from secateur.criteria import Criterion, Scores, get
 from secateur.criteria.samples import first_balanced
 from secateur.data import LabelledImages, ReferenceSet, loader
 from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency, measure_memory
-from secateur.pipeline.bench import measured_images
-from secateur.pipeline.comparing import check_compare
-from secateur.pipeline.comparison import parts_of
 from secateur.pipeline.compression import prune_to_budgets
 from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds, scoring_seconds
 from secateur.pipeline.latency import latency_model
@@ -72,7 +69,8 @@ def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
     return prepared
 
 
-def _subject(prepared: Prepared) -> str:
+def subject(prepared: Prepared) -> str:
+    """Data and device, in a line."""
     data = prepared.data
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
     return f"data: '{data.name}' with {len(data.class_names)} classes ({sizes} images); device: {prepared.device}"
@@ -93,7 +91,7 @@ class TrainJob:
         """See `Job.description`."""
         recipe, data = self.prepared.recipe, self.prepared.data
         return [
-            _subject(self.prepared),
+            subject(self.prepared),
             f"train {recipe.model.name} for {recipe.train.epochs} epochs of {len(data.train):,} images "
             f"in batches of {recipe.train.batch_size}, then measure it on {len(data.test):,} test images",
         ]
@@ -168,7 +166,7 @@ class EvaluateJob:
         """See `Job.description`."""
         name = self.prepared.recipe.model.name
         return [
-            _subject(self.prepared),
+            subject(self.prepared),
             f"measure {name} on {len(self.images):,} {self.split} images, its latency and memory",
         ]
 
@@ -249,7 +247,7 @@ class PruneJob:
         recipe, data, cost = self.prepared.recipe, self.prepared.data, self.structure.cost()
         settings, epochs = recipe.prune, recipe.finetune.epochs
         lines = [
-            _subject(self.prepared),
+            subject(self.prepared),
             f"network: {recipe.model.name}, {cost.params:,} parameters, {count(cost.macs)} MACs, "
             f"{self.structure.num_units:,} removable units in {len(self.structure.groups)} groups",
             f"prune to {self.budget.share:.0%} of its {self.budget.kind} by {recipe.criterion.name}: "
@@ -373,76 +371,3 @@ def check_budget(prepared: Prepared, structure: Structure, budget: Budget, setti
         protect=settings.protected(structure),
         latency=latency,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class CompareJob:
-    """Criteria to be compared."""
-
-    prepared: Prepared
-    parts: int
-    networks: int
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """Check a request for a comparison."""
-        prepared = opened(recipe)
-        bench = check_compare(prepared.model, prepared.data, recipe.compare, recipe.prune)
-        parts = parts_of(recipe.compare, recipe.prune)
-        if recipe.compare.kind != "ratio":
-            for share in recipe.compare.budgets:
-                for part in parts:
-                    if part.variant is not None:
-                        structure = bench.tasks[part.subset].structure
-                        check_budget(prepared, structure, Budget.of(recipe.compare.kind, share), part.variant)
-        return cls(prepared, len(parts), len(parts) * len(recipe.compare.budgets))
-
-    def description(self) -> list[str]:
-        """See `Job.description`."""
-        recipe = self.prepared.recipe
-        asked = recipe.compare
-        subsets = f" × {len(asked.subsets)} subsets of classes" if asked.subsets else ""
-        lines = [
-            _subject(self.prepared),
-            f"compare {len(asked.criteria)} criteria × {len(asked.seeds)} seeds{subsets} under each strategy: "
-            f"{self.parts} parts, {self.networks} networks at {len(asked.budgets)} budgets of {asked.kind}",
-            f"measure each on {len(self._images):,} {asked.split} images",
-        ]
-        if recipe.finetune.epochs:
-            lines.append(f"measure again after {recipe.finetune.epochs} epochs of fine-tuning")
-        return lines
-
-    @property
-    def _images(self) -> LabelledImages:
-        asked = self.prepared.recipe.compare
-        return measured_images(getattr(self.prepared.data, asked.split), asked)
-
-    def estimate(self) -> Estimate:
-        """See `Job.estimate`."""
-        prepared, recipe, asked = self.prepared, self.prepared.recipe, self.prepared.recipe.compare
-        image = forward_seconds(prepared.model, prepared.data.test, prepared.device)
-        example = prepared.data.test.batch([0])[0].to(prepared.device)
-        structure = trace(prepared.model, example, stream=recipe.prune.stream)
-        reference = ReferenceSet.sample(prepared.data.train, asked.per_class, asked.seeds[0])
-        once: dict[str, float] = {}
-        for part in parts_of(asked, recipe.prune):
-            if part.structured and part.criterion not in once:
-                name, parameters = parse(part.criterion)
-                found = scoring_seconds(
-                    prepared.model, structure, reference, get(name, **parameters), recipe.prune.batch_size
-                )
-                if found is None:
-                    return Estimate(None)
-                once[part.criterion] = found
-        removal = 0.0
-        for part in parts_of(asked, recipe.prune):
-            scorings = 1
-            if part.variant is not None and part.variant.schedule != "one-shot":
-                budgets = [Budget.of(asked.kind, share) for share in sorted(asked.budgets, reverse=True)]
-                scorings = len(list(targets(budgets, part.variant.step)))
-            removal += scorings * (once.get(part.criterion, 0.0) + 2 * image * len(reference))
-        measuring = self.networks * image * len(self._images)
-        tuning = self.networks * training_seconds(prepared, recipe.finetune.epochs, image)
-        parts = [f"removal {duration(removal)}", f"measuring {duration(measuring)}"]
-        parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
-        return Estimate(removal + measuring + tuning, tuple(parts))

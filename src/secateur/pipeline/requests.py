@@ -131,7 +131,6 @@ def check_settings(settings: PruneSettings) -> None:
 
 def _check_compare(recipe: Recipe) -> None:
     check_compare_settings(recipe.compare, recipe.prune)
-    check_trackers(recipe.compare.trackers)
 
 
 def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> None:
@@ -141,41 +140,51 @@ def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> N
         RequestError: naming the setting.
     """
     check_settings(prune)
-    for text in (*settings.criteria, *settings.blind):
+    for text in (*settings.variants.criteria, *settings.variants.blind):
         name, parameters = parse(text)
         get(name, **parameters)
     _check_lists(settings)
-    if settings.blind and not settings.subsets:
-        raise RequestError("compare.blind compares with scores on all classes; give compare.subsets, or leave it out")
-    if settings.blind and settings.default and prune.schedule != "one-shot":
-        raise RequestError("class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.blind")
-    if not settings.published and not settings.default:
-        raise RequestError("compare.published and compare.default are both false; switch one on")
-    if settings.kind == "ratio" and settings.default and prune.schedule != "one-shot":
+    if settings.variants.blind and not settings.variants.subsets:
         raise RequestError(
-            "nominal ratios are reached in one shot; set compare.default=false, or prune.schedule=one-shot"
+            "compare.variants.blind compares with scores on all classes; give compare.variants.subsets, or leave it out"
         )
-    if settings.onnx_budgets and settings.latency_repeats:
+    if settings.variants.blind and settings.variants.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "class-blind scores are taken once; set prune.schedule=one-shot, or leave out compare.variants.blind"
+        )
+    if not settings.variants.published and not settings.variants.default:
+        raise RequestError("compare.variants.published and compare.variants.default are both false; switch one on")
+    if settings.targets.kind == "ratio" and settings.variants.default and prune.schedule != "one-shot":
+        raise RequestError(
+            "nominal ratios are reached in one shot; set compare.variants.default=false, or prune.schedule=one-shot"
+        )
+    if settings.timing.onnx_budgets and settings.timing.repeats:
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            check_installed(package, "onnx", "compare.onnx_budgets")
+            check_installed(package, "onnx", "compare.timing.onnx_budgets")
 
 
 def _check_lists(settings: CompareSettings) -> None:
     """Refuse lists that are empty or name something twice, and budgets that are no shares or not among the others."""
-    for name in ("criteria", "budgets", "seeds"):
-        values = getattr(settings, name)
+    variants, targets = settings.variants, settings.targets
+    lists = {
+        "variants.criteria": variants.criteria,
+        "targets.budgets": targets.budgets,
+        "variants.seeds": variants.seeds,
+    }
+    for name, values in lists.items():
         if not values:
             raise RequestError(f"compare.{name} is empty; give at least one")
         if len(set(values)) < len(values):
             twice = next(value for value in values if values.count(value) > 1)
             raise RequestError(f"compare.{name} has {twice!r} twice; give each once")
-    for share in settings.budgets:
+    for share in targets.budgets:
         if not 0 < share < 1:
-            raise RequestError(f"compare.budgets must be shares in (0, 1), got {share}")
-    for name in ("finetune_budgets", "onnx_budgets"):
-        for share in getattr(settings, name) or ():
-            if share not in settings.budgets:
-                raise RequestError(f"compare.{name} has {share}, which is not among compare.budgets")
+            raise RequestError(f"compare.targets.budgets must be shares in (0, 1), got {share}")
+    some = {"retraining.budgets": settings.retraining.budgets, "timing.onnx_budgets": settings.timing.onnx_budgets}
+    for name, shares in some.items():
+        for share in shares or ():
+            if share not in targets.budgets:
+                raise RequestError(f"compare.{name} has {share}, which is not among compare.targets.budgets")
 
 
 _OWN: Mapping[str, Callable[[Recipe], None]] = MappingProxyType(

@@ -20,7 +20,7 @@ from secateur.models.opening import Opened, build_architecture, image_channels, 
 from secateur.models.records import LibraryWeights, library_weights, record_of
 from secateur.models.settings import ModelSettings, kind_of
 from secateur.pipeline.recipe import Recipe
-from secateur.pipeline.tasks import with_head
+from secateur.pipeline.subsets import with_head
 from secateur.structure.tracing import failure
 from secateur.surgery import read_bundle
 

@@ -1,6 +1,6 @@
-"""Which criterion keeps some classes best: readings of a comparison over subsets of classes.
+"""Which criterion keeps some classes best: a comparison over subsets of classes.
 
-The comparison itself is `secateur.compare` with ``subsets``; the recipes ``class-aware-*`` hold the protocols.
+The recipes ``class-aware-*`` hold the protocols.
 """
 
 import lazy_loader

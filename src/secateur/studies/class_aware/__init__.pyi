@@ -1,10 +1,12 @@
-from .reading import Overhead, at_latency, gains, name_of, overhead, timings
+from .findings import at_latency, gains, timings
+from .page import gain_table, latency_table
+from .study import ClassAwareStudy
 
 __all__ = [
-    "Overhead",
+    "ClassAwareStudy",
     "at_latency",
+    "gain_table",
     "gains",
-    "name_of",
-    "overhead",
+    "latency_table",
     "timings",
 ]

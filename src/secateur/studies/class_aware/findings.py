@@ -1,26 +1,20 @@
-"""What the rows of a comparison say: gains by class-aware scoring, accuracy at equal latency, time spent."""
+"""What rows say of class-aware pruning: gains over class-blind scores, accuracy at equal latency."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from secateur.core.statistics import interval
 from secateur.core.timing import LatencyShare
+from secateur.experiments import Finding, Tables
+from secateur.studies.compare.findings import name_of
+from secateur.studies.compare.tables import rows_of
 
 Row = Mapping[str, Any]
-
-CONFIDENCE = 0.95
-
-
-def name_of(row: Row) -> str:
-    """What tables call a row's criterion."""
-    if not row.get("structured", True):
-        return f"{row['criterion']} (masked weights)"
-    return f"{row['criterion']} (class-blind)" if row.get("scored_on") == "all" else str(row["criterion"])
 
 
 def gains(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -66,22 +60,6 @@ def _gain(strategy: str, criterion: str, finetuned: bool, budget: float | None, 
         "pairs": len(values),
         "better": sum(value > 0 for value in values),
     }
-
-
-def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean and 95 % interval of Student's t; none from a single value.
-
-    Example:
-        >>> interval([1.0, 2.0, 3.0])[0], round(interval([1.0, 2.0, 3.0])[1], 3)
-        (2.0, -0.484)
-    """
-    from scipy import special  # here: nearly two seconds of every command otherwise
-
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None, None
-    half = special.stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return mean, float(mean - half), float(mean + half)
 
 
 def at_latency(rows: Iterable[Row], shares: Sequence[float]) -> list[dict[str, Any]]:
@@ -135,48 +113,6 @@ def _read_off(points: list[tuple[float, float]], share: float) -> float | None:
     return float(np.interp(share, [p[0] for p in best], [p[1] for p in best]))
 
 
-@dataclass(frozen=True)
-class Overhead:
-    """Time for all budgets together, against what cannot be saved.
-
-    Attributes:
-        budgets: how many.
-        parts: criteria times subsets times seeds.
-        total_s: seconds of all parts, without retraining.
-        least_s: of one scoring pass and the evaluation of each budget's network.
-    """
-
-    budgets: int
-    parts: int
-    total_s: float
-    least_s: float
-
-    @property
-    def ratio(self) -> float:
-        """Total over least."""
-        return self.total_s / self.least_s
-
-    def __str__(self) -> str:
-        return (
-            f"{self.budgets} budgets from one scoring pass: {self.total_s:.1f} s in {self.parts} parts without "
-            f"retraining, {self.ratio:.2f} times (one scoring pass + {self.budgets} evaluations)"
-        )
-
-
-def overhead(rows: Iterable[Row]) -> Overhead | None:
-    """What choosing, cutting and the rest add to scoring and evaluation in one-shot parts; None without any."""
-    parts: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in rows:
-        one_shot = row["structured"] and str(row["strategy"]).startswith("one-shot")
-        if one_shot and not row["finetuned"] and row["scored_on"] == "subset" and row["scoring_s"] is not None:
-            parts[row["strategy"], row["subset"], row["criterion"], row["seed"]].append(row)
-    if not parts:
-        return None
-    total = sum(part[0]["part_s"] for part in parts.values())
-    least = sum(part[0]["scoring_s"] + sum(row["evaluation_s"] for row in part) for part in parts.values())
-    return Overhead(len(next(iter(parts.values()))), len(parts), total, least)
-
-
 def timings(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Seconds of preparation by criterion, means: one scoring (shared by all budgets), one surgery, one retraining."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -188,3 +124,22 @@ def timings(rows: Iterable[Row]) -> list[dict[str, Any]]:
         {"criterion": name} | {column: float(np.mean(values)) if values else None for column, values in spent.items()}
         for name, spent in found.items()
     ]
+
+
+def class_aware_findings(tables: Tables) -> list[Finding]:
+    """Whether each criterion is better with samples of the subset's classes than with those of all, at all budgets."""
+    found = []
+    for row in gains(rows_of(tables)):
+        if row["budget"] is None:
+            low, high = row["low"], row["high"]
+            sure = low is not None and high is not None and not low <= 0 <= high
+            spread = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+            stage = "after retraining" if row["finetuned"] else "before retraining"
+            found.append(
+                Finding(
+                    f"{row['strategy']}: {row['criterion']} is better class-aware than class-blind, {stage}",
+                    row["gain"] > 0 if sure else None,
+                    f"{100 * row['gain']:+.1f} points{spread}, {row['pairs']} pairs",
+                )
+            )
+    return found

@@ -12,19 +12,11 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError
-from secateur.core.randomness import numpy_generator
 from secateur.criteria import Criterion, score
 from secateur.data import ImageData, ReferenceSet
 from secateur.pipeline.compare_settings import WHOLE, Head, SubsetSettings
+from secateur.pipeline.subsets import with_head
 from secateur.structure import Structure, trace
-from secateur.surgery import mask_head, slice_head
-
-
-def with_head(model: nn.Module, classes: Sequence[int], head: Head, example: torch.Tensor) -> nn.Module:
-    """The network for some classes: itself, or a copy whose head is sliced or masked."""
-    if head == "slice":
-        return slice_head(model, classes, example)
-    return mask_head(model, classes) if head == "mask" else model
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +152,3 @@ def _checked(subset: SubsetSettings, data: ImageData, found: dict[tuple[int, ...
         raise RequestError(f"subsets '{found[classes]}' and '{subset.name}' have the same classes; leave one out")
     found[classes] = subset.name
     return classes
-
-
-def drawn(split_size: int, limit: int | None, *purpose: object) -> np.ndarray:
-    """Positions of at most ``limit`` samples, drawn by chance, in order."""
-    if limit is None or limit >= split_size:
-        return np.arange(split_size)
-    return np.sort(numpy_generator(0, *purpose).permutation(split_size)[:limit])

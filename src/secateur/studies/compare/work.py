@@ -1,13 +1,13 @@
-"""One part of a comparison: a criterion's networks for all budgets, on one subset and seed, measured."""
+"""One cell of a comparison: a criterion's networks for all budgets, on one subset and seed, measured."""
 
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,17 @@ from secateur.core.randomness import derive_seed
 from secateur.criteria import get, parse
 from secateur.data import ImageData, LabelledImages, closest_subset, loader
 from secateur.evaluation import evaluate
+from secateur.experiments import Result
 from secateur.pipeline.compare_settings import CompareSettings
-from secateur.pipeline.comparison import Part, Row, row_of
 from secateur.pipeline.compression import prune_to_budgets
 from secateur.pipeline.nominal import prune_to_ratios
 from secateur.pipeline.settings import Compressed
-from secateur.pipeline.tasks import Task, drawn, make_tasks
+from secateur.pipeline.subsets import drawn
 from secateur.pipeline.unstructured import teacher_of, weight_mask, weight_scores
 from secateur.selection import Budget
+from secateur.studies.compare.cells import UNPRUNED, CompareCell
+from secateur.studies.compare.tables import MEASURED, Row, coordinates_of
+from secateur.studies.compare.tasks import Task, make_tasks
 from secateur.training import TrainSettings, WeightMask, fit
 
 WHOLE_COST = {"units": 1.0, "params": 1.0, "macs": 1.0}
@@ -39,8 +42,9 @@ class _Network:
     model: nn.Module
     achieved: Mapping[str, float]
     seconds: Mapping[str, float]
-    columns: dict[str, Any] = field(default_factory=dict)
     compressed: Compressed | None = None
+    weights: float | None = None
+    layers: Sequence[tuple[str, int, int]] = ()
     mask: WeightMask | None = None
 
 
@@ -53,7 +57,6 @@ class Bench:
         data: likewise.
         settings: what to compare.
         finetune: retraining; None: none.
-        model_name: for the table.
         stream: let channels go that norms run over.
     """
 
@@ -61,19 +64,20 @@ class Bench:
     data: ImageData
     settings: CompareSettings
     finetune: TrainSettings | None
-    model_name: str
     stream: bool = False
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """By name of the subset."""
-        found = make_tasks(self.model, self.data, self.settings.subsets, self.settings.replace_head, self.stream)
+        found = make_tasks(
+            self.model, self.data, self.settings.variants.subsets, self.settings.targets.replace_head, self.stream
+        )
         return {task.name: task for task in found}
 
     @cached_property
     def _evaluated(self) -> dict[str, LabelledImages]:
         """The images that networks are measured on, by subset."""
-        split = self.settings.split
+        split = self.settings.sampling.split
         return {name: measured_images(getattr(task.data, split), self.settings) for name, task in self.tasks.items()}
 
     def probe(self, subset: str, size: int) -> torch.Tensor:
@@ -81,91 +85,90 @@ class Bench:
         images = self._evaluated[subset]
         return images.batch(range(min(size, len(images))))[0]
 
-    def baseline(self, subset: str) -> Row:
-        """The unpruned network."""
-        part = Part(None, subset, "none", 0)
-        return self._row(part, _Network(1.0, self.tasks[subset].model, WHOLE_COST, {}), finetuned=False)
-
-    def rows(self, part: Part, keep: dict[str, Compressed] | None = None) -> list[Row]:
-        """All rows of a part.
+    def result(self, cell: CompareCell, keep: dict[str, Compressed] | None = None) -> Result:
+        """All that a cell gives: networks measured, accuracy by class, kept channels by layer, units that went.
 
         Args:
-            part: which.
+            cell: which.
             keep: when given, filled with the network at the smallest budget, under the criterion's text.
         """
-        task = self.tasks[part.subset]
+        task = self.tasks[cell.subset_name]
         begin, retraining = time.perf_counter(), 0.0
-        found: list[Row] = []
-        for network in self._structured(part, task) if part.structured else self._unstructured(part, task):
-            found.append(self._row(part, network, finetuned=False))
+        found = _Found(self.settings.targets.kind)
+        for network in self._networks(cell, task):
+            found.add(cell, network, self._row(cell, network, finetuned=False))
             last = network.compressed
-            if self._retrains(part, network.share):
+            if self._retrains(cell, network.share):
                 before = time.perf_counter()
-                images = self._training_images(task, part.seed)
+                images = self._training_images(task, cell.seed)
                 start = time.perf_counter()
-                tuned = self._tuned(part, task, network, images)
+                tuned = self._tuned(cell, task, network, images)
                 seconds = {**network.seconds, "retraining": time.perf_counter() - start}
-                found.append(self._row(part, replace(network, model=tuned, seconds=seconds), finetuned=True))
+                again = replace(network, model=tuned, seconds=seconds)
+                found.add(cell, again, self._row(cell, again, finetuned=True))
                 retraining += time.perf_counter() - before
                 last = None if last is None else replace(last, model=tuned)
             if keep is not None and last is not None:
-                keep[part.criterion] = last
-        total = time.perf_counter() - begin - retraining
-        return [row | {"part_s": total} for row in found]
+                keep[cell.criterion] = last
+        return found.result(time.perf_counter() - begin - retraining)
 
-    def _structured(self, part: Part, task: Task) -> Iterator[_Network]:
-        settings, variant = self.settings, part.variant
+    def _networks(self, cell: CompareCell, task: Task) -> Iterator[_Network]:
+        if cell.criterion == UNPRUNED:
+            return iter([_Network(1.0, task.model, WHOLE_COST, {})])
+        return self._structured(cell, task) if cell.structured else self._unstructured(cell, task)
+
+    def _structured(self, cell: CompareCell, task: Task) -> Iterator[_Network]:
+        settings, variant = self.settings, cell.variant
         assert variant is not None
         model, structure = task.model, task.structure
-        reference = task.reference(settings.per_class, part.seed)
-        name, parameters = parse(part.criterion)
-        criterion = get(name, **parameters).seeded(part.seed)  # chance is another one for each seed
-        if part.scored_on == "all":
-            criterion = task.blind(criterion, settings.per_class, part.seed)
-        if settings.kind == "ratio":
-            shares = sorted(settings.budgets)
+        reference = task.reference(settings.sampling.per_class, cell.seed)
+        name, parameters = parse(cell.criterion)
+        criterion = get(name, **parameters).seeded(cell.seed)  # chance is another one for each seed
+        if cell.scored_on == "all":
+            criterion = task.blind(criterion, settings.sampling.per_class, cell.seed)
+        if settings.targets.kind == "ratio":
+            shares = sorted(settings.targets.budgets)
             found = prune_to_ratios(model, reference, shares, criterion, variant, structure=structure)
         else:
-            shares = sorted(settings.budgets, reverse=True)
-            budgets = [Budget.of(settings.kind, share) for share in shares]
+            shares = sorted(settings.targets.budgets, reverse=True)
+            budgets = [Budget.of(settings.targets.kind, share) for share in shares]
             found = prune_to_budgets(
                 model, reference, budgets, criterion, variant, structure=structure, train=task.data.train,
                 val=task.data.val, finetune=self.finetune,
             )  # fmt: skip
         for share, result in zip(shares, found, strict=True):
-            columns = {
-                "layers": structure.kept_per_layer(result.plan.keep(structure)),
-                "removed": {name: list(units) for name, units in result.plan.removed.items()},
-            }
-            yield _Network(share, result.model, result.plan.achieved, result.seconds, columns, result)
+            layers = structure.kept_per_layer(result.plan.keep(structure))
+            yield _Network(share, result.model, result.plan.achieved, result.seconds, result, layers=list(layers))
 
-    def _unstructured(self, part: Part, task: Task) -> Iterator[_Network]:
+    def _unstructured(self, cell: CompareCell, task: Task) -> Iterator[_Network]:
         """Masked weights: as many stay as the budget says, and nothing gets smaller or faster."""
         begin = time.perf_counter()
-        reference = task.reference(self.settings.per_class, part.seed)
-        scores = weight_scores(task.model, reference, part.criterion, part.seed)
+        reference = task.reference(self.settings.sampling.per_class, cell.seed)
+        scores = weight_scores(task.model, reference, cell.criterion, cell.seed)
         scoring = time.perf_counter() - begin
-        ratio = self.settings.kind == "ratio"
-        for share in sorted(self.settings.budgets, reverse=not ratio):
+        ratio = self.settings.targets.kind == "ratio"
+        for share in sorted(self.settings.targets.budgets, reverse=not ratio):
             begin = time.perf_counter()
             mask = weight_mask(scores, 1 - share if ratio else share)
             masked = mask.applied_to(task.model)
             seconds = {"scoring": scoring, "surgery": time.perf_counter() - begin}
-            yield _Network(share, masked, WHOLE_COST, seconds, {"weights": mask.share}, mask=mask)
+            yield _Network(share, masked, WHOLE_COST, seconds, weights=mask.share, mask=mask)
 
-    def _retrains(self, part: Part, share: float) -> bool:
+    def _retrains(self, cell: CompareCell, share: float) -> bool:
         if self.finetune is None or not self.finetune.epochs:
             return False
-        chosen = self.settings.finetune_budgets
-        if part.variant is None:
-            return self.settings.finetune_unstructured and (chosen is None or share in chosen)
-        if part.published and not self.settings.finetune_published:
+        chosen = self.settings.retraining.budgets
+        if cell.criterion == UNPRUNED:
             return False
-        return part.variant.schedule != "iterative" and (chosen is None or share in chosen)
+        if cell.variant is None:
+            return self.settings.retraining.unstructured and (chosen is None or share in chosen)
+        if cell.published and not self.settings.retraining.published:
+            return False
+        return cell.variant.schedule != "iterative" and (chosen is None or share in chosen)
 
-    def _tuned(self, part: Part, task: Task, network: _Network, images: LabelledImages) -> nn.Module:
+    def _tuned(self, cell: CompareCell, task: Task, network: _Network, images: LabelledImages) -> nn.Module:
         assert self.finetune is not None
-        settings = self.finetune.model_copy(update={"seed": part.seed})
+        settings = self.finetune.model_copy(update={"seed": cell.seed})
         tuned = copy.deepcopy(network.model)
         # early stopping looks at it, too
         val = task.data.val if settings.keep == "best" or settings.patience is not None else None
@@ -176,14 +179,14 @@ class Bench:
     def _training_images(self, task: Task, seed: int) -> LabelledImages:
         """Chosen once for each subset and seed: all criteria retrain on the same images."""
         if (task.name, seed) not in self._chosen:
-            count, images = self.settings.finetune_images, task.data.train
-            each = self.settings.finetune_images_per_class
-            if each is not None and self.settings.finetune_choice == "chance":
+            count, images = self.settings.retraining.images, task.data.train
+            each = self.settings.retraining.images_per_class
+            if each is not None and self.settings.retraining.choice == "chance":
                 images = _of_each_class(images, each, "finetune", derive_seed(seed, "images"))
             elif each is not None:
                 count = each * len(np.unique(images.labels))
             if count is not None and count < len(images):
-                if self.settings.finetune_choice == "chance":
+                if self.settings.retraining.choice == "chance":
                     images = images.subset(drawn(len(images), count, "finetune", derive_seed(seed, "images")))
                 else:
                     logits = _logits(task.model, images)
@@ -195,16 +198,17 @@ class Bench:
     def _chosen(self) -> dict[tuple[str, int], LabelledImages]:
         return {}
 
-    def _row(self, part: Part, network: _Network, finetuned: bool) -> Row:
-        task = self.tasks[part.subset]
+    def _row(self, cell: CompareCell, network: _Network, finetuned: bool) -> Row:
+        task = self.tasks[cell.subset_name]
         begin = time.perf_counter()
         found = evaluate(network.model, loader(self._evaluated[task.name]), class_names=task.data.class_names)
-        columns = {
-            "model": self.model_name,
+        return coordinates_of(cell) | {
             "dataset": self.data.name,
             "classes": "" if task.classes is None else ";".join(task.class_names),
-            "budget_kind": self.settings.kind,
+            "structured": cell.structured,
+            "budget_kind": self.settings.targets.kind,
             "budget": network.share,
+            "weights": network.weights,
             **{kind: float(network.achieved[kind]) for kind in WHOLE_COST},
             "accuracy": found.accuracy,
             "balanced_accuracy": found.balanced_accuracy,
@@ -216,14 +220,47 @@ class Bench:
             "evaluation_s": time.perf_counter() - begin,
             "per_class": found.per_class,
         }
-        return row_of(part, columns | network.columns)
+
+
+class _Found:
+    """Rows of all tables, as networks are measured.
+
+    Args:
+        kind: of the budgets.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._rows: dict[str, list[Row]] = {"measured": [], "classes": [], "layers": [], "plans": []}
+
+    def add(self, cell: CompareCell, network: _Network, row: Row) -> None:
+        """A network and what was measured."""
+        per_class = row.pop("per_class")
+        self._rows["measured"].append(row)
+        keys = coordinates_of(cell) | {"budget_kind": self._kind, "budget": network.share}
+        stage = keys | {"finetuned": row["finetuned"]}
+        self._rows["classes"] += [stage | {"class": name, "accuracy": value} for name, value in per_class.items()]
+        if network.compressed is not None and not row["finetuned"]:
+            self._rows["layers"] += [
+                stage | {"layer": name, "kept": kept, "removed": total - kept, "total": total}
+                for name, kept, total in network.layers
+            ]
+            removed = {name: list(units) for name, units in network.compressed.plan.removed.items()}
+            self._rows["plans"].append(keys | {"removed": json.dumps(removed)})
+
+    def result(self, seconds: float) -> Result:
+        """All rows; ``seconds``: of the cell, without retraining."""
+        measured = [
+            {name: row.get(name) for name in MEASURED.names} | {"part_s": seconds} for row in self._rows["measured"]
+        ]
+        return Result(self._rows | {"measured": measured})
 
 
 def measured_images(images: LabelledImages, settings: CompareSettings) -> LabelledImages:
     """The images of a split that networks are measured on."""
-    if settings.limit_per_class is not None:
-        return _of_each_class(images, settings.limit_per_class, "compare", settings.split)
-    return images.subset(drawn(len(images), settings.limit, "compare", settings.split))
+    if settings.sampling.limit_per_class is not None:
+        return _of_each_class(images, settings.sampling.limit_per_class, "compare", settings.sampling.split)
+    return images.subset(drawn(len(images), settings.sampling.limit, "compare", settings.sampling.split))
 
 
 def _of_each_class(images: LabelledImages, count: int, *purpose: object) -> LabelledImages:

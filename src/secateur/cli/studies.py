@@ -1,0 +1,71 @@
+"""What every command on a study does: run it, write tables, figures and the page, say what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secateur.cli.present import command_line, show
+from secateur.core.files import ensure_folder
+from secateur.experiments import Outcome, Resources, Store, Study, opened_store, run
+from secateur.reports import write_report
+from secateur.tracking import Tracking
+
+STORE = "cells.sqlite"
+"""In the folder of results, unless another store is named."""
+
+
+def work_on(
+    study: Study[Any, Any],
+    out: Path,
+    *,
+    store: str | None = None,
+    resources: Resources | None = None,
+    only: Collection[str] | None = None,
+) -> None:
+    """Work out what is missing, then write and show all that the store has.
+
+    Raises:
+        SecateurError: at the end, for cells that failed.
+    """
+    ensure_folder(out)
+    with opened_store(store or out / STORE, study) as opened:
+        outcome = run(study, opened, only=only, resources=resources, command=command_line())
+        typer.echo(f"{outcome.made} cells worked on, {outcome.found} found in '{opened}'")
+        written(study, opened, out, outcome)
+        outcome.raise_failures(opened)
+
+
+def written(study: Study[Any, Any], store: Store, out: Path, outcome: Outcome | None = None) -> None:
+    """Write and show the tables, findings and the page of a store."""
+    stored = store.frames()
+    if stored[next(iter(study.tables))].empty:
+        typer.echo("no cell is finished: there is nothing to write")
+        return
+    tables = study.assemble(stored)
+    for table in study.overview(tables):
+        show(table.columns, table.rows, title=table.title)
+    lines = [f"{what}: {path}" for what, path in study.write(tables, out).items()]
+    page = study.page(tables)
+    failed = store.failures()
+    notes = [f"{len(failed)} cells failed; the first ({failed[0].cell}): {failed[0].error}"] if failed else []
+    page = dataclasses.replace(page, command=command_line(), notes=[*page.notes, *notes])
+    lines.append(f"report: {write_report(page, out / 'report.html')}")
+    lines += _logged(study, tables, out)
+    typer.echo("\n".join([*map(str, study.findings(tables)), *lines]))
+
+
+def _logged(study: Study[Any, Any], tables: Any, out: Path) -> list[str]:
+    """Log to the trackers that the settings name; where that is."""
+    asked = getattr(study.settings, "tracking", None)
+    if asked is None or not asked.trackers:
+        return []
+    settings = study.settings.model_dump(mode="json")
+    with Tracking(asked, study.name, settings, out, lambda text: typer.echo(f"warning: {text}", err=True)) as tracking:
+        study.log(tracking, tables)
+        tracking.file(out / "report.html")
+    return list(tracking.lines())

@@ -1,0 +1,174 @@
+"""secateur study: list, run, look at, and repeat studies of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from secateur.cli.options import DryOption, PrintOption, RecipeOption, SetOption, echo_settings, settings_from
+from secateur.core.errors import RequestError
+from secateur.core.files import check_writable, ensure_folder
+from secateur.core.progress import announce
+
+if TYPE_CHECKING:
+    from secateur.experiments import Study
+
+app = typer.Typer(no_args_is_help=True, help="Run studies; see and repeat what is in their stores.")
+
+NameArgument = Annotated[str, typer.Argument(help="Of the study, see `secateur study list`.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for results; default: out/NAME.")]
+FolderOption = Annotated[Path | None, typer.Option("--out", help="Folder that the study wrote.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="SQLite file, or postgresql://USER@HOST/NAME; default: cells.sqlite in --out."),
+]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the studies that are known."""
+    from secateur.cli.present import show
+    from secateur.studies.catalogue import known_studies, study_class
+
+    announce("loading PyTorch")
+    show(("name", "what it asks"), [(name, study_class(name).summary) for name in known_studies()])
+
+
+@app.command()
+def run(
+    name: NameArgument,
+    recipe: RecipeOption = None,
+    store: StoreOption = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    print_config: PrintOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Run a study; finished cells are found again.
+
+    A cell that fails is kept with its reason, and does not stop the others.
+    """
+    announce("loading PyTorch")
+    from secateur.studies.catalogue import study_class
+
+    kind = study_class(name)
+    settings = settings_from(kind.settings_type, recipe, overrides, **_processes(kind, processes))
+    if print_config:
+        echo_settings(settings)
+        return
+    study, folder = kind(settings), out or Path("out") / name
+    study.check()
+    check_writable(folder)
+    if dry_run:
+        typer.echo(_planned(study, folder, store))
+        return
+    from secateur.cli.studies import work_on
+
+    work_on(study, folder, store=store)
+
+
+@app.command()
+def status(out: FolderOption = None, store: StoreOption = None) -> None:
+    """Say how far a study is, and which cells failed."""
+    with _opened(out, store) as (_, opened):
+        found = opened.status()
+        lines = [f"study '{found.study}', last run started {found.started or 'never'}: {found.command}"]
+        for stage, counts in found.counts.items():
+            lines.append(f"{stage}: " + ", ".join(f"{number:,} {state}" for state, number in sorted(counts.items())))
+        lines += [f"failed {each.identity[:12]} ({each.cell}): {each.error}" for each in opened.failures()]
+        typer.echo("\n".join(lines))
+
+
+@app.command()
+def results(
+    out: FolderOption = None,
+    store: StoreOption = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for tables, figures and page; default: --out.")
+    ] = None,
+) -> None:
+    """Write tables, figures and the page from a store, without any work."""
+    from secateur.cli.studies import written
+
+    with _opened(out, store) as (study, opened):
+        target = to or out
+        if target is None:
+            raise RequestError("give --to, the folder for tables and the page")
+        written(study, opened, ensure_folder(target))
+
+
+@app.command()
+def retry(
+    out: FolderOption = None,
+    store: StoreOption = None,
+    cell: Annotated[
+        list[str] | None, typer.Option("--cell", help="Beginning of its name in `status`; repeat; default: all failed.")
+    ] = None,
+) -> None:
+    """Work on failed cells again, with the settings of the last run."""
+    from secateur.cli.studies import work_on
+
+    with _opened(out, store) as (study, opened):
+        names = cell or [each.identity for each in opened.failures()]
+        location = str(opened.file) if opened.file else opened.url.render_as_string(hide_password=False)
+    if not names:
+        typer.echo("no cell has failed")
+        return
+    folder = out or Path(location).parent if "://" not in location else Path("out") / study.name
+    work_on(study, folder, store=location, only=names)
+
+
+def _opened(out: Path | None, store: str | None) -> Any:
+    """The store of a study that was run, and the study with the settings of its last run."""
+    import contextlib
+
+    announce("loading PyTorch")
+    from secateur.cli.studies import STORE
+    from secateur.experiments import opened_store, study_of
+    from secateur.studies.catalogue import study_class
+
+    if out is None and store is None:
+        raise RequestError("give --out, the folder of a study, or its --store")
+    location = store or str(_store_in(out, STORE) if out is not None else "")
+    kind = study_class(study_of(location))
+
+    @contextlib.contextmanager
+    def context() -> Any:
+        with opened_store(location, kind) as opened:
+            yield kind(kind.settings_type.model_validate(opened.settings())), opened
+
+    return context()
+
+
+def _store_in(folder: Path, usual: str) -> Path:
+    """The store of a folder, under its usual name or the only one there."""
+    others = sorted(folder.glob("*.sqlite")) if folder.is_dir() else []
+    return others[0] if len(others) == 1 else folder / usual
+
+
+def _processes(kind: type[Study[Any, Any]], processes: int | None) -> dict[str, Any]:
+    """The flag as a setting, wherever the study has its section ``execution``."""
+    if processes is None:
+        return {}
+    from secateur.experiments import sections
+
+    found = [each.path for each in sections(kind.settings_type()) if each.path.split(".")[-1] == "execution"]
+    if not found:
+        raise RequestError(f"study '{kind.name}' has no section 'execution'; leave out --processes")
+    return {f"{found[0].replace('.', '__')}__processes": processes}
+
+
+def _planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
+    """What a dry run says; nothing is made for it."""
+    cells = study.cells()
+    unready = [resource for resource in study.shared() if not resource.ready()]
+    lines = [
+        "the request is right; nothing was done",
+        f"{len(cells)} cells of study '{study.name}'",
+        *([f"to make first: {', '.join(map(str, unready))}"] if unready else []),
+        f"results: {out}; store: {store or out / 'cells.sqlite'}",
+    ]
+    return "\n".join(lines)
