@@ -38,7 +38,7 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_")):
             monkeypatch.delenv(name)
     for name in (
-        *("WANDB_ERROR_REPORTING", "TRACKIO_DIR", "MLFLOW_DISABLE_TELEMETRY"),
+        *("WANDB_ERROR_REPORTING", "WANDB_SILENT", "TRACKIO_DIR", "MLFLOW_DISABLE_TELEMETRY"),
         *("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"),
     ):
         monkeypatch.setenv(name, "")
