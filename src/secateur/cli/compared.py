@@ -78,11 +78,7 @@ def _written(
         f"unpruned {100 * baseline:.2f} %",
         prepared,
         command_line(),
-        rows=[{k: v for k, v in row.items() if k not in ("layers", "removed", "per_class")} for row in rows],
-        gains=found,
-        class_rows=class_rows(rows) if chosen.compare.subsets else [],
-        layer_rows=_means(layer_rows(rows), "layer", ("kept", "total")) if chosen.compare.subsets else [],
-        timings=class_aware.timings(rows) if chosen.compare.subsets else [],
+        sections=[rp.Comparison(rp.read_rows(rp.ComparisonRow, rows)), *_subset_sections(rows, found)],
         conditions=asked,
     )
     page.notes.extend(notes)
@@ -91,6 +87,20 @@ def _written(
         log_comparison(tracking, rows)
         tracking.file(out / "report.html")
     return [*lines, *tracking.lines()]
+
+
+def _subset_sections(rows: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[object]:
+    """What the page shows of subsets of classes."""
+    sections: list[object] = [rp.Gains(rp.read_rows(rp.GainRow, found))]
+    if not any(row["subset"] != "all" for row in rows):
+        return sections
+    layers = _means(layer_rows(rows), "layer", ("kept", "total"))
+    return [
+        *sections,
+        rp.ClassAccuracy(rp.read_rows(rp.ClassAccuracyRow, class_rows(rows))),
+        rp.LayerShares(rp.read_rows(rp.LayerShareRow, layers)),
+        rp.Timings(rp.read_rows(rp.TimingRow, class_aware.timings(rows))),
+    ]
 
 
 def _conditions(prepared: Prepared) -> rp.Conditions:
