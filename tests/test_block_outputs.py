@@ -91,3 +91,14 @@ def test_budgets_that_blocks_alone_cannot_meet_are_refused(setting):
     how = PruneSettings(schedule="one-shot", spare_block_outputs=True)
     with pytest.raises(sc.RequestError, match="protect"):
         list(prune_to_budgets(model, reference, [sc.Budget(macs=0.05)], "weight", how, structure=structure))
+
+
+def test_a_network_of_nothing_but_block_outputs_is_refused():
+    torch.manual_seed(0)
+    model, x = Gated(lambda net, x: net.a(x) + net.b(x)), torch.randn(4, 4)
+    reference = ReferenceSet(x, torch.arange(4) % 3, tuple(range(4)))
+    how = PruneSettings.published(spare_block_outputs=True)
+    with pytest.raises(sc.RequestError, match="no unit may go: .*spare_block_outputs keep all"):
+        next(prune_to_ratios(model, reference, [0.5], "weight", how))
+    with pytest.raises(sc.RequestError, match="no unit may go"):
+        sc.compress(model, reference, sc.Budget(units=0.5), "weight", how)

@@ -25,8 +25,8 @@ from secateur.pipeline import explain, strongest_units
 from secateur.pipeline.agreement import Agreement, cosine_similarity, mean_ranks, rank_correlation
 from secateur.pipeline.explanation import agreement, check_outputs, draw, draw_per_class, first_of_classes
 from secateur.reports import Agreement as AgreementRecord
-from secateur.reports import AgreementGroup, ClassUnit, Heatmap, Report, load_report, render
-from test_report import EVIL, Page, full_report, values_of
+from secateur.reports import AgreementGroup, ClassUnit, ClassUnits, Heatmap, Heatmaps, Report, load_report, render
+from test_report import EVIL, Page, values_of
 
 SMALL = ["--data", "mnist5k", "--set", "data.limit=120", "--device", "cpu"]
 
@@ -352,20 +352,18 @@ def units(classes: int = 2) -> list[ClassUnit]:
     ]
 
 
+def explained(agreement: AgreementRecord, units: list[ClassUnit]) -> Report:
+    return Report("t", sections=[agreement, ClassUnits(units)])
+
+
 def test_report_with_agreement_and_units_survives_json() -> None:
-    report = Report("t", agreement=record(), units=units())
+    report = explained(record(), units())
     text = json.dumps(report.to_json(), allow_nan=False)
     assert Report.from_json(json.loads(text)) == report
 
 
-def test_records_written_before_are_still_read() -> None:
-    old = full_report().to_json()
-    del old["agreement"], old["units"]
-    assert Report.from_json(old) == full_report()
-
-
 def test_page_shows_agreement_and_units() -> None:
-    page = Page(render(Report("t", agreement=record(), units=units())))
+    page = Page(render(explained(record(), units())))
     text = page.text.replace("\u202f", " ")
     assert "Does it still look at the same thing?" in text
     assert "0.75 (0.75 to 0.75)" in text
@@ -380,7 +378,7 @@ def test_page_shows_agreement_and_units() -> None:
 
 
 def test_of_many_classes_some_are_shown_and_the_page_says_so() -> None:
-    text = Page(render(Report("t", agreement=record(100), units=units(100)))).text
+    text = Page(render(explained(record(100), units(100)))).text
     assert "(the first 40 of 100)" in text
     assert "The first 40 of 100 classes." in text
     assert "class 39" in text
@@ -389,13 +387,13 @@ def test_of_many_classes_some_are_shown_and_the_page_says_so() -> None:
 
 def test_names_in_agreement_and_units_stay_text() -> None:
     found = dataclasses.replace(record(), groups=[AgreementGroup("class", EVIL, 1)])
-    raw = render(Report("t", agreement=found, units=[ClassUnit(EVIL, EVIL, 1, 0.5, 1)]))
+    raw = render(explained(found, [ClassUnit(EVIL, EVIL, 1, 0.5, 1)]))
     assert "<script>alert" not in raw
     assert Page(raw).text.count(EVIL) == 3
 
 
 def test_a_single_network_has_one_heatmap() -> None:
-    page = Page(render(Report("t", heatmaps=[Heatmap("a cat", "A", "B")])))
+    page = Page(render(Report("t", sections=[Heatmaps([Heatmap("a cat", "A", "B")])])))
     assert [a["alt"] for t, a in page.elements if t == "img"] == ["Image: a cat", "Relevance: a cat"]
 
 
@@ -437,14 +435,16 @@ def test_explain_against_a_bundle(network: Any, tmp_path: Any, capsys: Any) -> N
     for word in ("units with the largest relevance", "both right", "different images (chance)", "agreement.csv"):
         assert word in printed
     report = load_report(tmp_path / "report.json")
-    assert report.agreement is not None
-    whole = report.agreement.groups[0]
+    agreement, strongest = report.section(AgreementRecord), report.section(ClassUnits)
+    assert agreement is not None
+    assert strongest is not None
+    whole = agreement.groups[0]
     assert (whole.kind, whole.images) == ("all", 50)
     assert whole.cosine_mean == pytest.approx(found["cosine"].mean())
     assert whole.rank_median == pytest.approx(found["rank"].median())
-    assert sum(report.agreement.counts["cosine"]) == 50
-    assert sum(report.agreement.counts["chance_rank"]) == 49
-    assert len({unit.layer for unit in report.units}) == 3
+    assert sum(agreement.counts["cosine"]) == 50
+    assert sum(agreement.counts["chance_rank"]) == 49
+    assert len({unit.layer for unit in strongest.units}) == 3
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render(report)
     assert "Does it still look at the same thing?" in render(report)
 
@@ -467,7 +467,7 @@ def test_explain_alone_and_without_rankings(network: Any, tmp_path: Any) -> None
     few = ["--count", "1", "--per-class", "0", "--agreement-images", "0"]
     assert run(["explain", *options, "--against", bundle, *few, "--out", str(tmp_path / "b")]) == 0
     assert not (tmp_path / "b" / "agreement.csv").exists()
-    assert load_report(tmp_path / "b" / "report.json").agreement is None
+    assert load_report(tmp_path / "b" / "report.json").section(AgreementRecord) is None
 
 
 @pytest.mark.parametrize("start", ["logit", "one", "contrast"])

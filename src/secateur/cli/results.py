@@ -24,7 +24,7 @@ from secateur.models import origin_of, save_weights
 from secateur.pipeline.jobs import EvaluateJob, PruneJob, PruneRun, TrainJob
 from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
 from secateur.pipeline.requests import HEATMAP_COMPOSITE
-from secateur.reports import write_report
+from secateur.reports import BeforeAfter, write_report
 from secateur.selection.plan import Edits
 from secateur.surgery import edits_of, save
 from secateur.training import TrainingHistory
@@ -90,10 +90,11 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
             plan.summary,
             prepared,
             command_line(),
-            before=measurement(run.before, left.removable),
-            after=measurement(run.after, left.kept),
-            layers=layers(structure, plan),
-            heatmaps=heatmaps(prepared.model, slim, prepared),
+            sections=[
+                BeforeAfter(measurement(run.before, left.removable), measurement(run.after, left.kept)),
+                layers(structure, plan),
+                heatmaps(prepared.model, slim, prepared),
+            ],
             conditions=conditions(
                 prepared,
                 prepared.data.test,

@@ -207,7 +207,7 @@ def analyse(
     if shown := toy.pictured(rows):
         written["rank picture"] = rp.save_ranks(shown, target / "ranks.svg")
     page = toy.analysis_page(summary, rows, found, command=command_line(), shown=_SHOWN)
-    written["curves"] = rp.save_samples(page.sample_accuracy, target / "accuracy.svg")
+    written["curves"] = rp.save_samples(summary, target / "accuracy.svg")
     _echo(written | {"report": rp.write_report(page, target / "report.html")})
 
 
@@ -253,7 +253,7 @@ def show_boundaries(
     page = rp.Report(
         title="What a criterion does to a decision boundary",
         subtitle=f"{count} reference samples of each class, seed {draw}",
-        films=films,
+        sections=[rp.Films(films)],
         conditions=rp.Conditions(split="training", seeds=[draw], reference_per_class=count),
         **origin(chosen, command_line()),
     )

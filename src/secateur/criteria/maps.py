@@ -149,13 +149,13 @@ class CAP(Criterion):
     Maps are looked at behind the layer's norm or, where it has none, its nonlinearity.
 
     Args:
+        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
         activation: of the map before its size is taken: None, ``relu``, ``leaky-relu`` (slope 0.01), ``sigmoid``,
             ``tanh``.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
-    activation: str | None = None
     normalise: str | None = None
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         check_known("activation", self.activation, ACTIVATIONS)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
+import torch
 from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
@@ -66,7 +67,9 @@ def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
     head = {key for key, value in new.items() if key in old and value.shape != old[key].shape}
     if old.keys() != new.keys() or any(new[key].shape[1:] != old[key].shape[1:] for key in head):
         raise RequestError(f"the head of '{name}' cannot be replaced: more than its last layers depends on num_classes")
-    made.load_state_dict({key: value if key in head else old[key] for key, value in new.items()})
+    with torch.no_grad():
+        for key in new.keys() - head:
+            new[key].copy_(old[key])
     return made
 
 

@@ -135,9 +135,8 @@ def _of_torchvision(name: str, asked: str) -> LibraryWeights:
     weights = known[chosen]
     categories = weights.meta.get("categories")
     if not categories:
-        raise RequestError(
-            f"the weights '{asked}' of {name} have no classifier; take others: {', '.join(known.__members__)}"
-        )
+        others = ", ".join(key for key, other in known.__members__.items() if other.meta.get("categories"))
+        raise RequestError(f"the weights '{asked}' of {name} have no classifier; take others: {others}")
     transforms = weights.transforms()
     return LibraryWeights(
         str(weights),
@@ -161,18 +160,17 @@ def _of_timm(name: str, arguments: Mapping[str, Any]) -> LibraryWeights | None:
     config = vars(known) | dict(arguments.get("pretrained_cfg_overlay") or {})
     _, height, width = config["input_size"]
     crop, mode = int(arguments.get("img_size") or height), config["crop_mode"]
-    resize = {
-        "size": math.floor(crop / config["crop_pct"]),
-        "crop": crop,
-        "interpolation": config["interpolation"],
-    }
+    size = math.floor(crop / config["crop_pct"])
+    otherwise = "" if mode == "center" else f"resized without cropping (timm's crop_mode={mode})"
+    otherwise = otherwise if size >= crop else "padded to their size"
+    resize = {"size": max(size, crop), "crop": crop, "interpolation": config["interpolation"]}
     return LibraryWeights(
         f"{name.partition('.')[0]}.{config['tag']}" if config.get("tag") else name,
         config["num_classes"],
         _timm_classes(config),
         {"mean": list(config["mean"]), "std": list(config["std"])},
         resize if height == width else None,
-        "" if mode == "center" else f"resized without cropping (timm's crop_mode={mode})",
+        otherwise,
     )
 
 

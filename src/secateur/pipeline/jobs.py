@@ -223,12 +223,6 @@ class PruneJob:
         data, asked = prepared.data, recipe.reference
         reference = ReferenceSet.sample(getattr(data, asked.split), asked.per_class, asked.seed, asked.classes)
         criterion = get(recipe.criterion.name, **recipe.criterion.parameters)
-        distillation = recipe.finetune.distillation
-        if recipe.prune.schedule == "iterative" and distillation is not None and distillation.teacher == "masked":
-            raise RequestError(
-                "a masked teacher is as large as the pruned network, which an iterative schedule makes smaller step by "
-                "step; set finetune.distillation.teacher=unpruned, or another schedule"
-            )
         first_balanced(reference, criterion.asks_for, criterion.name)
         example = data.test.batch([0])[0].to(prepared.device)
         structure = trace(prepared.model, example, stream=recipe.prune.stream)

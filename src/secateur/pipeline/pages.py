@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -81,16 +82,18 @@ def timing_conditions(timing: Latency | None) -> dict[str, Any]:
     }
 
 
-def layers(structure: Structure, plan: Plan) -> list[rp.LayerKept]:
+def layers(structure: Structure, plan: Plan) -> rp.Layers:
     """Kept channels of every layer that can be cut."""
-    return [rp.LayerKept(*row) for row in structure.kept_per_layer(plan.keep(structure))]
+    keep = plan.keep(structure)
+    kept = [rp.LayerKept(*row) for row in structure.kept_per_layer(keep)]
+    return rp.Layers(kept, kept=int(keep.sum()), total=structure.num_units)
 
 
-def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> list[rp.Heatmap]:
+def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> rp.Heatmaps:
     """Relevance of some test images before and after, spread over the classes."""
     test = prepared.data.test
     found = explain([before, after], test, first_of_classes(test, images))
-    return [heatmap(item) for item in found]
+    return rp.Heatmaps([heatmap(item) for item in found])
 
 
 def heatmap(item: Explanation) -> rp.Heatmap:
@@ -109,9 +112,18 @@ def heatmap(item: Explanation) -> rp.Heatmap:
     )
 
 
-def new_report(title: str, subtitle: str, prepared: Prepared, command: str = "", **parts: Any) -> rp.Report:
+def new_report(
+    title: str,
+    subtitle: str,
+    prepared: Prepared,
+    command: str = "",
+    *,
+    sections: Sequence[object],
+    conditions: rp.Conditions,
+) -> rp.Report:
     """A report with date, command, versions and settings filled in."""
-    return rp.Report(title=title, subtitle=subtitle, **origin(prepared.recipe, command), **parts)
+    made = origin(prepared.recipe, command)
+    return rp.Report(title=title, subtitle=subtitle, sections=sections, conditions=conditions, **made)
 
 
 def origin(settings: BaseModel | None = None, command: str = "") -> dict[str, Any]:

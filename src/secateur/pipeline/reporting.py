@@ -45,17 +45,18 @@ def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation
     if (before is None) != (after is None):
         raise RequestError("a report compares the network before and after: give both evaluations, or none")
     parts = _parts(result)
+    sections = list(parts.pop("sections", []))
     if before is not None and after is not None:
         if not isinstance(result, Compressed) or result.structure is None:
             raise RequestError("before= and after= belong to what secateur.compress gives; leave them out")
         units = result.structure.num_units, int(result.plan.keep(result.structure).sum())
-        parts["before"], parts["after"] = measurement(before, units[0]), measurement(after, units[1])
+        sections.insert(0, rp.BeforeAfter(measurement(before, units[0]), measurement(after, units[1])))
         parts["conditions"] = rp.Conditions(samples=before.samples, **timing_conditions(after.latency))
     made = origin()
     made["notes"] = [*parts.pop("notes", []), *made["notes"]]
     headline = title or parts.pop("title")
     parts.pop("title", None)
-    return rp.write_report(rp.Report(title=headline, **parts, **made), target)
+    return rp.write_report(rp.Report(title=headline, sections=sections, **parts, **made), target)
 
 
 _PICTURES = 32
@@ -77,7 +78,7 @@ def _(result: Compressed) -> dict[str, Any]:
     return {
         "title": f"Pruned by {result.plan.criterion}",
         "subtitle": result.plan.summary,
-        "layers": [] if result.structure is None else layers(result.structure, result.plan),
+        "sections": [] if result.structure is None else [layers(result.structure, result.plan)],
         "notes": [*result.plan.notes, f"Scored {len(result.history)} time(s), on the way to budgets of {steps}."],
     }
 
@@ -86,7 +87,7 @@ def _(result: Compressed) -> dict[str, Any]:
 def _(result: Evaluation) -> dict[str, Any]:
     return {
         "title": "A network measured",
-        "before": measurement(result, 0),
+        "sections": [rp.BeforeAfter(measurement(result, 0))],
         "conditions": rp.Conditions(samples=result.samples, **timing_conditions(result.latency)),
     }
 
@@ -102,22 +103,22 @@ def _(result: Relevance) -> dict[str, Any]:
     return {
         "title": "Relevance of inputs",
         "subtitle": f"{len(maps)} of {len(result.input)} inputs",
-        "heatmaps": [
-            rp.Heatmap(f"input {index}", "", rp.heatmap_png(values), caption=f"the network says class {said[index]}")
-            for index, values in enumerate(maps)
-        ],
+        "sections": [rp.Heatmaps([_map(index, values, said[index]) for index, values in enumerate(maps)])],
     }
+
+
+def _map(index: int, relevance_HW: Any, said: int) -> rp.Heatmap:
+    return rp.Heatmap(f"input {index}", "", rp.heatmap_png(relevance_HW), caption=f"the network says class {said}")
 
 
 @_parts.register(list)
 @_parts.register(tuple)
 def _(result: Sequence[Any]) -> dict[str, Any]:
     if result and all(isinstance(item, Explanation) for item in result):
-        return {"title": "What a network looks at", "heatmaps": [heatmap(item) for item in result]}
+        return {"title": "What a network looks at", "sections": [rp.Heatmaps([heatmap(item) for item in result])]}
     if not result or not all(isinstance(row, dict) and "criterion" in row and "accuracy" in row for row in result):
         raise RequestError("there is no page for this list; give the rows of secateur.compare, or explanations")
-    hidden = ("layers", "removed", "per_class")
     return {
         "title": f"Criteria compared: {result[0].get('model', 'network')} on {result[0].get('dataset', 'data')}",
-        "rows": [{key: value for key, value in row.items() if key not in hidden} for row in result],
+        "sections": [rp.Comparison(rp.read_rows(rp.ComparisonRow, result))],
     }

@@ -114,10 +114,21 @@ def untrained_error(name: str, new_head: bool = False) -> RequestError:
 def _check_prune(recipe: Recipe) -> None:
     get(recipe.criterion.name, **recipe.criterion.parameters)
     check_settings(recipe.prune)
+    _check_teacher(recipe)
     if recipe.prune.schedule == "iterative" and not recipe.finetune.epochs:
         raise RequestError("an iterative schedule trains between its steps; give --finetune EPOCHS of at least 1")
     if recipe.budget.share == 1:
         raise RequestError("a budget of 100 % leaves nothing to remove; give a share below 1")
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    """Refuse a masked teacher of networks that are trained while they are pruned."""
+    distillation = recipe.finetune.distillation
+    if recipe.prune.schedule == "iterative" and distillation is not None and distillation.teacher == "masked":
+        raise RequestError(
+            "a masked teacher is as large as the pruned network, which an iterative schedule makes smaller step by "
+            "step; set finetune.distillation.teacher=unpruned, or another schedule"
+        )
 
 
 def check_settings(settings: PruneSettings) -> None:
@@ -131,6 +142,7 @@ def check_settings(settings: PruneSettings) -> None:
 
 def _check_compare(recipe: Recipe) -> None:
     check_compare_settings(recipe.compare, recipe.prune)
+    _check_teacher(recipe)
 
 
 def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from secateur.core.errors import RequestError
 from secateur.core.html import table_html
 from secateur.selection.budget import check_max_remove, check_min_keep
 from secateur.selection.names import STRATEGY_NAMES
@@ -86,9 +87,18 @@ class PruneSettings(BaseModel):
         )
 
     def protected(self, structure: Structure) -> tuple[str, ...]:
-        """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it."""
+        """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it.
+
+        Raises:
+            RequestError: for unknown names, or where nothing is left that may go.
+        """
         outputs = structure.block_outputs if self.spare_block_outputs else ()
-        return (*self.protect, *structure.first_layers(self.skip_first_layers), *outputs)
+        names = (*self.protect, *structure.first_layers(self.skip_first_layers), *outputs)
+        if {structure.group(name).name for name in names}.issuperset(group.name for group in structure.groups):
+            raise RequestError(
+                "no unit may go: protect, skip_first_layers and spare_block_outputs keep all of them; let some go"
+            )
+        return names
 
     @property
     def label(self) -> str:

@@ -1,53 +1,80 @@
-from .charts import save_curves
+from .agreement import Agreement, AgreementGroup
+from .before_after import BeforeAfter, Measurement
+from .class_accuracy import ClassAccuracy, ClassAccuracyRow
+from .class_units import ClassUnit, ClassUnits
+from .comparison import Comparison
 from .conditions import Conditions
-from .fields import Field, field_png, save_fields
-from .films import film_png, overlay_png, to_base64
-from .gains import save_gains
-from .html import load_report, render, write_report
+from .curve_charts import save_curves, save_subset_curves
+from .drawing import save_figure
+from .fields import Field, field_png, overlay_png, save_fields
+from .films import Film, Films, FilmTrack
+from .gains import GainRow, Gains, save_gains
+from .heatmaps import Heatmap, Heatmaps
 from .images import heatmap_png, image_png
-from .look import COLORMAPS, colormap
-from .ranks import ranks_chart, save_ranks
-from .records import (
-    SCHEMA_VERSION,
-    Agreement,
-    AgreementGroup,
-    ClassUnit,
-    Film,
-    FilmTrack,
-    Heatmap,
-    LayerKept,
-    Measurement,
-    Report,
-)
-from .samples import samples_chart, save_samples
-from .subsets import save_subset_curves
+from .layer_shares import LayerShareRow, LayerShares
+from .layers import LayerKept, Layers
+from .look import COLORMAPS, colormap, save_chart
+from .page import load_report, render, write_report
+from .ranks import RankingRow, Rankings, save_ranks
+from .records import SCHEMA_VERSION, Report
+from .regions import film_png, to_base64
+from .registry import register_section
+from .rows import read_rows
+from .samples import SampleAccuracy, SampleAccuracyRow, save_samples
+from .summary import ComparisonRow
+from .table import Cell, Table, csv_link
+from .timings import TimingRow, Timings
 
 __all__ = [
     "COLORMAPS",
     "SCHEMA_VERSION",
     "Agreement",
     "AgreementGroup",
+    "BeforeAfter",
+    "Cell",
+    "ClassAccuracy",
+    "ClassAccuracyRow",
     "ClassUnit",
+    "ClassUnits",
+    "Comparison",
+    "ComparisonRow",
     "Conditions",
     "Field",
     "Film",
     "FilmTrack",
+    "Films",
+    "GainRow",
+    "Gains",
     "Heatmap",
+    "Heatmaps",
     "LayerKept",
+    "LayerShareRow",
+    "LayerShares",
+    "Layers",
     "Measurement",
+    "RankingRow",
+    "Rankings",
     "Report",
+    "SampleAccuracy",
+    "SampleAccuracyRow",
+    "Table",
+    "TimingRow",
+    "Timings",
     "colormap",
+    "csv_link",
     "field_png",
     "film_png",
     "heatmap_png",
     "image_png",
     "load_report",
     "overlay_png",
-    "ranks_chart",
+    "read_rows",
+    "register_section",
     "render",
-    "samples_chart",
+    "save_chart",
     "save_curves",
     "save_fields",
+    "save_figure",
     "save_gains",
     "save_ranks",
     "save_samples",

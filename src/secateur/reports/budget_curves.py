@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from secateur.reports.summary import Row, aggregate
+from secateur.reports.rows import read_rows
+from secateur.reports.summary import ComparisonRow, aggregate
 
 _TIMES = ("share", "interval_low", "interval_high", "spread")
 METRICS = (
@@ -29,7 +31,7 @@ class BudgetCurve:
     points: dict[int, float]
 
 
-def budget_curves(rows: Sequence[Row]) -> list[BudgetCurve]:
+def budget_curves(rows: Sequence[Mapping[str, Any]]) -> list[BudgetCurve]:
     """Curves over the budget, in the order of first appearance.
 
     Example:
@@ -37,7 +39,9 @@ def budget_curves(rows: Sequence[Row]) -> list[BudgetCurve]:
         >>> one.metric, one.line, one.points
         ('accuracy', 'lrp', {500: 0.75})
     """
-    points = [point for point in aggregate(rows, by_subset=True) if point["budget"] is not None]
+    points = [
+        point for point in aggregate(read_rows(ComparisonRow, rows), by_subset=True) if point["budget"] is not None
+    ]
     pruned = [point for point in points if point["strategy"] != "unpruned"]
     varying = [name for name in ("model", "dataset", "strategy") if len({point[name] for point in pruned}) > 1]
     found: dict[tuple[str, str], dict[int, float]] = {}
@@ -52,7 +56,7 @@ def budget_curves(rows: Sequence[Row]) -> list[BudgetCurve]:
     return [BudgetCurve(*key, values) for key, values in found.items()]
 
 
-def budget_steps(rows: Sequence[Row]) -> Iterator[tuple[int, str, dict[str, float]]]:
+def budget_steps(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str, dict[str, float]]]:
     """Step, line and values of the curves, steps rising: what a tracker takes."""
     found = budget_curves(rows)
     for step in sorted({step for curve in found for step in curve.points}):

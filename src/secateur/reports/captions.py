@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
+from typing import TYPE_CHECKING, Any
 
 from secateur.reports.conditions import Conditions, span
-from secateur.reports.records import Measurement
-from secateur.reports.summary import TIMED, Point, Row, number, rounds_of, seeds_of
+from secateur.reports.rows import number
+from secateur.reports.summary import TIMED, Point, rounds_of, seeds_of
+
+if TYPE_CHECKING:
+    from secateur.reports.before_after import Measurement
 
 _FEW = 5  # seeds that are named; of more, their number is given
 
@@ -22,11 +25,6 @@ def line(*parts: str) -> str:
     """
     text = " · ".join(part for part in parts if part)
     return text[:1].upper() + text[1:]
-
-
-def html(text: str) -> str:
-    """The line as a paragraph of the page; "" where there is nothing to say."""
-    return f'<p class="conditions">{escape(text)}</p>' if text else ""
 
 
 def seeds(names: Iterable[object]) -> str:
@@ -117,14 +115,14 @@ def of_work(conditions: Conditions) -> str:
     return line(conditions.device, threads, of_scores(conditions))
 
 
-def counted(rows: Iterable[Row], name: str, words: str) -> str:
-    """How many pairs or runs are behind the figures of rows, from a column of theirs, or "".
+def counted(counts: Iterable[Any], words: str) -> str:
+    """How many pairs or runs are behind figures, or "".
 
     Example:
-        >>> counted([{"runs": 50}, {"runs": 20}], "runs", "runs behind each mean")
+        >>> counted([50, 20, None], "runs behind each mean")
         '20 to 50 runs behind each mean'
     """
-    found = [int(count) for row in rows if (count := number(row.get(name)))]
+    found = [int(known) for count in counts if (known := number(count))]
     return f"{span(found)} {words}" if found else ""
 
 

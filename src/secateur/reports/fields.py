@@ -1,44 +1,37 @@
-"""Decision regions of a classifier of 2-D points, as a grid of pictures for a page or a paper.
+"""Decision regions of a classifier of 2-D points with the points it learned from, as panels for a page or a paper.
 
 Axes: H height and W width of the mesh, row 0 at the top.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from secateur.core.errors import RequestError
-from secateur.core.files import atomic_path
 from secateur.reports import look
-from secateur.reports.look import FONT, GREY, PAPER_INK, picture_path, rgb
+from secateur.reports.look import GREY, PAPER_INK, picture_path
+from secateur.reports.regions import LINE_OPACITY, PANEL, check_regions, palette_png, region_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_POINTS = 500
-
-# Lengths in pixels at scale 1. Radii of the dots of training data, and of the markers of reference samples.
-PANEL = 150.0
-DOT, DOT_OPACITY = 1.2, 0.75
-MARKER, MARKER_RIM, MARKER_HALO = 3.2, 1.3, 4.4
-_GAP, _MARGIN = 14.0, 16.0
-_TITLE, _CAPTION, _ROW_TITLE, _LEGEND = 20.0, 21.0, 24.0, 30.0
-_SMALL = 'font-size="11" opacity="0.8"'
-
-# Share of a class's colour, the rest is white: at the boundary, and where the network is sure.
-_PALE, _FULL = 0.08, 0.36
-_LINE, _LINE_OPACITY = 0.9, 0.85
+# Lengths in pixels of a panel: of the dots of training data, and of the markers of reference samples.
+_DOT: dict[str, Any] = {"linewidth": 2.4, "solid_capstyle": "round", "alpha": 0.75, "snap": False}
+_HALO: dict[str, Any] = {"marker": "o", "markersize": 8.8, "markeredgewidth": 0, "color": "#FFFFFF"}
+_MARKER: dict[str, Any] = {"marker": "o", "markersize": 6.4, "markeredgewidth": 1.3, "markeredgecolor": PAPER_INK}
+_KEY: dict[str, Any] = {"marker": "o", "markersize": 3.2, "markeredgewidth": 0, "color": PAPER_INK, "alpha": 0.6}
+_GAP, _MARGIN, _TITLE, _CAPTION, _ROW_TITLE, _LEGEND = 14.0, 16.0, 20.0, 21.0, 24.0, 30.0
 _RASTER = 480  # pixels of the embedded regions, across
-_FINE = 3  # regions are drawn this many times larger, then averaged
-# Few enough shades of each class and of the line on it for a PNG with a palette, which halves the file.
-_COLOURS, _LINE_SHADES = 256, 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +89,7 @@ def field_png(field: Field, colormap: str = "okabe-ito") -> bytes:
         >>> field_png(Field("", np.zeros((4, 4), dtype=int), np.ones((4, 4)), (0, 1, 0, 1)))[1:4]
         b'PNG'
     """
-    return _regions_png(field, look.colormap(colormap, class_count([field])))
+    return palette_png(_pixels(field, look.colormap(colormap, class_count([field]))))
 
 
 def save_fields(
@@ -125,44 +118,62 @@ def save_fields(
             too small.
         SecateurError: when the file cannot be written.
     """
-    import vl_convert
+    from secateur.reports.drawing import house_style, save_figure
 
     target = picture_path(path)
     if not any(rows):
         raise RequestError(f"cannot draw '{target}': there are no panels; give at least one row with one field")
     if row_titles and len(row_titles) != len(rows):
         raise RequestError(f"cannot draw '{target}': {len(row_titles)} row titles for {len(rows)} rows; give one each")
-    svg = _svg(rows, colormap, row_titles, beneath)
-    with atomic_path(target) as temporary:
-        if target.suffix == ".svg":
-            temporary.write_text(svg, encoding="utf-8")
-        elif target.suffix == ".png":
-            temporary.write_bytes(_smaller(vl_convert.svg_to_png(svg, scale=2)))
-        else:
-            temporary.write_bytes(vl_convert.svg_to_pdf(svg))
-    return target
+    with house_style():
+        figure = _figure(rows, colormap, row_titles, beneath, smooth=target.suffix == ".png")
+    return save_figure(figure, target)
 
 
-def _smaller(png: bytes) -> bytes:
-    """The same opaque picture in half the bytes."""
+def overlay_png(
+    extent: Sequence[float],
+    width: int,
+    points: NDArray[Any],
+    labels: NDArray[Any],
+    chosen: NDArray[Any],
+    chosen_labels: NDArray[Any],
+    colormap: str = "okabe-ito",
+    count: int | None = None,
+) -> bytes:
+    """Draw training data and reference samples on nothing, as a transparent PNG to lay over frames.
+
+    Args:
+        extent: x_low, x_high, y_low, y_high of the frames' outer edges.
+        width: in pixels; the height follows from the extent.
+        points: training data [n, 2]; of many, the same ones are drawn as by `secateur.reports.save_fields`.
+        labels: their classes [n].
+        chosen: reference samples [m, 2], outlined.
+        chosen_labels: their classes [m].
+        colormap: one of `secateur.reports.COLORMAPS`.
+        count: number of classes, by default those that occur.
+
+    Raises:
+        RequestError: for points without labels, an empty extent, or a colour map that is unknown or too small.
+    """
+    check_points(extent, points, labels)
+    check_points(extent, chosen, chosen_labels)
+    named = max(0, *(int(np.max(some)) + 1 for some in (labels, chosen_labels) if len(some)), count or 0)
+    colours = look.colormap(colormap, named)
+    low_x, high_x, low_y, high_y = extent
+    height = max(1, round(width * (high_y - low_y) / (high_x - low_x)))
+    from secateur.reports.drawing import Canvas, house_style, png
+
+    with house_style():
+        canvas = Canvas("none")
+        axes = canvas.axes(0, 0, PANEL, PANEL * height / width)
+        axes.set_axis_off()
+        _draw_points(axes, extent, points, labels, chosen, chosen_labels, colours)
+        drawn = png(canvas.figure(PANEL, PANEL * height / width), scale=width / PANEL)
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, format="PNG", optimize=True)
+    # few enough colours for a palette, which halves the file
+    small = Image.open(io.BytesIO(drawn)).resize((width, height))
+    small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def check_regions(classes_HW: NDArray[Any], certainty_HW: NDArray[Any]) -> None:
-    """Refuse what is not a map of classes with its certainty."""
-    classes, certainty = np.asarray(classes_HW), np.asarray(certainty_HW)
-    if classes.ndim != 2 or classes.size == 0 or classes.dtype.kind not in "iu" or classes.min() < 0:
-        raise RequestError(
-            f"classes have type {classes.dtype} and shape {list(classes.shape)}; give integers from 0 of shape "
-            "[height, width]"
-        )
-    if certainty.shape != classes.shape or not ((certainty >= 0) & (certainty <= 1)).all():
-        raise RequestError(
-            f"certainty has shape {list(certainty.shape)} for classes of {list(classes.shape)}, or values outside "
-            "0..1; give one value for each"
-        )
 
 
 def check_points(extent: Sequence[float], points: NDArray[Any], labels: NDArray[Any]) -> None:
@@ -194,96 +205,8 @@ def subsample(points: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any],
     return points[order], labels[order]
 
 
-def region_pixels(
-    classes_HW: NDArray[Any],
-    certainty_HW: NDArray[Any],
-    colours: Sequence[str],
-    width: int,
-    height: int,
-    shades: int = 24,
-) -> NDArray[np.uint8]:
-    """Colour a map of classes at any size, with an anti-aliased line where classes meet.
-
-    The line runs where the interpolated certainties of two classes are equal, not along the mesh's squares.
-
-    Args:
-        classes_HW: winning class.
-        certainty_HW: 0..1.
-        colours: hexadecimal, at least one for each class.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        shades: most steps from pale to full colour; fewer make smaller files.
-
-    Returns:
-        Pixels [height, width, 3], with no more than 256 colours for up to 25 classes.
-    """
-    # how sure the network is of a class, negative where another wins: zero on the boundary, so its sign can be
-    # interpolated; the least value keeps the sign where the network is not sure at all
-    sure = np.maximum(certainty_HW, 1e-4).astype(np.float32)
-    margins = np.stack(
-        [
-            _enlarged(np.where(classes_HW == place, sure, -sure), width * _FINE, height * _FINE)
-            for place in range(int(classes_HW.max()) + 1)
-        ]
-    )
-    shades = min(shades, max(2, _COLOURS // (_LINE_SHADES * len(colours))))
-    winner = margins.argmax(axis=0)
-    certainty = np.clip(margins.max(axis=0), 0.0, 1.0)
-    step = np.round(certainty * (shades - 1)).astype(np.intp)
-    mix = np.linspace(_PALE, _FULL, shades)[:, None]
-    table = np.stack([255 + mix * (np.array(rgb(colour)) - 255) for colour in colours])  # [class, shade, 3]
-    line = _line(winner, max(1.0, _LINE / PANEL * width) * _FINE)
-    ink = np.array(rgb(PAPER_INK))
-    levels = _LINE_SHADES - 1
-    share = np.round(_averaged(line.astype(np.float64)) * levels)[..., None] / levels * _LINE_OPACITY
-    # the shade in the middle of each pixel: averaging would blend shades and make larger files
-    middle = slice(_FINE // 2, None, _FINE)
-    area = table[winner[middle, middle], step[middle, middle]]
-    return np.asarray(np.round(area + share * (ink - area)), dtype=np.uint8)
-
-
-def palette_png(pixels_HWC: NDArray[np.uint8]) -> bytes:
-    """Encode pixels as PNG, with a palette where they have few enough colours; no colour changes."""
-    colours, places = np.unique(pixels_HWC @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
-    image = Image.fromarray(pixels_HWC)
-    if len(colours) <= _COLOURS:
-        image = Image.fromarray(places.reshape(pixels_HWC.shape[:2]).astype(np.uint8))
-        image.putpalette(colours.astype(">u4").view(np.uint8).reshape(-1, 4)[:, 1:].tobytes())
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _enlarged(values_HW: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    """Interpolate linearly; half a square at each edge is extrapolated, lest lines bend there."""
-    rows, columns = values_HW.shape
-    padded = Image.fromarray(np.pad(values_HW, 1, mode="reflect", reflect_type="odd"))
-    inner = (1, 1, columns + 1, rows + 1)
-    return np.asarray(padded.resize((width, height), Image.Resampling.BILINEAR, box=inner))
-
-
-def _line(winner_HW: NDArray[Any], width: float) -> NDArray[np.bool_]:
-    """Pixels within half a line's width of a corner between pixels of different classes."""
-    here = winner_HW[:-1, :-1]
-    corners = (here != winner_HW[1:, :-1]) | (here != winner_HW[:-1, 1:]) | (here != winner_HW[1:, 1:])
-    reach, (rows, columns) = int(np.ceil(width / 2)), winner_HW.shape
-    padded = np.pad(corners, reach)  # corner (i, j) is at (i + reach, j + reach)
-    line = np.zeros(winner_HW.shape, dtype=bool)
-    for down in range(-reach, reach):
-        for right in range(-reach, reach):
-            if (down + 0.5) ** 2 + (right + 0.5) ** 2 <= (width / 2) ** 2 + 0.25:
-                line |= padded[reach + down : reach + down + rows, reach + right : reach + right + columns]
-    return line
-
-
-def _averaged(values_HW: NDArray[np.float64]) -> NDArray[np.float64]:
-    rows, columns = (side // _FINE for side in values_HW.shape)
-    return np.asarray(values_HW.reshape(rows, _FINE, columns, _FINE).mean(axis=(1, 3)))
-
-
-def _regions_png(field: Field, colours: Sequence[str]) -> bytes:
-    height = round(_RASTER * _aspect(field))
-    return palette_png(region_pixels(field.classes, field.certainty, colours, _RASTER, height))
+def _pixels(field: Field, colours: Sequence[str]) -> NDArray[np.uint8]:
+    return region_pixels(field.classes, field.certainty, colours, _RASTER, round(_RASTER * _aspect(field)))
 
 
 def _aspect(field: Field) -> float:
@@ -291,7 +214,12 @@ def _aspect(field: Field) -> float:
     return min(1.6, max(0.4, (high_y - low_y) / (high_x - low_x)))
 
 
-def _svg(rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[str], beneath: str) -> str:
+def _figure(
+    rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[str], beneath: str, *, smooth: bool
+) -> Figure:
+    from secateur.reports.drawing import Canvas
+
+    canvas = Canvas()
     titles = [[one.title for one in row] for row in rows]
     once = all(line == titles[0][: len(line)] for line in titles)
     captions = any(one.caption for row in rows for one in row)
@@ -299,101 +227,66 @@ def _svg(rows: Sequence[Sequence[Field]], colormap: str, row_titles: Sequence[st
     size = min(13.0, 275.0 / max(1, *(len(title) for line in titles for title in line)))
     left = _MARGIN + (_ROW_TITLE if any(row_titles) else 0.0)
     top = _MARGIN
-    parts: list[str] = []
     for place, row in enumerate(rows):
         if not row:
             continue
         colours = look.colormap(colormap, class_count(row))
         top += _TITLE if any(titles[place]) and (place == 0 or not once) else 0.0
         height = max(PANEL * _aspect(one) for one in row)
-        if row_titles and row_titles[place]:
-            middle = top + height / 2
-            parts.append(
-                f'<text transform="translate({_MARGIN + 11:g} {middle:.1f}) rotate(-90)" text-anchor="middle" '
-                f'font-size="13" font-weight="600">{escape(row_titles[place])}</text>'
-            )
+        if row_titles:
+            canvas.text(_MARGIN + 5, top + height / 2, row_titles[place], rotation=90, va="center", ha="center",
+                        size=13, weight="bold")  # fmt: skip
         for column, one in enumerate(row):
-            x = left + column * (PANEL + _GAP)
-            if one.title and (place == 0 or not once):
-                parts.append(_text(x, top - 8, one.title, f'font-size="{size:.3g}" font-weight="600"'))
-            parts.append(_panel(one, colours, x, top, f"p{place}-{column}"))
-            if one.caption:
-                parts.append(_text(x, top + PANEL * _aspect(one) + 15, one.caption, 'font-size="12" opacity="0.8"'))
+            x, high = left + column * (PANEL + _GAP), PANEL * _aspect(one)
+            if place == 0 or not once:
+                canvas.text(x, top - 8, one.title, size=size, weight="bold")
+            axes = canvas.axes(x, top, PANEL, high)
+            interpolation = "antialiased" if smooth else "none"
+            axes.imshow(_pixels(one, colours), extent=one.extent, aspect="auto", interpolation=interpolation)
+            _draw_points(axes, one.extent, one.points, one.labels, one.chosen, one.chosen_labels, colours)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(alpha=0.35, linewidth=0.8)
+            canvas.text(x, top + high + 15, one.caption, size=12, alpha=0.8)
         top += height + (_CAPTION if captions else 0.0) + (_GAP if place + 1 < len(rows) else 0.0)
-    legend, end = _legend([one for row in rows for one in row], left, top + 16)
-    width = max(left + max(map(len, rows)) * (PANEL + _GAP) - _GAP, end) + _MARGIN
-    height = top + _LEGEND
+    every = [one for row in rows for one in row]
+    canvas.legend(left, top + 10, _legend(every))
+    width = max(left + max(map(len, rows)) * (PANEL + _GAP) - _GAP, left + 340) + _MARGIN
+    top += _LEGEND
     if beneath:
-        legend += _text(left, height + 6, beneath, _SMALL)
-        width, height = max(width, left + 5.6 * len(beneath) + _MARGIN), height + _CAPTION
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
-        f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="Decision regions" '
-        f'font-family="{FONT}" fill="{PAPER_INK}">'
-        f'<rect width="100%" height="100%" fill="#FFFFFF"/>{"".join(parts)}{legend}</svg>\n'
-    )
+        canvas.text(left, top + 6, beneath, alpha=0.8)
+        width, top = max(width, left + 5.6 * len(beneath) + _MARGIN), top + _CAPTION
+    return canvas.figure(width, top)
 
 
-def _text(x: float, y: float, text: str, attributes: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{escape(text)}</text>'
+def _draw_points(
+    axes: Axes,
+    extent: Sequence[float],
+    points: NDArray[Any],
+    labels: NDArray[Any],
+    chosen: NDArray[Any],
+    chosen_labels: NDArray[Any],
+    colours: Sequence[str],
+) -> None:
+    """Training data as dots, reference samples as outlined markers on top."""
+    some, names = subsample(np.asarray(points), np.asarray(labels))
+    ends = np.array([0.0, 1e-4 * (extent[1] - extent[0]), np.nan])
+    for label in np.unique(names):
+        # a dot is the round cap of a line without length, which keeps files small
+        x, y = some[names == label].T[:, :, None]
+        axes.plot((x + ends).ravel(), (y + 0 * ends).ravel(), color=colours[label], **_DOT)
+    for place, label in zip(np.asarray(chosen), chosen_labels, strict=True):
+        axes.plot(*place, **_HALO)
+        axes.plot(*place, color=colours[label], **_MARKER)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
 
 
-def _panel(field: Field, colours: Sequence[str], x: float, y: float, name: str) -> str:
-    height = PANEL * _aspect(field)
-    frame = f'width="{PANEL:g}" height="{height:g}" rx="3"'
-    picture = base64.b64encode(_regions_png(field, colours)).decode("ascii")
-    dots = _dots(field, colours, height) + _markers(field, colours, height)
-    return (
-        f'<g transform="translate({x:.1f} {y:.1f})">'
-        f'<clipPath id="{name}"><rect {frame}/></clipPath>'
-        f'<g clip-path="url(#{name})"><image width="{PANEL:g}" height="{height:g}" preserveAspectRatio="none" '
-        f'href="data:image/png;base64,{picture}"/>{dots}</g>'
-        f'<rect {frame} fill="none" stroke="{PAPER_INK}" stroke-opacity="0.35" stroke-width="0.8"/></g>'
-    )
+def _legend(fields: Sequence[Field]) -> list[Any]:
+    """What the marks mean."""
+    from matplotlib.lines import Line2D
 
-
-def _dots(field: Field, colours: Sequence[str], height: float) -> str:
-    """One path for each class: a dot is a line without length, which keeps files small."""
-    points, labels = subsample(np.asarray(field.points), np.asarray(field.labels))
-    places = _places(field, points, height)
-    paths = []
-    for label in np.unique(labels):
-        path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places[labels == label])
-        paths.append(f'<path stroke="{colours[label]}" d="{path}"/>')
-    attributes = f'fill="none" stroke-width="{2 * DOT:g}" stroke-linecap="round" stroke-opacity="{DOT_OPACITY}"'
-    return f"<g {attributes}>{''.join(paths)}</g>"
-
-
-def _markers(field: Field, colours: Sequence[str], height: float) -> str:
-    places = _places(field, np.asarray(field.chosen), height)
-    return "".join(_marker(x, y, colours[label]) for (x, y), label in zip(places, field.chosen_labels, strict=True))
-
-
-def _marker(x: float, y: float, colour: str) -> str:
-    place = f'cx="{x:.1f}" cy="{y:.1f}"'
-    return (
-        f'<circle {place} r="{MARKER_HALO}" fill="#FFFFFF"/>'
-        f'<circle {place} r="{MARKER}" fill="{colour}" stroke="{PAPER_INK}" stroke-width="{MARKER_RIM}"/>'
-    )
-
-
-def _places(field: Field, points: NDArray[Any], height: float) -> NDArray[np.float64]:
-    low_x, high_x, low_y, high_y = field.extent
-    x = (points[:, 0] - low_x) / (high_x - low_x) * PANEL
-    y = (high_y - points[:, 1]) / (high_y - low_y) * height
-    return np.stack([x, y], axis=1)
-
-
-def _legend(fields: Sequence[Field], x: float, y: float) -> tuple[str, float]:
-    """What the marks mean, in one line, and where it ends."""
-    parts = []
+    found = []
     if any(len(one.points) for one in fields):
-        parts.append(f'<circle cx="{x + 3:.1f}" cy="{y:.1f}" r="1.6" fill="{PAPER_INK}" fill-opacity="0.6"/>')
-        parts.append(_text(x + 11, y + 4, "training data", _SMALL))
-        x += 92
+        found.append(Line2D([], [], linestyle="none", label="training data", **_KEY))
     if any(len(one.chosen) for one in fields):
-        parts.append(_marker(x + 4, y, GREY) + _text(x + 14, y + 4, "reference samples", _SMALL))
-        x += 122
-    parts.append(f'<path d="M{x:.1f} {y:.1f}h16" stroke="{PAPER_INK}" stroke-opacity="{_LINE_OPACITY}"/>')
-    parts.append(_text(x + 22, y + 4, "decision boundary", _SMALL))
-    return "".join(parts), x + 110
+        found.append(Line2D([], [], linestyle="none", color=GREY, label="reference samples", **_MARKER))
+    return [*found, Line2D([], [], color=PAPER_INK, alpha=LINE_OPACITY, linewidth=1, label="decision boundary")]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from secateur.core import figures
 from secateur.reports import told_apart
-from secateur.reports.summary import Point, number
+from secateur.reports.rows import number
+from secateur.reports.summary import Point
 
 ABSENT = "–"
 _GAP = "\u202f"  # narrow no-break space
@@ -21,6 +22,16 @@ def percent(share: float | None, digits: int = 1) -> str:
         ('88.1 %', '–')
     """
     return ABSENT if number(share) is None else f"{100 * (share or 0.0):.{digits}f}{_GAP}%"
+
+
+def hundredths(share: float | None) -> str:
+    """Share in percent, where the title of its column says so.
+
+    Example:
+        >>> hundredths(0.8812), hundredths(None)
+        ('88.1', '–')
+    """
+    return ABSENT if number(share) is None else f"{100 * (share or 0.0):.1f}"
 
 
 def points(difference: float) -> str:

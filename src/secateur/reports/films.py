@@ -1,130 +1,114 @@
-"""Decision regions while ever more is removed: small frames for the page's slider, and the curve beneath it."""
+"""Decision regions while ever more is removed, under a slider, and the accuracy that goes with them."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Sequence
-from typing import Any
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from secateur.core.errors import RequestError
+from secateur.reports import captions
+from secateur.reports.conditions import Conditions
+from secateur.reports.look import INK, Looks, style
+from secateur.reports.registry import register_section
+from secateur.reports.rows import STRICT
 
-from secateur.reports import look
-from secateur.reports.fields import (
-    DOT,
-    DOT_OPACITY,
-    MARKER,
-    MARKER_HALO,
-    MARKER_RIM,
-    PANEL,
-    check_points,
-    check_regions,
-    palette_png,
-    region_pixels,
-    subsample,
-)
-from secateur.reports.look import INK, PAPER_INK, Chart, Looks, rgb, style
-from secateur.reports.records import Film
+if TYPE_CHECKING:
+    from secateur.reports.look import Chart
 
-_FRAME = 200  # pixels across
-_SHADES = 10  # of each class, where a page's picture has 24: there are hundreds of frames
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 
 
-def film_png(
-    classes_HW: NDArray[Any],
-    certainty_HW: NDArray[Any],
-    colormap: str = "okabe-ito",
-    count: int | None = None,
-) -> str:
-    """Draw decision regions as a small base64 PNG with a palette, a few kilobytes each.
+def _check_base64(what: str, *pictures: str) -> None:
+    for picture in pictures:
+        if not _BASE64.fullmatch(picture):
+            raise RequestError(f"{what} is not base64; give a PNG's bytes in base64, without prefix")
 
-    Args:
-        classes_HW: winning class on a regular mesh, row 0 at the top (largest y); 56 points across are enough.
-        certainty_HW: 0 at the boundary, 1 where the network is sure.
-        colormap: one of `secateur.reports.COLORMAPS`.
-        count: number of classes, by default those that occur; give it where frames belong together.
+
+@dataclass(frozen=True)
+class FilmTrack:
+    """One criterion's decision regions while ever more is removed.
+
+    Attributes:
+        name: as a rule the criterion.
+        frames: one base64 PNG without prefix per position, all of one size; `secateur.reports.film_png` makes them.
+        accuracy: in percent, one per position.
 
     Raises:
-        RequestError: for shapes that do not fit, values out of range, or a colour map that is unknown or too small.
-
-    Example:
-        >>> import numpy as np
-        >>> film_png(np.zeros((8, 8), dtype=int), np.ones((8, 8)))[:8]
-        'iVBORw0K'
+        RequestError: for another number of accuracies than frames, accuracy outside 0..100, or a frame that is not
+            base64.
     """
-    check_regions(classes_HW, certainty_HW)
-    classes, certainty = np.asarray(classes_HW), np.asarray(certainty_HW)
-    named = max(int(classes.max()) + 1, count or 0)
-    colours = look.colormap(colormap, named)
-    height = max(1, round(_FRAME * classes.shape[0] / classes.shape[1]))
-    return to_base64(palette_png(region_pixels(classes, certainty, colours, _FRAME, height, _SHADES)))
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    frames: list[str]
+    accuracy: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.frames) != len(self.accuracy):
+            raise RequestError(
+                f"track '{self.name}' has {len(self.frames)} frames and {len(self.accuracy)} accuracies; "
+                "give one of each per position"
+            )
+        if not all(0.0 <= value <= 100.0 for value in self.accuracy):
+            raise RequestError(f"track '{self.name}' has an accuracy outside 0..100; give percent")
+        _check_base64(f"a frame of track '{self.name}'", *self.frames)
 
 
-def overlay_png(
-    extent: Sequence[float],
-    width: int,
-    points: NDArray[Any],
-    labels: NDArray[Any],
-    chosen: NDArray[Any],
-    chosen_labels: NDArray[Any],
-    colormap: str = "okabe-ito",
-    count: int | None = None,
-) -> bytes:
-    """Draw training data and reference samples on nothing, as a transparent PNG to lay over frames.
+@dataclass(frozen=True)
+class Film:
+    """Tracks side by side, moved by one slider.
 
-    Args:
-        extent: x_low, x_high, y_low, y_high of the frames' outer edges.
-        width: in pixels; the height follows from the extent.
-        points: training data [n, 2]; of many, the same ones are drawn as by `secateur.reports.save_fields`.
-        labels: their classes [n].
-        chosen: reference samples [m, 2], outlined.
-        chosen_labels: their classes [m].
-        colormap: one of `secateur.reports.COLORMAPS`.
-        count: number of classes, by default those that occur.
+    Attributes:
+        title: as a rule the data set.
+        positions: what the slider shows, rising: the number of removed units.
+        tracks: one or more, each with one frame per position.
+        points_png: transparent base64 PNG laid over each frame; may be empty. `secateur.reports.overlay_png` draws one.
+        unit: of the positions, in words.
+        start: the frame nearest to this position is shown first; by default the one where the tracks' accuracies
+            differ most (of one track, the middle).
 
     Raises:
-        RequestError: for points without labels, an empty extent, or a colour map that is unknown or too small.
+        RequestError: for positions that do not rise, no tracks, or a track of another length.
     """
-    check_points(extent, points, labels)
-    check_points(extent, chosen, chosen_labels)
-    named = max(0, *(int(np.max(some)) + 1 for some in (labels, chosen_labels) if len(some)), count or 0)
-    colours = look.colormap(colormap, named)
-    low_x, high_x, low_y, high_y = extent
-    height = max(1, round(width * (high_y - low_y) / (high_x - low_x)))
-    fine = 4  # drawn at four times the size, then averaged
-    image = Image.new("RGBA", (width * fine, height * fine))
-    draw = ImageDraw.Draw(image)
-    unit = width * fine / PANEL
 
-    def disc(x: float, y: float, radius: float, fill: tuple[int, ...]) -> None:
-        across = (x - low_x) / (high_x - low_x) * width * fine
-        down = (high_y - y) / (high_y - low_y) * height * fine
-        reach = radius * unit
-        draw.ellipse((across - reach, down - reach, across + reach, down + reach), fill=fill)
+    __pydantic_config__ = STRICT
 
-    for (x, y), label in zip(*subsample(np.asarray(points), np.asarray(labels)), strict=True):
-        disc(x, y, DOT, (*rgb(colours[label]), round(255 * DOT_OPACITY)))
-    for (x, y), label in zip(chosen, chosen_labels, strict=True):
-        disc(x, y, MARKER_HALO, (255, 255, 255, 255))
-        disc(x, y, MARKER + MARKER_RIM / 2, (*rgb(PAPER_INK), 255))
-        disc(x, y, MARKER - MARKER_RIM / 2, (*rgb(colours[label]), 255))
-    small = image.resize((width, height), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, format="PNG")
-    return buffer.getvalue()
+    title: str
+    positions: list[int]
+    tracks: list[FilmTrack]
+    points_png: str = ""
+    unit: str = "neurons removed"
+    start: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.positions or self.positions != sorted(set(self.positions)):
+            raise RequestError(f"the positions of film '{self.title}' do not rise; give at least one, in rising order")
+        if not self.tracks:
+            raise RequestError(f"film '{self.title}' has no tracks; give at least one")
+        for track in self.tracks:
+            if len(track.frames) != len(self.positions):
+                raise RequestError(
+                    f"film '{self.title}' has {len(self.positions)} positions, its track '{track.name}' "
+                    f"{len(track.frames)} frames; give one per position"
+                )
+        _check_base64(f"the points of film '{self.title}'", self.points_png)
 
 
-def to_base64(data: bytes) -> str:
-    """A PNG's bytes as the base64 string that records hold.
+@dataclass(frozen=True)
+class Films:
+    """Section of decision boundaries, one figure for each film."""
 
-    Example:
-        >>> to_base64(b"PNG")
-        'UE5H'
-    """
-    return base64.b64encode(data).decode("ascii")
+    __pydantic_config__ = STRICT
+
+    films: list[Film]
+
+    @property
+    def looks(self) -> Looks:
+        """Colour and shape of each track, the same in all films."""
+        return style([track.name for film in self.films for track in film.tracks])
 
 
 def first_frame(film: Film) -> int:
@@ -146,6 +130,11 @@ def first_frame(film: Film) -> int:
         return len(places) // 2
     ranges = [max(values) - min(values) for values in zip(*(track.accuracy for track in film.tracks), strict=True)]
     return ranges.index(max(ranges))
+
+
+def _charts(section: Films, conditions: Conditions) -> dict[str, Chart]:
+    films = enumerate(section.films)
+    return {f"film-{place}": film_chart(film, section.looks) for place, film in films if len(film.positions) > 1}
 
 
 def film_chart(film: Film, looks: Looks | None = None, height: int = 170) -> Chart:
@@ -203,3 +192,27 @@ def film_chart(film: Film, looks: Looks | None = None, height: int = 170) -> Cha
         .add_params(alt.param(name="position", value=film.positions[first_frame(film)]))
         .properties(width="container", height=height, description=f"Accuracy against {film.unit}")
     )
+
+
+def _view(section: Films, conditions: Conditions) -> dict[str, Any]:
+    held = captions.seeds(conditions.seeds), conditions.references()
+    return {
+        "looks": section.looks,
+        "films": [
+            {
+                "name": f"film-{place}",
+                "film": film,
+                "first": first_frame(film),
+                "where": f"{film.positions[first_frame(film)]} {film.unit}",
+                "frames": {
+                    "positions": film.positions,
+                    "tracks": [{"frames": track.frames, "accuracy": track.accuracy} for track in film.tracks],
+                },
+                "beneath": captions.line(conditions.measured(data=[film.title]), *held),
+            }
+            for place, film in enumerate(section.films)
+        ],
+    }
+
+
+register_section(Films, name="films", template="films.html", charts=_charts, view=_view)

@@ -3,101 +3,107 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
 from secateur.reports import captions, figures
 from secateur.reports.conditions import Conditions
-from secateur.reports.layout import table
 from secateur.reports.look import GREY, INK, KEPT, Chart, picture_path, save_chart
-from secateur.reports.summary import Row, number
+from secateur.reports.registry import register_section
+from secateur.reports.rows import ROW, STRICT, read_rows
+from secateur.reports.table import Cell, Table
 
-_NEEDED = ("criterion", "budget", "gain", "low", "high")
+if TYPE_CHECKING:
+    import pandas as pd
+
 _STAGES = ("not fine-tuned", "fine-tuned")
 _SHIFT = 0.008  # of the budget, so that intervals of both stages stand side by side
 _COLUMNS = 5
 _SIGNED = "datum.value === 0 ? '0' : format(datum.value, '+')"
 
-Gain = dict[str, Any]
 
+@dataclass(frozen=True)
+class GainRow:
+    """Class-aware minus class-blind accuracy of one criterion at one budget.
 
-def gain_points(rows: Iterable[Row]) -> list[Gain]:
-    """Gains in percentage points, sorted by the criterion's mean gain.
-
-    Args:
-        rows: with criterion, budget (``None``: the mean over budgets), gain, low and high (the ends of a 95 %
-            interval, ``None`` where there is none), all three as differences of shares; finetuned, pairs and strategy
-            may be missing.
-
-    Returns:
-        criterion, strategy, budget, stage (in words), gain, low, high, pairs, sure (the interval leaves out zero).
-
-    Raises:
-        RequestError: for a row without one of these columns.
-
-    Example:
-        >>> row = {"criterion": "lrp", "budget": 0.5, "gain": 0.02, "low": 0.01, "high": 0.03, "finetuned": False}
-        >>> point, = gain_points([row])
-        >>> point["gain"], point["stage"], point["sure"]
-        (2.0, 'not fine-tuned', True)
+    Attributes:
+        criterion: its name.
+        budget: share that may stay; ``None`` is the mean over budgets.
+        gain: difference of accuracies, -1..1; rows without one are left out.
+        low: lower end of its 95 % interval; ``None`` where there is none.
+        high: upper end.
+        finetuned: whether the networks were trained again.
+        strategy: how units were chosen.
+        pairs: of subset and seed behind the mean.
     """
-    points: list[Gain] = []
-    for place, row in enumerate(rows):
-        absent = [name for name in _NEEDED if name not in row]
-        if absent:
-            raise RequestError(f"row {place} of the gains has no {', '.join(absent)}; give {', '.join(_NEEDED)}")
-        gain, budget = number(row["gain"]), number(row["budget"])
-        if gain is None:
-            continue
-        low, high = number(row["low"]), number(row["high"])
-        finetuned = str(row.get("finetuned")).lower() in ("true", "1", "1.0")
-        points.append(
-            {
-                "criterion": str(row["criterion"]),
-                "strategy": str(row.get("strategy") or ""),
-                "budget": None if budget is None else round(budget, 6),
-                "stage": _STAGES[finetuned],
-                "gain": round(100 * gain, 4),
-                "low": None if low is None else round(100 * low, 4),
-                "high": None if high is None else round(100 * high, 4),
-                "pairs": number(row.get("pairs")),
-                # as they are shown, rounded to a tenth of a point
-                "sure": low is not None and high is not None and (round(100 * low, 1) > 0 or round(100 * high, 1) < 0),
-            }
-        )
-    means: dict[str, list[float]] = {}
-    for point in points:
-        means.setdefault(point["criterion"], []).append(point["gain"])
-    return sorted(points, key=lambda point: -statistics.fmean(means[point["criterion"]]))
+
+    __pydantic_config__ = ROW
+
+    criterion: str
+    budget: float | None
+    gain: float | None
+    low: float | None
+    high: float | None
+    finetuned: bool = False
+    strategy: str = ""
+    pairs: int | None = None
+
+    @property
+    def stage(self) -> str:
+        """In words."""
+        return _STAGES[self.finetuned]
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval, as it is shown, leaves out zero."""
+        low, high = self.low, self.high
+        return low is not None and high is not None and (round(100 * low, 1) > 0 or round(100 * high, 1) < 0)
 
 
-def strategies(points: Iterable[Gain]) -> list[str]:
-    """Strategies that occur, in the order of first appearance."""
-    return list(dict.fromkeys(point["strategy"] for point in points))
+@dataclass(frozen=True)
+class Gains:
+    """Section of what scoring on the wanted classes alone gains."""
+
+    __pydantic_config__ = STRICT
+
+    rows: list[GainRow]
+
+    @property
+    def by_strategy(self) -> dict[str, list[GainRow]]:
+        """Rows that have a gain, by strategy; those of the criterion with the highest mean gain first."""
+        rows = [row for row in self.rows if row.gain is not None]
+        means: dict[str, list[float]] = {}
+        for row in rows:
+            means.setdefault(row.criterion, []).append(row.gain or 0.0)
+        found: dict[str, list[GainRow]] = {}
+        for row in sorted(rows, key=lambda row: -statistics.fmean(means[row.criterion])):
+            found.setdefault(row.strategy, []).append(row)
+        return {name: these for name, these in found.items() if any(row.budget is not None for row in these)}
 
 
-def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) -> Chart:
+def _charts(section: Gains, conditions: Conditions) -> dict[str, Chart]:
+    return {f"gains-{place}": _chart(rows) for place, rows in enumerate(section.by_strategy.values())}
+
+
+def _chart(rows: Sequence[GainRow], *, width: int = 184, height: int = 110) -> Chart:
     """One small panel per criterion: gain over budgets with 95 % intervals, and a line at zero.
 
     Full dots have an interval that leaves out zero, hollow ones do not.
 
     Args:
-        points: from `gain_points`, of one strategy; means over budgets are left out.
+        rows: of one strategy; means over budgets are left out.
         width: of one panel, in pixels.
         height: of one panel, in pixels.
     """
     import altair as alt
 
-    points = [point for point in points if point["budget"] is not None]
-    stages = [name for name in _STAGES if any(point["stage"] == name for point in points)]
-    values = [
-        point | {"x": point["budget"] + (_SHIFT * (2 * stages.index(point["stage"]) - 1) if len(stages) > 1 else 0)}
-        for point in points
-    ]
-    budgets = [point["budget"] for point in points]
+    known = [row for row in rows if row.budget is not None]
+    stages = [name for name in _STAGES if any(row.stage == name for row in known)]
+    values = [_datum(row, _SHIFT * (2 * row.finetuned - 1) * (len(stages) > 1)) for row in known]
+    budgets = [row.budget for row in known if row.budget is not None]
     across = alt.X(
         "x:Q",
         title=None,
@@ -130,7 +136,7 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
             alt.Tooltip("pairs:Q"),
         ],
     )
-    names = list(dict.fromkeys(point["criterion"] for point in points))
+    names = list(dict.fromkeys(row.criterion for row in known))
     header = alt.Header(labelFontSize=11, labelFontWeight=600, labelLimit=width + 8, labelColor=INK, labelPadding=4)
     return (
         alt.layer(zero, line, error, dots, data=alt.InlineData(values=values))
@@ -139,47 +145,73 @@ def gains_chart(points: Sequence[Gain], *, width: int = 184, height: int = 110) 
     )
 
 
-def gains_table(points: Sequence[Gain], conditions: Conditions) -> str:
-    """All gains in percentage points as HTML, one line per criterion and stage; sure gains are bold."""
-    budgets: list[float | None] = sorted({p["budget"] for p in points if p["budget"] is not None}, reverse=True)
-    heads = "".join(f'<th scope="col">{figures.percent(budget, 0)}</th>' for budget in budgets)
-    if any(point["budget"] is None for point in points):
+def _datum(row: GainRow, shift: float) -> dict[str, Any]:
+    """A row in percentage points."""
+    points = {name: _points(getattr(row, name)) for name in ("gain", "low", "high")}
+    budget = round(row.budget or 0.0, 6)
+    own = {"stage": row.stage, "sure": row.sure, "budget": budget, "x": budget + shift}
+    return asdict(row) | points | own
+
+
+def _points(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)
+
+
+def _view(section: Gains, conditions: Conditions) -> dict[str, Any]:
+    found = section.by_strategy
+    return {
+        "strategies": [f"{name} strategy" if name else "" for name in found],
+        "beneath": [_held(rows, conditions) for rows in found.values()],
+        "tables": [_table(rows, conditions) for rows in found.values()],
+    }
+
+
+def _table(rows: Sequence[GainRow], conditions: Conditions) -> Table:
+    """All gains in percentage points, one line per criterion and stage; sure gains are bold."""
+    budgets: list[float | None] = [*sorted({row.budget for row in rows if row.budget is not None}, reverse=True)]
+    heads = [figures.percent(budget, 0) for budget in budgets]
+    if any(row.budget is None for row in rows):
         budgets.append(None)
-        heads += '<th scope="col">mean</th>'
-    groups: dict[tuple[str, str], dict[float | None, Gain]] = {}
-    for point in points:
-        groups.setdefault((point["criterion"], point["stage"]), {})[point["budget"]] = point
-    several = len({stage for _, stage in groups}) > 1
-    lines = []
-    for (criterion, stage), found in groups.items():
-        suffix = " <span class='hint'>fine-tuned</span>" if several and stage == _STAGES[1] else ""
-        cells = "".join(f"<td>{_cell(found.get(budget))}</td>" for budget in budgets)
-        lines.append(f'<tr><th scope="row">{escape(criterion)}{suffix}</th>{cells}</tr>')
-    caption = "Gain in percentage points by budget, with its 95 % interval"
-    return table(
-        caption,
-        f'<th scope="col" class="text">criterion</th>{heads}',
-        lines,
-        captions.html(gains_line(points, conditions)) + captions.html("Bold: a gain whose interval leaves out zero."),
+        heads.append("mean")
+    groups: dict[tuple[str, bool], dict[float | None, GainRow]] = {}
+    for row in rows:
+        groups.setdefault((row.criterion, row.finetuned), {})[row.budget] = row
+    several = len({tuned for _, tuned in groups}) > 1
+    return Table(
+        ["criterion", *heads],
+        [
+            [Cell(name, note=_STAGES[1] * (several and tuned)), *(_cell(found.get(budget)) for budget in budgets)]
+            for (name, tuned), found in groups.items()
+        ],
+        caption="Gain in percentage points by budget, with its 95 % interval",
+        beneath=[_held(rows, conditions), "Bold: a gain whose interval leaves out zero."],
     )
 
 
-def gains_line(points: Sequence[Gain], conditions: Conditions) -> str:
+def _cell(row: GainRow | None) -> Cell:
+    if row is None:
+        return Cell(figures.ABSENT)
+    gain, low, high = (_signed(getattr(row, name)) for name in ("gain", "low", "high"))
+    return Cell(gain, bold=row.sure and (row.gain or 0.0) > 0, below=f"{low} to {high}" if low and high else "")
+
+
+def _signed(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
+
+
+def _held(rows: Sequence[GainRow], conditions: Conditions) -> str:
     """What holds for gains: the data, and how many pairs of subset and seed are behind each."""
-    pairs = captions.counted(points, "pairs", "pairs of subset and seed behind each gain")
-    return captions.line(conditions.measured(_sizes(conditions)), pairs, conditions.references())
+    pairs = captions.counted((row.pairs for row in rows), "pairs of subset and seed behind each gain")
+    return captions.line(conditions.measured(list(conditions.subset_samples.values())), pairs, conditions.references())
 
 
-def _sizes(conditions: Conditions) -> list[int]:
-    """Test samples of the subsets that gains are taken over."""
-    return list(conditions.subset_samples.values())
-
-
-def save_gains(rows: Sequence[Row], path: str | Path, conditions: Conditions | None = None) -> Path:
+def save_gains(
+    rows: Iterable[Mapping[str, Any] | GainRow] | pd.DataFrame, path: str | Path, conditions: Conditions | None = None
+) -> Path:
     """Draw the gains as a static picture on white.
 
     Args:
-        rows: as for `gain_points`.
+        rows: `GainRow`, dictionaries, or a frame.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
         conditions: of the report, named beneath the picture.
 
@@ -190,24 +222,17 @@ def save_gains(rows: Sequence[Row], path: str | Path, conditions: Conditions | N
     import altair as alt
 
     picture_path(path)
-    points = gain_points(rows)
-    if all(point["budget"] is None for point in points):
+    found = Gains(read_rows(GainRow, rows)).by_strategy
+    if not found:
         raise RequestError(f"cannot draw '{path}': no row has a gain")
     charts = []
-    for strategy in strategies(points):
+    for strategy, these in found.items():
         words = "Class-aware minus class-blind accuracy, percentage points, over the budget"
         title = alt.TitleParams(f"{words} · {strategy} strategy" if strategy else words, offset=8)
-        charts.append(gains_chart([point for point in points if point["strategy"] == strategy]).properties(title=title))
-    beneath = captions.line(gains_line(points, conditions or Conditions()), "bars: 95 % intervals")
+        charts.append(_chart(these).properties(title=title))
+    every = [row for these in found.values() for row in these]
+    beneath = captions.line(_held(every, conditions or Conditions()), "bars: 95 % intervals")
     return save_chart(alt.vconcat(*charts, spacing=26), path, beneath)
 
 
-def _cell(point: Gain | None) -> str:
-    if point is None:
-        return figures.ABSENT
-    gain, low, high = (
-        "" if point[name] is None else f"{point[name]:+.1f}".replace("-0.0", "+0.0").replace("-", "−")
-        for name in ("gain", "low", "high")
-    )
-    text = f"<strong>{gain}</strong>" if point["sure"] and point["gain"] > 0 else gain
-    return f'{text}<br><span class="hint">{low} to {high}</span>' if low and high else text
+register_section(Gains, name="gains", template="gains.html", charts=_charts, view=_view)

@@ -18,6 +18,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "triang
 _LOOKS = len(PALETTE) * len(SHAPES)
 GREY = "#8A8F8C"
 KEPT = "#3D8B65"
+GREEN = (47, 115, 83)
+"""Of cells that are coloured by a share: white numbers are legible on the full colour."""
 
 # Colours of classes. Set1, Set2 and Dark2 are ColorBrewer's; Tableau's ten are those of 2016.
 _QUALITATIVE = {
@@ -62,6 +64,8 @@ _LEGEND = {
     "symbolSize": 70,
     "symbolOpacity": 1,
 }
+PLAIN_AXIS: dict[str, Any] = {"labelLimit": 220, "ticks": False, "domain": False, "labelPadding": 6}
+"""Of an axis of names."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _CONFIG = {
     "background": "transparent",
@@ -147,6 +151,16 @@ def rgb(colour: str) -> tuple[int, int, int]:
     """
     red, green, blue = bytes.fromhex(colour.removeprefix("#"))
     return red, green, blue
+
+
+def shade(share: float, colour: tuple[int, int, int] = GREEN) -> str:
+    """CSS colour behind a cell of a table, on light and dark pages: the more, the stronger.
+
+    Example:
+        >>> shade(0.5)
+        'rgb(47 115 83/0.33)'
+    """
+    return "rgb({} {} {}/{:.2f})".format(*colour, 0.65 * min(1.0, abs(share)))
 
 
 def style(criterion_names: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
 from secateur.reports import captions
-from secateur.reports.conditions import span
-from secateur.reports.look import PAPER_INK, Chart, picture_path, rgb, save_chart
-from secateur.reports.summary import Row, number
+from secateur.reports.conditions import Conditions, span
+from secateur.reports.look import GREEN, PAPER_INK, picture_path, rgb, shade
+from secateur.reports.registry import register_section
+from secateur.reports.rows import ROW, STRICT, read_rows
+from secateur.reports.table import Cell, Table
 
-_NEEDED = ("dataset", "measure", "case", "a", "b", "mean")
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _CORRELATIONS = {"spearman": "Spearman’s ρ", "kendall": "Kendall’s τ"}
-# ColorBrewer's blue and orange for both signs of a correlation, green for shares: white numbers are legible on each.
-_ABOVE, _BELOW, _SHARE = "#2166AC", "#B35806", "#2F7353"
+# ColorBrewer's blue and orange for both signs of a correlation: white numbers are legible on each.
+_ABOVE, _BELOW = rgb("#2166AC"), rgb("#B35806")
 _DARK = 0.78  # beyond this share of the full colour, numbers are written in white
-_WIDE, _HIGH = 42, 32  # a cell, in pixels
+_WIDE, _HIGH, _MARGIN, _ANGLE = 42.0, 32.0, 16.0, 40  # of a cell and around the figure, in pixels
+
+
+@dataclass(frozen=True)
+class RankingRow:
+    """How alike two criteria's (or sample counts') pruning orders are: a mean over pairs of runs.
+
+    Attributes:
+        dataset: the data set.
+        measure: ``spearman`` or ``kendall``, -1..1; or a share of common units, 0..1: ``first``, ``last``, with the
+            number of units behind it where there are several (``first-250``).
+        case: what is compared.
+        a: name of one side.
+        b: name of the other.
+        mean: over pairs of runs; rows without one leave their cell empty.
+        sd: standard deviation.
+        criterion: that all pairs share, if they do.
+        samples_per_class: likewise.
+        pairs: of runs behind the mean.
+
+    Raises:
+        RequestError: for an unknown measure.
+    """
+
+    __pydantic_config__ = ROW
+
+    dataset: str
+    measure: str
+    case: str
+    a: str
+    b: str
+    mean: float | None
+    sd: float | None = None
+    criterion: str | None = None
+    samples_per_class: int | None = None
+    pairs: int | None = None
+
+    def __post_init__(self) -> None:
+        measure_title(self.measure)
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Section of how alike pruning orders are."""
+
+    __pydantic_config__ = STRICT
+
+    rows: list[RankingRow]
 
 
 @dataclass(frozen=True)
@@ -28,12 +80,11 @@ class Matrix:
 
     Attributes:
         dataset: the data set.
-        measure: ``spearman`` or ``kendall``, -1..1; or a share of common units, 0..1: ``first``, ``last``, with the
-            number of units behind it where there are several (``first-250``).
+        measure: see `RankingRow`.
         case: what is compared.
         of: what all pairs share, as a criterion or a number of samples; may be empty.
-        across: names of the columns.
         down: names of the rows.
+        across: names of the columns.
         cells: mean and standard deviation by name of row and column.
         pairs: of runs behind the means, where known.
     """
@@ -44,45 +95,37 @@ class Matrix:
     of: str
     down: tuple[str, ...]
     across: tuple[str, ...]
-    cells: dict[tuple[str, str], tuple[float, float | None]]
+    cells: Mapping[tuple[str, str], tuple[float, float | None]]
     pairs: tuple[int, ...] = ()
 
+    def colour(self, mean: float) -> tuple[int, int, int]:
+        """Hue of a value: blue and orange for both signs of a correlation, green for a share."""
+        return (_ABOVE if mean >= 0 else _BELOW) if self.measure in _CORRELATIONS else GREEN
 
-def matrices(rows: Iterable[Row]) -> list[Matrix]:
+
+def matrices(rows: Iterable[RankingRow]) -> list[Matrix]:
     """Sort rows into matrices; names keep the order in which they come first.
 
-    Args:
-        rows: with dataset, measure, case, a, b and mean; sd, criterion, samples_per_class and pairs may be missing.
-            Rows that differ in criterion or samples_per_class belong to different matrices. Where each name is
-            compared only with itself, at several samples_per_class, these are the columns of one matrix.
-
-    Raises:
-        RequestError: for a row without one of these columns, or an unknown measure.
+    Rows that differ in criterion or samples_per_class belong to different matrices. Where each name is compared only
+    with itself, at several samples_per_class, these are the columns of one matrix.
 
     Example:
-        >>> row = {"dataset": "moon", "measure": "spearman", "case": "criteria", "a": "lrp", "b": "taylor", "mean": 0.5}
-        >>> matrix, = matrices([row])
+        >>> matrix, = matrices([RankingRow("moon", "spearman", "criteria", "lrp", "taylor", 0.5)])
         >>> matrix.down, matrix.across, matrix.cells
         (('lrp',), ('taylor',), {('lrp', 'taylor'): (0.5, None)})
     """
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for place, row in enumerate(rows):
-        absent = [name for name in _NEEDED if name not in row]
-        if absent:
-            raise RequestError(
-                f"row {place} of the rank matrices has no {', '.join(absent)}; give {', '.join(_NEEDED)}"
-            )
-        measure_title(str(row["measure"]))
-        groups.setdefault((str(row["case"]), str(row["dataset"]), str(row["measure"])), []).append(row)
+    groups: dict[tuple[str, str, str], list[RankingRow]] = {}
+    for row in rows:
+        groups.setdefault((row.case, row.dataset, row.measure), []).append(row)
     found = []
     for (case, dataset, measure), members in groups.items():
-        counts = {row.get("samples_per_class") for row in members} - {None}
-        folded = len(counts) > 1 and all(str(row["a"]) == str(row["b"]) for row in members)
-        parts: dict[str, list[Row]] = {}
+        counts = {row.samples_per_class for row in members} - {None}
+        folded = len(counts) > 1 and all(row.a == row.b for row in members)
+        parts: dict[str, list[RankingRow]] = {}
         for row in members:
             parts.setdefault(_shared(row, folded), []).append(row)
         for of, these in parts.items():
-            pairs = [(str(row["a"]), _count(row) if folded else str(row["b"])) for row in these]
+            pairs = [(row.a, str(row.samples_per_class or "–") if folded else row.b) for row in these]
             names = dict.fromkeys([a for a, _ in pairs] + [b for _, b in pairs])
             found.append(
                 Matrix(
@@ -93,11 +136,9 @@ def matrices(rows: Iterable[Row]) -> list[Matrix]:
                     down=tuple(name for name in names if any(a == name for a, _ in pairs)),
                     across=tuple(name for name in names if any(b == name for _, b in pairs)),
                     cells={
-                        pair: (mean, number(row.get("sd")))
-                        for pair, row in zip(pairs, these, strict=True)
-                        if (mean := number(row["mean"])) is not None
+                        pair: (row.mean, row.sd) for pair, row in zip(pairs, these, strict=True) if row.mean is not None
                     },
-                    pairs=tuple(int(count) for row in these if (count := number(row.get("pairs")))),
+                    pairs=tuple(row.pairs for row in these if row.pairs),
                 )
             )
     return found
@@ -121,131 +162,146 @@ def measure_title(measure: str) -> str:
     return f"{end} {count} in common" if count else f"{end} in common"
 
 
-def ranks_chart(rows: Sequence[Row]) -> Chart:
-    """One matrix as a heat map with its numbers: -1..1 from orange to blue for correlations, 0..1 green for shares.
+def _view(section: Rankings, conditions: Conditions) -> dict[str, Any]:
+    found: dict[str, dict[str, list[Matrix]]] = {}
+    for matrix in matrices(section.rows):
+        found.setdefault(matrix.measure, {}).setdefault(matrix.case, []).append(matrix)
+    return {
+        "measures": {measure: measure_title(measure) for measure in found},
+        "cases": [
+            {
+                "measure": measure,
+                "open": place == 0,
+                "title": f"{case} · {measure_title(measure)}",
+                "matrices": [(" · ".join(filter(None, (m.dataset, m.of))), _table(m)) for m in these],
+                "beneath": _held(these),
+            }
+            for measure, cases in found.items()
+            for place, (case, these) in enumerate(cases.items())
+        ],
+    }
 
-    Args:
-        rows: as for `matrices`, of one data set, measure and case.
 
-    Raises:
-        RequestError: for rows of no matrix or several.
-    """
-    found = matrices(rows)
-    if len(found) != 1:
-        raise RequestError(f"the rows make {len(found)} matrices; give those of one data set, measure and case")
-    return _heat_map(found[0], title="", labels=1)
+def _table(matrix: Matrix) -> Table:
+    """One matrix with coloured cells; the standard deviation is in each cell's tooltip."""
+
+    def cell(down: str, across: str) -> Cell:
+        mean, sd = matrix.cells.get((down, across), (None, None))
+        if mean is None:
+            return Cell("")
+        spread = "" if sd is None else f"± {sd:.2f}"
+        return Cell(_text(mean), title=spread, colour=shade(mean, matrix.colour(mean)))
+
+    return Table(
+        ["", *matrix.across], [[down, *(cell(down, across) for across in matrix.across)] for down in matrix.down]
+    )
 
 
-def save_ranks(rows: Sequence[Row], path: str | Path) -> Path:
+def _held(found: Sequence[Matrix]) -> str:
+    """How many pairs of runs are behind the means of matrices, and their data sets."""
+    counts = [count for matrix in found for count in matrix.pairs]
+    data = ", ".join(dict.fromkeys(matrix.dataset for matrix in found))
+    return captions.line(
+        f"each number is the mean over {span(counts)} pairs of runs" if counts else "", f"data: {data}"
+    )
+
+
+def save_ranks(rows: Iterable[Mapping[str, Any] | RankingRow] | pd.DataFrame, path: str | Path) -> Path:
     """Draw matrices as a static picture on white: columns by data set, rows by case and measure.
 
     Args:
-        rows: as for `matrices`.
+        rows: `RankingRow`, dictionaries, or a frame.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
 
     Raises:
         RequestError: for another ending, no rows, or rows without the columns needed.
         SecateurError: when the file cannot be written.
     """
-    import altair as alt
+    from secateur.reports.drawing import house_style, save_figure
 
     picture_path(path)
     lines: dict[tuple[str, str, str], list[Matrix]] = {}
-    for matrix in matrices(rows):
+    for matrix in matrices(read_rows(RankingRow, rows)):
         lines.setdefault((matrix.case, matrix.of, matrix.measure), []).append(matrix)
     if not lines:
         raise RequestError(f"cannot draw '{path}': there are no rows")
-    room = max(7 * len(name) + 8 for found in lines.values() for matrix in found for name in matrix.down)
-    drawn = []
-    for (case, of, measure), found in lines.items():
-        charts = [_heat_map(matrix, matrix.dataset, labels=0 if place else room) for place, matrix in enumerate(found)]
-        words = " · ".join(word for word in (case, of, measure_title(measure)) if word)
-        drawn.append(alt.hconcat(*charts, spacing=18, title=alt.TitleParams(words, offset=12)))
-    beneath = matrices_line(matrix for found in lines.values() for matrix in found)
-    return save_chart(alt.vconcat(*drawn, spacing=26), path, beneath)
+    with house_style():
+        figure = _figure({_title(*key): found for key, found in lines.items()})
+    return save_figure(figure, path)
 
 
-def matrices_line(found: Iterable[Matrix]) -> str:
-    """How many pairs of runs are behind the means of matrices, and their data sets."""
-    matrices = list(found)
-    counts = [count for matrix in matrices for count in matrix.pairs]
-    data = ", ".join(dict.fromkeys(matrix.dataset for matrix in matrices))
-    return captions.line(
-        f"each number is the mean over {span(counts)} pairs of runs" if counts else "", f"data: {data}"
+def _title(case: str, of: str, measure: str) -> str:
+    return " · ".join(word for word in (case, of, measure_title(measure)) if word)
+
+
+def _figure(lines: Mapping[str, Sequence[Matrix]]) -> Figure:
+    """Lines of matrices, each under its title; only the first of a line names its rows. Lengths are pixels."""
+    from secateur.reports.drawing import Canvas
+
+    canvas = Canvas()
+    names = max(len(name) for found in lines.values() for matrix in found for name in matrix.down)
+    left, top, right = _MARGIN + 6.2 * names + 10, _MARGIN, 0.0
+    for title, found in lines.items():
+        canvas.text(_MARGIN, top + 12, title, size=14, weight="bold")
+        top += 44
+        low = top
+        x = left
+        for place, matrix in enumerate(found):
+            width, height = _WIDE * len(matrix.across), _HIGH * len(matrix.down)
+            axes = canvas.axes(x, top, width, height)
+            _draw(axes, matrix, named=place == 0)
+            tilted = max(map(len, matrix.across)) > 6
+            depth = min(90.0, 4.2 * max(map(len, matrix.across)) + 16) if tilted else 18.0
+            depth += 20 * bool(axes.get_xlabel())
+            low, x, right = max(low, top + height + depth), x + width + 18, max(right, x + width)
+        top = low + 18
+    beneath = _held([matrix for found in lines.values() for matrix in found])
+    canvas.text(_MARGIN, top + 4, beneath)
+    titles = max(8.0 * len(title) for title in lines)
+    return canvas.figure(max(right, _MARGIN + titles, _MARGIN + 5.4 * len(beneath)) + _MARGIN, top + 4 + _MARGIN)
+
+
+def _draw(axes: Axes, matrix: Matrix, named: bool) -> None:
+    import numpy as np
+
+    cells = np.full((len(matrix.down), len(matrix.across), 3), 1.0)
+    for (down, across), (mean, _) in matrix.cells.items():
+        place = matrix.down.index(down), matrix.across.index(across)
+        strength = min(1.0, abs(mean))
+        cells[place] = 1 + strength * (np.array(matrix.colour(mean)) / 255 - 1)
+        ink = "#FFFFFF" if strength > _DARK else PAPER_INK
+        axes.text(place[1], place[0], _text(mean), color=ink, size=12, ha="center", va="center")
+    axes.imshow(cells, aspect="auto", interpolation="nearest")
+    tilted = max(map(len, matrix.across)) > 6
+    axes.set_xticks(
+        range(len(matrix.across)),
+        list(matrix.across),
+        rotation=_ANGLE if tilted else 0,
+        ha="right" if tilted else "center",
+        rotation_mode="anchor" if tilted else "default",
     )
-
-
-def matrix_table(matrix: Matrix) -> str:
-    """One matrix as an HTML table with coloured cells; the standard deviation is in each cell's tooltip."""
-    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in matrix.across)
-    body = "".join(
-        f'<tr><th scope="row">{escape(down)}</th>'
-        f"{''.join(_cell(matrix, matrix.cells.get((down, across))) for across in matrix.across)}</tr>"
-        for down in matrix.down
-    )
-    return f"<table><thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(matrix: Matrix, cell: tuple[float, float | None] | None) -> str:
-    if cell is None:
-        return "<td></td>"
-    mean, sd = cell
-    colour, strength = _look(matrix.measure, mean)
-    red, green, blue = rgb(colour)
-    spread = "" if sd is None else f' title="± {sd:.2f}"'
-    return f'<td style="background:rgb({red} {green} {blue}/{0.65 * strength:.2f})"{spread}>{_text(mean)}</td>'
-
-
-def _look(measure: str, mean: float) -> tuple[str, float]:
-    """Hue of a value, and how much of it, 0..1."""
-    hue = (_ABOVE if mean >= 0 else _BELOW) if measure in _CORRELATIONS else _SHARE
-    return hue, min(1.0, abs(mean))
+    axes.set_yticks(range(len(matrix.down)), list(matrix.down) if named else [""] * len(matrix.down))
+    # white lines between cells
+    axes.set_xticks(np.arange(len(matrix.across) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(matrix.down) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="#FFFFFF", linewidth=2)
+    axes.tick_params(which="both", length=0, labelsize=11)
+    axes.spines[:].set_visible(False)
+    axes.set_title(matrix.dataset, size=12, weight="bold", loc="left", pad=6)
+    if all(map(str.isdigit, matrix.across)):
+        axes.set_xlabel("samples per class")
 
 
 def _text(mean: float) -> str:
     return f"{mean:.2f}".replace("-0.00", "0.00").replace("-", "−")
 
 
-def _heat_map(matrix: Matrix, title: str, labels: int) -> Chart:
-    """Draw a matrix; ``labels`` is the least room for the names of its rows, in pixels, 0 to leave them out."""
-    import altair as alt
-
-    values: list[dict[str, Any]] = []
-    for (down, across), (mean, sd) in matrix.cells.items():
-        ink = "#FFFFFF" if _look(matrix.measure, mean)[1] > _DARK else PAPER_INK
-        values.append({"down": down, "across": across, "mean": mean, "sd": sd, "text": _text(mean), "ink": ink})
-    colours = (_BELOW, "#FFFFFF", _ABOVE) if matrix.measure in _CORRELATIONS else ("#FFFFFF", _SHARE)
-    scale = alt.Scale(domain=[-1, 0, 1][-len(colours) :], range=list(colours), interpolate="rgb")
-    bare: dict[str, Any] = {"ticks": False, "domain": False, "labelLimit": 160}
-    counts = "samples per class" if all(map(str.isdigit, matrix.across)) else None
-    angle = 0 if max(map(len, matrix.across)) <= 6 else -40
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X("across:N", sort=list(matrix.across), title=counts).axis(labelAngle=angle, labelPadding=6, **bare),
-        y=alt.Y("down:N", sort=list(matrix.down), title=None).axis(
-            labels=labels > 0, labelPadding=8, minExtent=labels, **bare
-        ),
-    )
-    cells = base.mark_rect(stroke="#FFFFFF", strokeWidth=2, cornerRadius=3).encode(
-        color=alt.Color("mean:Q", scale=scale, legend=None)
-    )
-    numbers = base.mark_text(fontSize=12).encode(text="text:N", color=alt.Color("ink:N", scale=None))
-    chart: Chart = alt.layer(cells, numbers, description=f"{measure_title(matrix.measure)}: {matrix.case}")
-    chart = chart.resolve_scale(color="independent")
-    return chart.properties(
-        width=_WIDE * len(matrix.across),
-        height=_HIGH * len(matrix.down),
-        title=alt.TitleParams(title, frame="group", fontSize=12),
-    )
-
-
-def _shared(row: Row, folded: bool) -> str:
-    own = row.get("criterion") is not None and not (folded and str(row["criterion"]) == str(row["a"]))
-    words = [str(row["criterion"])] if own else []
-    if row.get("samples_per_class") is not None and not folded:
-        words.append(f"{_count(row)} samples per class")
+def _shared(row: RankingRow, folded: bool) -> str:
+    own = row.criterion is not None and not (folded and row.criterion == row.a)
+    words = [row.criterion or ""] if own else []
+    if row.samples_per_class is not None and not folded:
+        words.append(f"{row.samples_per_class} samples per class")
     return ", ".join(words)
 
 
-def _count(row: Row) -> str:
-    count = number(row.get("samples_per_class"))
-    return "–" if count is None else f"{count:g}"
+register_section(Rankings, name="rankings", template="rankings.html", view=_view)

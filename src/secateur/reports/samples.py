@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
-from secateur.reports import captions
-from secateur.reports.layout import LIMIT, csv_link, table
+from secateur.reports import captions, figures
+from secateur.reports.conditions import Conditions
 from secateur.reports.look import INK, Chart, Looks, picture_path, save_chart, style
-from secateur.reports.summary import Row, number
+from secateur.reports.registry import register_section
+from secateur.reports.rows import ROW, STRICT, read_rows
+from secateur.reports.table import LIMIT, Table, csv_link
 
-_NEEDED = ("dataset", "criterion", "samples_per_class", "evaluated_on", "stage", "mean_accuracy_percent")
+if TYPE_CHECKING:
+    import pandas as pd
+
 _SEPARATE = ("network", "removed")
 _ACROSS = "reference samples per class"
 _ON = {"train": "training data", "test": "reference samples"}
@@ -23,52 +27,93 @@ _ON = {"train": "training data", "test": "reference samples"}
 Point = dict[str, Any]
 
 
-def sample_points(rows: Iterable[Row]) -> list[Point]:
-    """One point per row that has a mean: what was drawn, with the band's ends.
+@dataclass(frozen=True)
+class SampleAccuracyRow:
+    """Mean accuracy after pruning by a number of reference samples.
 
-    Args:
-        rows: with dataset, criterion, samples_per_class, evaluated_on (train, test or noisy), stage (pre or post)
-            and mean_accuracy_percent; noise (sigma of the noise), sd_accuracy_percent and runs may be missing. Where
-            rows differ in network or removed, the data set's name says which, lest they end in one line.
+    Attributes:
+        dataset: the data set.
+        criterion: its name.
+        samples_per_class: reference samples.
+        evaluated_on: ``train``, ``test`` or ``noisy``.
+        stage: ``pre`` or ``post`` pruning.
+        mean_accuracy_percent: over runs; rows without one are left out.
+        sd_accuracy_percent: standard deviation.
+        noise: its σ.
+        runs: behind the mean.
+        network: where rows differ in it, the data set's name on the page says which.
+        removed: units, likewise.
+
+    Raises:
+        RequestError: for a number of samples below 1.
+    """
+
+    __pydantic_config__ = ROW
+
+    dataset: str
+    criterion: str
+    samples_per_class: int
+    evaluated_on: str
+    stage: str
+    mean_accuracy_percent: float | None
+    sd_accuracy_percent: float | None = None
+    noise: float = 0.0
+    runs: int | None = None
+    network: str | None = None
+    removed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples_per_class < 1:
+            raise RequestError(
+                f"accuracy of '{self.criterion}' has samples_per_class {self.samples_per_class}; give 1 or more"
+            )
+
+    @property
+    def evaluated(self) -> str:
+        """What it was evaluated on, in words."""
+        noisy = f"{self.evaluated_on}, σ {self.noise:g}" if self.noise else self.evaluated_on
+        return _ON.get(self.evaluated_on, noisy)
+
+
+@dataclass(frozen=True)
+class SampleAccuracy:
+    """Section of accuracy against reference samples."""
+
+    __pydantic_config__ = STRICT
+
+    rows: list[SampleAccuracyRow]
+
+
+def sample_points(rows: Iterable[SampleAccuracyRow]) -> list[Point]:
+    """One point per row that has a mean: what was drawn, with the band's ends.
 
     Returns:
         dataset, criterion, samples, evaluated (in words), stage, mean, sd, low, high (mean ± sd within 0..100), runs.
 
-    Raises:
-        RequestError: for a row without one of these columns.
-
     Example:
-        >>> row = {"dataset": "moon", "criterion": "lrp", "samples_per_class": 5, "evaluated_on": "noisy"}
-        >>> row |= {"noise": 0.1, "stage": "post", "mean_accuracy_percent": 99.0, "sd_accuracy_percent": 2.0}
-        >>> point, = sample_points([row])
+        >>> point, = sample_points([SampleAccuracyRow("moon", "lrp", 5, "noisy", "post", 99.0, 2.0, noise=0.1)])
         >>> point["evaluated"], point["low"], point["high"]
         ('noisy, σ 0.1', 97.0, 100.0)
     """
     rows = list(rows)
-    varying = [name for name in _SEPARATE if len({row.get(name) for row in rows}) > 1]
+    varying = [name for name in _SEPARATE if len({getattr(row, name) for row in rows}) > 1]
     points: list[Point] = []
-    for place, row in enumerate(rows):
-        absent = [name for name in _NEEDED if name not in row]
-        samples = number(row.get("samples_per_class"))
-        if absent or samples is None or samples < 1:
-            what = f"no {', '.join(absent)}" if absent else f"samples_per_class {row['samples_per_class']!r}"
-            raise RequestError(f"row {place} of the accuracies has {what}; give {', '.join(_NEEDED)}")
-        mean = number(row["mean_accuracy_percent"])
+    for row in rows:
+        mean, sd = row.mean_accuracy_percent, row.sd_accuracy_percent or 0.0
         if mean is None:
             continue
-        sd = number(row.get("sd_accuracy_percent")) or 0.0
         points.append(
             {
-                "dataset": " · ".join([str(row["dataset"]), *(f"{name} {row.get(name)}" for name in varying)]),
-                "criterion": str(row["criterion"]),
-                "samples": int(samples),
-                "evaluated": _evaluated(str(row["evaluated_on"]), number(row.get("noise")) or 0.0),
-                "stage": str(row["stage"]),
+                "dataset": " · ".join([row.dataset, *(f"{name} {getattr(row, name)}" for name in varying)]),
+                "criterion": row.criterion,
+                "samples": row.samples_per_class,
+                "evaluated": row.evaluated,
+                "stage": row.stage,
                 "mean": mean,
                 "sd": sd,
                 "low": max(0.0, mean - sd),
                 "high": min(100.0, mean + sd),
-                "runs": number(row.get("runs")),
+                "runs": row.runs,
             }
         )
     return points
@@ -79,41 +124,28 @@ def distinct(points: Iterable[Point], name: str) -> list[Any]:
     return list(dict.fromkeys(point[name] for point in points))
 
 
-def samples_chart(
-    rows: Sequence[Row], dataset: str | None = None, *, looks: Looks | None = None, height: int = 240
-) -> Chart:
-    """Accuracy after pruning against reference samples per class: mean, band of one standard deviation, and unpruned.
+def _charts(section: SampleAccuracy, conditions: Conditions) -> dict[str, Chart]:
+    """One for each data set.
 
-    Of several ways of evaluation one is shown at a time; the page steers two signals, ``evaluated`` (in words, as
-    `sample_points` has it) and ``focus`` (the one criterion in full colour; empty for all).
-
-    Args:
-        rows: as for `sample_points`, of all charts that stand side by side, so that colours and counts agree.
-        dataset: the one to draw, as `sample_points` has it; may be left out where there is one.
-        looks: colour and shape of each criterion; by default those of the criteria that occur.
-        height: in pixels; the width is that of the place on the page.
-
-    Raises:
-        RequestError: for rows without the columns needed, nothing to draw, or an unknown data set.
+    Of several ways of evaluation one is shown at a time; the page steers two signals, ``evaluated`` (in words) and
+    ``focus`` (the one criterion in full colour; empty for all).
     """
     import altair as alt
 
-    every = sample_points(rows)
-    names = distinct(every, "dataset")
-    chosen = names[0] if dataset is None and len(names) == 1 else dataset
-    points = [point for point in every if point["dataset"] == chosen]
-    if not points:
-        raise RequestError(f"no accuracies of data set '{chosen}'; give one of: {', '.join(names) or 'no rows'}")
-    chart = _chart(points, every, "accuracy, %", _ACROSS, looks, steered=True)
-    evaluated, focus = alt.param(name="evaluated", value=every[0]["evaluated"]), alt.param(name="focus", value="")
-    return chart.add_params(evaluated, focus).properties(width="container", height=height)
+    every, found = sample_points(section.rows), {}
+    for place, dataset in enumerate(distinct(every, "dataset")):
+        points = [point for point in every if point["dataset"] == dataset]
+        chart = _chart(points, every, "accuracy, %", _ACROSS, steered=True)
+        evaluated, focus = alt.param(name="evaluated", value=every[0]["evaluated"]), alt.param(name="focus", value="")
+        found[f"samples-{place}"] = chart.add_params(evaluated, focus).properties(width="container", height=240)
+    return found
 
 
-def save_samples(rows: Sequence[Row], path: str | Path) -> Path:
+def save_samples(rows: Iterable[Mapping[str, Any] | SampleAccuracyRow] | pd.DataFrame, path: str | Path) -> Path:
     """Draw accuracy against reference samples as a static picture on white: columns by data set, rows by evaluation.
 
     Args:
-        rows: as for `sample_points`.
+        rows: `SampleAccuracyRow`, dictionaries, or a frame.
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
 
     Raises:
@@ -123,7 +155,7 @@ def save_samples(rows: Sequence[Row], path: str | Path) -> Path:
     import altair as alt
 
     picture_path(path)
-    points = sample_points(rows)
+    points = sample_points(read_rows(SampleAccuracyRow, rows))
     if not points:
         raise RequestError(f"cannot draw '{path}': no row has a mean accuracy")
     datasets, evaluations = distinct(points, "dataset"), distinct(points, "evaluated")
@@ -135,10 +167,10 @@ def save_samples(rows: Sequence[Row], path: str | Path) -> Path:
             title = alt.TitleParams(dataset if down == 0 else "", frame="group")
             up_title = f"accuracy on {evaluated}, %" if right == 0 else ""
             across_title = _ACROSS if down + 1 == len(evaluations) else ""
-            chart = _chart(chosen, points, up_title, across_title, None, steered=False)
+            chart = _chart(chosen, points, up_title, across_title, steered=False)
             charts.append(chart.properties(title=title, width=230, height=170))
         lines.append(alt.hconcat(*charts, spacing=22))
-    beneath = captions.line(captions.counted(points, "runs", "runs behind each mean"), "band: one standard deviation")
+    beneath = captions.line(_behind(points), "band: one standard deviation")
     return save_chart(alt.vconcat(*lines, spacing=18), path, beneath)
 
 
@@ -147,16 +179,13 @@ def _chart(
     every: Sequence[Point],
     up_title: str,
     across_title: str,
-    looks: Looks | None,
     *,
     steered: bool,
 ) -> Chart:
     """Draw ``points`` of one data set: steered by the page's signals, or for paper with a legend."""
     import altair as alt
 
-    criteria = distinct((point for point in every if point["stage"] == "post"), "criterion")
-    whole = style(criteria) if looks is None else looks
-    looks = {name: whole[name] for name in criteria}
+    looks = _looks(every)
     names, colours, shapes = list(looks), [look[0] for look in looks.values()], [look[1] for look in looks.values()]
     counts = sorted(distinct(every, "samples"))
     across = alt.X(
@@ -218,29 +247,44 @@ def _unpruned(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def samples_table(rows: Sequence[Row]) -> str:
-    """All accuracies after pruning as HTML, one line per data set, evaluation and criterion."""
-    points = sample_points(rows)
+def _looks(points: Sequence[Point]) -> Looks:
+    return style(distinct((point for point in points if point["stage"] == "post"), "criterion"))
+
+
+def _behind(points: Sequence[Point]) -> str:
+    return captions.counted((point["runs"] for point in points), "runs behind each mean")
+
+
+def _view(section: SampleAccuracy, conditions: Conditions) -> dict[str, Any]:
+    points = sample_points(section.rows)
+    names = distinct(points, "dataset")
+    shown = [[point for point in points if point["dataset"] == name] for name in names]
+    return {
+        "names": names,
+        "beneath": [captions.line(_behind(these), conditions.labels) for these in shown],
+        "evaluated": {name: name for name in distinct(points, "evaluated")},
+        "looks": _looks(points),
+        "accuracies": _table(points),
+    }
+
+
+def _table(points: Sequence[Point]) -> Table:
+    """All accuracies after pruning, one line per data set, evaluation and criterion."""
     counts = sorted(distinct(points, "samples"))
-    groups: dict[tuple[str, str, str], dict[int, Point]] = {}
+    groups: dict[tuple[str, str, str], dict[int, str]] = {}
     for point in points:
         name = point["criterion"] if point["stage"] == "post" else "unpruned"
-        groups.setdefault((point["dataset"], point["evaluated"], name), {})[point["samples"]] = point
-    heads = "".join(f'<th scope="col">{count}</th>' for count in counts)
-    lines = []
-    for (dataset, evaluated, name), found in groups.items():
-        cells = "".join(
-            f"<td>{found[count]['mean']:.1f} ± {found[count]['sd']:.1f}</td>" if count in found else "<td>–</td>"
-            for count in counts
-        )
-        label = f'<th scope="row">{escape(dataset)}</th><td class="text">{escape(evaluated)}</td>'
-        lines.append(f'<tr>{label}<td class="text">{escape(name)}</td>{cells}</tr>')
-    head = "".join(f'<th scope="col" class="text">{title}</th>' for title in ("data set", "evaluated on", "criterion"))
-    beneath = captions.html(captions.line(captions.counted(points, "runs", "runs behind each mean")))
-    rest = csv_link(points, "accuracies.csv", f"All {len(points)} means as CSV") if len(lines) > LIMIT else ""
-    caption = "Accuracy in percent, mean ± standard deviation, by reference samples per class"
-    return table(caption, head + heads, lines, beneath, rest)
+        text = f"{point['mean']:.1f} ± {point['sd']:.1f}"
+        groups.setdefault((point["dataset"], point["evaluated"], name), {})[point["samples"]] = text
+    lines = [[*key, *(found.get(count, figures.ABSENT) for count in counts)] for key, found in groups.items()]
+    return Table(
+        ["data set", "evaluated on", "criterion", *map(str, counts)],
+        lines,
+        caption="Accuracy in percent, mean ± standard deviation, by reference samples per class",
+        words=3,
+        beneath=[captions.line(_behind(points))],
+        rest=csv_link(points, "accuracies.csv", f"All {len(points)} means as CSV") if len(lines) > LIMIT else None,
+    )
 
 
-def _evaluated(on: str, noise: float) -> str:
-    return _ON.get(on, f"{on}, σ {noise:g}" if noise else on)
+register_section(SampleAccuracy, name="sample-accuracy", template="sample_accuracy.html", charts=_charts, view=_view)

@@ -1,8 +1,7 @@
-"""Tidy rows to one point per setting: mean and spread over seeds, grouped into comparable panels."""
+"""Rows of a comparison to one point per setting: mean and spread over seeds, grouped into comparable panels."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +9,16 @@ from typing import Any
 
 from secateur.core.timing import LatencyShare, column_names
 from secateur.reports.conditions import Conditions
+from secateur.reports.rows import ROW, number
 from secateur.reports.told_apart import Accuracies, Marks, Run, best
 
-Row = Mapping[str, Any]
 Point = dict[str, Any]
 
 PANEL_KEYS = ("model", "dataset", "strategy", "budget_kind")
 POINT_KEYS = (*PANEL_KEYS, "criterion", "scored_on", "structured", "budget", "finetuned")
 BLIND = " (class-blind)"
 MASKED = " (masked weights)"
-# what a row means that does not say it
 WHOLE = "all"  # the subset of all classes
-_DEFAULTS = {"subset": WHOLE, "scored_on": "subset", "structured": True}
 FIGURES = (
     "units",
     "params",
@@ -38,6 +35,79 @@ TIMED = {"latency_share": "latency", "onnx_share": "onnx"}
 
 
 @dataclass(frozen=True)
+class ComparisonRow:
+    """One measurement of ``compare``.
+
+    Attributes:
+        model: name of the network.
+        dataset: name of the data.
+        subset: of classes; ``all`` is that of all classes.
+        classes: names of its classes, separated by semicolons.
+        criterion: its name; ``none`` for the unpruned network.
+        scored_on: the images that units were scored on: those of the ``subset``, or of ``all`` classes (class-blind).
+        structured: False for masked weights.
+        strategy: how units were chosen; ``unpruned`` for the unpruned network.
+        seed: of the reference samples.
+        budget_kind: what the budget is a share of.
+        budget: share that may stay.
+        finetuned: whether the network was trained again.
+        units: achieved share that stays.
+        params: likewise.
+        macs: likewise.
+        weights: share of weights that are not masked.
+        accuracy: share of right answers, 0..1.
+        balanced_accuracy: mean over classes, 0..1.
+        loss: mean loss per sample.
+        samples: that accuracy was measured on.
+        size_bytes: of the stored weights.
+        latency_ms: median time per batch in milliseconds.
+        latency_share: of the unpruned network's time, with the ends of its interval.
+        latency_spread: interquartile range over median of the unpruned network's times.
+        latency_rounds: how often it was timed.
+        onnx_ms: the same by ONNX Runtime.
+    """
+
+    __pydantic_config__ = ROW
+
+    model: str = ""
+    dataset: str = ""
+    subset: str = WHOLE
+    classes: str = ""
+    criterion: str = ""
+    scored_on: str = "subset"
+    structured: bool = True
+    strategy: str = ""
+    seed: str = ""
+    budget_kind: str = ""
+    budget: float | None = None
+    finetuned: bool = False
+    units: float | None = None
+    params: float | None = None
+    macs: float | None = None
+    weights: float | None = None
+    accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    loss: float | None = None
+    samples: int | None = None
+    size_bytes: float | None = None
+    latency_ms: float | None = None
+    latency_share: float | None = None
+    latency_interval_low: float | None = None
+    latency_interval_high: float | None = None
+    latency_spread: float | None = None
+    latency_rounds: float | None = None
+    onnx_ms: float | None = None
+    onnx_share: float | None = None
+    onnx_interval_low: float | None = None
+    onnx_interval_high: float | None = None
+    onnx_spread: float | None = None
+    onnx_rounds: float | None = None
+
+
+Row = ComparisonRow
+
+
+@dataclass(frozen=True)
 class Panel:
     """Points that may be compared with each other: one model, data set, strategy and kind of budget."""
 
@@ -45,27 +115,11 @@ class Panel:
     points: list[Point]
 
 
-def number(value: Any) -> float | None:
-    """Return a finite float, or ``None`` for everything else.
-
-    Example:
-        >>> number(3), number(float("nan")), number("3"), number(None)
-        (3.0, None, None, None)
-    """
-    if isinstance(value, bool | str) or value is None:
-        return None
-    try:
-        result = float(value)
-    except (TypeError, ValueError):
-        return None
-    return result if math.isfinite(result) else None
-
-
 def aggregate(rows: Iterable[Row], *, by_subset: bool = False) -> list[Point]:
     """Average over seeds, and over subsets of classes where there are several.
 
     Args:
-        rows: tidy rows of ``compare``. Missing columns mean: subset "all", scored_on "subset", structured.
+        rows: measurements.
         by_subset: one point for each subset of classes instead, its name under ``subset``.
 
     Returns:
@@ -79,7 +133,7 @@ def aggregate(rows: Iterable[Row], *, by_subset: bool = False) -> list[Point]:
         in words, with the interval that holds those of all rows.
 
     Example:
-        >>> rows = [{"criterion": "lrp", "budget": 0.5, "accuracy": a} for a in (0.8, 0.9)]
+        >>> rows = [ComparisonRow(criterion="lrp", budget=0.5, accuracy=a) for a in (0.8, 0.9)]
         >>> point, = aggregate(rows)
         >>> round(point["accuracy"], 3), point["accuracy_low"], point["seeds"]
         (0.85, 0.8, 2)
@@ -95,37 +149,35 @@ def subsets(rows: Iterable[Row]) -> dict[str, str]:
     """Classes of each subset, joined by commas, in the order of first appearance.
 
     Example:
-        >>> subsets([{"subset": "pets", "classes": "cat;dog"}, {}])
+        >>> subsets([ComparisonRow(subset="pets", classes="cat;dog"), ComparisonRow()])
         {'pets': 'cat, dog', 'all': ''}
     """
     found: dict[str, str] = {}
     for row in rows:
-        name = _key(row, "subset")
-        found[name] = found.get(name) or ", ".join(part for part in _key(row, "classes").split(";") if part)
+        found[row.subset] = found.get(row.subset) or ", ".join(part for part in row.classes.split(";") if part)
     return found
 
 
 def class_aware(rows: Sequence[Row]) -> bool:
     """Whether rows tell subsets of classes apart, or class-blind scores."""
-    return len(subsets(rows)) > 1 or any(
-        _key(row, "subset") != "all" or _key(row, "scored_on") == "all" for row in rows
-    )
+    return len(subsets(rows)) > 1 or any(row.subset != WHOLE or row.scored_on == "all" for row in rows)
 
 
 def split_unpruned(rows: Iterable[Row]) -> tuple[dict[str, float], list[Row]]:
     """Accuracy of the unpruned network by subset of classes (mean over its rows), and the rows of pruned networks.
 
     Example:
-        >>> split_unpruned([{"criterion": "none", "strategy": "unpruned", "accuracy": 0.9}, {"criterion": "lrp"}])
-        ({'all': 0.9}, [{'criterion': 'lrp'}])
+        >>> rows = [ComparisonRow(criterion="none", strategy="unpruned", accuracy=0.9), ComparisonRow(criterion="lrp")]
+        >>> split_unpruned(rows) == ({"all": 0.9}, rows[1:])
+        True
     """
     pruned: list[Row] = []
     found: dict[str, list[float]] = {}
     for row in rows:
-        if row.get("criterion") != "none" or row.get("strategy") != "unpruned":
+        if row.criterion != "none" or row.strategy != "unpruned":
             pruned.append(row)
-        elif (accuracy := number(row.get("accuracy"))) is not None and not _key(row, "finetuned"):
-            found.setdefault(_key(row, "subset"), []).append(accuracy)
+        elif (accuracy := number(row.accuracy)) is not None and not row.finetuned:
+            found.setdefault(row.subset, []).append(accuracy)
     return {name: statistics.fmean(values) for name, values in found.items()}, pruned
 
 
@@ -179,18 +231,17 @@ def samples_by_subset(rows: Sequence[Row], conditions: Conditions) -> dict[str, 
     Of rows that disagree the smallest counts.
 
     Example:
-        >>> samples_by_subset([{"criterion": "lrp"}], Conditions(samples=1000))
+        >>> samples_by_subset([ComparisonRow(criterion="lrp")], Conditions(samples=1000))
         {'all': 1000}
     """
     found: dict[str, int] = {}
-    several = len({_key(row, "dataset") for row in rows}) > 1  # then the conditions do not say of which
+    several = len({row.dataset for row in rows}) > 1  # then the conditions do not say of which
     for row in rows:
-        name = _key(row, "subset")
-        count = number(row.get("samples"))
+        count = row.samples
         if count is None and not several:
-            count = conditions.subset_samples.get(name, conditions.samples if name == WHOLE else None)
+            count = conditions.subset_samples.get(row.subset, conditions.samples if row.subset == WHOLE else None)
         if count:
-            found[name] = min(int(count), found.get(name, int(count)))
+            found[row.subset] = min(count, found.get(row.subset, count))
     return found
 
 
@@ -206,25 +257,18 @@ def rounds_of(points: Iterable[Point], prefix: str = "latency") -> list[int]:
 
 
 def _key(row: Row, name: str) -> Any:
-    value = row.get(name)
-    if (value is None or value != value) and name in _DEFAULTS:
-        return _DEFAULTS[name]
-    if name in ("finetuned", "structured"):
-        return str(value).lower() in ("true", "1", "1.0")
-    if name == "budget":
-        share = number(value)
-        return None if share is None else round(share, 6)
-    return "" if value is None or value != value else str(value)
+    value = getattr(row, name)
+    return round(value, 6) if name == "budget" and value is not None else value
 
 
 def _point(point: Point, rows: Sequence[Row]) -> Point:
     # structured criteria have the same names
     point["base"] = point["criterion"] + ("" if point["structured"] else MASKED)
     point["criterion"] = point["base"] + (BLIND if point["scored_on"] == "all" else "")
-    several = len({_key(row, "subset") for row in rows}) > 1
+    several = len({row.subset for row in rows}) > 1
     seeds: dict[str, list[Row]] = {}
     for row in rows:
-        seeds.setdefault(_key(row, "seed"), []).append(row)
+        seeds.setdefault(row.seed, []).append(row)
     for name in FIGURES:
         values = _values(rows, name)
         # subsets are not equally hard: what their mean varies by is the seed
@@ -246,13 +290,13 @@ def _runs(rows: Iterable[Row], budget: float | None) -> dict[Run, float]:
     """Accuracy by subset, budget and seed."""
     found: dict[Run, list[float]] = {}
     for row in rows:
-        if (accuracy := number(row.get("accuracy"))) is not None:
-            found.setdefault((_key(row, "subset"), budget, _key(row, "seed")), []).append(accuracy)
+        if (accuracy := number(row.accuracy)) is not None:
+            found.setdefault((row.subset, budget, row.seed), []).append(accuracy)
     return {run: statistics.fmean(values) for run, values in found.items()}
 
 
 def _timed(rows: Iterable[Row], prefix: str) -> str:
-    found = [share for row in rows if (share := LatencyShare.from_columns(row, prefix)) is not None]
+    found = [share for row in rows if (share := LatencyShare.from_columns(vars(row), prefix)) is not None]
     if not found:
         return ""
     intervals = [share.interval for share in found if share.interval is not None]
@@ -262,4 +306,4 @@ def _timed(rows: Iterable[Row], prefix: str) -> str:
 
 
 def _values(rows: Iterable[Row], name: str) -> list[float]:
-    return [value for row in rows if (value := number(row.get(name))) is not None]
+    return [value for row in rows if (value := number(getattr(row, name))) is not None]

@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -70,9 +71,9 @@ class TensorBoard(Tracker):
             self._open[line] = self._writers.EventFileWriter(str(folder))
             if self._resumed:  # all that earlier files hold from step 0 on is void: it comes again
                 start = event.SessionLog(status=event.SessionLog.START)
-                self._open[line].add_event(event.Event(step=0, session_log=start))
+                self._open[line].add_event(event.Event(wall_time=time.time(), step=0, session_log=start))
         writer = self._open[line]
-        writer.add_event(event.Event(step=step, summary=summary.Summary(value=values)))
+        writer.add_event(event.Event(wall_time=time.time(), step=step, summary=summary.Summary(value=values)))
         writer.flush()
 
 

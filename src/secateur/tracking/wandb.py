@@ -25,6 +25,7 @@ class Wandb(Tracker):
         offline = offline or os.environ.get("WANDB_MODE") == "offline"
         if offline:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        os.environ.setdefault("WANDB_SILENT", "true")  # the setting of a run does not reach all that is said
         self._wandb = importlib.import_module("wandb")
         self._run = self._wandb.init(
             project=run.project,

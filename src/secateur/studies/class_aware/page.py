@@ -19,17 +19,16 @@ from secateur.studies.compare.tables import class_rows, layer_rows, rows_of
 LATENCIES = (0.9, 0.8, 0.7, 0.6, 0.5)
 
 
-def class_aware_page(tables: Tables, settings: CompareStudySettings, command: str = "") -> rp.Report:
+def class_aware_page(tables: Tables, settings: CompareStudySettings) -> rp.Report:
     """The report of a comparison with gains, accuracy by class, kept layers and time spent."""
     rows = rows_of(tables)
     return compare_page(
         tables,
         settings,
-        command,
-        gains=gains(rows),
-        class_rows=class_rows(rows),
-        layer_rows=_means(layer_rows(rows), "layer", ("kept", "total")),
-        timings=timings(rows),
+        rp.Gains(rp.read_rows(rp.GainRow, gains(rows))),
+        rp.ClassAccuracy(rp.read_rows(rp.ClassAccuracyRow, class_rows(rows))),
+        rp.LayerShares(rp.read_rows(rp.LayerShareRow, _means(layer_rows(rows), "layer", ("kept", "total")))),
+        rp.Timings(rp.read_rows(rp.TimingRow, timings(rows))),
     )
 
 

@@ -20,30 +20,26 @@ from secateur.studies.compare.settings import CompareStudySettings
 from secateur.studies.compare.tables import Row, rows_of
 from secateur.studies.compare.timing import busy_networks
 
-_NESTED = ("layers", "removed", "per_class")
 
-
-def compare_page(tables: Tables, settings: CompareStudySettings, command: str = "", **parts: Any) -> rp.Report:
+def compare_page(tables: Tables, settings: CompareStudySettings, *more: object) -> rp.Report:
     """The report.
 
     Args:
         tables: assembled.
         settings: of the study.
-        command: what to type to get it again.
-        parts: further parts of the report.
+        more: sections behind the curves.
     """
     rows, asked = rows_of(tables), settings.compare
     subsets = f"{len(asked.variants.subsets)} subsets, " if asked.variants.subsets else ""
-    made = origin(settings, command)
+    made = origin(settings)
     made["notes"] += notes_of(rows)
     return rp.Report(
         title=f"Criteria compared: {rows[0]['model']} on {rows[0]['dataset']}",
         subtitle=f"{len(asked.variants.criteria)} criteria, {subsets}{len(asked.variants.seeds)} seeds, "
         f"unpruned {100 * unpruned(rows):.2f} %",
-        rows=[{key: value for key, value in row.items() if key not in _NESTED} for row in rows],
+        sections=[rp.Comparison(rp.read_rows(rp.ComparisonRow, rows)), *more],
         conditions=conditions_of(rows, settings),
         **made,
-        **parts,
     )
 
 

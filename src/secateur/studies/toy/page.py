@@ -9,7 +9,7 @@ import pandas as pd
 
 from secateur.experiments import Finding, Tables
 from secateur.pipeline.pages import origin
-from secateur.reports import Report
+from secateur.reports import RankingRow, Rankings, Report, SampleAccuracy, SampleAccuracyRow, read_rows
 from secateur.studies.toy.findings import check_claims, summarise
 from secateur.studies.toy.ranks import CASES, rank_rows
 from secateur.studies.toy.settings import ToySettings
@@ -50,8 +50,10 @@ def analysis_page(
     return Report(
         title="2-D toy study: accuracy and rankings",
         subtitle=f"{len(summary)} means of {int(summary['runs'].max())} runs",
-        sample_accuracy=[{str(key): value for key, value in row.items()} for row in summary.to_dict("records")],
-        rank_matrices=[row for row in rows if row["measure"] in shown],
+        sections=[
+            SampleAccuracy(read_rows(SampleAccuracyRow, summary)),
+            Rankings(read_rows(RankingRow, [row for row in rows if row["measure"] in shown])),
+        ],
         **made,
     )
 
