@@ -314,7 +314,8 @@ def test_points_stand_where_the_extent_puts_them(tmp_path: Path) -> None:
 def test_many_points_are_thinned_the_same_way_each_time(tmp_path: Path) -> None:
     drawn = [save_fields([[field()]], tmp_path / f"{place}.svg").read_text() for place in range(2)]
     assert drawn[0] == drawn[1]
-    assert MOST_POINTS <= drawn[0].count("<use ") < MOST_POINTS + 20
+    dots = re.findall(r'<path d="([^"]*)"[^>]*stroke-width: 2.4; stroke-linecap: round', drawn[0])
+    assert sum(path.count("M ") for path in dots) == MOST_POINTS
 
 
 def test_five_panels_of_500_points_stay_below_a_third_of_a_megabyte(tmp_path: Path) -> None:

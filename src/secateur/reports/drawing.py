@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
-    from matplotlib.text import Text
 
 SCALE = 72  # pixels in an inch of a figure: lengths in points are pixels
 _STYLE = {
@@ -37,6 +35,9 @@ _STYLE = {
     "ytick.color": PAPER_INK,
     "path.simplify": False,
 }
+
+
+_TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 16 / SCALE}
 
 
 @contextmanager
@@ -60,15 +61,17 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         if target.suffix == ".svg":
             temporary.write_text(svg(figure), encoding="utf-8")
         else:
-            temporary.write_bytes(_bytes(figure, target.suffix.removeprefix(".")))
+            temporary.write_bytes(_bytes(figure, target.suffix.removeprefix("."), **_TIGHT))
     return target
 
 
 def svg(figure: Figure) -> str:
     """A figure as SVG text."""
-    text = _bytes(figure, "svg").decode()
+    text = _bytes(figure, "svg", **_TIGHT).decode()
     text = text[text.index("<svg") :]  # not the address of the document type
     text = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', text, count=2)
+    # images that are drawn smaller than they are would lose lines
+    text = text.replace("image-rendering:crisp-edges;image-rendering:pixelated", "")
     return re.sub(r"(?<=data:image/png;base64,)[\w+/=\s]+", lambda found: _smaller(found[0]), text)
 
 
@@ -85,9 +88,9 @@ def _smaller(picture: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def png(figure: Figure, scale: float = 2, transparent: bool = False) -> bytes:
-    """A figure as PNG."""
-    return _bytes(figure, "png", scale, transparent=transparent)
+def png(figure: Figure, scale: float) -> bytes:
+    """A figure as transparent PNG of its own size, times ``scale``."""
+    return _bytes(figure, "png", scale=scale, transparent=True)
 
 
 def _bytes(figure: Figure, ending: str, scale: float = 2, **options: Any) -> bytes:
@@ -99,39 +102,32 @@ def _bytes(figure: Figure, ending: str, scale: float = 2, **options: Any) -> byt
 
 
 class Canvas:
-    """A figure laid out in pixels from its upper left corner; the size is given last, when all is in place."""
+    """A figure laid out in pixels from an upper left corner; what is drawn decides how large it gets.
 
-    def __init__(self, background: str = "#FFFFFF") -> None:
+    Attributes:
+        figure: what is drawn on.
+    """
+
+    def __init__(self) -> None:
         from matplotlib.figure import Figure
 
-        self._figure = Figure(facecolor=background)
-        self._axes: list[tuple[Axes, tuple[float, float, float, float]]] = []
-        self._texts: list[tuple[Text, tuple[float, float]]] = []
-        self._legends: list[tuple[Legend, tuple[float, float]]] = []
+        self.figure = Figure((1, 1), dpi=SCALE, facecolor="#FFFFFF")
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
         """Axes at a place, of a size."""
-        found = self._figure.add_axes((0.0, 0.0, 1.0, 1.0), label=str(len(self._axes)))
-        self._axes.append((found, (x, y, width, height)))
-        return found
+        place = (x / SCALE, 1 - (y + height) / SCALE, width / SCALE, height / SCALE)
+        return self.figure.add_axes(place, label=str(len(self.figure.axes)))
 
     def text(self, x: float, y: float, words: str, **options: Any) -> None:
         """Words whose line begins at a place."""
-        self._texts.append((self._figure.text(0, 0, words, **{"va": "baseline", **options}), (x, y)))
+        self.figure.text(x / SCALE, 1 - y / SCALE, words, **{"va": "baseline", **options})
 
     def legend(self, x: float, y: float, handles: Sequence[Artist]) -> None:
         """What marks mean, in one line from a place on."""
         shown = {"ncols": len(handles), "frameon": False, "borderpad": 0, "borderaxespad": 0, "handletextpad": 0.5}
-        found = self._figure.legend(handles=handles, loc="upper left", fontsize=11, handlelength=1.4, **shown)
-        self._legends.append((found, (x, y)))
+        place = (x / SCALE, 1 - y / SCALE)
+        self.figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, handlelength=1.4, **shown)
 
-    def figure(self, width: float, height: float) -> Figure:
-        """The figure, of a size."""
-        self._figure.set_size_inches(width / SCALE, height / SCALE)
-        for axes, (x, y, wide, high) in self._axes:
-            axes.set_position((x / width, 1 - (y + high) / height, wide / width, high / height))
-        for text, (x, y) in self._texts:
-            text.set_position((x / width, 1 - y / height))
-        for legend, (x, y) in self._legends:
-            legend.set_bbox_to_anchor((x / width, 1 - y / height))
-        return self._figure
+    def bottom(self, axes: Axes) -> float:
+        """Where axes end with their labels."""
+        return SCALE - axes.get_tightbbox().y0  # type: ignore[union-attr]

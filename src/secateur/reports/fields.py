@@ -30,7 +30,7 @@ _DOT: dict[str, Any] = {"linewidth": 2.4, "solid_capstyle": "round", "alpha": 0.
 _HALO: dict[str, Any] = {"marker": "o", "markersize": 8.8, "markeredgewidth": 0, "color": "#FFFFFF"}
 _MARKER: dict[str, Any] = {"marker": "o", "markersize": 6.4, "markeredgewidth": 1.3, "markeredgecolor": PAPER_INK}
 _KEY: dict[str, Any] = {"marker": "o", "markersize": 3.2, "markeredgewidth": 0, "color": PAPER_INK, "alpha": 0.6}
-_GAP, _MARGIN, _TITLE, _CAPTION, _ROW_TITLE, _LEGEND = 14.0, 16.0, 20.0, 21.0, 24.0, 30.0
+_GAP = 14.0
 _RASTER = 480  # pixels of the embedded regions, across
 
 
@@ -161,14 +161,15 @@ def overlay_png(
     colours = look.colormap(colormap, named)
     low_x, high_x, low_y, high_y = extent
     height = max(1, round(width * (high_y - low_y) / (high_x - low_x)))
-    from secateur.reports.drawing import Canvas, house_style, png
+    from matplotlib.figure import Figure
 
-    with house_style():
-        canvas = Canvas("none")
-        axes = canvas.axes(0, 0, PANEL, PANEL * height / width)
-        axes.set_axis_off()
-        _draw_points(axes, extent, points, labels, chosen, chosen_labels, colours)
-        drawn = png(canvas.figure(PANEL, PANEL * height / width), scale=width / PANEL)
+    from secateur.reports.drawing import SCALE, png
+
+    figure = Figure((PANEL / SCALE, PANEL / SCALE * height / width), dpi=SCALE)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    _draw_points(axes, extent, points, labels, chosen, chosen_labels, colours)
+    drawn = png(figure, scale=width / PANEL)
     buffer = io.BytesIO()
     # few enough colours for a palette, which halves the file
     small = Image.open(io.BytesIO(drawn)).resize((width, height))
@@ -219,43 +220,36 @@ def _figure(
 ) -> Figure:
     from secateur.reports.drawing import Canvas
 
-    canvas = Canvas()
+    canvas, top = Canvas(), 0.0
     titles = [[one.title for one in row] for row in rows]
     once = all(line == titles[0][: len(line)] for line in titles)
     captions = any(one.caption for row in rows for one in row)
     # long names are set smaller, to end with their panels
     size = min(13.0, 275.0 / max(1, *(len(title) for line in titles for title in line)))
-    left = _MARGIN + (_ROW_TITLE if any(row_titles) else 0.0)
-    top = _MARGIN
     for place, row in enumerate(rows):
         if not row:
             continue
         colours = look.colormap(colormap, class_count(row))
-        top += _TITLE if any(titles[place]) and (place == 0 or not once) else 0.0
+        top += 20 * (any(titles[place]) and (place == 0 or not once))
         height = max(PANEL * _aspect(one) for one in row)
         if row_titles:
-            canvas.text(_MARGIN + 5, top + height / 2, row_titles[place], rotation=90, va="center", ha="center",
-                        size=13, weight="bold")  # fmt: skip
+            upright: dict[str, Any] = {"rotation": 90, "va": "center", "ha": "right"}
+            canvas.text(-8, top + height / 2, row_titles[place], size=13, weight="bold", **upright)
         for column, one in enumerate(row):
-            x, high = left + column * (PANEL + _GAP), PANEL * _aspect(one)
+            x, high = column * (PANEL + _GAP), PANEL * _aspect(one)
             if place == 0 or not once:
                 canvas.text(x, top - 8, one.title, size=size, weight="bold")
             axes = canvas.axes(x, top, PANEL, high)
-            interpolation = "antialiased" if smooth else "none"
-            axes.imshow(_pixels(one, colours), extent=one.extent, aspect="auto", interpolation=interpolation)
+            axes.imshow(_pixels(one, colours), extent=one.extent, aspect="auto",
+                        interpolation="antialiased" if smooth else "none")  # fmt: skip
             _draw_points(axes, one.extent, one.points, one.labels, one.chosen, one.chosen_labels, colours)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(alpha=0.35, linewidth=0.8)
             canvas.text(x, top + high + 15, one.caption, size=12, alpha=0.8)
-        top += height + (_CAPTION if captions else 0.0) + (_GAP if place + 1 < len(rows) else 0.0)
-    every = [one for row in rows for one in row]
-    canvas.legend(left, top + 10, _legend(every))
-    width = max(left + max(map(len, rows)) * (PANEL + _GAP) - _GAP, left + 340) + _MARGIN
-    top += _LEGEND
-    if beneath:
-        canvas.text(left, top + 6, beneath, alpha=0.8)
-        width, top = max(width, left + 5.6 * len(beneath) + _MARGIN), top + _CAPTION
-    return canvas.figure(width, top)
+        top += height + 21 * captions + _GAP
+    canvas.legend(0, top - 4, _legend([one for row in rows for one in row]))
+    canvas.text(0, top + 26, beneath, alpha=0.8)
+    return canvas.figure
 
 
 def _draw_points(

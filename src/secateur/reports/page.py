@@ -20,7 +20,6 @@ from secateur.reports.registry import type_of
 if TYPE_CHECKING:
     import jinja2
     import markupsafe
-    from matplotlib.figure import Figure
 
     from secateur.reports.look import Chart
     from secateur.reports.registry import Drawing
@@ -114,7 +113,7 @@ def _place(name: str, chart: Drawing, drawn: dict[str, dict[str, Any]]) -> Place
     if not hasattr(chart, "to_dict"):
         from secateur.reports.drawing import svg
 
-        data = base64.b64encode(svg(cast("Figure", chart)).encode()).decode("ascii")
+        data = base64.b64encode(svg(chart).encode()).decode("ascii")
         alt = escape(str(chart.get_label()) or name)
         return Placed(f'<img class="drawn" src="data:image/svg+xml;base64,{data}" alt="{alt}">')
     from secateur.reports.look import specification

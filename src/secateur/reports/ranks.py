@@ -24,7 +24,7 @@ _CORRELATIONS = {"spearman": "Spearman’s ρ", "kendall": "Kendall’s τ"}
 # ColorBrewer's blue and orange for both signs of a correlation: white numbers are legible on each.
 _ABOVE, _BELOW = rgb("#2166AC"), rgb("#B35806")
 _DARK = 0.78  # beyond this share of the full colour, numbers are written in white
-_WIDE, _HIGH, _MARGIN, _ANGLE = 42.0, 32.0, 16.0, 40  # of a cell and around the figure, in pixels
+_WIDE, _HIGH = 42.0, 32.0  # of a cell, in pixels
 
 
 @dataclass(frozen=True)
@@ -238,27 +238,19 @@ def _figure(lines: Mapping[str, Sequence[Matrix]]) -> Figure:
     """Lines of matrices, each under its title; only the first of a line names its rows. Lengths are pixels."""
     from secateur.reports.drawing import Canvas
 
-    canvas = Canvas()
+    canvas, top = Canvas(), 0.0
     names = max(len(name) for found in lines.values() for matrix in found for name in matrix.down)
-    left, top, right = _MARGIN + 6.2 * names + 10, _MARGIN, 0.0
     for title, found in lines.items():
-        canvas.text(_MARGIN, top + 12, title, size=14, weight="bold")
-        top += 44
-        low = top
-        x = left
+        canvas.text(0, top, title, size=14, weight="bold")
+        left, low = 6.2 * names + 10, top
         for place, matrix in enumerate(found):
-            width, height = _WIDE * len(matrix.across), _HIGH * len(matrix.down)
-            axes = canvas.axes(x, top, width, height)
+            width = _WIDE * len(matrix.across)
+            axes = canvas.axes(left, top + 32, width, _HIGH * len(matrix.down))
             _draw(axes, matrix, named=place == 0)
-            tilted = max(map(len, matrix.across)) > 6
-            depth = min(90.0, 4.2 * max(map(len, matrix.across)) + 16) if tilted else 18.0
-            depth += 20 * bool(axes.get_xlabel())
-            low, x, right = max(low, top + height + depth), x + width + 18, max(right, x + width)
-        top = low + 18
-    beneath = _held([matrix for found in lines.values() for matrix in found])
-    canvas.text(_MARGIN, top + 4, beneath)
-    titles = max(8.0 * len(title) for title in lines)
-    return canvas.figure(max(right, _MARGIN + titles, _MARGIN + 5.4 * len(beneath)) + _MARGIN, top + 4 + _MARGIN)
+            left, low = left + width + 18, max(low, canvas.bottom(axes))
+        top = low + 34
+    canvas.text(0, top - 8, _held([matrix for found in lines.values() for matrix in found]))
+    return canvas.figure
 
 
 def _draw(axes: Axes, matrix: Matrix, named: bool) -> None:
@@ -276,7 +268,7 @@ def _draw(axes: Axes, matrix: Matrix, named: bool) -> None:
     axes.set_xticks(
         range(len(matrix.across)),
         list(matrix.across),
-        rotation=_ANGLE if tilted else 0,
+        rotation=40 if tilted else 0,
         ha="right" if tilted else "center",
         rotation_mode="anchor" if tilted else "default",
     )
