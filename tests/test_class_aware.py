@@ -14,16 +14,17 @@ from scipy import stats
 from torch import nn
 
 import secateur as sc
+from comparisons import compare_settings
 from secateur.cli.main import run
 from secateur.core.timing import column_names
 from secateur.criteria import kept_at
 from secateur.data.augmentation import augmentation
-from secateur.pipeline import CompareSettings, PruneSettings, compare, prune_to_ratios, write_table
+from secateur.pipeline import PruneSettings, prune_to_ratios
 from secateur.pipeline.compare_settings import SubsetSettings
-from secateur.pipeline.tasks import make_tasks
 from secateur.pipeline.unstructured import mask_weights, weight_scores
 from secateur.selection import UnreachableBudgetError
 from secateur.studies import class_aware
+from secateur.studies.compare import compare, make_tasks, write_rows
 
 SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", *column_names())
 ONE_SHOT = PruneSettings(schedule="one-shot")
@@ -38,8 +39,8 @@ def model():
 
 def settings(**changes):
     fields = {"criteria": ("lrp", "ocap"), "budgets": (0.8, 0.5), "seeds": (0,), "per_class": 2, "published": False}
-    fields |= {"subsets": (ODD,), "latency_repeats": 0, "limit": 30}
-    return CompareSettings(**(fields | changes))
+    fields |= {"subsets": (ODD,), "repeats": 0, "limit": 30}
+    return compare_settings(**(fields | changes))
 
 
 def plain(rows):
@@ -54,8 +55,8 @@ def plain(rows):
 def rows(model, tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     whole = settings(
-        criteria=("lrp",), blind=("lrp",), unstructured=("magnitude",), finetune_budgets=(0.5,),
-        finetune_images=20, finetune_choice="closest", latency_repeats=1, onnx_budgets=(0.5,),
+        criteria=("lrp",), blind=("lrp",), unstructured=("magnitude",), retrain_budgets=(0.5,),
+        retrain_images=20, retrain_choice="closest", repeats=1, onnx_budgets=(0.5,),
     )  # fmt: skip
     tune = sc.TrainSettings(epochs=1, batch_size=10, device="cpu", distillation=sc.DistillationSettings())
     return compare(model, tiny_data, whole, ONE_SHOT, finetune=tune, folder=folder / "parts"), folder, whole, tune
@@ -105,7 +106,7 @@ def test_parts_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_pa
         return len(list(tmp_path.iterdir()))
 
     assert parts() == 1
-    assert parts(latency_batch=8, processes=0) == 1
+    assert parts(batch=8, processes=0) == 1
     assert parts(subsets=(ODD.model_copy(update={"classes": (1, 3, 7)}),)) == 2
     assert parts(prune=ONE_SHOT.model_copy(update={"skip_first_layers": 1})) == 3
     torch.manual_seed(1)
@@ -117,7 +118,7 @@ def test_parts_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_pa
 
 def test_tables_of_classes_and_layers(rows, tmp_path):
     table = rows[0]
-    write_table(table, tmp_path)
+    write_rows(table, tmp_path)
     classes = pd.read_csv(tmp_path / "compare-classes.csv")
     assert len(classes) == 3 * len(table)
     layers = pd.read_parquet(tmp_path / "compare-layers.parquet")
@@ -151,7 +152,7 @@ def test_a_layer_without_onnx_form_is_timed_in_pytorch_and_said_so(tiny_data):
 
     torch.manual_seed(0)
     net = Odd(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
-    timed = settings(criteria=("weight",), budgets=(0.5,), latency_repeats=1, onnx_budgets=(0.5,))
+    timed = settings(criteria=("weight",), budgets=(0.5,), repeats=1, onnx_budgets=(0.5,))
     for row in compare(net, tiny_data, timed, ONE_SHOT):
         assert row["latency_ms"] > 0
         assert row["onnx_ms"] is None
@@ -201,7 +202,7 @@ def test_wrong_comparisons_fail_before_any_work(model, tiny_data):
     def wrong(message, prune=ONE_SHOT, **changes):
         refused(message, compare, model, tiny_data, settings(**changes), prune)
 
-    wrong("finetune_budgets has 0.3, which is not among", finetune_budgets=(0.3,))
+    wrong("finetune_budgets has 0.3, which is not among", retrain_budgets=(0.3,))
     wrong("onnx_budgets has 0.3", onnx_budgets=(0.3,))
     wrong("give compare.subsets", subsets=(), blind=("lrp",))
     wrong("both false", default=False)

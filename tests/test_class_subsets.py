@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import secateur as sc
+from comparisons import compare_settings
 from secateur.core.errors import RequestError
 from secateur.data import (
     DataSettings,
@@ -21,9 +22,8 @@ from secateur.data import (
     closest_subset,
     open_data,
 )
-from secateur.pipeline import CompareSettings
-from secateur.pipeline.bench import Bench
 from secateur.pipeline.compare_settings import SubsetSettings
+from secateur.studies.compare import Bench
 
 ANIMALS = ("cat", "dog", "fish", "cow")
 
@@ -260,7 +260,7 @@ def unequal(tmp_path_factory):
 def benched(data, **changes):
     torch.manual_seed(0)
     fields = {"subsets": (SubsetSettings(name="odd", classes=(1, 3, 9)), SubsetSettings(name="two", classes=(3, 9)))}
-    return Bench(sc.build("resnet20", in_channels=1, width=4), data, CompareSettings(**fields | changes), None, "net")
+    return Bench(sc.build("resnet20", in_channels=1, width=4), data, compare_settings(**fields | changes), None)
 
 
 def test_images_of_each_class_are_limited(unequal):
@@ -270,11 +270,11 @@ def test_images_of_each_class_are_limited(unequal):
     assert np.bincount(two.labels).tolist() == [7, 7]
     np.testing.assert_array_equal(odd.images[odd.labels > 0], two.images)  # the same ones in every subset
     for choice in ("chance", "closest"):
-        bench = benched(unequal, finetune_images_per_class=4, finetune_choice=choice)
+        bench = benched(unequal, retrain_images_per_class=4, retrain_choice=choice)
         [first, again, other] = [bench._training_images(bench.tasks["odd"], seed) for seed in (0, 0, 1)]
         assert np.bincount(first.labels).tolist() == [4, 4, 4]
         np.testing.assert_array_equal(first.images, again.images)
         assert not np.array_equal(first.images, other.images)
-    for name in ("limit", "finetune_images"):
+    for prefix, name in (("", "limit"), ("retrain_", "images")):
         with pytest.raises(ValueError, match=f"give either {name} or {name}_per_class"):
-            CompareSettings(**{name: 10, f"{name}_per_class": 2})
+            compare_settings(**{f"{prefix}{name}": 10, f"{prefix}{name}_per_class": 2})

@@ -115,7 +115,8 @@ def test_print_config_and_dry_run_do_no_work(trained, tmp_path, capsys):
 @pytest.mark.parametrize("command", ["train", "compare", "explain", "evaluate"])
 def test_each_dry_run_says_what_would_be_done(command, trained, tmp_path, capsys):
     out = tmp_path / "a"
-    assert run([command, "--dry-run", *network(trained), "--out", str(out), "--set", "compare.sampling.per_class=2"]) == 0
+    few = ["--set", "compare.sampling.per_class=2"]
+    assert run([command, "--dry-run", *network(trained), "--out", str(out), *few]) == 0
     printed = capsys.readouterr().out
     assert {"train": "for 10 epochs of 120 images", "compare": "7 criteria × 3 seeds", "explain": "heatmaps of 8 test",
             "evaluate": "on 120 test images"}[command] in printed  # fmt: skip

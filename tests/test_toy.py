@@ -24,8 +24,8 @@ import secateur as sc
 from secateur.cli.main import run as command
 from secateur.core.errors import RequestError
 from secateur.criteria import Scores
-from secateur.models import save_weights
 from secateur.experiments import Resources, opened_store, run
+from secateur.models import save_weights
 from secateur.studies import toy
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.work import Bench

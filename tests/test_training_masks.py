@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import secateur as sc
+from comparisons import compare_settings
 from secateur.cli.main import run
 from secateur.core.errors import RequestError
 from secateur.models import build
-from secateur.pipeline import CompareSettings, PruneSettings, compare
+from secateur.pipeline import PruneSettings
 from secateur.pipeline.unstructured import mask_weights, masked_teacher, teacher_of, weight_mask
+from secateur.studies.compare import compare
 from secateur.training import DistillationSettings, TrainSettings, WeightMask, fit
 
 FAST = TrainSettings(epochs=3, batch_size=16, learning_rate=0.05, device="cpu")
@@ -213,9 +215,9 @@ def test_masked_networks_of_a_comparison_are_retrained_under_their_masks(trained
         return found
 
     monkeypatch.setattr(bench, "fit", watched)
-    settings = CompareSettings(
-        criteria=("weight",), unstructured=("magnitude", "random"), finetune_unstructured=True, budgets=(0.5, 0.3),
-        finetune_budgets=(0.3,), seeds=(0,), per_class=2, published=False, latency_repeats=0, limit=20,
+    settings = compare_settings(
+        criteria=("weight",), unstructured=("magnitude", "random"), retrain_unstructured=True, budgets=(0.5, 0.3),
+        retrain_budgets=(0.3,), seeds=(0,), per_class=2, published=False, repeats=0, limit=20,
     )  # fmt: skip
     tune = FAST.model_copy(update={"epochs": 1, "distillation": DistillationSettings(teacher="masked")})
     rows = compare(trained, tiny_data, settings, PruneSettings(schedule="one-shot"), finetune=tune)

@@ -76,7 +76,7 @@ EARLY = [  # refused before PyTorch is loaded
     (["compare", *BOTH, "--set", "compare.variants.seeds=[]"], "compare.variants.seeds is empty"),
     (["compare", *BOTH, "--track", "wand"], "unknown tracker 'wand' (did you mean 'wandb'?)"),
     (["compare", *BOTH, "--head", "slice"], "--head is for the classes of --subset"),
-    (["compare", *BOTH, "--set", "compare.variants.blind=[lrp]"], "compare.variants.blind compares with scores on all classes"),
+    (["compare", *BOTH, "--set", "compare.variants.blind=[lrp]"], "variants.blind compares with scores on all"),
     (["explain", *BOTH, "--composite", "eps-plus"], "unknown composite 'eps-plus' (did you mean 'epsilon-plus'?)"),
     (["explain", *BOTH, "--start", "logits"], "unknown start 'logits' (did you mean 'logit'?)"),
     (["explain", *BOTH, "--against", "notes"], "is not a bundle folder"),
