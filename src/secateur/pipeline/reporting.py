@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import singledispatch
 from pathlib import Path
 from typing import Any
@@ -44,19 +45,17 @@ def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation
         raise RequestError(f"a report is an HTML page; '{path}' should end in .html")
     if (before is None) != (after is None):
         raise RequestError("a report compares the network before and after: give both evaluations, or none")
-    parts = _parts(result)
-    sections = list(parts.pop("sections", []))
+    page = _page(result)
     if before is not None and after is not None:
         if not isinstance(result, Compressed) or result.structure is None:
             raise RequestError("before= and after= belong to what secateur.compress gives; leave them out")
         units = result.structure.num_units, int(result.plan.keep(result.structure).sum())
-        sections.insert(0, rp.BeforeAfter(measurement(before, units[0]), measurement(after, units[1])))
-        parts["conditions"] = rp.Conditions(samples=before.samples, **timing_conditions(after.latency))
+        figures = rp.BeforeAfter(measurement(before, units[0]), measurement(after, units[1]))
+        held = rp.Conditions(samples=before.samples, **timing_conditions(after.latency))
+        page = replace(page, sections=[figures, *page.sections], conditions=held)
     made = origin()
-    made["notes"] = [*parts.pop("notes", []), *made["notes"]]
-    headline = title or parts.pop("title")
-    parts.pop("title", None)
-    return rp.write_report(rp.Report(title=headline, sections=sections, **parts, **made), target)
+    made["notes"] = [*page.notes, *made["notes"]]
+    return rp.write_report(replace(page, title=title or page.title, **made), target)
 
 
 _PICTURES = 32
@@ -64,61 +63,56 @@ _PICTURES = 32
 
 
 @singledispatch
-def _parts(result: Any) -> dict[str, Any]:
-    """The report's fields of a result."""
+def _page(result: Any) -> rp.Report:
+    """Title and sections of a result."""
     raise RequestError(
         f"there is no page for a {type(result).__name__}; give what secateur.compress, compare, evaluate or attribute "
         "gave"
     )
 
 
-@_parts.register
-def _(result: Compressed) -> dict[str, Any]:
+@_page.register
+def _(result: Compressed) -> rp.Report:
     steps = ", ".join(f"{step.requested:.0%}" for step in result.history)
-    return {
-        "title": f"Pruned by {result.plan.criterion}",
-        "subtitle": result.plan.summary,
-        "sections": [] if result.structure is None else [layers(result.structure, result.plan)],
-        "notes": [*result.plan.notes, f"Scored {len(result.history)} time(s), on the way to budgets of {steps}."],
-    }
+    return rp.Report(
+        f"Pruned by {result.plan.criterion}",
+        result.plan.summary,
+        sections=[] if result.structure is None else [layers(result.structure, result.plan)],
+        notes=[*result.plan.notes, f"Scored {len(result.history)} time(s), on the way to budgets of {steps}."],
+    )
 
 
-@_parts.register
-def _(result: Evaluation) -> dict[str, Any]:
-    return {
-        "title": "A network measured",
-        "sections": [rp.BeforeAfter(measurement(result, 0))],
-        "conditions": rp.Conditions(samples=result.samples, **timing_conditions(result.latency)),
-    }
+@_page.register
+def _(result: Evaluation) -> rp.Report:
+    held = rp.Conditions(samples=result.samples, **timing_conditions(result.latency))
+    return rp.Report("A network measured", sections=[rp.BeforeAfter(measurement(result, 0))], conditions=held)
 
 
-@_parts.register
-def _(result: Relevance) -> dict[str, Any]:
+@_page.register
+def _(result: Relevance) -> rp.Report:
     if result.input.ndim != 4:
         raise RequestError(
             f"heatmaps are drawn of images [N, C, H, W]; these inputs have shape {list(result.input.shape)}"
         )
     maps = result.input.detach().sum(1).double().cpu().numpy()[:_PICTURES]
     said = result.logits.argmax(1).tolist()
-    return {
-        "title": "Relevance of inputs",
-        "subtitle": f"{len(maps)} of {len(result.input)} inputs",
-        "sections": [rp.Heatmaps([_map(index, values, said[index]) for index, values in enumerate(maps)])],
-    }
+    heatmaps = [
+        rp.Heatmap(f"input {index}", "", rp.heatmap_png(values), caption=f"the network says class {said[index]}")
+        for index, values in enumerate(maps)
+    ]
+    subtitle = f"{len(maps)} of {len(result.input)} inputs"
+    return rp.Report("Relevance of inputs", subtitle, sections=[rp.Heatmaps(heatmaps)])
 
 
-def _map(index: int, relevance_HW: Any, said: int) -> rp.Heatmap:
-    return rp.Heatmap(f"input {index}", "", rp.heatmap_png(relevance_HW), caption=f"the network says class {said}")
-
-
-@_parts.register(list)
-@_parts.register(tuple)
-def _(result: Sequence[Any]) -> dict[str, Any]:
+@_page.register(list)
+@_page.register(tuple)
+def _(result: Sequence[Any]) -> rp.Report:
     if result and all(isinstance(item, Explanation) for item in result):
-        return {"title": "What a network looks at", "sections": [rp.Heatmaps([heatmap(item) for item in result])]}
+        found = [heatmap(item) for item in result]
+        return rp.Report("What a network looks at", sections=[rp.Heatmaps(found)])
     if not result or not all(isinstance(row, dict) and "criterion" in row and "accuracy" in row for row in result):
         raise RequestError("there is no page for this list; give the rows of secateur.compare, or explanations")
-    return {
-        "title": f"Criteria compared: {result[0].get('model', 'network')} on {result[0].get('dataset', 'data')}",
-        "sections": [rp.Comparison(rp.read_rows(rp.ComparisonRow, result))],
-    }
+    return rp.Report(
+        f"Criteria compared: {result[0].get('model', 'network')} on {result[0].get('dataset', 'data')}",
+        sections=[rp.Comparison(rp.read_rows(rp.ComparisonRow, result))],
+    )

@@ -169,8 +169,8 @@ def _class_chart(changes: Sequence[tuple[str, float, float]]) -> Chart:
         color=alt.Color("stage:N", title=None, scale=alt.Scale(domain=stages, range=[INK, KEPT])).legend(orient="top"),
         opacity=alt.Opacity("stage:N", scale=alt.Scale(domain=stages, range=[0.3, 1.0]), legend=None),
         tooltip=[
-            alt.Tooltip("class:N"),
-            alt.Tooltip("stage:N"),
+            "class:N",
+            "stage:N",
             alt.Tooltip("accuracy:Q", format=".1%"),
             alt.Tooltip("change:Q", format="+.1%", title="change"),
         ],

@@ -25,7 +25,7 @@ from secateur.reports.curves import (
     measures_of,
     stage,
 )
-from secateur.reports.look import INK, Chart, picture_path, save_chart, style
+from secateur.reports.look import INK, Chart, channels, picture_path, save_chart, style
 from secateur.reports.rows import read_rows
 from secateur.reports.summary import (
     TIMED,
@@ -119,9 +119,7 @@ def curve_chart(
     key = alt.Legend(columns=1, symbolLimit=60, labelLimit=220) if static else None
     key_title = "criterion, by mean accuracy" if found.aware else "criterion"
 
-    def look(channel: Any, part: int) -> Any:
-        scale = alt.Scale(domain=list(looks), range=[look[part] for look in looks.values()])
-        return channel("base:N", title=key_title, scale=scale, legend=key)
+    colour, shape = channels("base", looks, title=key_title, legend=key)
 
     def emphasis(focus: float, top: float, rest: float, dim: float) -> Any:
         """Value for the focused criterion, else for the first and the rest, or for all others while one is focused."""
@@ -134,13 +132,13 @@ def curve_chart(
     band = base.mark_area().encode(
         y=alt.Y("accuracy_low:Q", scale=up_scale),
         y2="accuracy_high:Q",
-        color=look(alt.Color, 0),
+        color=colour,
         detail=series,
         opacity=emphasis(0.18, 0.07 if found.aware else 0.13, 0.0, 0.0),
     )
     line = base.mark_line().encode(
         y=up,
-        color=look(alt.Color, 0),
+        color=colour,
         detail=series,
         opacity=emphasis(1.0, 0.95, 0.45, 0.1),
         strokeWidth=emphasis(3, 2, 1.5, 1.5),
@@ -151,8 +149,8 @@ def curve_chart(
         line = line.encode(strokeDash=_dash("stage", list(STAGES[::-1]), static))
     dots = base.mark_point(filled=True, size=42).encode(
         y=up,
-        color=look(alt.Color, 0),
-        shape=look(alt.Shape, 1),
+        color=colour,
+        shape=shape,
         opacity=emphasis(1.0, 1.0, 0.5, 0.1),
         tooltip=_tooltip(shown),
     )
@@ -284,9 +282,9 @@ def _tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
     shares |= {"latency_share": "latency", "onnx_share": "ONNX latency"}
     figures = {"accuracy": "accuracy", "accuracy_low": "lowest seed", "accuracy_high": "highest seed"}
     return [
-        alt.Tooltip("criterion:N"),
-        alt.Tooltip("strategy:N"),
-        alt.Tooltip("stage:N"),
+        "criterion:N",
+        "strategy:N",
+        "stage:N",
         *(
             alt.Tooltip(f"{name}_text:N", title=shares[name])
             if name in TIMED
@@ -294,7 +292,7 @@ def _tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
             for name in ("budget", *shown)
         ),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".1%") for name, title in figures.items()),
-        alt.Tooltip("seeds:Q"),
+        "seeds:Q",
     ]
 
 

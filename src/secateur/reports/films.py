@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.core.errors import RequestError
 from secateur.reports import captions
 from secateur.reports.conditions import Conditions
-from secateur.reports.look import INK, Looks, style
+from secateur.reports.look import INK, Looks, channels, style
 from secateur.reports.registry import register_section
 from secateur.reports.rows import STRICT
 
@@ -163,15 +163,10 @@ def film_chart(film: Film, looks: Looks | None = None, height: int = 170) -> Cha
         tickCount=6, labelFlush=False
     )
     up = alt.Y("accuracy:Q", title="accuracy, %", scale=alt.Scale(domain=[low, 100.0], nice=False)).axis(tickCount=5)
-    colour = alt.Color(
-        "track:N", scale=alt.Scale(domain=list(looks), range=[both[0] for both in looks.values()]), legend=None
-    )
-    shape = alt.Shape(
-        "track:N", scale=alt.Scale(domain=list(looks), range=[both[1] for both in looks.values()]), legend=None
-    )
+    colour, shape = channels("track", looks, legend=None)
     base = alt.Chart(alt.InlineData(values=values))
     tooltip = [
-        alt.Tooltip("track:N"),
+        "track:N",
         alt.Tooltip("position:Q", title=film.unit),
         alt.Tooltip("accuracy:Q", title="accuracy, %", format=".1f"),
     ]

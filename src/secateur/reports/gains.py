@@ -127,13 +127,13 @@ def _chart(rows: Sequence[GainRow], *, width: int = 184, height: int = 110) -> C
         .then(alt.Color("stage:N", scale=scale, legend=None))
         .otherwise(alt.value("transparent")),
         tooltip=[
-            alt.Tooltip("criterion:N"),
-            alt.Tooltip("stage:N"),
+            "criterion:N",
+            "stage:N",
             alt.Tooltip("budget:Q", format=".0%"),
             alt.Tooltip("gain:Q", title="gain, points", format="+.1f"),
             alt.Tooltip("low:Q", title="from", format="+.1f"),
             alt.Tooltip("high:Q", title="to", format="+.1f"),
-            alt.Tooltip("pairs:Q"),
+            "pairs:Q",
         ],
     )
     names = list(dict.fromkeys(row.criterion for row in known))

@@ -129,8 +129,8 @@ def _chart(cells: Sequence[LayerCell]) -> Chart:
             x=alt.X("layer:N", sort=layers, axis=across),
             y=alt.Y("criterion:N", sort=names, axis=alt.Axis(**bare | {"labelLimit": 320, "labelPadding": 8})),
             tooltip=[
-                alt.Tooltip("criterion:N"),
-                alt.Tooltip("layer:N"),
+                "criterion:N",
+                "layer:N",
                 alt.Tooltip("share:Q", title="units that stay", format=".1%"),
                 alt.Tooltip("spread:Q", title="difference between subsets", format=".1%"),
             ],

@@ -72,9 +72,9 @@ def _chart(layers: list[LayerKept]) -> Chart:
     base = alt.Chart(alt.InlineData(values=values)).encode(
         y=alt.Y("layer:N", sort=None, title=None, axis=alt.Axis(**PLAIN_AXIS)),
         tooltip=[
-            alt.Tooltip("layer:N"),
-            alt.Tooltip("kept:Q"),
-            alt.Tooltip("total:Q"),
+            "layer:N",
+            "kept:Q",
+            "total:Q",
             alt.Tooltip("share:Q", format=".0%"),
         ],
     )

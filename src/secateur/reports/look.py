@@ -188,6 +188,21 @@ def style(criterion_names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {name: (GREY, "cross") if name == "random" else _look(taken[name]) for name in names}
 
 
+def channels(column: str, looks: Looks, **options: Any) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape of a chart's marks, by a column that names criteria.
+
+    Args:
+        column: its name.
+        looks: of the criteria.
+        options: of both channels, as ``legend`` and ``title``.
+    """
+    import altair as alt
+
+    ranges = ([look[part] for look in looks.values()] for part in (0, 1))
+    colours, shapes = (alt.Scale(domain=list(looks), range=found) for found in ranges)
+    return alt.Color(f"{column}:N", scale=colours, **options), alt.Shape(f"{column}:N", scale=shapes, **options)
+
+
 def _look(place: int) -> tuple[str, str]:
     return PALETTE[place % len(PALETTE)], SHAPES[place % len(SHAPES)]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.core.errors import RequestError
 from secateur.reports import captions, figures
 from secateur.reports.conditions import Conditions
-from secateur.reports.look import INK, Chart, Looks, picture_path, save_chart, style
+from secateur.reports.look import INK, Chart, Looks, channels, picture_path, save_chart, style
 from secateur.reports.registry import register_section
 from secateur.reports.rows import ROW, STRICT, read_rows
 from secateur.reports.table import LIMIT, Table, csv_link
@@ -185,8 +185,6 @@ def _chart(
     """Draw ``points`` of one data set: steered by the page's signals, or for paper with a legend."""
     import altair as alt
 
-    looks = _looks(every)
-    names, colours, shapes = list(looks), [look[0] for look in looks.values()], [look[1] for look in looks.values()]
     counts = sorted(distinct(every, "samples"))
     across = alt.X(
         "samples:Q",
@@ -199,8 +197,7 @@ def _chart(
     up_scale = alt.Scale(domain=[max(0.0, 10.0 * math.floor(low / 10)), 100.0], zero=False, nice=False)
     up = alt.Y("mean:Q", title=up_title, scale=up_scale, axis=alt.Axis(tickCount=5))
     key = alt.Legend(orient="bottom") if not steered else None
-    colour = alt.Color("criterion:N", title=None, scale=alt.Scale(domain=names, range=colours), legend=key)
-    shape = alt.Shape("criterion:N", title=None, scale=alt.Scale(domain=names, range=shapes), legend=key)
+    colour, shape = channels("criterion", _looks(every), title=None, legend=key)
     dash_key = alt.Legend(orient="bottom", symbolType="stroke", symbolSize=144, symbolStrokeColor=INK)
     dash_scale = alt.Scale(domain=["unpruned"], range=[[4, 3]])
     dash = alt.StrokeDash("what:N", title=None, scale=dash_scale, legend=dash_key if not steered else None)
@@ -225,11 +222,11 @@ def _chart(
         shape=shape,
         opacity=opacity(1.0, 0.12),
         tooltip=[
-            alt.Tooltip("criterion:N"),
+            "criterion:N",
             alt.Tooltip("samples:Q", title="samples per class"),
             alt.Tooltip("mean:Q", title="accuracy, %", format=".1f"),
             alt.Tooltip("sd:Q", title="standard deviation", format=".1f"),
-            alt.Tooltip("runs:Q"),
+            "runs:Q",
         ],
     )
     return alt.layer(band, before, line, dots, description="Accuracy against reference samples per class")
