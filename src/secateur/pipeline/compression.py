@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.selection import Budget
 from secateur.selection.budget import check_budget
 from secateur.structure import Structure, trace
-from secateur.training import TrainSettings
+from secateur.training import Epoch, TrainSettings
 
 
 @reported("compressing")
@@ -80,6 +80,7 @@ def prune_to_budgets(
     train: Dataset[Any] | None = None,
     val: Dataset[Any] | None = None,
     finetune: TrainSettings | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
     progress: ProgressOption = True,
 ) -> Iterator[Compressed]:
     """Networks for several budgets from one run, largest budget first.
@@ -102,6 +103,7 @@ def prune_to_budgets(
         train: see `compress`.
         val: see `compress`.
         finetune: see `compress`.
+        on_epoch: of iterative schedules, called with each finished epoch; indices go on from step to step.
         progress: see `compress`; nothing is shown while the caller works with a network that it was given.
     """
     settings = PruneSettings() if settings is None else settings
@@ -123,5 +125,5 @@ def prune_to_budgets(
     runner = {"one-shot": one_shot, "rescored": rescored, "iterative": iterative}[settings.schedule]
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
-    for found in runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune):
+    for found in runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune, on_epoch):
         yield replace(found, structure=structure, latency=None if goal is None else goal.reached)

@@ -278,7 +278,7 @@ class PruneJob:
 
         Args:
             folder: interrupted fine-tuning goes on from a state kept there under the plan's hash.
-            tracking: logs each epoch of fine-tuning after a one-shot or re-scored schedule, and what was measured.
+            tracking: logs each epoch of fine-tuning, and what was measured.
         """
         prepared, recipe, model = self.prepared, self.prepared.recipe, self.prepared.model
         data, device = prepared.data, prepared.device
@@ -287,6 +287,7 @@ class PruneJob:
         def tested(network: object) -> Evaluation:
             return evaluate(network, loader(data.test), class_names=data.class_names, device=device)  # type: ignore[arg-type]
 
+        told = None if tracking is None else curves(tracking)
         before = tested(model)
         compressed = next(
             iter(
@@ -300,6 +301,7 @@ class PruneJob:
                     train=data.train,
                     val=data.val,
                     finetune=finetune,
+                    on_epoch=told,
                 )
             )
         )
@@ -311,7 +313,6 @@ class PruneJob:
                 for name in ("finetune", "teacher")
             ]
             teacher = teacher_of(model, slim, data.train, data.val, finetune, state_file=states[1])
-            told = None if tracking is None else curves(tracking)
             fit(slim, data.train, data.val, finetune, states[0], teacher=teacher, on_epoch=told)
             tuned = tested(slim)
             slim.to(device)
@@ -334,7 +335,8 @@ class PruneJob:
         )
         if tracking is not None:
             stages = {"unpruned": run.before, "pruned": run.pruned, "fine-tuned": run.tuned}
-            log_measured(tracking, finetune.epochs, {k: v for k, v in stages.items() if v is not None})
+            rounds = len(compressed.history) if recipe.prune.schedule == "iterative" else 1
+            log_measured(tracking, rounds * finetune.epochs, {k: v for k, v in stages.items() if v is not None})
         return run
 
 

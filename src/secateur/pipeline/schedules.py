@@ -25,7 +25,7 @@ from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
 from secateur.surgery import compensate, mask_and_compensate, prune, recalibrate
 from secateur.surgery.pruning import close
-from secateur.training import TrainSettings, fit
+from secateur.training import Epoch, TrainSettings, fit
 
 
 def _repaired(slim: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
@@ -260,8 +260,9 @@ def iterative(
     train: Dataset[Any] | None,
     val: Dataset[Any] | None,
     finetune: TrainSettings | None,
+    on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Iterator[Compressed]:
-    """Score, remove up to the next budget, fine-tune, and again."""
+    """Score, remove up to the next budget, fine-tune, and again; epochs are counted through all steps."""
     assert train is not None
     assert finetune is not None
     current: nn.Module = copy.deepcopy(model)
@@ -292,11 +293,19 @@ def iterative(
                 compensate(slim, current, fresh, reference, batch_size=settings.batch_size)
             alive = plan.keep(structure)
             teacher = None if finetune.distillation is None else model
-            fit(slim, train, val, finetune, teacher=teacher)  # ends on the CPU
-            current = slim.to(home)
+            told = _counted_on(on_epoch, len(steps) * finetune.epochs)
+            fit(slim, train, val, finetune, teacher=teacher, on_epoch=told)
+            current = slim.to(home)  # training ends on the CPU
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):
             yield Compressed(copy.deepcopy(current), plan, tuple(steps))
+
+
+def _counted_on(on_epoch: Callable[[Epoch], None] | None, before: int) -> Callable[[Epoch], None] | None:
+    """Report epochs as they are counted from the first step on."""
+    if on_epoch is None:
+        return None
+    return lambda epoch: on_epoch(replace(epoch, index=before + epoch.index))
 
 
 def _on_what_is_left(
