@@ -132,6 +132,8 @@ def test_a_name_is_given_once(template: Path) -> None:
 def test_what_cannot_be_a_section_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"section 'own' has no template '.*none\.html'"):
         register_section(Step, name="own", template=tmp_path / "none.html")
+    with pytest.raises(RequestError, match=r"section 'own' has no template 'own\.html'; give the path"):
+        register_section(Step, name="own", template="own.html")
     with pytest.raises(RequestError, match="section 'own' is made of <class 'int'>; give a frozen dataclass"):
         register_section(int, name="own", template=tmp_path / "none.html")
 

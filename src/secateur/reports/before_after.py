@@ -84,42 +84,26 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True)
-class _Card:
-    title: str
-    value: str
-    was: str
-    change: str = ""
-    look: str = ""
-
-
-@dataclass(frozen=True)
 class _Line:
+    """One figure: its line in the table, and its card where it has one; ``less`` says that less is better."""
+
     name: str
     field: str
     show: Callable[[float | None], str]
-    compare: Callable[[float, float], str]
-
-
-def _difference(before: float, after: float) -> str:
-    return f"{after - before:+.3f}".replace("-", "−")
+    card: str = ""
+    less: str = ""
 
 
 _LINES = (
-    _Line("Accuracy", "accuracy", figures.percent, figures.change),
-    _Line("Balanced accuracy", "balanced_accuracy", figures.percent, figures.change),
-    _Line("Calibration error", "calibration_error", figures.percent, figures.change),
-    _Line("Loss", "loss", figures.plain, _difference),
-    _Line("Units", "units", figures.count, figures.factor),
-    _Line("Parameters", "params", figures.count, figures.factor),
-    _Line("MACs for one input", "macs", figures.count, figures.factor),
-    _Line("Size on disk", "size_bytes", figures.size, figures.factor),
-)
-_CARDS = (
-    ("Accuracy", "accuracy", figures.percent, ""),
-    ("Parameters", "params", figures.count, "fewer"),
-    ("MACs", "macs", figures.count, "fewer"),
-    ("Size", "size_bytes", figures.size, "smaller"),
-    ("Latency", "latency_ms", figures.milliseconds, ""),
+    _Line("Accuracy", "accuracy", figures.percent, card="Accuracy"),
+    _Line("Balanced accuracy", "balanced_accuracy", figures.percent),
+    _Line("Calibration error", "calibration_error", figures.percent),
+    _Line("Loss", "loss", figures.plain),
+    _Line("Units", "units", figures.count, less="fewer"),
+    _Line("Parameters", "params", figures.count, card="Parameters", less="fewer"),
+    _Line("MACs for one input", "macs", figures.count, card="MACs", less="fewer"),
+    _Line("Size on disk", "size_bytes", figures.size, card="Size", less="smaller"),
+    _Line("Latency, median", "latency_ms", figures.milliseconds, card="Latency"),
 )
 
 
@@ -186,9 +170,11 @@ def _view(section: BeforeAfter, conditions: Conditions) -> dict[str, Any]:
     several = len(changes) == MOST_CLASSES
     return {
         "title": "Before and after" if len(stages) == 2 else "Measured",
-        "cards": [card for given in _CARDS if (card := _card(section, *given)) is not None],
+        "cards": [
+            _card(line, list(stages.values()), alone=section.after is None) for line in _shown(section) if line.card
+        ],
         "warning": busy_warning(max(spreads, default=None)),
-        "figures": _table(stages, conditions) if stages else None,
+        "figures": _table(section, conditions) if stages else None,
         "class_hint": f"The {len(changes)} classes that changed most, largest drop on top."
         if several
         else "Largest drop on top.",
@@ -196,64 +182,56 @@ def _view(section: BeforeAfter, conditions: Conditions) -> dict[str, Any]:
     }
 
 
-def _card(section: BeforeAfter, title: str, name: str, show: Callable[[float | None], str], fewer: str) -> _Card | None:
-    before, after = section.before, section.after
-    old, new = (None if stage is None else number(getattr(stage, name)) for stage in (before, after))
-    if new is None:
-        return None if old is None else _Card(title, show(old), "before pruning")
-    if old is None or before is None or after is None:
-        return _Card(title, show(new), "")
-    return _Card(title, show(new), f"from {show(old)}", *_change(name, before, after, fewer))
+def _shown(section: BeforeAfter) -> list[_Line]:
+    """Figures that some network has."""
+    stages = section.stages.values()
+    return [line for line in _LINES if any(number(getattr(stage, line.field)) is not None for stage in stages)]
 
 
-def _change(name: str, before: Measurement, after: Measurement, fewer: str) -> tuple[str, str]:
+def _card(line: _Line, stages: Sequence[Measurement], *, alone: bool) -> dict[str, str]:
+    values = [number(getattr(stage, line.field)) for stage in stages]
+    text, look = _change(line, *stages) if len(stages) == 2 else ("", "")
+    was = "before pruning" if alone else f"from {line.show(values[0])}" if len(stages) == 2 else ""
+    return {"title": line.card, "value": line.show(values[-1]), "was": was, "change": text, "look": look}
+
+
+def _change(line: _Line, before: Measurement, after: Measurement) -> tuple[str, str]:
     """What became of one figure, and its look: green or red only where it is known to have changed."""
-    old, new = getattr(before, name), getattr(after, name)
-    if name == "latency_ms":  # nothing is claimed of times that were not measured in turn
+    old, new = number(getattr(before, line.field)), number(getattr(after, line.field))
+    if line.field == "latency_ms":  # nothing is claimed of times that were not measured in turn
         share = after.latency_relative
         look = "" if share is None or share.faster else "worse" if share.measurable else "unclear"
         return "" if share is None else str(share), look
-    if fewer:
-        return figures.gain(old, new, fewer), "worse" if new > old else "unclear" if new == old else ""
+    if old is None or new is None:
+        return "", ""
+    if line.less:
+        return figures.gain(old, new, line.less), "worse" if new > old else "unclear" if new == old else ""
     if not captions.comparable(before, after):
         return "", ""
-    text, clear = figures.accuracy_change(old, new, after.samples or before.samples)
-    return text, "unclear" if not clear else "worse" if new < old else ""
+    if line.field == "accuracy":
+        text, clear = figures.accuracy_change(old, new, after.samples or before.samples)
+        return text, "unclear" if not clear else "worse" if new < old else ""
+    return f"{new - old:+.3f}".replace("-", "−") if line.field == "loss" else figures.change(old, new), ""
 
 
-def _table(stages: Mapping[str, Measurement], conditions: Conditions) -> Table:
+def _table(section: BeforeAfter, conditions: Conditions) -> Table:
     """All figures."""
-    both = list(stages.values())
-    lines: list[tuple[str, ...]] = []
-    for line in _LINES:
-        values = [number(getattr(stage, line.field)) for stage in both]
-        if any(value is not None for value in values):
-            change = (_compared(line, *both),) if len(both) == 2 else ()
-            lines.append((line.name, *map(line.show, values), *change))
-    batch = both[-1].latency_batch
-    title = "Latency, median" if batch is None else f"Latency per batch of {batch}, median"
-    share = both[-1].latency_relative
-    if any(stage.latency_ms is not None for stage in both):
-        ratio = (figures.ABSENT if share is None else str(share),) if len(both) == 2 else ()
-        lines.append((title, *(figures.milliseconds(stage.latency_ms) for stage in both), *ratio))
+    both = list(section.stages.values())
+    lines: list[list[str]] = []
+    for line in _shown(section):
+        change = [_change(line, *both)[0] or figures.ABSENT] if len(both) == 2 else []
+        lines.append([line.name, *(line.show(getattr(stage, line.field)) for stage in both), *change])
+        batch = both[-1].latency_batch
+        if line.field == "latency_ms" and batch is not None:
+            lines[-1][0] = f"Latency per batch of {batch}, median"
     quartiles = [stage.latency_quartiles for stage in both]
     if any(quartiles):
         ends = [" to ".join(map(figures.milliseconds, pair)) if pair else figures.ABSENT for pair in quartiles]
-        lines.append(("Latency, quartiles", *ends, *[""] * (len(both) == 2)))
+        lines.append(["Latency, quartiles", *ends, *[""] * (len(both) == 2)])
     intervals = any("[" in line[-1] and "points" in line[-1] for line in lines)
     how = "intervals at 95 %; that of accuracy is binomial, at most as wide where both saw the same samples"
     beneath = captions.line(captions.of_stages(both, conditions), how if intervals else "")
-    return Table(["figure", *stages, *["change"] * (len(both) == 2)], lines, beneath=[beneath])
-
-
-def _compared(line: _Line, before: Measurement, after: Measurement) -> str:
-    old, new = number(getattr(before, line.field)), number(getattr(after, line.field))
-    measured = line.compare in (figures.change, _difference)
-    if old is None or new is None or (measured and not captions.comparable(before, after)):
-        return figures.ABSENT
-    if line.field == "accuracy":
-        return figures.accuracy_change(old, new, after.samples or before.samples)[0]
-    return "unchanged" if old == new and not measured else line.compare(old, new)
+    return Table(["figure", *section.stages, *["change"] * (len(both) == 2)], lines, beneath=[beneath])
 
 
 register_section(BeforeAfter, name="before-after", template="before_after.html", charts=_charts, view=_view)

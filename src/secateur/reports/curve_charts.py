@@ -274,7 +274,7 @@ def _dash(name: str, domain: list[str], legend: bool) -> alt.StrokeDash:
     return alt.StrokeDash(f"{name}:N", title=None, scale=scale, legend=shown)
 
 
-def _tooltip(shown: Sequence[str]) -> list[alt.Tooltip]:
+def _tooltip(shown: Sequence[str]) -> list[alt.Tooltip | str]:
     """Everything about one point; ``shown`` are measures."""
     import altair as alt
 

@@ -130,4 +130,5 @@ class Canvas:
 
     def bottom(self, axes: Axes) -> float:
         """Where axes end with their labels."""
-        return SCALE - axes.get_tightbbox().y0  # type: ignore[union-attr]
+        box = axes.get_tightbbox()
+        return SCALE - float(0.0 if box is None else box.y0)

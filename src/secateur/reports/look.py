@@ -21,21 +21,11 @@ KEPT = "#3D8B65"
 GREEN = (47, 115, 83)
 """Of cells that are coloured by a share: white numbers are legible on the full colour."""
 
-# Colours of classes. Set1, Set2 and Dark2 are ColorBrewer's; Tableau's ten are those of 2016.
-_QUALITATIVE = {
-    "okabe-ito": PALETTE,
-    "set1": "#E41A1C #377EB8 #4DAF4A #984EA3 #FF7F00 #FFFF33 #A65628 #F781BF #999999".split(),
-    "set2": "#66C2A5 #FC8D62 #8DA0CB #E78AC3 #A6D854 #FFD92F #E5C494 #B3B3B3".split(),
-    "dark2": "#1B9E77 #D95F02 #7570B3 #E7298A #66A61E #E6AB02 #A6761D #666666".split(),
-    "tableau10": "#4E79A7 #F28E2B #E15759 #76B7B2 #59A14F #EDC948 #B07AA1 #FF9DA7 #9C755F #BAB0AC".split(),
-}
-# Stops at equal distances; colours in between are interpolated. Grey ends before white, the colour of the page.
-_SEQUENTIAL = {
-    "viridis": "#440154 #472D7B #3B528B #2C728E #21918C #28AE80 #5EC962 #ADDC30 #FDE725".split(),
-    "coolwarm": "#3B4CC0 #6282EA #8DB0FE #B9D0F9 #DDDCDC #F5C4AC #F4987A #DD5F4B #B40426".split(),
-    "grey": "#252525 #BDBDBD".split(),
-}
-COLORMAPS = (*_QUALITATIVE, *_SEQUENTIAL)
+# Colours of classes: Tableau's ten are those of 2016, the others in matplotlib.
+_TABLEAU = "#4E79A7 #F28E2B #E15759 #76B7B2 #59A14F #EDC948 #B07AA1 #FF9DA7 #9C755F #BAB0AC".split()
+_BREWER = {"set1": "Set1", "set2": "Set2", "dark2": "Dark2"}
+_SEQUENTIAL = ("viridis", "coolwarm", "grey")
+COLORMAPS = ("okabe-ito", *_BREWER, "tableau10", *_SEQUENTIAL)
 
 # "currentColor" lets one chart serve light and dark pages; on white paper it is this near-black.
 INK = "currentColor"
@@ -119,27 +109,25 @@ def colormap(name: str, count: int) -> list[str]:
         >>> colormap("okabe-ito", 2), colormap("viridis", 3)
         (['#1F83C6', '#D55E00'], ['#440154', '#21918C', '#FDE725'])
     """
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
     known = name.lower()
-    if known in _QUALITATIVE:
-        colours = _QUALITATIVE[known]
-        if count > len(colours):
-            raise RequestError(
-                f"colour map '{name}' has {len(colours)} colours, {count} classes need more; "
-                f"use one of: {', '.join(_SEQUENTIAL)}"
-            )
-        return list(colours[:count])
-    if known not in _SEQUENTIAL:
+    if known not in COLORMAPS:
         raise RequestError(f"unknown colour map '{name}'; known: {', '.join(COLORMAPS)}")
-    stops = [rgb(stop) for stop in _SEQUENTIAL[known]]
-    return [_between(stops, place / (count - 1) if count > 1 else 0.5) for place in range(count)]
-
-
-def _between(stops: Sequence[tuple[int, int, int]], share: float) -> str:
-    """Colour at a share of the way from the first stop to the last."""
-    place = min(int(share * (len(stops) - 1)), len(stops) - 2)
-    part = share * (len(stops) - 1) - place
-    mixed = (round(low + part * (high - low)) for low, high in zip(stops[place], stops[place + 1], strict=True))
-    return "#{:02X}{:02X}{:02X}".format(*mixed)
+    if known in _SEQUENTIAL:
+        # grey ends before white, the colour of the page
+        grey = LinearSegmentedColormap.from_list("grey", ["#252525", "#BDBDBD"])
+        scale = grey if known == "grey" else colormaps[known]
+        return [to_hex(scale(place / (count - 1) if count > 1 else 0.5)).upper() for place in range(count)]
+    own = {"okabe-ito": PALETTE, "tableau10": _TABLEAU}
+    colours = own.get(known) or [to_hex(colour).upper() for colour in colormaps[_BREWER[known]].colors]  # type: ignore[attr-defined]
+    if count > len(colours):
+        raise RequestError(
+            f"colour map '{name}' has {len(colours)} colours, {count} classes need more; "
+            f"use one of: {', '.join(_SEQUENTIAL)}"
+        )
+    return list(colours[:count])
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +14,7 @@ from secateur.core.errors import RequestError
 from secateur.core.files import read_json, write_json, write_text
 from secateur.reports import figures
 from secateur.reports.records import Report
-from secateur.reports.registry import type_of
+from secateur.reports.registry import TEMPLATES, type_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -132,7 +131,7 @@ def _environment() -> jinja2.Environment:
 
     def source(name: str) -> str | None:
         """Text of a template of this package, or at an absolute path."""
-        path = files("secateur.reports") / "templates" / name if not Path(name).is_absolute() else Path(name)
+        path = TEMPLATES / name
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     found = jinja2.Environment(
@@ -167,4 +166,4 @@ def _vega() -> str:
 
 @cache
 def _asset(name: str) -> str:
-    return (files("secateur.reports") / "templates" / name).read_text(encoding="utf-8")
+    return (TEMPLATES / name).read_text(encoding="utf-8")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Charts: TypeAlias = "Callable[[Any, Conditions], Mapping[str, Drawing]]"
 View: TypeAlias = Callable[[Any, Conditions], Mapping[str, Any]]
 
+TEMPLATES = Path(__file__).with_name("templates")
+"""Where the sections of this package have theirs; the others are at absolute paths."""
+
 
 @dataclass(frozen=True)
 class SectionType:
@@ -102,8 +105,11 @@ def register_section(
     """
     if not (isinstance(record, type) and dataclasses.is_dataclass(record)):
         raise RequestError(f"section '{name}' is made of {record!r}; give a frozen dataclass")
-    if Path(template).is_absolute() and not Path(template).is_file():
-        raise RequestError(f"section '{name}' has no template '{template}'; give the path of a jinja2 file")
+    if not (TEMPLATES / template).is_file():
+        raise RequestError(
+            f"section '{name}' has no template '{template}'; give the path of a jinja2 file, as "
+            "Path(__file__).with_name(...)"
+        )
     _records.register(name)(record)
     _types[record] = SectionType(record, name, str(template), charts, view)
 
