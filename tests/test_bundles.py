@@ -993,7 +993,9 @@ def _forbidden(*args, **kwargs):
 def test_a_bundle_is_a_repository_of_the_hub(tmp_path):
     model, x = zoo("resnet20")
     plan = plan_for(model, x, 0.5)
-    metrics = {"before": {"accuracy": 0.9, "params": 100}, "pruned": {"accuracy": 0.88}, "note": "a|b\n<script>"}
+    memory = {"peak_bytes": 12_500_000, "network_bytes": 4_500_000, "batch_size": 64}
+    before = {"accuracy": 0.9, "params": 100, "memory": memory}
+    metrics = {"before": before, "pruned": {"accuracy": 0.88, "memory": {"mine": 1}}, "note": "a|b\n<script>"}
     folder = sc.save(sc.prune(model, plan), tmp_path / "bundle", plan=plan, metrics=metrics)
     about = json.loads((folder / "config.json").read_text())
     assert about["library_name"] == "secateur"
@@ -1003,6 +1005,7 @@ def test_a_bundle_is_a_repository_of_the_hub(tmp_path):
     _, front, body = (folder / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front) == {"library_name": "secateur", "tags": ["secateur", "pruning", "pytorch"]}
     assert "| accuracy | 0.9 | 0.88 |  |" in body
+    assert "| peak memory | 12.5 MB for a batch of 64 |  |  |" in body
     assert "<script>" not in body
     assert exact(sc.prune(model, plan), from_pretrained(folder), x)
 

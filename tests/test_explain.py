@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 from torch import nn
 
 import secateur as sc
@@ -523,3 +524,23 @@ def test_a_bundle_of_another_kind_is_one_line(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert message.format(bundle=bundle) in lines[0]
+
+
+def test_images_have_the_size_that_the_bundle_records(network: Any, tmp_path: Any, capsys: Any) -> None:
+    options, bundle = network
+    size = {"size": 20, "crop": 16, "interpolation": "bilinear"}
+    resized = str(sc.save(sc.load(bundle), tmp_path / "resized", data={"resize": size}))
+    few = ["--count", "1", "--per-class", "0", "--agreement-images", "2"]
+    assert run(["explain", *options, "--against", resized, *few, "--out", str(tmp_path / "out")]) == 0
+    assert f"images as bundle '{resized}' records: shorter side 20, centre crop 16, bilinear" in capsys.readouterr().err
+    with Image.open(next((tmp_path / "out").glob("image-*-before.png"))) as heatmap:
+        assert heatmap.width == heatmap.height
+    heatmaps = load_report(tmp_path / "out" / "report.json").section(Heatmaps)
+    assert heatmaps is not None
+    other = str(sc.save(sc.load(bundle), tmp_path / "other", data={"resize": {"size": 24}}))
+    asked = ["explain", "--model", resized, *options[4:-2], "--against", other]
+    assert run([*asked, "--out", str(tmp_path / "x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "takes images of shorter side 20" in line
+    assert "say with data.resize which size both are given" in line
+    assert run([*asked, *few, "--set", "data.resize=16", "--dry-run"]) == 0

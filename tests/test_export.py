@@ -181,9 +181,12 @@ def test_a_check_that_says_nothing_is_called_so(tmp_path, capfd):
     assert sc.export(model, tmp_path / "net.onnx", x).constant
     weights = sc.build("resnet20", num_classes=4)
     nn.init.zeros_(weights.fc.weight)
-    save_weights(weights, tmp_path / "w.safetensors", {"class_names": list("abcd")})
+    known = {"class_names": list("abcd"), "resize": {"size": 10, "crop": 8}}
+    save_weights(weights, tmp_path / "w.safetensors", known)
     options = ["--weights", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "out"), "--repeats", "0"]
     assert run(["export", "resnet20", *options, "--shape", "3,8,8"]) == 0
+    written = OnnxSession(next((tmp_path / "out").glob("*.onnx"))).metadata
+    assert {key: json.loads(written[key]) for key in known} == known
     printed = capfd.readouterr()
     assert "'model' gives the same outputs for all inputs" in printed.err
     assert "constant outputs" in printed.out

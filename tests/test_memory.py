@@ -12,12 +12,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur as sc
+from comparisons import compare_settings
 from networks import zoo
 from secateur.cli.main import run
+from secateur.core.errors import RequestError
 from secateur.core.files import read_json
 from secateur.core.memory import Memory
 from secateur.evaluation import measure_memory
 from secateur.exporting import OnnxSession, export, measure_onnx_memory
+from secateur.pipeline import PruneSettings
+from secateur.studies.compare import compare, timing
 
 FLOAT = 4
 
@@ -167,3 +171,26 @@ def test_commands_print_and_keep_it(tmp_path, capsys):
     assert "peak memory" in capsys.readouterr().out
     kept = read_json(tmp_path / "metrics.json")["memory"]
     assert 0 < kept["network_bytes"] < kept["peak_bytes"]
+
+
+def test_a_comparison_has_the_memory_of_exported_networks(tiny_data, monkeypatch):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    timed = {"criteria": ("weight",), "budgets": (0.8, 0.5), "onnx_budgets": (0.5,), "repeats": 1, "batch": 16}
+    asked = compare_settings(**timed, seeds=(0,), per_class=2, published=False, limit=30)
+
+    def rows():
+        return compare(net, tiny_data, asked, PruneSettings(schedule="one-shot", strategy="per-layer"))
+
+    whole, other, half = rows()
+    assert (other["onnx_memory_bytes"], other["onnx_ms"]) == (None, None)
+    assert min(whole["onnx_memory_bytes"], half["onnx_memory_bytes"]) > 16 * 28 * 28 * FLOAT
+
+    def refuse(*arguments):
+        raise RequestError("peak memory in ONNX Runtime is read from Linux's /proc; measure it on Linux")
+
+    monkeypatch.setattr(timing, "measure_onnx_memory", refuse)
+    elsewhere = rows()
+    assert [row["onnx_memory_bytes"] for row in elsewhere] == [None, None, None]
+    assert elsewhere[-1]["onnx_ms"] is not None
+    assert elsewhere[-1]["latency_note"] == ""

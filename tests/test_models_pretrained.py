@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.models import SqueezeNet1_1_Weights, get_model
 from torchvision.models._api import WeightsEnum
 
+from secateur.cli.exported import ExportJob
 from secateur.cli.main import run
 from secateur.core.errors import RequestError, SecateurError
 from secateur.models import ModelSettings, open_network, origin_of
@@ -118,6 +119,10 @@ def test_other_classes_get_a_new_head_that_has_to_be_trained(tmp_path, capsys):
     TrainJob.of(recipe)
     assert run(["prune", *TRAINED, "--data", str(root), "--set", "data.resize=64", "--dry-run"]) == 2
     assert "train it first" in capsys.readouterr().err
+    asked = ModelSettings(name=NET, arguments={"weights": "DEFAULT", "num_classes": 2})
+    job = ExportJob.of(asked, None, (3, 64, 64))
+    assert f"note: '{NET}' has a new head with random weights" in capsys.readouterr().err
+    assert job.metadata["model"]["resize"]["crop"] == 224
 
 
 def test_training_keeps_what_the_images_have_to_be(tmp_path, capsys):

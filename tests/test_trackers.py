@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+import secateur as sc
 from secateur.cli.main import run as secateur
 from secateur.core.errors import RequestError
 from secateur.core.timing import LatencyShare
@@ -309,6 +310,18 @@ def test_each_epoch_is_one_step(noting: type[Noting], tmp_path: Path) -> None:
         assert values["seconds"] > 0
 
 
+def test_epochs_of_an_iterative_schedule_are_counted_through_its_steps() -> None:
+    model = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 2))
+    reference = sc.ReferenceSet.sample(points(), 2)
+    settings, epochs = sc.PruneSettings(schedule="iterative", step=0.2), []
+    arguments = (model, reference, [sc.Budget(units=0.4)], "weight", settings)
+    finetune = sc.TrainSettings(epochs=2, batch_size=20, device="cpu")
+    given = {"train": points(), "val": points(seed=1), "finetune": finetune}
+    (found,) = sc.prune_to_budgets(*arguments, **given, on_epoch=epochs.append)
+    assert [epoch.index for epoch in epochs] == list(range(2 * len(found.history)))
+    assert len(found.history) == 3
+
+
 class Stopping(TensorDataset):
     """Ends the work after some samples."""
 
@@ -417,9 +430,9 @@ def test_commands_log_epochs_what_was_measured_and_files(
     few = ["--criterion", "weight", "--budget", "0.7", "--seed", "0", "--out", str(tmp_path / "compared")]
     for setting in (
         "prune.schedule=one-shot",
-        "compare.published=false",
-        "compare.latency_repeats=0",
-        "compare.per_class=2",
+        "compare.variants.published=false",
+        "compare.timing.repeats=0",
+        "compare.sampling.per_class=2",
     ):
         few += ["--set", setting]
     assert secateur(["compare", *model, *weights[:2], *data, *few]) == 0, capsys.readouterr().err

@@ -127,9 +127,12 @@ def _open(asked: ModelSettings) -> tuple[nn.Module, dict[str, Any], Bundle | Non
         bundle = read_bundle(asked.name, model=build_architecture(asked))
         return bundle.model, bundle.architecture.get("data", {}), bundle
     opened = open_network(asked)
-    if not opened.trained:
+    if opened.new_head:
+        _note(f"'{asked.name}' has a new head with random weights; train it first (secateur train)")
+    elif not opened.trained:
         _note(f"'{asked.name}' has random weights; give --weights FILE or a bundle folder")
-    known = {key: opened.metadata[key] for key in ("normalisation", "class_names") if key in opened.metadata}
+    recorded = ("normalisation", "resize", "class_names")
+    known = {key: opened.metadata[key] for key in recorded if key in opened.metadata}
     return opened.model, known, None
 
 

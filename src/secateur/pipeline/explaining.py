@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from secateur.pipeline.explanation import (
 from secateur.pipeline.jobs import opened
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.requests import ExplainSettings
-from secateur.pipeline.run import Prepared
+from secateur.pipeline.run import Prepared, recorded_resize
 from secateur.surgery import Bundle, read_bundle
 
 
@@ -71,6 +71,8 @@ class ExplainJob:
         """Check a request for explanations; one image is explained to see that the rules go with the network."""
         bundle = None if asked.against is None else read_bundle(asked.against)
         prepared = opened(recipe)
+        if bundle is not None:
+            prepared = _sized(prepared, bundle, asked.against)
         test, seed = prepared.data.test, recipe.reference.seed
         networks, splits = [prepared.model], [test]
         if bundle is not None:
@@ -124,6 +126,21 @@ class ExplainJob:
         if self.compared:
             compared = agreement(self.networks[0], self.networks[1], self.splits, self.compared, **passes)
         return Explained(images, units, compared)
+
+
+def _sized(prepared: Prepared, bundle: Bundle, path: Path | None) -> Prepared:
+    """Data with test images of the size that a bundle's network takes: both networks are to see the same pixels."""
+    settings, size = prepared.recipe.data, prepared.data.resize
+    known = recorded_resize(bundle.architecture.get("data", {}))
+    if known is None or known == size or settings.resize is not None or not settings.follow_network:
+        return prepared
+    if size is not None:
+        raise RequestError(
+            f"'{prepared.recipe.model.name}' takes images of {size}, bundle '{path}' of {known}: heatmaps are compared "
+            "pixel by pixel; say with data.resize which size both are given"
+        )
+    data = replace(prepared.data, test=prepared.data.test.replace(resize=known))
+    return replace(prepared, data=data, notes=(*prepared.notes, f"images as bundle '{path}' records: {known}"))
 
 
 def _as_recorded(images: LabelledImages, bundle: Bundle, path: Path | None) -> LabelledImages:

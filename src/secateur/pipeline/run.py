@@ -96,15 +96,10 @@ def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSe
     """Settings of the data with the size of images that the network's record says, and what is said of it."""
     if not settings.follow_network:
         return settings, []
-    known, size = record.get("resize"), settings.resize
+    size = settings.resize
     notes = []
-    if known and size is None:
-        try:
-            settings = settings.model_copy(update={"resize": Resize.model_validate(known)})
-        except ValidationError as error:
-            raise RequestError(
-                "the network's record of the size of its images is not understood; give data.resize"
-            ) from error
+    if size is None and (known := recorded_resize(record)) is not None:
+        settings = settings.model_copy(update={"resize": known})
         notes.append(f"images as the network's weights were trained: {settings.resize}")
     if record.get("weights"):  # those that a library fetches
         norm = record["normalisation"]
@@ -113,6 +108,20 @@ def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSe
         if record.get("otherwise") and size is None:
             notes.append(f"the network's weights were trained on images {record['otherwise']}; here, they are cropped")
     return settings, notes
+
+
+def recorded_resize(record: Mapping[str, Any]) -> Resize | None:
+    """The size of images that a network's record says; None where it says none.
+
+    Raises:
+        RequestError: for a record that is not understood.
+    """
+    try:
+        return Resize.model_validate(record["resize"]) if record.get("resize") else None
+    except ValidationError as error:
+        raise RequestError(
+            "the network's record of the size of its images is not understood; give data.resize"
+        ) from error
 
 
 def _rounded(values: Sequence[float]) -> str:

@@ -12,6 +12,7 @@ import dis
 import hashlib
 import inspect
 import linecache
+import tokenize
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def text_of(code: types.CodeType) -> FunctionText | None:
         text = FunctionText(code, lines, code.co_firstlineno) if lines else None
         # a file may have changed since it was run
         return text if text is not None and _same_code(compiled_function(text.tree(), code, []), code) else None
-    except (OSError, TypeError, SyntaxError, IndexError, AttributeError, StopIteration):
+    except (OSError, TypeError, SyntaxError, tokenize.TokenError, IndexError, AttributeError, StopIteration):
         return None
 
 

@@ -10,6 +10,7 @@ import yaml
 from torch import nn
 
 from secateur.core.figures import size
+from secateur.core.memory import Memory
 from secateur.core.timing import Latency
 from secateur.models.libraries import base_model
 from secateur.surgery.pruning import edits_of
@@ -98,7 +99,8 @@ def _table(metrics: Mapping[str, Any]) -> str:
     columns: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
         if isinstance(value, Mapping):
-            figures = {str(k): v for k, v in value.items() if _is_figure(v)} | _times(value.get("latency"))
+            figures = {str(k): v for k, v in value.items() if _is_figure(v)}
+            figures |= _times(value.get("latency")) | _memory(value.get("memory"))
             if figures:
                 columns[str(key)] = figures
         elif _is_figure(value):
@@ -135,6 +137,16 @@ def _times(value: Any) -> dict[str, str]:
     if found.relative is not None:
         rows["latency, against the network before"] = str(found.relative)
     return rows | ({"latency, note": found.warning} if found.warning else {})
+
+
+def _memory(value: Any) -> dict[str, str]:
+    """What evaluations say of peak memory, in words; nothing of what is no `Memory`."""
+    if not isinstance(value, Mapping):
+        return {}
+    try:
+        return {"peak memory": str(Memory(**value))}
+    except (TypeError, ValueError):
+        return {}  # a user's own figures, of another form
 
 
 def _text(value: Any) -> str:

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from secateur.core.errors import SecateurError
+from secateur.core.memory import Memory
 from secateur.core.timing import BUSY
 from secateur.evaluation import measure_latency, measure_memory
 from secateur.experiments import Result
-from secateur.exporting import OnnxSession, export, measure_runtime
+from secateur.exporting import OnnxSession, export, measure_onnx_memory, measure_runtime
 from secateur.selection import Plan
 from secateur.studies.compare.cells import UNPRUNED, TimeCell
 from secateur.studies.compare.tables import TIMES, Row, coordinates_of
@@ -29,11 +30,19 @@ _UNTIMED = "not timed in ONNX Runtime"
 
 @dataclass(frozen=True, eq=False)
 class Runtimes:
-    """One network, ready to be timed: in PyTorch and, where it could be exported, in ONNX Runtime."""
+    """One network, ready to be timed: in PyTorch and, where it could be exported, in ONNX Runtime.
+
+    Attributes:
+        model: in PyTorch.
+        session: in ONNX Runtime.
+        note: why there is no session, though one was asked for.
+        memory: peak memory in ONNX Runtime, measured while the exported file was there; None where it cannot be.
+    """
 
     model: nn.Module
     session: OnnxSession | None
     note: str = ""
+    memory: Memory | None = None
 
 
 class Timer:
@@ -85,6 +94,8 @@ class Timer:
         note = networks[-1].note or (networks[0].note if networks[-1].session else "")
         found = times[-1].columns() | {"latency_note": note}
         found |= measure_memory(networks[-1].model, probe).columns()
+        if (memory := networks[-1].memory) is not None:
+            found |= memory.columns("onnx_memory")
         sessions = [network.session for network in networks if network.session is not None]
         if len(sessions) == len(networks):
             try:
@@ -101,9 +112,18 @@ class Timer:
         try:
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 path = export(model, Path(folder) / "network.onnx", probe, batch=len(probe)).path
-                return Runtimes(model, OnnxSession(path, torch.get_num_threads()))
+                session = OnnxSession(path, torch.get_num_threads())
+                return Runtimes(model, session, memory=_memory(session, probe.cpu()))
         except SecateurError as error:
             return Runtimes(model, None, f"{_UNTIMED}: {error}")
+
+
+def _memory(session: OnnxSession, probe: torch.Tensor) -> Memory | None:
+    """Peak memory in ONNX Runtime; None where it cannot be measured, as on other systems than Linux."""
+    try:
+        return measure_onnx_memory(session, probe)
+    except SecateurError:
+        return None
 
 
 def busy_networks(rows: Iterable[Row]) -> str:
