@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
+import sqlite3
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +27,7 @@ from secateur.pipeline.unstructured import mask_weights, weight_scores
 from secateur.selection import UnreachableBudgetError
 from secateur.studies import class_aware
 from secateur.studies.compare import compare, make_tasks, write_rows
+from secateur.studies.compare.findings import overhead
 
 SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", *column_names())
 ONE_SHOT = PruneSettings(schedule="one-shot")
@@ -86,34 +89,39 @@ def test_rows_say_what_was_pruned_for_what(rows, tiny_data, model):
     assert whole["accuracy"] == pytest.approx(float((said == torch.from_numpy(images.labels)).float().mean()))
 
 
-def test_finished_parts_are_found_and_times_are_kept(rows, model, tiny_data):
+def finished(folder):
+    """Finished cells of a store, by stage."""
+    with contextlib.closing(sqlite3.connect(folder / "compare.sqlite")) as database:
+        return dict(database.execute("SELECT stage, count(*) FROM cells WHERE state = 'finished' GROUP BY stage"))
+
+
+def test_finished_cells_are_found_and_times_are_kept(rows, model, tiny_data):
     table, folder, whole, tune = rows
-    files = sorted((folder / "parts").iterdir())
-    assert len(files) == 3 + 2  # parts, and times of the structured ones
-    files[0].unlink()
-    stamps = {path: path.stat().st_mtime_ns for path in files[1:]}
+    assert finished(folder / "parts") == {"measure": 1 + 3, "time": 1 + 2}  # the unpruned network; masks are not timed
+    with contextlib.closing(sqlite3.connect(folder / "parts" / "compare.sqlite")) as database:
+        database.execute("UPDATE cells SET state = 'waiting' WHERE position = 1")
+        database.commit()
     again = compare(model, tiny_data, whole, ONE_SHOT, finetune=tune, folder=folder / "parts")
-    assert {path: path.stat().st_mtime_ns for path in files[1:]} == stamps
-    strip = column_names("onnx")
+    strip = (*column_names("onnx"), "scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s")
     first, second = ([{k: v for k, v in row.items() if k not in strip} for row in plain(t)] for t in (table, again))
     assert first == second
 
 
 @pytest.mark.slow
-def test_parts_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_path):
-    def parts(net=model, data=tiny_data, prune=ONE_SHOT, **changes):
+def test_cells_are_found_only_where_nothing_has_changed(model, tiny_data, tmp_path):
+    def cells(net=model, data=tiny_data, prune=ONE_SHOT, **changes):
         compare(net, data, settings(criteria=("random",), budgets=(0.5,), **changes), prune, folder=tmp_path)
-        return len(list(tmp_path.iterdir()))
+        return finished(tmp_path)["measure"]
 
-    assert parts() == 1
-    assert parts(batch=8, processes=0) == 1
-    assert parts(subsets=(ODD.model_copy(update={"classes": (1, 3, 7)}),)) == 2
-    assert parts(prune=ONE_SHOT.model_copy(update={"skip_first_layers": 1})) == 3
+    assert cells() == 2  # the unpruned network, too
+    assert cells(batch=8, processes=0) == 2
+    assert cells(subsets=(ODD.model_copy(update={"classes": (1, 3, 7)}),)) == 4
+    assert cells(prune=ONE_SHOT.model_copy(update={"skip_first_layers": 1})) == 5
     torch.manual_seed(1)
-    assert parts(net=sc.build("resnet20", in_channels=1, width=4)) == 4
-    assert parts(data=replace(tiny_data, train=tiny_data.train.replace(augmentation=augmentation("flip")))) == 5
-    assert parts(net=sc.mask_head(model, [0, 1, 3, 5]), replace_head="keep") == 6
-    assert parts() == 6
+    assert cells(net=sc.build("resnet20", in_channels=1, width=4)) == 7
+    assert cells(data=replace(tiny_data, train=tiny_data.train.replace(augmentation=augmentation("flip")))) == 9
+    assert cells(net=sc.mask_head(model, [0, 1, 3, 5]), replace_head="keep") == 11
+    assert cells() == 11
 
 
 def test_tables_of_classes_and_layers(rows, tmp_path):
@@ -130,7 +138,7 @@ def test_tables_of_classes_and_layers(rows, tmp_path):
 @pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(model, tiny_data):
     alone = settings(criteria=("taylor", "weight"), budgets=(0.5,))
-    side_by_side = alone.model_copy(update={"processes": 2})
+    side_by_side = settings(criteria=("taylor", "weight"), budgets=(0.5,), processes=2)
     assert plain(compare(model, tiny_data, alone, ONE_SHOT)) == plain(compare(model, tiny_data, side_by_side, ONE_SHOT))
 
 
@@ -202,9 +210,9 @@ def test_wrong_comparisons_fail_before_any_work(model, tiny_data):
     def wrong(message, prune=ONE_SHOT, **changes):
         refused(message, compare, model, tiny_data, settings(**changes), prune)
 
-    wrong("finetune_budgets has 0.3, which is not among", retrain_budgets=(0.3,))
+    wrong("retraining.budgets has 0.3, which is not among", retrain_budgets=(0.3,))
     wrong("onnx_budgets has 0.3", onnx_budgets=(0.3,))
-    wrong("give compare.subsets", subsets=(), blind=("lrp",))
+    wrong("give compare.variants.subsets", subsets=(), blind=("lrp",))
     wrong("both false", default=False)
     wrong("one shot", PruneSettings(), kind="ratio")
     wrong("in \\(0, 1\\), got 1", kind="ratio", budgets=(1.0,))
@@ -357,10 +365,10 @@ def test_accuracy_at_equal_latency():
 
 def test_overhead_counts_one_scoring_and_all_evaluations():
     table = [made_row(budget=b, evaluation_s=2.0, part_s=8.0) for b in (0.9, 0.5, 0.1)]
-    found = class_aware.overhead(table)
+    found = overhead(table)
     assert (found.budgets, found.parts, found.total_s, found.least_s) == (3, 1, 8.0, 7.0)
     assert "1.14 times (one scoring pass + 3 evaluations)" in str(found)
-    assert class_aware.overhead([made_row(strategy="rescored/per-cost")]) is None
+    assert overhead([made_row(strategy="rescored/per-cost")]) is None
 
 
 # ---- command line
@@ -388,8 +396,10 @@ def test_compare_for_subsets(weights, tmp_path, capsys):
         "weight",
     ]
     command += ["--budget", "0.6", "--seed", "0", "--seed", "1", "--track", "tensorboard", "--out", str(tmp_path)]
-    for value in ("prune.schedule=one-shot", "compare.sampling.per_class=2", "compare.variants.published=false", "compare.variants.blind=[taylor]",
-                  "compare.variants.unstructured=[random]", "compare.timing.repeats=1"):  # fmt: skip
+    for value in (
+        *("prune.schedule=one-shot", "compare.sampling.per_class=2", "compare.variants.published=false"),
+        *("compare.variants.blind=[taylor]", "compare.variants.unstructured=[random]", "compare.timing.repeats=1"),
+    ):
         command += ["--set", value]
     assert run(command) == 0
     printed = capsys.readouterr().out

@@ -54,8 +54,6 @@ class Timer:
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.settings = bench, bench.settings.timing
-        self._scratch = tempfile.TemporaryDirectory()
-        self._folder = Path(self._scratch.name)
         self._whole: dict[tuple[str, bool], Runtimes] = {}
 
     def result(self, cell: TimeCell, measured: Result) -> Result:
@@ -110,7 +108,7 @@ class Timer:
             return Runtimes(model, None)
         probe = self.bench.probe(cell.subset_name, self.settings.batch)
         try:
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            with tempfile.TemporaryDirectory() as folder:
                 path = export(model, Path(folder) / "network.onnx", probe, batch=len(probe)).path
                 session = OnnxSession(path, torch.get_num_threads())
                 return Runtimes(model, session, memory=_memory(session, probe.cpu()))
