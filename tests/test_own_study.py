@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from secateur.cli.main import run
-from secateur.experiments import forget_study, known_studies
+from secateur.core.errors import SecateurError
+from secateur.experiments import check_study, forget_study, known_studies
 from secateur.reports import load_report
 from secateur.reports.registry import forget_section
 
@@ -44,7 +46,7 @@ def test_the_example_runs_resumes_and_writes_a_page(
     assert run(["study", "run", "ring", *few, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "4 cells worked on, 0 found" in printed
-    assert "holds: LRP keeps more than the weight norm" in printed
+    assert "holds: LRP beats the weight norm" in printed
     first = pd.read_csv(out / "kept.csv")
     assert list(first.columns) == ["criterion", "seed", "accuracy"]
     assert list(zip(first["criterion"], first["seed"], strict=True)) == [
@@ -68,11 +70,28 @@ def test_the_example_runs_resumes_and_writes_a_page(
 
 
 def test_a_cell_that_fails_does_not_stop_the_others(
-    ring: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ring: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = ["--set", "grid.criteria=[bn-scale, weight, lrp]", "--set", "grid.seeds=[0]", "--out", str(tmp_path)]
+    make = ring.Trained.make
+
+    def failing(trained: Any, resources: Any) -> Any:
+        if trained.seed == 1:
+            raise SecateurError("training diverged; use a smaller learning rate")
+        return make(trained, resources)
+
+    monkeypatch.setattr(ring.Trained, "make", failing)
+    asked = ["--set", "grid.criteria=[weight]", "--set", "grid.seeds=[1, 0]", "--out", str(tmp_path)]
     assert run(["study", "run", "ring", *asked]) == 1
-    failed = capsys.readouterr()
-    assert "1 of 3 cells failed, the first (criterion=bn-scale seed=0)" in failed.err
-    assert "secateur study retry --store" in failed.err
-    assert list(pd.read_csv(tmp_path / "kept.csv")["criterion"]) == ["weight", "lrp"]
+    error = capsys.readouterr().err
+    assert "1 of 2 cells failed, the first (criterion=weight seed=1): training diverged" in error
+    assert list(pd.read_csv(tmp_path / "kept.csv")["seed"]) == [0]
+
+    monkeypatch.undo()
+    assert run(["study", "retry", "--out", str(tmp_path)]) == 0
+    assert "1 cells worked on, 1 found" in capsys.readouterr().out
+    assert list(pd.read_csv(tmp_path / "kept.csv")["seed"]) == [1, 0]
+
+
+def test_the_example_keeps_the_contract_of_studies(ring: ModuleType, tmp_path: Path) -> None:
+    few = ring.RingSettings(grid=ring.Grid(criteria=("lrp", "weight"), seeds=(0, 1)))
+    check_study(ring.RingStudy(few), tmp_path, processes=1, wrong={"grid.criteria": ["lpr"]})

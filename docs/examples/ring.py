@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from secateur.reports import Report, register_section
 
 
 class Grid(ex.Section):
-    criteria: tuple[str, ...] = ("lrp", "weight", "random")
+    criteria: tuple[Literal["lrp", "taylor", "weight", "random"], ...] = ("lrp", "weight", "random")
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -68,14 +68,14 @@ class RingStudy(ex.Study[RingSettings, RingCell]):
         criterion = sc.criteria.get(cell.criterion).seeded(cell.seed)
         scores = sc.score(model, sc.trace(model, data[:1][0]), reference, criterion)
         slim = sc.prune(model, sc.select(scores, sc.Budget(units=self.settings.units)))
-        accuracy = sc.evaluate(slim, [data[:]]).accuracy
-        return ex.Result({"kept": [{**cell.coordinates, "accuracy": 100 * accuracy}]})
+        return ex.Result({"kept": [{**cell.coordinates, "accuracy": 100 * sc.evaluate(slim, [data[:]]).accuracy}]})
 
     def findings(self, tables):
         of = {name: rows.set_index("seed")["accuracy"] for name, rows in tables["kept"].groupby("criterion")}
+        if not {"lrp", "weight"} <= of.keys():
+            return []
         gain = paired_difference(of["lrp"], of["weight"])
-        figures = f"{gain.mean:+.1f}{gain.interval_text()} points"
-        return [ex.Finding("LRP keeps more than the weight norm", gain.verdict, figures)]
+        return [ex.Finding("LRP beats the weight norm", gain.verdict, f"{gain.mean:+.1f}{gain.interval_text()} points")]
 
     def page(self, tables):
         return Report(self.summary, sections=[Kept(tables["kept"].groupby("criterion")["accuracy"].mean().to_dict())])
