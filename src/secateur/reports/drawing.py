@@ -41,8 +41,8 @@ _TIGHT: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 16 / SCALE}
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
-    """Fonts and colours of the house, for figures that are made and saved within."""
+def paper_style() -> Iterator[None]:
+    """Fonts and colours of figures that are made or saved within."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def png(figure: Figure, scale: float) -> bytes:
 def _bytes(figure: Figure, ending: str, scale: float = 2, **options: Any) -> bytes:
     buffer = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}
-    with house_style():
+    with paper_style():
         figure.savefig(buffer, format=ending, dpi=scale * SCALE, metadata=dates[ending], **options)
     return buffer.getvalue()
 

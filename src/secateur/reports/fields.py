@@ -118,14 +118,14 @@ def save_fields(
             too small.
         SecateurError: when the file cannot be written.
     """
-    from secateur.reports.drawing import house_style, save_figure
+    from secateur.reports.drawing import paper_style, save_figure
 
     target = picture_path(path)
     if not any(rows):
         raise RequestError(f"cannot draw '{target}': there are no panels; give at least one row with one field")
     if row_titles and len(row_titles) != len(rows):
         raise RequestError(f"cannot draw '{target}': {len(row_titles)} row titles for {len(rows)} rows; give one each")
-    with house_style():
+    with paper_style():
         figure = _figure(rows, colormap, row_titles, beneath, smooth=target.suffix == ".png")
     return save_figure(figure, target)
 

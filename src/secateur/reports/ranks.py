@@ -217,7 +217,7 @@ def save_ranks(rows: Iterable[Mapping[str, Any] | RankingRow] | pd.DataFrame, pa
         RequestError: for another ending, no rows, or rows without the columns needed.
         SecateurError: when the file cannot be written.
     """
-    from secateur.reports.drawing import house_style, save_figure
+    from secateur.reports.drawing import paper_style, save_figure
 
     picture_path(path)
     lines: dict[tuple[str, str, str], list[Matrix]] = {}
@@ -225,7 +225,7 @@ def save_ranks(rows: Iterable[Mapping[str, Any] | RankingRow] | pd.DataFrame, pa
         lines.setdefault((matrix.case, matrix.of, matrix.measure), []).append(matrix)
     if not lines:
         raise RequestError(f"cannot draw '{path}': there are no rows")
-    with house_style():
+    with paper_style():
         figure = _figure({_title(*key): found for key, found in lines.items()})
     return save_figure(figure, path)
 
