@@ -21,6 +21,7 @@ from secateur.core.memory import Memory
 from secateur.evaluation import measure_memory
 from secateur.exporting import OnnxSession, export, measure_onnx_memory
 from secateur.pipeline import PruneSettings
+from secateur.pipeline.pages import measurement
 from secateur.studies.compare import compare, timing
 
 FLOAT = 4
@@ -124,6 +125,7 @@ def test_evaluations_hold_it_and_show_it():
     assert "3.57 kB for a batch of 10" in repr(found)
     assert "peak memory" in found._repr_html_()
     assert found.memory.columns() == {"memory_bytes": 3572}
+    assert measurement(found, units=40).memory_bytes == 3572
 
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from Linux's /proc")

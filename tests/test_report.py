@@ -107,6 +107,13 @@ def pruned(before: Measurement | None = None, after: Measurement | None = None) 
     return Report("t", sections=[BeforeAfter(before, after)])
 
 
+def test_peak_memory_is_a_line_where_it_was_measured() -> None:
+    shown = Page(render(pruned(measurement(memory_bytes=8_000_000), measurement(memory_bytes=4_000_000)))).text
+    line = "".join(shown.split()).partition("Peakmemoryofabatch")[2]
+    assert line.startswith("8.00MB4.00MB2.0×smaller")
+    assert "Peak memory" not in Page(render(pruned(measurement(), measurement()))).text
+
+
 def full_report(**changes: Any) -> Report:
     """All kinds of sections; ``changes`` are sections in place of these, by the snake-cased name of their type."""
     picture = image_png(np.zeros((4, 4, 3), dtype=np.uint8))

@@ -46,6 +46,7 @@ def measurement(found: Evaluation, units: int) -> rp.Measurement:
         samples=found.samples,
         latency_threads=None if timing is None else timing.threads,
         latency_rounds=None if timing is None else timing.repeats,
+        memory_bytes=None if found.memory is None else found.memory.peak_bytes,
     )
 
 

@@ -44,6 +44,7 @@ class Measurement:
         samples: that accuracy was measured on; ``None`` where it is not known.
         latency_threads: of PyTorch, or of the runtime.
         latency_rounds: how often it was timed.
+        memory_bytes: peak memory of one batch, weights included; ``None`` when not measured.
     """
 
     __pydantic_config__ = STRICT
@@ -65,6 +66,7 @@ class Measurement:
     samples: int | None = None
     latency_threads: int | None = None
     latency_rounds: int | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ _LINES = (
     _Line("Parameters", "params", figures.count, card="Parameters", less="fewer"),
     _Line("MACs for one input", "macs", figures.count, card="MACs", less="fewer"),
     _Line("Size on disk", "size_bytes", figures.size, card="Size", less="smaller"),
+    _Line("Peak memory of a batch", "memory_bytes", figures.size, less="smaller"),
     _Line("Latency, median", "latency_ms", figures.milliseconds, card="Latency"),
 )
 
