@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -392,12 +393,128 @@ def test_ranks_do_not_outlive_their_table(tmp_path):
     assert not (tmp_path / "ranks.parquet").exists()
 
 
+# given training points
+
+
+def written(path, x, labels):
+    """Points as a file, whatever its kind."""
+    if path.suffix == ".npz":
+        np.savez(path, x=x, labels=labels)
+    else:
+        pd.DataFrame({"x": x[:, 0], "y": x[:, 1], "label": labels}).to_csv(path, index=False)
+    return str(path)
+
+
+def test_given_points_train_a_network_of_their_own(tmp_path, capfd):
+    points = toy.draw("moon", 60, seed=9)
+    same = [written(tmp_path / name, points.x, points.labels) for name in ("a.npz", "moon.csv")]
+    moved = written(tmp_path / "moved.npz", points.x + 0.5, points.labels)
+    places = [toy.place("moon", BRIEF, toy.training_points(path, "moon")) for path in (*same, str(tmp_path), moved)]
+    assert places[0] == places[1] == places[2]  # by what is in the file, wherever it is
+    assert len({*places, toy.place("moon", BRIEF)}) == 3
+    start = ["toy", "run", "--criterion", "weight", "--render", "none", *BRIEFLY, "--out", str(tmp_path / "out")]
+    for path in (same[0], moved):
+        assert command([*start, "--training-data", path]) == 0
+    assert all(place.exists() for place in places)
+    found = toy.read_rows(tmp_path / "out" / "runs.csv")
+    names = [BRIEF.name(toy.training_points(path, "moon")) for path in (same[0], moved)]
+    assert found["network"].unique().tolist() == names
+    whole = Bench("moon", BRIEF, toy.training_points(moved, "moon"))
+    np.testing.assert_array_equal(whole.train.x, points.x + np.float32(0.5))
+    rows = found[(found["network"] == names[1]) & (found["evaluated_on"] == "train") & (found["stage"] == "pre")]
+    assert rows["accuracy"].tolist() == [whole.before]
+    capfd.readouterr()
+    assert command([*start, "--training-data", moved, "--dataset", "moon", "--dataset", "circle"]) == 2
+    assert "is a file of one data set" in capfd.readouterr().err
+
+
+def test_other_given_points_are_other_cells(tmp_path):
+    points, network = toy.draw("moon", 60, seed=9), BRIEF.model_copy(update={"epoch": 200})
+    sets = {"datasets": ("moon",), "criteria": ("weight",), "samples_per_class": (1,), "seeds": (0,)}
+    names = {"a.npz": 0, "b.csv": 0, "c.npz": 1}
+    paths = [written(tmp_path / name, points.x + step, points.labels) for name, step in names.items()]
+    found = []
+    for path in (*paths, None):
+        study = toy.ToyStudy(toy.ToySettings(grid=sets, network=network, training={"data": path}))
+        found.append(study.inputs(study.cells()[0], Resources()))
+    assert found[0] == found[1]
+    assert found[0]["training"] != found[2]["training"]
+    assert found[0]["weights"] != found[3]["weights"] != found[2]["weights"]
+    assert "training" not in found[3]
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs the published training sets")
+def test_the_published_training_sets_are_read():
+    for name, count in (("moon", 2000), ("circle", 2000), ("mult", 4000)):
+        points = toy.training_points(REFERENCE, name)
+        assert len(points) == count
+        assert np.bincount(points.labels).tolist() == [1000] * toy.classes_of(name)
+        assert points.x.dtype == np.float32
+
+
+X, LABELS = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "labels", "said"),
+    [
+        ("a.npz", X[:, :1], LABELS, "shape [4, 1] and labels of shape [4]; wanted are [n, 2] and [n]"),
+        ("a.npz", X, LABELS[:3], "labels of shape [3]"),
+        ("a.npz", X * np.nan, LABELS, "no finite numbers"),
+        ("a.npz", X, LABELS + 1, "labels such as 2; wanted are whole numbers 0 to 1"),
+        ("a.npz", X, LABELS - 1, "labels such as -1"),
+        ("a.csv", X, LABELS / 2, "labels of type float64"),
+        ("a.csv", X, 0 * LABELS, "no point of class 1; each of the 2 classes needs one"),
+    ],
+)
+def test_wrong_training_points_are_one_line(tmp_path, capfd, name, x, labels, said):
+    path = written(tmp_path / name, x, labels)
+    assert command(["toy", "run", "--training-data", path, "--dry-run"]) == 2
+    error = capfd.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_files_without_training_points_are_one_line(tmp_path, capfd):
+    np.savez(tmp_path / "other.npz", points=X)
+    (tmp_path / "other.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "points.txt").touch()
+    np.save(tmp_path / "moon_train_X.npy", X)
+    expected = {
+        "missing.npz": "does not exist",
+        "other.npz": "lacks the arrays x, labels; it has ['points']",
+        "other.csv": "lacks the columns label",
+        "broken.npz": "cannot be read",
+        "empty.csv": "cannot be read",
+        "points.txt": "is neither .npz nor .csv",
+        "": "moon_train_y.npy' is missing",
+    }
+    for name, said in expected.items():
+        assert command(["toy", "grid", "--dataset", "moon", "--training-data", str(tmp_path / name)]) == 2
+        error = capfd.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert command(["toy", "show", "--dataset", "circle", "--training-data", str(tmp_path)]) == 2
+    assert "holds no points of 'circle'; give circle.npz, circle.csv" in capfd.readouterr().err
+
+
+def test_the_recipe_of_few_samples(capfd):
+    assert command(["toy", "grid", "--recipe", "toy-few", "--print-config"]) == 0
+    few = yaml.safe_load(capfd.readouterr().out)
+    assert few["grid"].pop("samples_per_class") == [1, 2, 5, 10, 20, 50, 100, 200]
+    usual = toy.ToySettings().model_dump(mode="json")
+    usual["grid"].pop("samples_per_class")
+    assert few == usual
+
+
 def test_networks_trained_otherwise_are_named_so(tmp_path):
-    assert toy.NetworkSettings().name == "published"
-    assert toy.NetworkSettings(all_relu=True).name == "all-relu"
+    assert toy.NetworkSettings().name() == "published"
+    assert toy.NetworkSettings(all_relu=True).name() == "all-relu"
     frame = pd.read_csv(run_grid(grid(), tmp_path)[1]["table"])
-    assert frame["network"].unique().tolist() == [BRIEF.name]
-    assert BRIEF.name.startswith("published-")
+    assert frame["network"].unique().tolist() == [BRIEF.name()]
+    assert BRIEF.name().startswith("published-")
 
 
 # the command line

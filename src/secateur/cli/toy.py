@@ -37,6 +37,10 @@ CriterionOption = Annotated[
 ]
 NoiseOption = Annotated[list[float] | None, typer.Option("--noise", help="σ of unseen noisy points; repeat.")]
 RemoveOption = Annotated[int | None, typer.Option("--remove", help="Hidden neurons that go, of 3000.")]
+TrainingOption = Annotated[
+    str | None,
+    typer.Option("--training-data", help="Training points, .npz or .csv; or a folder with NAME.npz, NAME.csv."),
+]
 ReluOption = Annotated[
     bool | None, typer.Option("--all-relu/--published", help="A ReLU behind the third hidden layer, too.")
 ]
@@ -62,6 +66,7 @@ def run(
     noise: NoiseOption = None,
     remove: RemoveOption = None,
     all_relu: ReluOption = None,
+    training_data: TrainingOption = None,
     ranks: RanksOption = None,
     render: RenderOption = None,
     colormap: ColormapOption = None,
@@ -80,7 +85,8 @@ def run(
     chosen = _settings(
         recipe, overrides, grid__datasets=dataset or (None if recipe else ("moon",)), grid__criteria=criterion,
         **_single(recipe, samples_per_class, seed), pruning__noise=noise, pruning__remove=remove,
-        network__all_relu=all_relu, output__ranks=ranks, output__render=render, output__colormap=colormap,
+        network__all_relu=all_relu, training__data=training_data, output__ranks=ranks, output__render=render,
+        output__colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "run")
     table = results or out / "runs.csv"
@@ -128,6 +134,7 @@ def grid(
     noise: NoiseOption = None,
     remove: RemoveOption = None,
     all_relu: ReluOption = None,
+    training_data: TrainingOption = None,
     ranks: RanksOption = None,
     processes: Annotated[int | None, typer.Option("--processes", help="Default: one for each core.")] = None,
     overrides: SetOption = None,
@@ -144,8 +151,8 @@ def grid(
     chosen = _settings(
         recipe, overrides, grid__datasets=dataset, grid__criteria=criterion,
         grid__samples_per_class=samples_per_class, grid__seeds=tuple(range(seeds)) if seeds else seed,
-        pruning__noise=noise, pruning__remove=remove, network__all_relu=all_relu, output__ranks=ranks,
-        execution__processes=processes,
+        pruning__noise=noise, pruning__remove=remove, network__all_relu=all_relu, training__data=training_data,
+        output__ranks=ranks, execution__processes=processes,
     )  # fmt: skip
     if _stop(chosen, out, print_config, dry_run):
         return
@@ -220,6 +227,7 @@ def show_boundaries(
     seed: OneSeedOption = None,
     remove: RemoveOption = None,
     all_relu: ReluOption = None,
+    training_data: TrainingOption = None,
     render: RenderOption = None,
     colormap: ColormapOption = None,
     step: Annotated[int, typer.Option("--step", help="Neurons between two frames.", min=20, max=3000)] = 100,
@@ -235,7 +243,7 @@ def show_boundaries(
     chosen = _settings(
         recipe, overrides, grid__datasets=dataset, grid__criteria=criterion,
         **_single(recipe, samples_per_class, seed), pruning__remove=remove, network__all_relu=all_relu,
-        output__render=render, output__colormap=colormap,
+        training__data=training_data, output__render=render, output__colormap=colormap,
     )  # fmt: skip
     count, draw = _one(chosen, "show")
     if _stop(chosen, out, print_config, dry_run):
@@ -308,7 +316,7 @@ def _prepare(chosen: toy.ToySettings, out: Path) -> Resources:
 def _benches(chosen: toy.ToySettings, resources: Resources) -> Iterator[toy.Bench]:
     """The networks, one after another."""
     for name in chosen.grid.datasets:
-        yield resources.get(toy.BenchOf(name, chosen.network))
+        yield resources.get(toy.BenchOf.of(name, chosen))
 
 
 def _orders(chosen: toy.ToySettings, dataset: str, resources: Resources) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from .page import analysis_page, pictured, toy_page
 from .pictures import film, panels
 from .pruning import Cutter, remaining
 from .ranks import CASES, MEASURES, Run, rank_rows
-from .settings import GridSettings, NetworkSettings, OutputSettings, PruningSettings, ToySettings
+from .settings import GridSettings, NetworkSettings, OutputSettings, PruningSettings, ToySettings, TrainingSettings
 from .study import ORDERS, RESULTS, ToyStudy
 from .tables import add_rows, orders_of, read_ranks, write_frame, write_ranks, write_tables
+from .training_points import training_points
 from .work import Bench, BenchOf, order_of, prune_once, untrained
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ToyCell",
     "ToySettings",
     "ToyStudy",
+    "TrainingSettings",
     "add_rows",
     "against",
     "analysis_page",
@@ -53,6 +55,7 @@ __all__ = [
     "toy_cells",
     "toy_page",
     "trained",
+    "training_points",
     "untrained",
     "write_frame",
     "write_ranks",

@@ -5,6 +5,7 @@ Source: the study in Yeom et al., "Pruning by explaining" (2021); scikit-learn d
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,11 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of coordinates and labels."""
+        return hashlib.sha256(self.x.tobytes() + self.labels.tobytes()).hexdigest()
 
 
 def classes_of(name: str) -> int:

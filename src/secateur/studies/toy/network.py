@@ -15,7 +15,7 @@ from secateur.core.files import cache_folder, ensure_folder
 from secateur.core.randomness import derive_seed
 from secateur.core.threads import one_thread
 from secateur.models import load_weights, save_weights
-from secateur.studies.toy.data import classes_of, draw
+from secateur.studies.toy.data import Points, classes_of, draw
 from secateur.studies.toy.settings import NetworkSettings
 from secateur.training import TrainSettings, fit
 
@@ -46,7 +46,7 @@ def build(classes: int, all_relu: bool = False) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
+def trained(dataset: str, settings: NetworkSettings, given: Points | None = None) -> nn.Sequential:
     """The trained network in eval mode: found in the cache, or trained now and put there.
 
     Training runs on one thread, so that the weights depend on the settings alone; interrupted, it goes on at its last
@@ -55,9 +55,10 @@ def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
     Args:
         dataset: see `secateur.studies.toy.data.classes_of`.
         settings: how to train.
+        given: training points; None: they are drawn.
     """
     model = build(classes_of(dataset), settings.all_relu)
-    path = place(dataset, settings)
+    path = place(dataset, settings, given)
     ensure_folder(path.parent)
     if path.exists():
         try:
@@ -65,7 +66,7 @@ def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
         except RequestError as error:
             raise RequestError(f"{error}; delete it, and it is trained again") from error
         return model.eval()
-    data = draw(dataset, settings.per_class, settings.seed)
+    data = given or draw(dataset, settings.per_class, settings.seed)
     points = TensorDataset(torch.from_numpy(data.x), torch.from_numpy(data.labels))
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "toy network", dataset))
@@ -78,9 +79,9 @@ def trained(dataset: str, settings: NetworkSettings) -> nn.Sequential:
     return model.eval()
 
 
-def place(dataset: str, settings: NetworkSettings) -> Path:
-    """Where the trained weights are, or will be: named by data set and the hash of the settings."""
-    return cache_folder("toy") / f"{dataset}-{settings.hash}.safetensors"
+def place(dataset: str, settings: NetworkSettings, given: Points | None = None) -> Path:
+    """Where the trained weights are, or will be: named by data set and the hash of settings and given points."""
+    return cache_folder("toy") / f"{dataset}-{settings.hash(given)}.safetensors"
 
 
 def _training(settings: NetworkSettings) -> TrainSettings:

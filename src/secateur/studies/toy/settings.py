@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from secateur.core.errors import RequestError
 from secateur.experiments import Effect, Execution, Section, StudySettings
 from secateur.studies.toy.criteria import criterion_for
-from secateur.studies.toy.data import SETS, classes_of
+from secateur.studies.toy.data import SETS, Points, classes_of
+from secateur.studies.toy.training_points import training_points
 
 _Count = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]
@@ -27,7 +30,7 @@ class NetworkSettings(Section):
     """
 
     all_relu: bool = False
-    per_class: int = Field(default=1000, ge=1, description="training points of each class")
+    per_class: int = Field(default=1000, ge=1, description="training points of each class, where they are drawn")
     seed: _Seed = Field(default=3, description="of the training points, the first weights and the training")
     epochs: int = Field(default=15, ge=1)
     epoch: int = Field(default=40_000, ge=1, description="points of an epoch: the training set over and over")
@@ -36,17 +39,26 @@ class NetworkSettings(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
 
-    @property
-    def hash(self) -> str:
-        """Names the settings, of 24 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode()).hexdigest()[:24]
+    def hash(self, given: Points | None = None) -> str:
+        """Names the settings and the training points that are ``given``, not drawn; 24 hexadecimal digits."""
+        whole = hashlib.sha256(json.dumps(self.model_dump(), sort_keys=True).encode())
+        if given is not None:
+            whole.update(given.fingerprint.encode())
+        return whole.hexdigest()[:24]
 
-    @property
-    def name(self) -> str:
+    def name(self, given: Points | None = None) -> str:
         """What tables call the network: ``published`` or ``all-relu``; trained otherwise, with the hash behind it."""
         kind = "all-relu" if self.all_relu else "published"
-        usual = self == NetworkSettings(all_relu=self.all_relu)
-        return kind if usual else f"{kind}-{self.hash[:8]}"
+        usual = given is None and self == NetworkSettings(all_relu=self.all_relu)
+        return kind if usual else f"{kind}-{self.hash(given)[:8]}"
+
+
+class TrainingSettings(Section):
+    """What the networks are trained on. Reference samples and noisy points are drawn by formula all the same."""
+
+    data: str | None = Field(
+        default=None, description="file of training points, or a folder with one for each data set; null: drawn ones"
+    )
 
 
 class GridSettings(Section):
@@ -89,11 +101,12 @@ class ToySettings(StudySettings):
     grid: Annotated[GridSettings, Effect.CELLS] = GridSettings()
     pruning: Annotated[PruningSettings, Effect.RESULTS] = PruningSettings()
     network: Annotated[NetworkSettings, Effect.RESULTS] = NetworkSettings()
+    training: Annotated[TrainingSettings, Effect.INPUTS] = TrainingSettings()
     output: Annotated[OutputSettings, Effect.PRESENTATION] = OutputSettings()
     execution: Annotated[Execution, Effect.PRESENTATION] = Execution(processes=0)
 
     def check(self) -> ToySettings:
-        """Itself, when every data set and criterion is known.
+        """Itself, when every data set and criterion is known, and training data can be read.
 
         Raises:
             RequestError: naming what is not.
@@ -102,4 +115,20 @@ class ToySettings(StudySettings):
             classes_of(name)
         for text in self.grid.criteria:
             criterion_for(text, seed=0)
+        source = self.training.data
+        if source is not None and len(self.grid.datasets) > 1 and Path(source).expanduser().is_file():
+            raise RequestError(
+                f"training data '{source}' is a file of one data set, asked for are {', '.join(self.grid.datasets)}; "
+                "give one --dataset, or a folder"
+            )
+        for name in self.grid.datasets:
+            self.training_points(name)
         return self
+
+    def training_points(self, dataset: str) -> Points | None:
+        """The training points that are given; None where they are drawn.
+
+        Raises:
+            RequestError: see `secateur.studies.toy.training_points.training_points`.
+        """
+        return None if self.training.data is None else training_points(self.training.data, dataset)

@@ -84,11 +84,12 @@ class ToyStudy(Study[ToySettings, ToyCell]):
         return benches(self.settings)
 
     def inputs(self, cell: ToyCell, resources: Resources) -> Mapping[str, str]:
-        """The weights of the network, and all parameters of the criterion, those that the study sets too."""
+        """Weights, given training points, and all parameters of the criterion, those that the study sets, too."""
         from secateur.studies.toy.work import BenchOf
 
-        bench = resources.get(BenchOf(cell.dataset, self.settings.network))
-        return {"weights": bench.fingerprint, "criterion": _whole(cell.criterion, cell.seed)}
+        bench = resources.get(BenchOf.of(cell.dataset, self.settings))
+        found = {"weights": bench.fingerprint, "criterion": _whole(cell.criterion, cell.seed)}
+        return found if self.settings.training.data is None else {**found, "training": bench.train.fingerprint}
 
     def batch(self, cell: ToyCell) -> tuple[str, int]:
         """Prunings of the same data set and seed share noisy points and passes."""

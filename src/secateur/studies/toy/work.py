@@ -22,6 +22,7 @@ from secateur.studies.toy.data import Points, draw, draw_noisy
 from secateur.studies.toy.network import place, trained
 from secateur.studies.toy.pruning import Begun, Cut, Cutter, remaining
 from secateur.studies.toy.settings import NetworkSettings, ToySettings
+from secateur.studies.toy.training_points import training_points
 
 
 class Bench:
@@ -30,12 +31,13 @@ class Bench:
     Args:
         dataset: see `secateur.studies.toy.data.classes_of`.
         settings: of the network.
+        given: training points; None: they are drawn.
     """
 
-    def __init__(self, dataset: str, settings: NetworkSettings) -> None:
-        self.dataset = dataset
-        self.model = trained(dataset, settings)
-        self.train = draw(dataset, settings.per_class, settings.seed)
+    def __init__(self, dataset: str, settings: NetworkSettings, given: Points | None = None) -> None:
+        self.dataset, self.name = dataset, settings.name(given)
+        self.model = trained(dataset, settings, given)
+        self.train = given or draw(dataset, settings.per_class, settings.seed)
         with one_thread():
             self.structure = trace(self.model, torch.zeros(1, 2))
             self.cutter = Cutter(self.model)
@@ -101,18 +103,33 @@ class Measured:
 
 @dataclass(frozen=True)
 class BenchOf(Resource[Bench]):
-    """The trained network of a data set; stored in the cache."""
+    """The trained network of a data set; stored in the cache.
+
+    Attributes:
+        dataset: see `secateur.studies.toy.data.classes_of`.
+        network: how it is trained.
+        training: on which points, see `secateur.studies.toy.training_points.training_points`; None: drawn ones.
+    """
 
     dataset: str
     network: NetworkSettings
+    training: str | None = None
+
+    @classmethod
+    def of(cls, dataset: str, settings: ToySettings) -> BenchOf:
+        """As the settings of the study have it."""
+        return cls(dataset, settings.network, settings.training.data)
 
     def make(self, resources: Resources) -> Bench:
         """Train it, or find it."""
-        return Bench(self.dataset, self.network)
+        return Bench(self.dataset, self.network, self._given())
 
     def ready(self) -> bool:
         """Whether it is trained."""
-        return place(self.dataset, self.network).exists()
+        return place(self.dataset, self.network, self._given()).exists()
+
+    def _given(self) -> Points | None:
+        return None if self.training is None else training_points(self.training, self.dataset)
 
 
 @dataclass(frozen=True)
@@ -170,7 +187,7 @@ class Orders(Resource[dict[str, np.ndarray | SecateurError]]):
 
 def order_of(cell: ToyCell, settings: ToySettings, resources: Resources) -> np.ndarray:
     """Unit indices in pruning order, the first removed first, [U] uint16."""
-    bench = BenchOf(cell.dataset, settings.network)
+    bench = BenchOf.of(cell.dataset, settings)
     found = resources.get(Orders(bench, settings.grid.criteria, cell.samples_per_class, cell.seed))
     order = found[cell.criterion]
     if isinstance(order, SecateurError):
@@ -180,7 +197,7 @@ def order_of(cell: ToyCell, settings: ToySettings, resources: Resources) -> np.n
 
 def prune_once(cell: ToyCell, settings: ToySettings, resources: Resources) -> Result:
     """Remove the units that come first, and measure."""
-    place = BenchOf(cell.dataset, settings.network)
+    place = BenchOf.of(cell.dataset, settings)
     bench = resources.get(place)
     order = order_of(cell, settings, resources)
     reference = resources.get(Drawn(place, cell.samples_per_class, cell.seed))
@@ -193,7 +210,7 @@ def prune_once(cell: ToyCell, settings: ToySettings, resources: Resources) -> Re
         for name, sigma, points in measured:
             after = cut.accuracy(points.begun, points.points.labels)
             accuracies += [(name, sigma, "pre", points.before), (name, sigma, "post", after)]
-    own = {"network": settings.network.name, "removed": settings.pruning.remove}
+    own = {"network": bench.name, "removed": settings.pruning.remove}
     rows = [
         cell.coordinates | {"evaluated_on": name, "noise": sigma, "stage": stage, "accuracy": float(accuracy)} | own
         for name, sigma, stage, accuracy in accuracies
@@ -203,9 +220,9 @@ def prune_once(cell: ToyCell, settings: ToySettings, resources: Resources) -> Re
 
 def untrained(settings: ToySettings) -> list[str]:
     """Data sets whose network is not in the cache."""
-    return [name for name in settings.grid.datasets if not place(name, settings.network).exists()]
+    return [bench.dataset for bench in benches(settings) if not bench.ready()]
 
 
 def benches(settings: ToySettings) -> Sequence[BenchOf]:
     """The networks of all data sets."""
-    return [BenchOf(name, settings.network) for name in settings.grid.datasets]
+    return [BenchOf.of(name, settings) for name in settings.grid.datasets]
