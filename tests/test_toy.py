@@ -70,7 +70,7 @@ def grid(processes=1, **changes):
 def run_grid(settings_, folder):
     """Run a grid as the command does; what was made and found, and the paths."""
     study = toy.ToyStudy(settings_)
-    with opened_store(folder / "runs.sqlite", study) as store:
+    with opened_store(folder / "cells.sqlite", study) as store:
         outcome = run(study, store)
         return outcome, study.write(store.frames(), folder)
 
@@ -350,7 +350,7 @@ def test_two_processes_and_a_kill_give_the_same_files(tmp_path):
 def _stored(folder):
     try:
         # a connection's own context ends a transaction only, and leaves the file open
-        with contextlib.closing(sqlite3.connect(f"file:{folder / 'runs.sqlite'}?mode=rw", uri=True)) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{folder / 'cells.sqlite'}?mode=rw", uri=True)) as database:
             return database.execute("SELECT count(*) FROM cells WHERE state = 'finished'").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
