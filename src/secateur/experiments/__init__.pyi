@@ -1,11 +1,12 @@
 from .cells import Cell, canonical, fingerprint, identity
+from .checking import check_study
 from .executors import Done, Executor, Here, Job, Processes, local
 from .registry import declare_studies, forget_study, known_studies, register_study, study_class
 from .resources import Resource, Resources
 from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
 from .settings import Effect, Execution, Section, StudySettings, sections, settings_for
-from .store import Failure, Status, Store, opened_store, study_of
+from .store import Failure, Status, Store, opened_store, stored_study, study_of
 from .study import Finding, Result, Study, Tables, TextTable, write_table
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Tables",
     "TextTable",
     "canonical",
+    "check_study",
     "declare_studies",
     "fingerprint",
     "forget_study",
@@ -46,6 +48,7 @@ __all__ = [
     "run",
     "sections",
     "settings_for",
+    "stored_study",
     "study_class",
     "study_of",
     "write_table",

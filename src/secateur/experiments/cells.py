@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from secateur.core.errors import RequestError
+
 FIRST = "measure"
 """Stage of cells that name none."""
 
@@ -61,6 +63,9 @@ def identity(study: str, version: int, cell: Cell, settings: Mapping[str, Any], 
 
     Returns:
         64 hexadecimal digits.
+
+    Raises:
+        RequestError: for NaN or infinity, which JSON does not have.
     """
     whole = {
         "study": study,
@@ -70,7 +75,13 @@ def identity(study: str, version: int, cell: Cell, settings: Mapping[str, Any], 
         "settings": settings,
         "inputs": inputs,
     }
-    return hashlib.sha256(canonical(whole).encode()).hexdigest()
+    try:
+        text = canonical(whole)
+    except ValueError as error:
+        raise RequestError(
+            f"a setting or coordinate of study '{study}' is NaN or infinite ({cell}); give a number"
+        ) from error
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def fingerprint(*parts: str | bytes) -> str:

@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from secateur.core.errors import RequestError, SecateurError
@@ -118,15 +119,18 @@ class Processes:
             yield done
 
     def _started(self, study: Study[Any, Any]) -> Pool:
+        try:
+            packed = pickle.dumps(study)
+        except Exception as error:  # whatever a class of the user's own raises, the remedy is the same
+            raise RequestError(
+                f"the study '{study.name}' cannot be sent to processes ({' '.join(str(error).split())}); use one "
+                "process"
+            ) from error
+        if self._pool is not None and packed != self._study:  # they work on one study
+            self._pool.__exit__(None)
+            self._pool = None
         if self._pool is None:
-            try:
-                packed = pickle.dumps(study)
-            except Exception as error:  # whatever a class of the user's own raises, the remedy is the same
-                raise RequestError(
-                    f"the study '{study.name}' cannot be sent to processes ({' '.join(str(error).split())}); use one "
-                    "process"
-                ) from error
-            self._pool = Pool(self.count, _receive, (packed,), always=True)
+            self._pool, self._study = Pool(self.count, _receive, (packed,), always=True), packed
         return self._pool
 
 
@@ -153,7 +157,7 @@ def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[
         result: Result | None = None
         error = ""
         try:
-            result = study.work(cell, resources, job.earlier)
+            result = checked(study, study.work(cell, resources, job.earlier))
         except SecateurError as problem:
             error = str(problem)
         except MemoryError:
@@ -162,6 +166,22 @@ def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[
             error = f"{type(problem).__name__}: {problem}"
         seconds = time.perf_counter() - begin
         yield Done(identity, result, " ".join(error.split()), started, seconds, platform.node())
+
+
+def checked(study: Study[Any, Any], result: Result) -> Result:
+    """A result with plain values, as the schemas of the study's tables have them.
+
+    Raises:
+        SecateurError: for rows that do not fit, or a table that the study does not have.
+    """
+    unknown = [name for name in result.rows if name not in study.tables]
+    if unknown:
+        raise SecateurError(f"the work gave rows of a table '{unknown[0]}'; known: {', '.join(study.tables)}")
+    outside = [name for name in result.artefacts if Path(name).name != name]
+    if outside:
+        raise SecateurError(f"the work gave a file '{outside[0]}'; give its name alone, without a folder")
+    rows = {name: [study.tables[name].check(row) for row in each] for name, each in result.rows.items()}
+    return Result(rows, result.artefacts)
 
 
 _study: Study[Any, Any] | None = None

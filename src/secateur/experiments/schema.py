@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ class Column:
         kind: str, int, float, bool or bytes.
         meaning: in words, for the documentation.
         unit: of the values; "" for none.
-        optional: whether a value may be missing.
+        optional: whether a value may be missing; NaN is a missing value.
+        timed: whether values are measured times, which differ from run to run.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Column:
     meaning: str
     unit: str = ""
     optional: bool = False
+    timed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Schema:
         """The row with plain Python values, in the order of the columns.
 
         Raises:
-            SecateurError: for an unknown or missing column, or a value of another type.
+            SecateurError: for an unknown or missing column, or a value of another type, or one that databases refuse.
         """
         unknown = [name for name in row if name not in self.names]
         if unknown:
@@ -105,7 +108,25 @@ def _checked(column: Column, value: Any) -> Any:
         value = value.item()  # NumPy's and PyTorch's numbers
     kind = column.kind
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         raise SecateurError(f"column '{column.name}' takes {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and math.isnan(value):
+        if not column.optional:
+            raise SecateurError(
+                f"column '{column.name}' takes a number, got NaN; let it be optional if it may be missing"
+            )
+        return None
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise SecateurError(f"column '{column.name}' takes integers of 64 bits, got {value}; use a column of floats")
+    if isinstance(value, str) and not _is_text(value):
+        raise SecateurError(f"column '{column.name}' takes text, got {value!r}, which UTF-8 or databases cannot hold")
     return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in value

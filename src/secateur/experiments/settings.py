@@ -1,7 +1,5 @@
 """Settings of a study."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict

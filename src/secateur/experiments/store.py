@@ -6,24 +6,37 @@ import contextlib
 import hashlib
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event
+from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from secateur.core.errors import RequestError, SecateurError
-from secateur.core.extras import check_installed
-from secateur.core.files import atomic_path, ensure_folder
+from secateur.core.files import atomic_path
 from secateur.experiments.cells import Cell
+from secateur.experiments.database import (
+    META,
+    engine_of,
+    file_of,
+    fixed_tables,
+    is_away,
+    is_refused,
+    reason_of,
+    store_url,
+    table_of,
+    take_turns,
+)
 from secateur.experiments.schema import Schema
-from secateur.experiments.study import Result
+from secateur.experiments.study import Result, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +49,14 @@ FORMAT = 1
 PATIENCE = 300.0
 """Seconds that a server may be away before a run gives up."""
 
+OPENING = 3.0
+"""Likewise when a store is opened, before any work."""
+
+_OTHER_COLUMNS = ("no such column", "no column named", "of relation")
+"""In what databases say of a column that they do not have."""
+
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 """States of a cell."""
-
-_TYPES: dict[type, Any] = {str: sa.Text, int: sa.BigInteger, float: sa.Double, bool: sa.Boolean, bytes: sa.LargeBinary}
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class Failure:
 
     Attributes:
         identity: of the cell.
-        cell: its coordinates, as text.
+        cell: as text.
         error: in one line.
     """
 
@@ -91,6 +108,9 @@ class Store:
         study: name of the study.
         version: of the study.
         tables: schemas by name.
+        files: folder of artefacts; None: beside a SQLite file (``cells.files`` of ``cells.sqlite``), where they move
+            along with it; for a server, ``NAME.files`` in the working folder, by the database's name. A server's
+            artefacts are known by their whole paths: processes on other machines need a folder that all of them share.
 
     Raises:
         RequestError: for a file that is no store, another study's store, one of another version, or an unknown kind of
@@ -98,16 +118,25 @@ class Store:
         SecateurError: for a database that cannot be reached.
     """
 
-    def __init__(self, location: str | Path, study: str, version: int, tables: Mapping[str, Schema]) -> None:
+    def __init__(
+        self,
+        location: str | Path,
+        study: str,
+        version: int,
+        tables: Mapping[str, Schema],
+        files: str | Path | None = None,
+    ) -> None:
         self.study, self.version, self.schemas = study, version, dict(tables)
         self.url = store_url(location)
-        self.file = Path(self.url.database) if self.url.get_backend_name() == "sqlite" and self.url.database else None
-        self._engine = _engine(self.url)
+        self.file = file_of(self.url)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._files = None if files is None else Path(files)
+        self._engine = engine_of(self.url)
         self._metadata = sa.MetaData()
-        self._meta, self._runs, self._cells, self._artefacts = _fixed(self._metadata)
-        self._rows = {name: _table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
+        self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
+        self._rows = {name: table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
         try:
-            self._retried(self._begin)
+            self._retried(self._begin, OPENING)
         except BaseException:
             self.close()
             raise
@@ -121,6 +150,8 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def __str__(self) -> str:
         return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
@@ -141,6 +172,7 @@ class Store:
                 "identity": identity,
                 "position": position,
                 "stage": cell.stage,
+                "label": str(cell),
                 "coordinates": json.dumps(cell.coordinates),
                 "state": WAITING,
             }
@@ -148,6 +180,7 @@ class Store:
         ]
 
         def write(connection: sa.Connection) -> set[str]:
+            take_turns(connection)
             number = 1 + (connection.execute(sa.select(sa.func.max(self._runs.c.number))).scalar() or 0)
             connection.execute(
                 self._runs.insert().values(
@@ -197,8 +230,8 @@ class Store:
         self._retried(lambda: self._written(write))
 
     def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
-        """Keep why a cell failed, in one line."""
-        line = " ".join(error.split())
+        """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
+        line = " ".join(error.replace("\x00", " ").encode(errors="replace").decode().split())
         self._retried(lambda: self._written(lambda c: self._set(c, identity, FAILED, line, started, seconds, host)))
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
@@ -275,14 +308,11 @@ class Store:
         def read(connection: sa.Connection) -> list[Failure]:
             cells = self._cells
             query = (
-                sa.select(cells.c.identity, cells.c.coordinates, cells.c.error)
+                sa.select(cells.c.identity, cells.c.label, cells.c.error)
                 .where(cells.c.run == self._last, cells.c.state == FAILED)
                 .order_by(cells.c.position)
             )
-            return [
-                Failure(identity, " ".join(f"{k}={v}" for k, v in json.loads(coordinates).items()), error)
-                for identity, coordinates, error in connection.execute(query)
-            ]
+            return [Failure(*row) for row in connection.execute(query)]
 
         return self._retried(lambda: self._read(read))
 
@@ -303,21 +333,27 @@ class Store:
     def _last(self) -> Any:
         return sa.select(sa.func.max(self._runs.c.number)).scalar_subquery()
 
-    @property
+    @cached_property
     def _folder(self) -> Path:
-        """Of artefacts: beside a SQLite file; else in the working folder, by the database's name."""
+        """Of artefacts; absolute but for a SQLite file's own, which moves along with it."""
+        if self._files is not None:
+            return self._files.absolute()
         if self.file is not None:
             return self.file.with_suffix(".files")
-        return Path(f"{self.url.database}.files")
+        if self.url.get_backend_name() == "sqlite":  # in memory: they end with it
+            self._temporary = tempfile.TemporaryDirectory()
+            return Path(self._temporary.name)
+        return Path(f"{self.url.database}.files").absolute()
 
     def _keep(self, identity: str, name: str, data: bytes) -> dict[str, Any]:
         relative = Path(identity[:2]) / identity / name
         with atomic_path(self._folder / relative) as temporary:
             temporary.write_bytes(data)
+        moves = self.file is not None and self._files is None
         return {
             "cell": identity,
             "name": name,
-            "path": str(relative),
+            "path": str(relative if moves else self._folder / relative),
             "sha256": hashlib.sha256(data).hexdigest(),
             "size": len(data),
         }
@@ -333,7 +369,12 @@ class Store:
         host: str,
     ) -> None:
         cells = self._cells
-        changed = connection.execute(
+        known = connection.execute(sa.select(cells.c.state).where(cells.c.identity == identity)).scalar()
+        if known is None:
+            raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
+        if known == FINISHED and state == FAILED:
+            return
+        connection.execute(
             cells.update()
             .where(cells.c.identity == identity)
             .values(
@@ -341,8 +382,6 @@ class Store:
                 host=host or platform.node(),
             )
         )  # fmt: skip
-        if changed.rowcount != 1:
-            raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
 
     def _status(self, connection: sa.Connection) -> Status:
         cells, runs = self._cells, self._runs
@@ -367,9 +406,14 @@ class Store:
         expected = {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
 
         def write(connection: sa.Connection) -> None:
+            take_turns(connection)
             there = set(sa.inspect(connection).get_table_names())
-            if there and self._meta.name not in there and self.file is not None:
-                raise RequestError(f"'{self}' is a database, but no store of studies; choose another one")
+            clash = there & set(self._metadata.tables)
+            if clash and self._meta.name not in there:
+                raise RequestError(
+                    f"'{self}' is a database, but no store of studies: its table '{min(clash)}' is of something else; "
+                    "choose another one"
+                )
             if self._meta.name in there:
                 found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
                 self._compare(found, expected)
@@ -396,7 +440,7 @@ class Store:
             )
 
     def _upsert(self, table: sa.Table, keys: Sequence[str], changed: Sequence[str]) -> Any:
-        module = sqlite if self.file is not None or self.url.get_backend_name() == "sqlite" else postgresql
+        module = sqlite if self.url.get_backend_name() == "sqlite" else postgresql
         statement = module.insert(table)
         return statement.on_conflict_do_update(
             index_elements=list(keys), set_={name: statement.excluded[name] for name in changed}
@@ -410,15 +454,15 @@ class Store:
         with self._engine.connect() as connection:
             return work(connection.execution_options(readonly=True))
 
-    def _retried(self, work: Callable[[], R]) -> R:
-        """Do it; while a server is away, again, with ever longer pauses."""
+    def _retried(self, work: Callable[[], R], patience: float | None = None) -> R:
+        """Do it; while a server is away, again, with ever longer pauses. What is done twice gives the same."""
         begin, pause = time.monotonic(), 0.1
         while True:
             try:
                 return work()
-            except OperationalError as error:
-                lasting = self.file is not None or time.monotonic() - begin > PATIENCE
-                if lasting or not _away(error):
+            except DBAPIError as error:
+                lasting = self.url.get_backend_name() == "sqlite" or not is_away(error)
+                if lasting or time.monotonic() - begin > (PATIENCE if patience is None else patience):
                     raise self._error(error) from error
                 time.sleep(pause)
                 pause = min(10.0, 2 * pause)
@@ -426,113 +470,17 @@ class Store:
                 raise self._error(error) from error
 
     def _error(self, error: SQLAlchemyError) -> SecateurError:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = reason_of(error)
+        if is_refused(error):
+            return RequestError(f"'{self}' cannot be opened ({reason}); check its URL")
         if "not a database" in reason:
             return RequestError(f"'{self}' is not a SQLite file ({reason}); choose another store, or delete it")
-        if isinstance(error, DBAPIError) and "no such column" in reason:
+        if any(text in reason for text in _OTHER_COLUMNS):
             return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
         return SecateurError(
             f"cannot read or write '{self}' ({reason}); what it holds is whole: free space, or see that the database "
             "runs, and run the same command again"
         )
-
-
-def store_url(location: str | Path) -> sa.URL:
-    """The URL of a store: of a path, or as given.
-
-    Raises:
-        RequestError: for a kind of database that is not known, or a driver that is not installed.
-    """
-    text = str(location)
-    if "://" not in text:
-        return sa.URL.create("sqlite", database=text)
-    try:
-        url = sa.make_url(text)
-    except SQLAlchemyError as error:
-        raise RequestError(f"'{text}' is no URL of a database ({error}); give postgresql://USER@HOST/NAME") from error
-    kind = url.get_backend_name()
-    if kind == "postgresql":
-        check_installed("psycopg", "postgres", "a store on PostgreSQL")
-        return url.set(drivername="postgresql+psycopg")
-    if kind != "sqlite":
-        raise RequestError(f"a store cannot be on {kind}; give a path (SQLite), or postgresql://USER@HOST/NAME")
-    return url
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=2)
-    if url.database:
-        ensure_folder(Path(url.database).parent)
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
-        connection.isolation_level = None  # transactions begin below, not when sqlite3 thinks so
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-
-    @event.listens_for(engine, "begin")
-    def begun(connection: sa.Connection) -> None:
-        # a writer waits for others at its beginning; one that began as a reader could not wait any more
-        reading = connection.get_execution_options().get("readonly", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _away(error: OperationalError) -> bool:
-    """Whether a server is stopping, starting, or not there."""
-    return error.connection_invalidated or error.statement is None or "connection" in str(error.orig).lower()
-
-
-def _fixed(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, sa.Table]:
-    meta = sa.Table("store", metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
-    runs = sa.Table(
-        "runs",
-        metadata,
-        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("started", sa.Text),
-        sa.Column("host", sa.Text),
-        sa.Column("command", sa.Text),
-        sa.Column("settings", sa.Text),
-    )
-    cells = sa.Table(
-        "cells",
-        metadata,
-        sa.Column("identity", sa.Text, primary_key=True),
-        sa.Column("run", sa.Integer, nullable=False, index=True),
-        sa.Column("position", sa.Integer, nullable=False),
-        sa.Column("stage", sa.Text, nullable=False),
-        sa.Column("coordinates", sa.Text, nullable=False),
-        sa.Column("state", sa.Text, nullable=False),
-        sa.Column("started", sa.Text),
-        sa.Column("finished", sa.Text),
-        sa.Column("seconds", sa.Double),
-        sa.Column("host", sa.Text),
-        sa.Column("error", sa.Text),
-    )
-    artefacts = sa.Table(
-        "artefacts",
-        metadata,
-        sa.Column("cell", sa.Text, primary_key=True),
-        sa.Column("name", sa.Text, primary_key=True),
-        sa.Column("path", sa.Text, nullable=False),
-        sa.Column("sha256", sa.Text, nullable=False),
-        sa.Column("size", sa.BigInteger, nullable=False),
-    )
-    return meta, runs, cells, artefacts
-
-
-def _table_of(metadata: sa.MetaData, name: str, schema: Schema) -> sa.Table:
-    columns = [sa.Column(column.name, _TYPES[column.kind], nullable=column.optional) for column in schema.columns]
-    return sa.Table(
-        f"rows_{name}",
-        metadata,
-        sa.Column("_cell", sa.Text, primary_key=True),
-        sa.Column("_number", sa.Integer, primary_key=True, autoincrement=False),
-        *columns,
-    )
 
 
 def _now() -> str:
@@ -544,10 +492,27 @@ def _iso(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def opened_store(location: str | Path, study: Any) -> Iterator[Store]:
-    """The store of a study, closed at the end."""
-    with Store(location, study.name, study.version, study.tables) as store:
+def opened_store(location: str | Path, study: Any, files: str | Path | None = None) -> Iterator[Store]:
+    """The store of a study, closed at the end; see `Store`."""
+    with Store(location, study.name, study.version, study.tables, files) as store:
         yield store
+
+
+def stored_study(store: Store, kind: type[Study[Any, Any]]) -> Study[Any, Any]:
+    """A study with the settings of the last run that a store has.
+
+    Raises:
+        RequestError: when there was none, or its settings are none of this version.
+    """
+    try:
+        return kind(kind.settings_type.model_validate(store.settings()))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RequestError(
+            f"'{store}' was written by another version of secateur: it has settings that this one does not take "
+            f"({where}: {first['msg']}); run the study again into another store"
+        ) from error
 
 
 def study_of(location: str | Path) -> str:
@@ -559,14 +524,13 @@ def study_of(location: str | Path) -> str:
     url = store_url(location)
     if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
         raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
-    engine = _engine(url)
-    meta = sa.table("store", sa.column("key"), sa.column("value"))
+    engine = engine_of(url)
+    meta = sa.table(META, sa.column("key"), sa.column("value"))
     try:
         with engine.connect() as connection:
             name = connection.execute(sa.select(meta.c.value).where(meta.c.key == "study")).scalar()
     except SQLAlchemyError as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        raise RequestError(f"'{location}' is no store of studies ({reason}); give another one") from error
+        raise RequestError(f"'{location}' is no store of studies ({reason_of(error)}); give another one") from error
     finally:
         engine.dispose()
     if name is None:

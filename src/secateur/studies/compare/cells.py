@@ -125,6 +125,6 @@ def _timed(
 
 
 def _carried(prune: PruneSettings) -> dict[str, Any]:
-    """What the published protocol takes over: which layers are left alone, and the size of a pass."""
-    names = ("batch_size", "protect", "skip_first_layers", "spare_block_outputs", "min_keep")
+    """What the published protocol takes over: what is left alone, whether the stream is, and the size of a pass."""
+    names = ("batch_size", "stream", "protect", "skip_first_layers", "spare_block_outputs", "min_keep")
     return {name: getattr(prune, name) for name in names}

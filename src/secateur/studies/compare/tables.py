@@ -46,7 +46,8 @@ def _time_columns(prefix: str, where: str) -> tuple[Column, ...]:
     }
     names = {name.removeprefix(f"{prefix}_"): name for name in column_names(prefix)}
     return tuple(
-        Column(names[short], kind, meaning, unit, optional=True) for short, (kind, meaning, unit) in meanings.items()
+        Column(names[short], kind, meaning, unit, optional=True, timed=kind is float)
+        for short, (kind, meaning, unit) in meanings.items()
     )
 
 
@@ -79,10 +80,10 @@ COMPARE = Schema(
         *_TIMES[:-2],
         Column("size_bytes", int, "of the stored weights", "bytes"),
         _FINETUNED,
-        Column("scoring_s", float, "time of scoring, shared by all budgets of a cell", "s", optional=True),
-        Column("surgery_s", float, "time of choosing, cutting and repairing", "s", optional=True),
-        Column("evaluation_s", float, "time of measuring", "s"),
-        Column("retraining_s", float, "time of retraining", "s", optional=True),
+        Column("scoring_s", float, "time of scoring, shared by all budgets of a cell", "s", optional=True, timed=True),
+        Column("surgery_s", float, "time of choosing, cutting and repairing", "s", optional=True, timed=True),
+        Column("evaluation_s", float, "time of measuring", "s", timed=True),
+        Column("retraining_s", float, "time of retraining", "s", optional=True, timed=True),
         *_TIMES[-2:],
     ),
     "one network, measured",
@@ -96,7 +97,7 @@ _LATER = {"model", *(column.name for column in _TIMES)}
 MEASURED = Schema(
     (
         *(column for column in COMPARE.columns if column.name not in _LATER),
-        Column("part_s", float, "time of the whole cell without retraining", "s", optional=True),
+        Column("part_s", float, "time of the whole cell without retraining", "s", optional=True, timed=True),
     ),
     "one network, measured",
 )

@@ -1,0 +1,187 @@
+"""The database of a store: where it is, how it is opened, its tables, and what its errors mean."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from secateur.core.errors import RequestError
+from secateur.core.extras import check_installed
+from secateur.core.files import ensure_folder
+from secateur.experiments.schema import Schema
+
+META = "store"
+"""Table that says what a store is."""
+
+_TYPES: dict[type, Any] = {str: sa.Text, int: sa.BigInteger, float: sa.Double, bool: sa.Boolean, bytes: sa.LargeBinary}
+
+_REFUSALS = (
+    "does not exist",
+    "authentication failed",
+    "no password supplied",
+    "pg_hba.conf",
+    "permission denied",
+    "invalid connection option",
+)
+"""In what a server says when it is there, and will say the same again."""
+
+_LOCK = 5_702_291_137
+"""Number under which writers of a PostgreSQL store take turns at its beginning."""
+
+
+def store_url(location: str | Path) -> sa.URL:
+    """The URL of a store: of a path, or as given.
+
+    Raises:
+        RequestError: for a kind of database that is not known, or a driver that is not installed.
+    """
+    text = str(location)
+    if "://" not in text:
+        return sa.URL.create("sqlite", database=text)
+    try:
+        url = sa.make_url(text)
+    except (SQLAlchemyError, ValueError) as error:
+        raise RequestError(f"'{text}' is no URL of a database ({error}); give postgresql://USER@HOST/NAME") from error
+    kind = url.get_backend_name()
+    if kind == "postgresql":
+        check_installed("psycopg", "postgres", "a store on PostgreSQL")
+        return url.set(drivername="postgresql+psycopg")
+    if kind != "sqlite":
+        raise RequestError(f"a store cannot be on {kind}; give a path (SQLite), or postgresql://USER@HOST/NAME")
+    return url
+
+
+def file_of(url: sa.URL) -> Path | None:
+    """The file of a SQLite database; None: it is on a server, or in memory."""
+    named = url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:"
+    return Path(str(url.database)) if named else None
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no store, before anything in it is touched.
+
+    Raises:
+        RequestError: for a folder, a file of another kind, or a database of something else.
+    """
+    if path.is_dir():
+        raise RequestError(f"'{path}' is a folder where a store is to be; name a file in it")
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError:
+        return  # locked, or left by a kill: opening it for writing mends that, or says what is wrong
+    except sqlite3.DatabaseError as error:
+        raise RequestError(f"'{path}' is not a SQLite file ({error}); choose another store, or delete it") from error
+    if there and META not in there:
+        raise RequestError(f"'{path}' is a database, but no store of studies; choose another one")
+
+
+def engine_of(url: sa.URL) -> sa.Engine:
+    """What connects to a database; the folder of a file is made."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=2)
+    file = file_of(url)
+    if file is not None:
+        check_file(file)
+        ensure_folder(file.parent)
+    engine = sa.create_engine(url, connect_args={"timeout": 60})
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, record: object) -> None:
+        connection.isolation_level = None  # transactions begin below, not when sqlite3 thinks so
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        # a writer waits for others at its beginning; one that began as a reader could not wait any more
+        reading = connection.get_execution_options().get("readonly", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def take_turns(connection: sa.Connection) -> None:
+    """Wait for other writers until this transaction ends; SQLite has them wait by itself."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """What the database says, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def is_refused(error: SQLAlchemyError) -> bool:
+    """Whether a server is there and turns the request down: a wrong name, user or password."""
+    unopened = isinstance(error, OperationalError) and error.statement is None
+    return unopened and any(text in reason_of(error).lower() for text in _REFUSALS)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether a server is stopping, starting, or not there, so that it may be back in a while."""
+    if error.connection_invalidated:
+        return True
+    if not isinstance(error, OperationalError) or is_refused(error):
+        return False
+    return error.statement is None or "connection" in reason_of(error).lower()
+
+
+def fixed_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, sa.Table]:
+    """What the store is, its runs, cells, and artefacts."""
+    meta = sa.Table(META, metadata, sa.Column("key", sa.Text, primary_key=True), sa.Column("value", sa.Text))
+    runs = sa.Table(
+        "runs",
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("started", sa.Text),
+        sa.Column("host", sa.Text),
+        sa.Column("command", sa.Text),
+        sa.Column("settings", sa.Text),
+    )
+    cells = sa.Table(
+        "cells",
+        metadata,
+        sa.Column("identity", sa.Text, primary_key=True),
+        sa.Column("run", sa.Integer, nullable=False, index=True),
+        sa.Column("position", sa.Integer, nullable=False),
+        sa.Column("stage", sa.Text, nullable=False),
+        sa.Column("label", sa.Text, nullable=False),
+        sa.Column("coordinates", sa.Text, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("started", sa.Text),
+        sa.Column("finished", sa.Text),
+        sa.Column("seconds", sa.Double),
+        sa.Column("host", sa.Text),
+        sa.Column("error", sa.Text),
+    )
+    artefacts = sa.Table(
+        "artefacts",
+        metadata,
+        sa.Column("cell", sa.Text, primary_key=True),
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+    )
+    return meta, runs, cells, artefacts
+
+
+def table_of(metadata: sa.MetaData, name: str, schema: Schema) -> sa.Table:
+    """The table of a study's rows, each with its cell and number."""
+    columns = [sa.Column(column.name, _TYPES[column.kind], nullable=column.optional) for column in schema.columns]
+    return sa.Table(
+        f"rows_{name}",
+        metadata,
+        sa.Column("_cell", sa.Text, primary_key=True),
+        sa.Column("_number", sa.Integer, primary_key=True, autoincrement=False),
+        *columns,
+    )

@@ -1,0 +1,155 @@
+"""Every registered study keeps the contract of `check_study`."""
+
+from __future__ import annotations
+
+import pytest
+
+from secateur.experiments import check_study
+from secateur.experiments.checking import check_dry, check_names, check_settings
+from secateur.pipeline.compare_settings import SubsetSettings
+from secateur.studies import toy
+from secateur.studies.catalogue import known_studies, study_class
+from secateur.studies.compare.settings import CompareStudySettings
+
+TINY = {"name": "resnet20", "arguments": {"width": 4}, "allow_untrained": True}
+ODD, LOW = SubsetSettings(name="odd", classes=(1, 3, 5)), SubsetSettings(name="low", classes=(0, 1, 2))
+BRIEF = {"seed": 0, "per_class": 100, "epoch": 2000, "epochs": 1, "batch_size": 100}
+
+
+def compared(subsets=(), timing=0, **variants):
+    """Settings of a small comparison."""
+    variants = {"criteria": ("weight", "random"), "seeds": (0,), "published": False, "subsets": subsets} | variants
+    whole = {
+        "data": {"source": "mnist5k", "limit": 200},
+        "model": TINY,
+        "prune": {"schedule": "one-shot"},
+        "finetune": {"epochs": 0, "device": "cpu"},
+        "compare": {
+            "variants": variants,
+            "targets": {"budgets": (0.6,)},
+            "sampling": {"per_class": 2, "limit": 30},
+            "timing": {"repeats": timing, "batch": 4},
+        },
+        "device": "cpu",
+    }
+    return CompareStudySettings.model_validate(whole)
+
+
+def without_limits(settings):
+    """The same, with the fields that exclude each other the other way round, and those that need others."""
+    raw = settings.model_dump()
+    raw["compare"]["sampling"] |= {"limit": None}
+    raw["compare"]["variants"] |= {"seeds": (0, 1), "published": True}
+    raw["compare"]["timing"] |= {"repeats": 1}
+    raw["finetune"] |= {"patience": 2, "distillation": {}}
+    return type(settings).model_validate(raw)
+
+
+COMPARE_WRONG = {
+    "compare.variants.criteria": ("lrq",),
+    "compare.variants.unstructured": ("magnitud",),
+    "compare.targets.kind": "mac",
+    "prune.strategy": "globa",
+    "prune.schedule": "oneshot",
+    "finetune.optimiser": "sdg",
+}
+COMPARE_CHANGES = {
+    "prune.strategy": "global",
+    "compare.variants.criteria": ("random",),
+    "compare.variants.blind": ("weight",),
+    "compare.timing.onnx_budgets": (0.6,),
+}
+
+
+def several_settings():
+    """Under which fields count that those of `compared` do not use: seeds and subsets to choose from."""
+    subsets = ODD, SubsetSettings(name="odd", draw=3), SubsetSettings(name="odd", spaced=3)
+    return [without_limits(compared()), *(without_limits(compared((each, LOW))) for each in subsets)]
+
+
+INSTANCES = {
+    "toy": {
+        "settings": lambda: toy.ToySettings.model_validate(
+            {
+                "grid": {
+                    "datasets": ("moon",),
+                    "criteria": ("lrp", "weight"),
+                    "samples_per_class": (1,),
+                    "seeds": (0, 1),
+                },
+                "network": BRIEF,
+                "pruning": {"noise": (0.1,)},
+                "execution": {"processes": 1},
+            }
+        ),
+        "changes": {"grid.datasets": ("circle",), "grid.criteria": ("lrp",)},
+        "wrong": {"grid.datasets": ("mon",), "grid.criteria": ("lrq",), "output.render": "gif"},
+    },
+    "compare": {
+        "settings": compared,
+        "also": several_settings,
+        "changes": COMPARE_CHANGES,
+        "wrong": COMPARE_WRONG,
+    },
+    "class-aware": {
+        "settings": lambda: compared((ODD,), criteria=("weight",), blind=("weight",)),
+        "also": lambda: several_settings()[1:],
+        "changes": COMPARE_CHANGES,
+        "wrong": {**COMPARE_WRONG, "compare.variants.subsets": ()},
+    },
+}
+"""Small settings of each study; one that is registered without its line here fails below."""
+
+
+def check(name, folder, processes=1, settings=None):
+    chosen = INSTANCES[name]
+    study = study_class(name)(settings or chosen["settings"]())
+    also = chosen.get("also", list)()
+    check_study(study, folder, processes=processes, changes=chosen["changes"], also=also, wrong=chosen["wrong"])
+
+
+@pytest.fixture
+def _cache(tmp_path, monkeypatch):
+    """A cache of its own, so that tests neither find nor leave anything."""
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+
+
+QUICK = ("toy",)
+"""Studies whose whole contract is checked in seconds."""
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize("name", known_studies())
+def test_settings_and_dry_runs_of_every_study(name, tmp_path):
+    pytest.importorskip("sklearn")
+    assert name in INSTANCES, f"give small settings of study '{name}' above"
+    chosen = INSTANCES[name]
+    study = study_class(name)(chosen["settings"]())
+    check_dry(study, tmp_path, sent=True)
+    check_names(study, chosen["wrong"])
+    check_settings(study, chosen["changes"], chosen.get("also", list)())
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_studies_keep_the_contract(name, tmp_path):
+    pytest.importorskip("sklearn")
+    check(name, tmp_path / "study")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize("name", known_studies())
+def test_every_study_keeps_the_contract(name, tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("mlxtend")
+    check(name, tmp_path / "study", processes=2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_cache")
+def test_comparisons_with_times_retraining_and_masks_keep_the_contract(tmp_path):
+    pytest.importorskip("mlxtend")
+    settings = compared(timing=1, criteria=("lrp", "random"), unstructured=("magnitude",), published=True)
+    tuned = settings.finetune.model_copy(update={"epochs": 1})
+    check("compare", tmp_path / "study", settings=settings.model_copy(update={"finetune": tuned}))
