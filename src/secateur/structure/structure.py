@@ -124,7 +124,7 @@ class Structure:
 
     @property
     def block_outputs(self) -> tuple[str, ...]:
-        """Names of the groups whose units are added to those of other layers: what residual blocks give and take."""
+        """Names of the groups whose units are added to those of other layers, what residual blocks give and take."""
         return tuple(group.name for group in self.groups if group.added)
 
     @cached_property

@@ -54,7 +54,7 @@ class WeightMask:
 
     @cached_property
     def digest(self) -> str:
-        """Hash: a resumed training must go on under the same mask."""
+        """Hash of the mask; a resumed training must go on under the same mask."""
         found = hashlib.sha256()
         for name, keep in self.kept.items():
             found.update(f"{name} {list(keep.shape)}".encode())
