@@ -12,6 +12,7 @@ import typer
 from secateur.cli.present import command_line, show
 from secateur.core.files import ensure_folder
 from secateur.experiments import Outcome, Resources, Store, Study, opened_store, run
+from secateur.pipeline.pages import LRP_NOTE
 from secateur.reports import write_report
 from secateur.tracking import Tracking
 
@@ -50,13 +51,15 @@ def written(study: Study[Any, Any], store: Store, out: Path, outcome: Outcome | 
     for table in study.overview(tables):
         show(table.columns, table.rows, title=table.title)
     lines = [f"{what}: {path}" for what, path in study.write(tables, out).items()]
-    page = study.page(tables)
+    page, found = study.page(tables), [str(finding) for finding in study.findings(tables)]
     failed = store.failures()
-    notes = [f"{len(failed)} cells failed; the first ({failed[0].cell}): {failed[0].error}"] if failed else []
-    page = dataclasses.replace(page, command=command_line(), notes=[*page.notes, *notes])
+    notes = [note for note in page.notes if note != LRP_NOTE]
+    notes += [f"{len(failed)} cells failed; the first ({failed[0].cell}): {failed[0].error}"] if failed else []
+    stated = [f"{line[0].upper()}{line[1:]}." for line in found]
+    page = dataclasses.replace(page, command=command_line(), notes=[*stated, *notes, LRP_NOTE])
     lines.append(f"report: {write_report(page, out / 'report.html')}")
     lines += _logged(study, tables, out)
-    typer.echo("\n".join([*map(str, study.findings(tables)), *lines]))
+    typer.echo("\n".join([*found, *notes, *lines]))
 
 
 def _logged(study: Study[Any, Any], tables: Any, out: Path) -> list[str]:
