@@ -18,11 +18,12 @@ extensions = [
     "checks",
     "mathml",
     "myst_parser",
+    "schemas",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 myst_enable_extensions = list(EXTENSIONS)
 myst_heading_anchors = ANCHORS
 
@@ -43,9 +44,10 @@ napoleon_numpy_docstring = False
 # every cross-reference must resolve, but those to other libraries, whose pages are not asked, and to internals
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|pandas|pydantic|collections|pathlib|nn|v2)\..*|Path|Start"),
+    (r"py:.*", r"(torch|numpy|np|pandas|pd|pydantic|collections|pathlib|nn|v2)\..*|Path|Start|Augmentation"),
     (r"py:.*", r"secateur\.(attribution\.(composites|rules)|selection\.(plan|latency)|structure\.code)\.\w+"),
     (r"py:class", r".* .*|Time"),  # the first words of a property's sentence, which napoleon takes for a type
+    (r"py:class", r"(secateur\.experiments\.study\.)?[CS]|Row|Charts|View|Subject"),  # variables and aliases of types
 ]
 
 

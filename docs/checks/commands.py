@@ -23,6 +23,7 @@ from secateur.core.errors import RequestError
 from secateur.criteria import get, parse
 from secateur.models import known_models
 from secateur.pipeline import Recipe
+from secateur.studies.catalogue import study_class
 from secateur.studies.toy import ToySettings
 
 SHELLS = ("sh", "bash", "console")
@@ -172,13 +173,22 @@ def _check_values(parsed: Parsed) -> None:
     """Recipe, settings, criteria and networks that a command names exist."""
     recipes = [name for name in parsed.all("--recipe") if not name.endswith((".yaml", ".yml"))]
     overrides = [text for text in parsed.all("--set") if text.partition("=")[0] not in ("section.key", "a.b", "A.B")]
-    settings_from(ToySettings if parsed.path[0] == "toy" else Recipe, recipes[0] if recipes else None, overrides)
+    settings_from(_settings_of(parsed), recipes[0] if recipes else None, overrides)
     for text in parsed.all("--criterion"):
         name, parameters = parse(text)
         get(name, **parameters)
     for name in [*parsed.all("--model"), *parsed.all("model")]:
         if not re.search(r"[/:.]", name) and name not in known_models():
             raise RequestError(f"unknown model '{name}'; known: {', '.join(known_models())}")
+
+
+def _settings_of(parsed: Parsed) -> type[BaseModel]:
+    """What the settings of a command are, whose names ``--set`` gives."""
+    if parsed.path[0] == "toy":
+        return ToySettings
+    if parsed.path == ("study", "run"):
+        return next((study_class(name).settings_type for name in parsed.all("name")), Recipe)
+    return Recipe
 
 
 def _wrong_script(words: list[str], root: Path) -> Iterator[str]:
