@@ -12,9 +12,8 @@ from secateur.core.errors import RequestError
 from secateur.core.files import cache_folder
 from secateur.core.progress import reporting
 from secateur.core.threads import one_thread
-from secateur.experiments.cells import identity
 from secateur.experiments.executors import Done, Executor, Here, Job, Processes
-from secateur.experiments.running import Outcome, run
+from secateur.experiments.running import Outcome, identities, run
 from secateur.experiments.settings import Effect, StudySettings
 from secateur.experiments.store import opened_store
 from secateur.experiments.study import Finding, Study, Tables
@@ -212,11 +211,9 @@ def _compare(study: AnyStudy, first: Tables, second: Tables, what: str) -> None:
             raise AssertionError(f"{study.name}: table '{name}' of {what} differs: {reason}") from error
 
 
-def _identities(study: AnyStudy) -> dict[str, None]:
+def _identities(study: AnyStudy) -> list[str]:
     """Of all cells, without inputs, which would have to be opened."""
-    sections = {stage: study.sections(stage) for stage in study.stages}
-    cells = study.cells()
-    return {identity(study.name, study.version, cell, sections[cell.stage], {}): None for cell in cells}
+    return list(identities(study, None))
 
 
 def _altered(study: AnyStudy, path: str, value: Any) -> AnyStudy | None:
@@ -224,7 +221,7 @@ def _altered(study: AnyStudy, path: str, value: Any) -> AnyStudy | None:
     try:
         other = type(study)(changed(study.settings, path, value))
         other.check()
-        other.cells()
+        _identities(other)
     except (ValidationError, RequestError):
         return None
     return other

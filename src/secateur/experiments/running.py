@@ -81,27 +81,41 @@ def run(
     return _run(study, store, executor, here, only, command)
 
 
-def identities(study: Study[Any, Any], resources: Resources) -> dict[str, Cell]:
+def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str, Cell]:
     """All cells of a study by identity, in the order of the table.
+
+    The identity of a cell that needs others' results holds their identities.
 
     Args:
         study: with its settings.
-        resources: from which inputs are opened for their fingerprints.
+        resources: from which inputs are opened for their fingerprints; None: none are opened, and the identities are
+            not those that a run has.
 
     Raises:
-        RequestError: for two cells of the same identity.
+        RequestError: for two cells of the same identity, an unknown stage, or a need that no earlier stage meets.
     """
-    sections = {stage: study.sections(stage) for stage in study.stages}
-    found: dict[str, Cell] = {}
-    for cell in study.cells():
-        if cell.stage not in sections:
-            raise RequestError(f"a cell of study '{study.name}' has stage '{cell.stage}'; known: {', '.join(sections)}")
-        inputs = study.inputs(cell, resources)
-        name = identity(study.name, study.version, cell, sections[cell.stage], inputs)
-        if name in found:
-            raise RequestError(f"study '{study.name}' has two cells with the same identity: {cell}; leave one out")
-        found[name] = cell
-    return found
+    cells = list(study.cells())
+    unknown = [cell for cell in cells if cell.stage not in study.stages]
+    if unknown:
+        stages = ", ".join(study.stages)
+        raise RequestError(f"a cell of study '{study.name}' has stage '{unknown[0].stage}'; known: {stages}")
+    names: dict[Cell, str] = {}
+    found: set[str] = set()
+    for stage in study.stages:
+        sections, made = study.sections(stage), {}
+        for cell in (cell for cell in cells if cell.stage == stage):
+            inputs = {} if resources is None else dict(study.inputs(cell, resources))
+            for other in study.needs(cell):
+                if other not in names:
+                    raise RequestError(f"cell ({cell}) of study '{study.name}' needs ({other}) of no earlier stage")
+                inputs[f"result of {names[other]}"] = names[other]
+            name = identity(study.name, study.version, cell, sections, inputs)
+            if name in found:
+                raise RequestError(f"study '{study.name}' has two cells with the same identity: {cell}; leave one out")
+            made[cell] = name
+            found.add(name)
+        names |= made
+    return {names[cell]: cell for cell in cells}
 
 
 def _run(
