@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.cli.toy_tables import show_summary
 from secateur.core.errors import RequestError
 from secateur.studies.toy.findings import COLUMNS, against, check_claims, read_published, read_rows, summarise
 from secateur.studies.toy.ranks import CASES, MEASURES, Run, rank_rows
@@ -66,6 +67,17 @@ def test_means_and_population_deviations_by_group():
     assert found.runs.tolist() == [1, 3, 1, 1, 1]
     assert found.mean_accuracy_percent.tolist() == pytest.approx([30, 93, 60, 50, 40])
     assert found.sd_accuracy_percent.tolist() == pytest.approx([0, math.sqrt(26 / 3), 0, 0, 0])
+
+
+def test_networks_of_given_points_share_a_table_and_several_of_one_data_set_do_not(capsys):
+    one_each = [row("weight", 90.0, network="published-a", stage=s) for s in ("pre", "post")]
+    one_each += [row("weight", 80.0, dataset="moon", network="published-b", stage=s) for s in ("pre", "post")]
+    show_summary(summarise(table(*one_each)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "network published-a, published-b, 1000 removed" in printed
+    assert printed.count("criterion") == 1
+    show_summary(summarise(table(*one_each, *(other | {"network": "all-relu"} for other in one_each))))
+    assert capsys.readouterr().out.count("criterion") == 3
 
 
 def test_summary_is_sorted_for_a_reader():

@@ -24,6 +24,8 @@ def show_run(rows: pd.DataFrame, title: str) -> None:
 
 def show_summary(summary: pd.DataFrame) -> None:
     """Mean and standard deviation over seeds, a table for each place of measurement."""
+    if (summary.groupby("dataset")["network"].nunique() == 1).all():  # networks of given points, each of its own name
+        summary = summary.assign(network=", ".join(summary["network"].unique()))
     by = ["network", "removed", "evaluated_on", "noise"]
     for network, removed, evaluated_on, noise in summary[by].drop_duplicates().itertuples(index=False):
         part = summary[(summary[by] == [network, removed, evaluated_on, noise]).all(axis=1)]
