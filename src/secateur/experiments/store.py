@@ -167,36 +167,54 @@ class Store:
             command: that started it.
             host: where.
         """
-        rows = [
-            {
-                "identity": identity,
-                "position": position,
-                "stage": cell.stage,
-                "label": str(cell),
-                "coordinates": json.dumps(cell.coordinates),
-                "state": WAITING,
-            }
-            for position, (identity, cell) in enumerate(cells)
-        ]
+        wanted = {identity: position for position, (identity, _) in enumerate(cells)}
 
         def write(connection: sa.Connection) -> set[str]:
             take_turns(connection)
-            number = 1 + (connection.execute(sa.select(sa.func.max(self._runs.c.number))).scalar() or 0)
+            last = connection.execute(sa.select(sa.func.max(self._runs.c.number))).scalar() or 0
+            number = last + 1
             connection.execute(
                 self._runs.insert().values(
                     number=number, started=_now(), host=host or platform.node(), command=command,
                     settings=json.dumps(dict(settings)),
                 )
             )  # fmt: skip
-            statement = self._upsert(self._cells, ("identity",), ("run", "position"))
-            if rows:
-                connection.execute(statement, [row | {"run": number} for row in rows])
+            known = self._carried_over(connection, wanted, last, number)
+            new = [
+                {
+                    "identity": identity,
+                    "run": number,
+                    "position": position,
+                    "stage": cell.stage,
+                    "label": str(cell),
+                    "coordinates": json.dumps(cell.coordinates),
+                    "state": WAITING,
+                }
+                for position, (identity, cell) in enumerate(cells)
+                if identity not in known
+            ]
+            if new:
+                connection.execute(self._upsert(self._cells, ("identity",), ("run", "position")), new)
             unfinished = sa.select(self._cells.c.identity).where(
                 self._cells.c.run == number, self._cells.c.state != FINISHED
             )
             return {identity for (identity,) in connection.execute(unfinished)}
 
         return self._retried(lambda: self._written(write))
+
+    def _carried_over(self, connection: sa.Connection, wanted: Mapping[str, int], last: int, number: int) -> set[str]:
+        """Cells of the last run that this one has at the same places: all in one statement, since runs are repeated."""
+        table = self._cells
+        before = connection.execute(sa.select(table.c.identity, table.c.position).where(table.c.run == last)).all()
+        known = {identity for identity, position in before if wanted.get(identity) == position}
+        if not known:
+            return known
+        connection.execute(table.update().where(table.c.run == last).values(run=number))
+        others = [{"name": identity} for identity, _ in before if identity not in known]
+        if others:  # of the last run alone, or at another place
+            statement = table.update().where(table.c.identity == sa.bindparam("name")).values(run=last)
+            connection.execute(statement, others)
+        return known
 
     def finish(self, identity: str, result: Result, started: float, seconds: float, host: str = "") -> None:
         """Keep a cell's result: rows, artefacts and state in one transaction.
