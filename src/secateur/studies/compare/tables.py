@@ -57,7 +57,7 @@ _TIMES = (
     Column("latency_note", str, "why a network was not timed in ONNX Runtime"),
     Column("memory_bytes", int, "peak memory of one forward pass of a batch in PyTorch, weights and batch included",
            "bytes", optional=True),
-    Column("onnx_memory_bytes", int, "likewise in ONNX Runtime", "bytes", optional=True),
+    Column("onnx_memory_bytes", int, "likewise in ONNX Runtime", "bytes", optional=True, timed=True),
 )  # fmt: skip
 
 COMPARE = Schema(
