@@ -29,11 +29,11 @@ StoreOption = Annotated[
 @app.command("list")
 def list_() -> None:
     """List the studies that are known."""
-    from secateur.cli.present import show
     from secateur.studies.catalogue import known_studies, study_class
 
     announce("loading PyTorch")
-    show(("name", "what it asks"), [(name, study_class(name).summary) for name in known_studies()])
+    width = max(map(len, known_studies()))
+    typer.echo("\n".join(f"{name:{width}}  {study_class(name).summary}" for name in known_studies()))
 
 
 @app.command()

@@ -115,6 +115,9 @@ class BenchOf(Resource[Bench]):
     network: NetworkSettings
     training: str | None = None
 
+    def __str__(self) -> str:
+        return f"network of {self.dataset}"
+
     @classmethod
     def of(cls, dataset: str, settings: ToySettings) -> BenchOf:
         """As the settings of the study have it."""
