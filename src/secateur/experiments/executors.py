@@ -7,8 +7,10 @@ travel; resources are made where the work is. An executor for a cluster needs no
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -191,10 +193,11 @@ _resources: Resources | None = None
 def _receive(packed: bytes) -> None:
     """In a process that works: unpack the study, and take one thread, as the others take theirs."""
     global _study, _resources
-    import torch
-
-    torch.set_num_threads(1)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # PyTorch reads them when it is imported, if it is
+        os.environ[name] = "1"
     _study, _resources = pickle.loads(packed), Resources()
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 def _make(resource: Resource[Any]) -> None:
