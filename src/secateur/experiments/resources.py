@@ -52,10 +52,15 @@ class Resources:
         """Its value; made now unless it is at hand."""
         kept = self._kept[type(resource)]
         if resource not in kept:
-            value = resource.make(self)
-            while len(kept) >= max(1, resource.limit):
-                kept.popitem(last=False)
-            kept[resource] = value
+            self.keep(resource, resource.make(self))
         kept.move_to_end(resource)
         found: T = kept[resource]
         return found
+
+    def keep(self, resource: Resource[T], value: T) -> None:
+        """Have a value at hand that was made elsewhere."""
+        kept = self._kept[type(resource)]
+        kept.pop(resource, None)
+        while len(kept) >= max(1, resource.limit):
+            kept.popitem(last=False)
+        kept[resource] = value
