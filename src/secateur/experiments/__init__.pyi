@@ -1,12 +1,14 @@
 from .cells import Cell, canonical, fingerprint, identity
 from .checking import check_study
 from .executors import Done, Executor, Here, Job, Processes, local
+from .opening import opened_store, stored_study, study_of
 from .registry import declare_studies, forget_study, known_studies, register_study, study_class
 from .resources import Resource, Resources
 from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
 from .settings import Effect, Execution, Section, StudySettings, sections, settings_for
-from .store import Failure, Status, Store, opened_store, stored_study, study_of
+from .status import Failure, Status
+from .store import Store
 from .study import Finding, Result, Study, Tables, TextTable, write_table
 
 __all__ = [

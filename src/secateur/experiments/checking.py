@@ -13,9 +13,9 @@ from secateur.core.files import cache_folder
 from secateur.core.progress import reporting
 from secateur.core.threads import one_thread
 from secateur.experiments.executors import Done, Executor, Here, Job, Processes
+from secateur.experiments.opening import opened_store
 from secateur.experiments.running import Outcome, identities, run
 from secateur.experiments.settings import Effect, StudySettings
-from secateur.experiments.store import opened_store
 from secateur.experiments.study import Finding, Study, Tables
 from secateur.experiments.variation import Field, changed, fields_of, other_values
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
 from secateur.core.files import ensure_folder
 from secateur.experiments.schema import Schema
+
+R = TypeVar("R")
+
+PATIENCE = 300.0
+"""Seconds that a server may be away before a run gives up."""
+
+OPENING = 3.0
+"""Likewise when a store is opened, before any work."""
+
+_OTHER_COLUMNS = ("no such column", "no column named", "of relation")
+"""In what databases say of a column that they do not have."""
 
 META = "store"
 """Table that says what a store is."""
@@ -115,6 +129,38 @@ def take_turns(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
+def check_written_by(store: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """See that a store is what is expected, by what its table `META` says.
+
+    Raises:
+        RequestError: for another format, study, or version of it.
+    """
+    study, version, layout = (expected[key] for key in ("study", "study version", "format"))
+    if found.get("format") != layout:
+        raise RequestError(
+            f"'{store}' was written by another version (format {found.get('format')}, this secateur has {layout}); "
+            "choose another store, or delete it to start anew"
+        )
+    if found.get("study") != study:
+        raise RequestError(
+            f"'{store}' holds the study '{found.get('study')}', not '{study}'; choose another --out or --store"
+        )
+    if found.get("study version") != version:
+        raise RequestError(
+            f"'{store}' was written by version {found.get('study version')} of the study '{study}', this is {version}; "
+            "choose another store, or delete it to start anew"
+        )
+
+
+def upsert(table: sa.Table, url: sa.URL, changed: Sequence[str]) -> Any:
+    """A statement that inserts rows; where the key is there already, it changes some columns of that row."""
+    module = sqlite if url.get_backend_name() == "sqlite" else postgresql
+    statement = module.insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=list(table.primary_key.columns), set_={name: statement.excluded[name] for name in changed}
+    )
+
+
 def reason_of(error: SQLAlchemyError) -> str:
     """What the database says, in one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
@@ -133,6 +179,83 @@ def is_away(error: DBAPIError) -> bool:
     if not isinstance(error, OperationalError) or is_refused(error):
         return False
     return error.statement is None or "connection" in reason_of(error).lower()
+
+
+class Database:
+    """A database, with what to do when it is away.
+
+    Args:
+        url: see `store_url`.
+
+    Raises:
+        RequestError: for a file that is no store.
+    """
+
+    def __init__(self, url: sa.URL) -> None:
+        self.url, self.file = url, file_of(url)
+        self._engine = engine_of(url)
+
+    def __str__(self) -> str:
+        return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    def write(self, work: Callable[[sa.Connection], R], patience: float | None = None) -> R:
+        """Do something in one transaction; done twice, it must give the same, as it is when a server goes away.
+
+        Args:
+            work: what to do.
+            patience: seconds that a server may be away; None: as long as a run waits.
+
+        Raises:
+            SecateurError: when the database cannot be written.
+            RequestError: when it is another one than was thought.
+        """
+
+        def once() -> R:
+            with self._engine.begin() as connection:
+                return work(connection)
+
+        return self._retried(once, PATIENCE if patience is None else patience)
+
+    def read(self, work: Callable[[sa.Connection], R], patience: float | None = None) -> R:
+        """Likewise without writing."""
+
+        def once() -> R:
+            with self._engine.connect() as connection:
+                return work(connection.execution_options(readonly=True))
+
+        return self._retried(once, PATIENCE if patience is None else patience)
+
+    def _retried(self, work: Callable[[], R], patience: float) -> R:
+        """Do it; while a server is away, again, with ever longer pauses."""
+        begin, pause = time.monotonic(), 0.1
+        while True:
+            try:
+                return work()
+            except DBAPIError as error:
+                lasting = self.url.get_backend_name() == "sqlite" or not is_away(error)
+                if lasting or time.monotonic() - begin > patience:
+                    raise self._error(error) from error
+                time.sleep(pause)
+                pause = min(10.0, 2 * pause)
+            except SQLAlchemyError as error:
+                raise self._error(error) from error
+
+    def _error(self, error: SQLAlchemyError) -> SecateurError:
+        reason = reason_of(error)
+        if is_refused(error):
+            return RequestError(f"'{self}' cannot be opened ({reason}); check its URL")
+        if "not a database" in reason:
+            return RequestError(f"'{self}' is not a SQLite file ({reason}); choose another store, or delete it")
+        if any(text in reason for text in _OTHER_COLUMNS):
+            return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
+        return SecateurError(
+            f"cannot read or write '{self}' ({reason}); what it holds is whole: free space, or see that the database "
+            "runs, and run the same command again"
+        )
 
 
 def fixed_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, sa.Table]:

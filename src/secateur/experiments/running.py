@@ -14,7 +14,8 @@ from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
 from secateur.experiments.executors import Done, Executor, Here, Job, local
 from secateur.experiments.resources import Resources
-from secateur.experiments.store import Failure, Store
+from secateur.experiments.status import Failure
+from secateur.experiments.store import Store
 from secateur.experiments.study import Study
 
 

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from pydantic import ValidationError
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import atomic_path
 from secateur.experiments.cells import Cell
 from secateur.experiments.database import (
-    META,
-    engine_of,
+    OPENING,
+    Database,
+    check_written_by,
     file_of,
     fixed_tables,
-    is_away,
-    is_refused,
-    reason_of,
     store_url,
     table_of,
     take_turns,
+    upsert,
 )
 from secateur.experiments.schema import Schema
-from secateur.experiments.study import Result, Study
+from secateur.experiments.status import Failure, Status
+from secateur.experiments.study import Result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,55 +41,8 @@ R = TypeVar("R")
 FORMAT = 1
 """Of the database; a store of another one is refused."""
 
-PATIENCE = 300.0
-"""Seconds that a server may be away before a run gives up."""
-
-OPENING = 3.0
-"""Likewise when a store is opened, before any work."""
-
-_OTHER_COLUMNS = ("no such column", "no column named", "of relation")
-"""In what databases say of a column that they do not have."""
-
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 """States of a cell."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A cell whose work failed.
-
-    Attributes:
-        identity: of the cell.
-        cell: as text.
-        error: in one line.
-    """
-
-    identity: str
-    cell: str
-    error: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far the last run of a store is.
-
-    Attributes:
-        study: name.
-        counts: number of cells by stage, then by state.
-        started: when the last run began, UTC.
-        finished_at: when the last cell was finished; "" for none.
-        command: of the last run.
-    """
-
-    study: str
-    counts: Mapping[str, Mapping[str, int]]
-    started: str = ""
-    finished_at: str = ""
-    command: str = ""
-
-    def total(self, state: str) -> int:
-        """Cells in a state, of all stages."""
-        return sum(states.get(state, 0) for states in self.counts.values())
 
 
 class Store:
@@ -131,12 +79,12 @@ class Store:
         self.file = file_of(self.url)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._files = None if files is None else Path(files)
-        self._engine = engine_of(self.url)
+        self._database = Database(self.url)
         self._metadata = sa.MetaData()
         self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
         self._rows = {name: table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
         try:
-            self._retried(self._begin, OPENING)
+            self._database.write(self._begin, OPENING)
         except BaseException:
             self.close()
             raise
@@ -149,12 +97,12 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
-        self._engine.dispose()
+        self._database.close()
         if self._temporary is not None:
             self._temporary.cleanup()
 
     def __str__(self) -> str:
-        return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
+        return str(self._database)
 
     def start(
         self, cells: Sequence[tuple[str, Cell]], settings: Mapping[str, Any], command: str = "", host: str = ""
@@ -194,13 +142,13 @@ class Store:
                 if identity not in known
             ]
             if new:
-                connection.execute(self._upsert(self._cells, ("identity",), ("run", "position")), new)
+                connection.execute(upsert(self._cells, self.url, ("run", "position")), new)
             unfinished = sa.select(self._cells.c.identity).where(
                 self._cells.c.run == number, self._cells.c.state != FINISHED
             )
             return {identity for (identity,) in connection.execute(unfinished)}
 
-        return self._retried(lambda: self._written(write))
+        return self._database.write(write)
 
     def _carried_over(self, connection: sa.Connection, wanted: Mapping[str, int], last: int, number: int) -> set[str]:
         """Cells of the last run that this one has at the same places: all in one statement, since runs are repeated."""
@@ -245,12 +193,12 @@ class Store:
                 connection.execute(self._artefacts.insert(), kept)
             self._set(connection, identity, FINISHED, "", started, seconds, host)
 
-        self._retried(lambda: self._written(write))
+        self._database.write(write)
 
     def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
         """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
         line = " ".join(error.replace("\x00", " ").encode(errors="replace").decode().split())
-        self._retried(lambda: self._written(lambda c: self._set(c, identity, FAILED, line, started, seconds, host)))
+        self._database.write(lambda c: self._set(c, identity, FAILED, line, started, seconds, host))
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
         """Rows of the finished ones among some cells, by identity."""
@@ -264,7 +212,7 @@ class Store:
                     found[identity] = Result({name: self._rows_of(connection, identity, name) for name in self._rows})
             return found
 
-        return self._retried(lambda: self._read(read))
+        return self._database.read(read)
 
     def _rows_of(self, connection: sa.Connection, identity: str, name: str) -> list[dict[str, Any]]:
         table = self._rows[name]
@@ -288,7 +236,7 @@ class Store:
                 found[name] = self.schemas[name].frame([tuple(row) for row in connection.execute(query)])
             return found
 
-        return self._retried(lambda: self._read(read))
+        return self._database.read(read)
 
     def artefact(self, identity: str, name: str) -> bytes:
         """A file that a cell gave.
@@ -302,7 +250,7 @@ class Store:
             query = sa.select(table.c.path, table.c.sha256).where(table.c.cell == identity, table.c.name == name)
             return connection.execute(query).first()
 
-        row = self._retried(lambda: self._read(read))
+        row = self._database.read(read)
         if row is None:
             raise SecateurError(f"'{self}' has no file '{name}' of cell {identity[:12]}; run it again")
         path = self._folder / row.path
@@ -318,7 +266,7 @@ class Store:
 
     def status(self) -> Status:
         """How far the last run is."""
-        return self._retried(lambda: self._read(self._status))
+        return self._database.read(self._status)
 
     def failures(self) -> list[Failure]:
         """Failed cells of the last run, in their order."""
@@ -332,7 +280,7 @@ class Store:
             )
             return [Failure(*row) for row in connection.execute(query)]
 
-        return self._retried(lambda: self._read(read))
+        return self._database.read(read)
 
     def settings(self) -> dict[str, Any]:
         """Of the last run.
@@ -341,7 +289,7 @@ class Store:
             RequestError: when there was none.
         """
         query = sa.select(self._runs.c.settings).order_by(self._runs.c.number.desc()).limit(1)
-        text = self._retried(lambda: self._read(lambda connection: connection.execute(query).scalar()))
+        text = self._database.read(lambda connection: connection.execute(query).scalar())
         if text is None:
             raise RequestError(f"'{self}' holds no run; start one with `secateur study run {self.study}`")
         found: dict[str, Any] = json.loads(text)
@@ -419,86 +367,23 @@ class Store:
         started, command = last or ("", "")
         return Status(self.study, counts, started, latest, command)
 
-    def _begin(self) -> None:
+    def _begin(self, connection: sa.Connection) -> None:
         """Make the tables, or see that they are this study's."""
         expected = {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
-
-        def write(connection: sa.Connection) -> None:
-            take_turns(connection)
-            there = set(sa.inspect(connection).get_table_names())
-            clash = there & set(self._metadata.tables)
-            if clash and self._meta.name not in there:
-                raise RequestError(
-                    f"'{self}' is a database, but no store of studies: its table '{min(clash)}' is of something else; "
-                    "choose another one"
-                )
-            if self._meta.name in there:
-                found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
-                self._compare(found, expected)
-            self._metadata.create_all(connection)
-            if self._meta.name not in there:
-                connection.execute(self._meta.insert(), [{"key": k, "value": v} for k, v in expected.items()])
-
-        self._written(write)
-
-    def _compare(self, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-        if found.get("format") != expected["format"]:
+        take_turns(connection)
+        there = set(sa.inspect(connection).get_table_names())
+        clash = there & set(self._metadata.tables)
+        if clash and self._meta.name not in there:
             raise RequestError(
-                f"'{self}' was written by another version (format {found.get('format')}, this secateur has {FORMAT}); "
-                "choose another store, or delete it to start anew"
+                f"'{self}' is a database, but no store of studies: its table '{min(clash)}' is of something else; "
+                "choose another one"
             )
-        if found.get("study") != self.study:
-            raise RequestError(
-                f"'{self}' holds the study '{found.get('study')}', not '{self.study}'; choose another --out or --store"
-            )
-        if found.get("study version") != expected["study version"]:
-            raise RequestError(
-                f"'{self}' was written by version {found.get('study version')} of the study '{self.study}', this is "
-                f"{self.version}; choose another store, or delete it to start anew"
-            )
-
-    def _upsert(self, table: sa.Table, keys: Sequence[str], changed: Sequence[str]) -> Any:
-        module = sqlite if self.url.get_backend_name() == "sqlite" else postgresql
-        statement = module.insert(table)
-        return statement.on_conflict_do_update(
-            index_elements=list(keys), set_={name: statement.excluded[name] for name in changed}
-        )
-
-    def _written(self, work: Callable[[sa.Connection], R]) -> R:
-        with self._engine.begin() as connection:
-            return work(connection)
-
-    def _read(self, work: Callable[[sa.Connection], R]) -> R:
-        with self._engine.connect() as connection:
-            return work(connection.execution_options(readonly=True))
-
-    def _retried(self, work: Callable[[], R], patience: float | None = None) -> R:
-        """Do it; while a server is away, again, with ever longer pauses. What is done twice gives the same."""
-        begin, pause = time.monotonic(), 0.1
-        while True:
-            try:
-                return work()
-            except DBAPIError as error:
-                lasting = self.url.get_backend_name() == "sqlite" or not is_away(error)
-                if lasting or time.monotonic() - begin > (PATIENCE if patience is None else patience):
-                    raise self._error(error) from error
-                time.sleep(pause)
-                pause = min(10.0, 2 * pause)
-            except SQLAlchemyError as error:
-                raise self._error(error) from error
-
-    def _error(self, error: SQLAlchemyError) -> SecateurError:
-        reason = reason_of(error)
-        if is_refused(error):
-            return RequestError(f"'{self}' cannot be opened ({reason}); check its URL")
-        if "not a database" in reason:
-            return RequestError(f"'{self}' is not a SQLite file ({reason}); choose another store, or delete it")
-        if any(text in reason for text in _OTHER_COLUMNS):
-            return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
-        return SecateurError(
-            f"cannot read or write '{self}' ({reason}); what it holds is whole: free space, or see that the database "
-            "runs, and run the same command again"
-        )
+        if self._meta.name in there:
+            found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
+            check_written_by(str(self), found, expected)
+        self._metadata.create_all(connection)
+        if self._meta.name not in there:
+            connection.execute(self._meta.insert(), [{"key": k, "value": v} for k, v in expected.items()])
 
 
 def _now() -> str:
@@ -507,50 +392,3 @@ def _now() -> str:
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-
-
-@contextlib.contextmanager
-def opened_store(location: str | Path, study: Any, files: str | Path | None = None) -> Iterator[Store]:
-    """The store of a study, closed at the end; see `Store`."""
-    with Store(location, study.name, study.version, study.tables, files) as store:
-        yield store
-
-
-def stored_study(store: Store, kind: type[Study[Any, Any]]) -> Study[Any, Any]:
-    """A study with the settings of the last run that a store has.
-
-    Raises:
-        RequestError: when there was none, or its settings are none of this version.
-    """
-    try:
-        return kind(kind.settings_type.model_validate(store.settings()))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(
-            f"'{store}' was written by another version of secateur: it has settings that this one does not take "
-            f"({where}: {first['msg']}); run the study again into another store"
-        ) from error
-
-
-def study_of(location: str | Path) -> str:
-    """The name of the study that a store holds.
-
-    Raises:
-        RequestError: when there is no store.
-    """
-    url = store_url(location)
-    if url.get_backend_name() == "sqlite" and not (url.database and Path(url.database).is_file()):
-        raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
-    engine = engine_of(url)
-    meta = sa.table(META, sa.column("key"), sa.column("value"))
-    try:
-        with engine.connect() as connection:
-            name = connection.execute(sa.select(meta.c.value).where(meta.c.key == "study")).scalar()
-    except SQLAlchemyError as error:
-        raise RequestError(f"'{location}' is no store of studies ({reason_of(error)}); give another one") from error
-    finally:
-        engine.dispose()
-    if name is None:
-        raise RequestError(f"'{location}' is an unfinished store; delete it, and run the study again")
-    return str(name)

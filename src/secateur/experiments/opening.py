@@ -1,0 +1,66 @@
+"""Opening the store of a study, and the study of a store."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from secateur.core.errors import RequestError
+from secateur.experiments.database import META, OPENING, Database, file_of, store_url
+from secateur.experiments.store import Store
+from secateur.experiments.study import Study
+
+
+@contextlib.contextmanager
+def opened_store(location: str | Path, study: Any, files: str | Path | None = None) -> Iterator[Store]:
+    """The store of a study, closed at the end; see `Store`."""
+    with Store(location, study.name, study.version, study.tables, files) as store:
+        yield store
+
+
+def stored_study(store: Store, kind: type[Study[Any, Any]]) -> Study[Any, Any]:
+    """A study with the settings of the last run that a store has.
+
+    Raises:
+        RequestError: when there was none, or its settings are none of this version.
+    """
+    try:
+        return kind(kind.settings_type.model_validate(store.settings()))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RequestError(
+            f"'{store}' was written by another version of secateur: it has settings that this one does not take "
+            f"({where}: {first['msg']}); run the study again into another store"
+        ) from error
+
+
+def study_of(location: str | Path) -> str:
+    """The name of the study that a store holds.
+
+    Raises:
+        RequestError: when there is no store.
+        SecateurError: when its database cannot be reached.
+    """
+    url = store_url(location)
+    file = file_of(url)
+    if url.get_backend_name() == "sqlite" and not (file and file.is_file()):
+        raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
+    meta = sa.table(META, sa.column("key"), sa.column("value"))
+
+    def read(connection: sa.Connection) -> str:
+        if META not in sa.inspect(connection).get_table_names():
+            raise RequestError(f"'{location}' is a database, but no store of studies; give another one")
+        name = connection.execute(sa.select(meta.c.value).where(meta.c.key == "study")).scalar()
+        if name is None:
+            raise RequestError(f"'{location}' is an unfinished store; delete it, and run the study again")
+        return str(name)
+
+    with closing(Database(url)) as database:
+        return database.read(read, OPENING)
