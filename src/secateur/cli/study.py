@@ -117,7 +117,7 @@ def retry(
     if not names:
         typer.echo("no cell has failed")
         return
-    folder = out or Path(location).parent if "://" not in location else Path("out") / study.name
+    folder = out or (Path("out") / study.name if "://" in location else Path(location).parent)
     work_on(study, folder, store=location, only=names)
 
 
@@ -127,7 +127,7 @@ def _opened(out: Path | None, store: str | None) -> Any:
 
     announce("loading PyTorch")
     from secateur.cli.studies import STORE
-    from secateur.experiments import opened_store, study_of
+    from secateur.experiments import opened_store, stored_study, study_of
     from secateur.studies.catalogue import study_class
 
     if out is None and store is None:
@@ -138,7 +138,7 @@ def _opened(out: Path | None, store: str | None) -> Any:
     @contextlib.contextmanager
     def context() -> Any:
         with opened_store(location, kind) as opened:
-            yield kind(kind.settings_type.model_validate(opened.settings())), opened
+            yield stored_study(opened, kind), opened
 
     return context()
 
