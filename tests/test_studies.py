@@ -8,7 +8,7 @@ from secateur.experiments import check_study
 from secateur.experiments.checking import check_dry, check_names, check_settings
 from secateur.pipeline.compare_settings import SubsetSettings
 from secateur.studies import toy
-from secateur.studies.catalogue import known_studies, study_class
+from secateur.studies.catalogue import PACKAGED, study_class
 from secateur.studies.compare.settings import CompareStudySettings
 
 TINY = {"name": "resnet20", "arguments": {"width": 4}, "allow_untrained": True}
@@ -119,7 +119,7 @@ QUICK = ("toy",)
 
 
 @pytest.mark.usefixtures("_cache")
-@pytest.mark.parametrize("name", known_studies())
+@pytest.mark.parametrize("name", PACKAGED)
 def test_settings_and_dry_runs_of_every_study(name, tmp_path):
     pytest.importorskip("sklearn")
     assert name in INSTANCES, f"give small settings of study '{name}' above"
@@ -139,7 +139,7 @@ def test_quick_studies_keep_the_contract(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_cache")
-@pytest.mark.parametrize("name", known_studies())
+@pytest.mark.parametrize("name", PACKAGED)
 def test_every_study_keeps_the_contract(name, tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("mlxtend")

@@ -556,7 +556,8 @@ def test_show_writes_a_page_with_a_slider(tmp_path):
     assert 'type="range"' in page
     assert "patented" in page
     record = json.loads((tmp_path / "report.json").read_text())
-    assert record["films"][0]["positions"] == [0, 1000, 2000]
+    [films] = [part["record"]["films"] for part in record["sections"] if part["section"] == "films"]
+    assert films[0]["positions"] == [0, 1000, 2000]
     assert command(["report", str(tmp_path / "report.json"), "--out", str(tmp_path / "again.html")]) == 0
 
 

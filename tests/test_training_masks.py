@@ -205,7 +205,7 @@ def trained(tiny_data) -> nn.Module:
 
 
 def test_masked_networks_of_a_comparison_are_retrained_under_their_masks(trained, tiny_data, monkeypatch) -> None:
-    from secateur.pipeline import bench
+    from secateur.studies.compare import work as bench
 
     masks = []
 

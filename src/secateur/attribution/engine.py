@@ -64,6 +64,7 @@ def attribute(
         SecateurError: when relevance is not finite, naming layer and sample.
 
     Example:
+        >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))
         >>> relevance = attribute(net, torch.rand(2, 4), [0, 2])
         >>> relevance.input.shape, sorted(relevance.units), relevance.input.sum(1).round(decimals=3).tolist()

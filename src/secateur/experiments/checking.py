@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from secateur.core import interruption
 from secateur.core.errors import RequestError
 from secateur.core.files import cache_folder
 from secateur.core.progress import reporting
@@ -158,6 +159,7 @@ def check_runs(study: AnyStudy, home: Path, processes: int) -> Tables:
     with contextlib.suppress(KeyboardInterrupt):
         _run(study, home / "resumed.sqlite", _Stopping(reached // 2))
         assert not reached, f"{study.name}: swallows an interruption"
+    interruption.forget()  # what the interruption leaves is nobody's message
     with opened_store(home / "resumed.sqlite", study) as store:
         kept = store.status().total("finished")
     outcome, resumed = _run(study, home / "resumed.sqlite", Here())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from secateur.experiments import declare_studies, known_studies, study_class
 
-declare_studies(
-    {
-        "toy": "secateur.studies.toy.study",
-        "compare": "secateur.studies.compare.study",
-        "class-aware": "secateur.studies.class_aware.study",
-    }
-)
+PACKAGED = {
+    "toy": "secateur.studies.toy.study",
+    "compare": "secateur.studies.compare.study",
+    "class-aware": "secateur.studies.class_aware.study",
+}
+"""Modules of the studies that come with the package."""
 
-__all__ = ["known_studies", "study_class"]
+declare_studies(PACKAGED)
+
+__all__ = ["PACKAGED", "known_studies", "study_class"]
