@@ -6,6 +6,8 @@ import contextlib
 import json
 import resource
 import sqlite3
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -623,10 +625,12 @@ def test_wrong_requests_are_one_line_before_any_work(arguments, message, tmp_pat
     assert (code, message in error, log()) == (2, True, []), error
 
 
-def test_a_store_of_another_version_is_one_line_for_every_command(tmp_path, monkeypatch, capsys):
+def test_a_store_of_another_version_is_one_line_for_every_command_but_status(tmp_path, monkeypatch, capsys):
     worked(tiny(), tmp_path / "cells.sqlite")
     monkeypatch.setattr(TinyStudy, "version", 2)
-    for arguments in (["status"], ["results"], ["retry"], ["run", "tiny"]):
+    code, printed, _ = said(capsys, "status", "--out", tmp_path)
+    assert (code, "finished" in printed) == (0, True)
+    for arguments in (["results"], ["retry"], ["run", "tiny"]):
         code, _, error = said(capsys, *arguments, "--out", tmp_path)
         assert (code, "was written by version 1 of the study 'tiny', this is 2" in error) == (2, True), error
 
@@ -634,3 +638,12 @@ def test_a_store_of_another_version_is_one_line_for_every_command(tmp_path, monk
 def test_the_command_for_a_cell_names_every_sum(tmp_path):
     assert str(SumCell(up_to=3)) == "up_to=3"
     assert tiny_study.TinySettings().grid.numbers == (1, 2, 3)
+
+
+def test_status_needs_neither_the_study_nor_pytorch(tmp_path):
+    worked(tiny(), tmp_path / "cells.sqlite")
+    code = (
+        "import sys; from secateur.cli.main import run; "
+        f"assert run(['study', 'status', '--out', {str(tmp_path)!r}]) == 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -73,7 +73,9 @@ def run(
 @app.command()
 def status(out: FolderOption = None, store: StoreOption = None) -> None:
     """Say how far a study is, and which cells failed."""
-    with _opened(out, store) as (_, opened):
+    from secateur.experiments import opened_cells
+
+    with opened_cells(_location(out, store)) as opened:
         found = opened.status()
         lines = [f"study '{found.study}', last run started {found.started or 'never'}: {found.command}"]
         for stage, counts in found.counts.items():
@@ -126,13 +128,10 @@ def _opened(out: Path | None, store: str | None) -> Any:
     import contextlib
 
     announce("loading PyTorch")
-    from secateur.cli.studies import STORE
     from secateur.experiments import opened_store, stored_study, study_of
     from secateur.studies.catalogue import study_class
 
-    if out is None and store is None:
-        raise RequestError("give --out, the folder of a study, or its --store")
-    location = store or str(_store_in(out, STORE) if out is not None else "")
+    location = _location(out, store)
     kind = study_class(study_of(location))
 
     @contextlib.contextmanager
@@ -143,10 +142,14 @@ def _opened(out: Path | None, store: str | None) -> Any:
     return context()
 
 
-def _store_in(folder: Path, usual: str) -> Path:
-    """The store of a folder, under its usual name or the only one there."""
-    others = sorted(folder.glob("*.sqlite")) if folder.is_dir() else []
-    return others[0] if len(others) == 1 else folder / usual
+def _location(out: Path | None, store: str | None) -> str:
+    """The store that is meant: a named one, or that of a folder, under its usual name or the only one there."""
+    if store is not None:
+        return store
+    if out is None:
+        raise RequestError("give --out, the folder of a study, or its --store")
+    others = sorted(out.glob("*.sqlite")) if out.is_dir() else []
+    return str(others[0] if len(others) == 1 else out / "cells.sqlite")
 
 
 def _processes(kind: type[Study[Any, Any]], processes: int | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 from .cells import Cell, canonical, fingerprint, identity
 from .checking import check_study
 from .executors import Done, Executor, Here, Job, Processes, local
-from .opening import opened_store, stored_study, study_of
+from .opening import opened_cells, opened_store, stored_study, study_of
 from .registry import declare_studies, forget_study, known_studies, register_study, study_class
 from .resources import Resource, Resources
 from .running import Outcome, identities, run
@@ -45,6 +45,7 @@ __all__ = [
     "identity",
     "known_studies",
     "local",
+    "opened_cells",
     "opened_store",
     "register_study",
     "run",

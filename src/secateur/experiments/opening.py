@@ -41,6 +41,19 @@ def stored_study(store: Store, kind: type[Study[Any, Any]]) -> Study[Any, Any]:
         ) from error
 
 
+@contextlib.contextmanager
+def opened_cells(location: str | Path) -> Iterator[Store]:
+    """The store of any study, without its tables: how far it is and what failed can be read without the study.
+
+    Raises:
+        RequestError: when there is no store.
+        SecateurError: when its database cannot be reached.
+    """
+    name, version = _held(location)
+    with Store(location, name, version, {}) as store:
+        yield store
+
+
 def study_of(location: str | Path) -> str:
     """The name of the study that a store holds.
 
@@ -48,19 +61,24 @@ def study_of(location: str | Path) -> str:
         RequestError: when there is no store.
         SecateurError: when its database cannot be reached.
     """
+    return _held(location)[0]
+
+
+def _held(location: str | Path) -> tuple[str, int]:
+    """Name and version of the study that a store holds."""
     url = store_url(location)
     file = file_of(url)
     if url.get_backend_name() == "sqlite" and not (file and file.is_file()):
         raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
     meta = sa.table(META, sa.column("key"), sa.column("value"))
 
-    def read(connection: sa.Connection) -> str:
+    def read(connection: sa.Connection) -> tuple[str, int]:
         if META not in sa.inspect(connection).get_table_names():
             raise RequestError(f"'{location}' is a database, but no store of studies; give another one")
-        name = connection.execute(sa.select(meta.c.value).where(meta.c.key == "study")).scalar()
-        if name is None:
+        held = {str(key): str(value) for key, value in connection.execute(sa.select(meta.c.key, meta.c.value))}
+        if not held.get("study version", "").isdecimal():
             raise RequestError(f"'{location}' is an unfinished store; delete it, and run the study again")
-        return str(name)
+        return held["study"], int(held["study version"])
 
     with closing(Database(url)) as database:
         return database.read(read, OPENING)
