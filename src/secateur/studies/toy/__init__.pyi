@@ -1,6 +1,7 @@
 from .cells import ToyCell, toy_cells
 from .data import Points, classes_of, draw, draw_noisy
 from .findings import COLUMNS, against, check_claims, read_published, read_rows, summarise
+from .given_points import training_points
 from .network import build, place, trained
 from .page import analysis_page, pictured, toy_page
 from .pictures import film, panels
@@ -9,7 +10,6 @@ from .ranks import CASES, MEASURES, Run, rank_rows
 from .settings import GridSettings, NetworkSettings, OutputSettings, PruningSettings, ToySettings, TrainingSettings
 from .study import ORDERS, RESULTS, ToyStudy
 from .tables import add_rows, orders_of, read_ranks, write_frame, write_ranks, write_tables
-from .training_points import training_points
 from .work import Bench, BenchOf, order_of, prune_once, untrained
 
 __all__ = [

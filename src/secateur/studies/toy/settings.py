@@ -13,7 +13,7 @@ from secateur.core.errors import RequestError
 from secateur.experiments import Effect, Execution, Section, StudySettings
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.data import SETS, Points, classes_of
-from secateur.studies.toy.training_points import training_points
+from secateur.studies.toy.given_points import training_points
 
 _Count = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**32 - 1)]
@@ -129,6 +129,6 @@ class ToySettings(StudySettings):
         """The training points that are given; None where they are drawn.
 
         Raises:
-            RequestError: see `secateur.studies.toy.training_points.training_points`.
+            RequestError: see `secateur.studies.toy.given_points.training_points`.
         """
         return None if self.training.data is None else training_points(self.training.data, dataset)

@@ -19,10 +19,10 @@ from secateur.structure import trace
 from secateur.studies.toy.cells import ToyCell
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.data import Points, draw, draw_noisy
+from secateur.studies.toy.given_points import training_points
 from secateur.studies.toy.network import place, trained
 from secateur.studies.toy.pruning import Begun, Cut, Cutter, remaining
 from secateur.studies.toy.settings import NetworkSettings, ToySettings
-from secateur.studies.toy.training_points import training_points
 
 
 class Bench:
@@ -108,7 +108,7 @@ class BenchOf(Resource[Bench]):
     Attributes:
         dataset: see `secateur.studies.toy.data.classes_of`.
         network: how it is trained.
-        training: on which points, see `secateur.studies.toy.training_points.training_points`; None: drawn ones.
+        training: on which points, see `secateur.studies.toy.given_points.training_points`; None: drawn ones.
     """
 
     dataset: str
