@@ -44,23 +44,13 @@ class MeanInterval:
         return f" [{scale * self.low:+.1f}, {scale * self.high:+.1f}]"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean and 95 % interval of Student's t; none from a single value.
-
-    Example:
-        >>> interval([1.0, 2.0, 3.0])[0], round(interval([1.0, 2.0, 3.0])[1], 3)
-        (2.0, -0.484)
-    """
-    found = mean_interval(values)
-    return found.mean, found.low, found.high
-
-
 def mean_interval(values: Sequence[float] | np.ndarray) -> MeanInterval:
     """Mean of values and its interval.
 
     Example:
-        >>> mean_interval([1.0, 2.0, 3.0]).verdict is None
-        True
+        >>> found = mean_interval([1.0, 2.0, 3.0])
+        >>> found.mean, round(found.low, 3), found.verdict
+        (2.0, -0.484, None)
     """
     from scipy import special  # here: nearly two seconds of every command otherwise
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.core.statistics import interval
+from secateur.core.statistics import MeanInterval, mean_interval
 from secateur.core.timing import LatencyShare
 from secateur.experiments import Finding, Tables
 from secateur.studies.compare.findings import name_of
@@ -48,15 +48,15 @@ def gains(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _gain(strategy: str, criterion: str, finetuned: bool, budget: float | None, values: list[float]) -> dict[str, Any]:
-    mean, low, high = interval(values)
+    found = mean_interval(values)
     return {
         "strategy": strategy,
         "criterion": criterion,
         "finetuned": finetuned,
         "budget": budget,
-        "gain": mean,
-        "low": low,
-        "high": high,
+        "gain": found.mean,
+        "low": found.low,
+        "high": found.high,
         "pairs": len(values),
         "better": sum(value > 0 for value in values),
     }
@@ -131,15 +131,13 @@ def class_aware_findings(tables: Tables) -> list[Finding]:
     found = []
     for row in gains(rows_of(tables)):
         if row["budget"] is None:
-            low, high = row["low"], row["high"]
-            sure = low is not None and high is not None and not low <= 0 <= high
-            spread = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+            gain = MeanInterval(row["gain"], row["low"], row["high"], row["pairs"])
             stage = "after retraining" if row["finetuned"] else "before retraining"
             found.append(
                 Finding(
                     f"{row['strategy']}: {row['criterion']} is better class-aware than class-blind, {stage}",
-                    row["gain"] > 0 if sure else None,
-                    f"{100 * row['gain']:+.1f} points{spread}, {row['pairs']} pairs",
+                    gain.verdict,
+                    f"{100 * gain.mean:+.1f} points{gain.interval_text(100)}, {gain.count} pairs",
                 )
             )
     return found

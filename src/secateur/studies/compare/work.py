@@ -50,7 +50,7 @@ class _Network:
 
 @dataclass(eq=False)
 class Bench:
-    """A network, its data and what to do with them; each part is worked out on its own, the same in any process.
+    """A network, its data and what to do with them; each cell is worked out on its own, the same in any process.
 
     Attributes:
         model: trained, for all classes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 
 from secateur.experiments import Cell
-from secateur.studies.toy.ranks import Run
 from secateur.studies.toy.settings import GridSettings
 
 
@@ -23,11 +22,6 @@ class ToyCell(Cell):
     criterion: str
     samples_per_class: int
     seed: int
-
-    @property
-    def run(self) -> Run:
-        """The same, as the analysis of rankings has it."""
-        return Run(self.dataset, self.criterion, self.samples_per_class, self.seed)
 
 
 def toy_cells(grid: GridSettings) -> list[ToyCell]:
