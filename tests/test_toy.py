@@ -621,7 +621,7 @@ def test_print_config_gives_the_settings_back(tmp_path, capfd):
     [
         (["run", "--samples-per-class", "0"], "greater than or equal to 1"),
         (["grid", "--samples-per-class", "-3"], "greater than or equal to 1"),
-        (["grid", "--seeds", "0"], "greater than or equal to 1"),
+        (["grid", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["run", "--seed", "-1"], "greater than or equal to 0"),
         (["run", "--noise", "-0.1"], "greater than or equal to 0"),
         (["run", "--noise", "nan"], "finite"),

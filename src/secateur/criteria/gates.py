@@ -32,14 +32,14 @@ def losses_of(
     inputs = inputs.detach().to(device_of(model))
     with gated(structure, group, parameters) as gate:
         replay = Replay(model, inputs, gate.parameters)
-        found[:, -1] = loss(replay())
+        found[:, -1] = loss(replay()).numpy()
         gate.close()
-        found[:, 0] = replay.check(loss)
+        found[:, 0] = replay.check(loss).numpy()
         for order, losses in zip(orders_MK.tolist(), found, strict=True):
             gate.close()
             for joined, unit in enumerate(order[:-1], 1):
                 gate.open(unit)
-                losses[joined] = loss(replay())
+                losses[joined] = loss(replay()).numpy()
     return found
 
 
