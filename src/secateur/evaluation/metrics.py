@@ -40,6 +40,7 @@ class Evaluation:
         params: parameter elements; macs: multiply-accumulates per sample; size_bytes: as safetensors.
         latency: of one batch, when measured; where two networks were timed in turn, with their ratio and its interval.
         memory: at the highest during one batch, when measured; see `secateur.measure_memory`.
+        auc: area under the ROC curve of each class against the others, mean over classes, when asked for.
     """
 
     accuracy: float
@@ -53,6 +54,7 @@ class Evaluation:
     size_bytes: int
     latency: Latency | None = field(default=None)
     memory: Memory | None = field(default=None)
+    auc: float | None = field(default=None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -74,6 +76,7 @@ class Evaluation:
             ("accuracy", f"{100 * self.accuracy:.2f} %"),
             ("balanced accuracy", f"{100 * self.balanced_accuracy:.2f} %"),
             ("loss (cross-entropy, nats)", self.loss),
+            *([] if self.auc is None else [("AUC (one against the others)", self.auc)]),
             ("calibration error", self.calibration_error),
             ("parameters", f"{self.params:,}"),
             ("MACs per sample", count(self.macs)),
@@ -93,6 +96,7 @@ def evaluate(
     class_names: Sequence[str] | None = None,
     latency: bool = False,
     memory: bool = False,
+    auc: bool = False,
     latency_batch: int = 64,
     device: torch.device | str | None = None,
     progress: ProgressOption = True,
@@ -105,6 +109,7 @@ def evaluate(
         class_names: for ``per_class``; indices otherwise.
         latency: also time a batch of ``latency_batch`` samples.
         memory: also measure the peak memory of a pass over such a batch, see `secateur.measure_memory`.
+        auc: also measure the area under the ROC curve; classes without samples, or with all of them, have none.
         latency_batch: its size.
         device: where to compute; None: where the network is.
         progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
@@ -142,11 +147,43 @@ def evaluate(
             size_bytes=size_on_disk(model),
             latency=measure_latency([model], probe)[0] if latency else None,
             memory=measure_memory(model, probe) if memory else None,
+            auc=area_under_curve(logits, targets) if auc else None,
         )
     finally:
         model.to(home)
         for module, mode in modes:
             module.training = mode
+
+
+def area_under_curve(logits: torch.Tensor, targets: torch.Tensor) -> float | None:
+    """Area under the ROC curve of each class's probability against all others, mean over the classes.
+
+    The area is the share of pairs (sample of the class, other sample) in which the first has the higher probability;
+    equal ones count half.
+
+    Args:
+        logits: [N, classes].
+        targets: [N].
+
+    Returns:
+        None where no class has both samples and others.
+
+    Example:
+        >>> area_under_curve(torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1, 1]))
+        1.0
+    """
+    from scipy.stats import rankdata
+
+    labels = targets.numpy()
+    ranks = rankdata(logits.double().softmax(1).numpy(), axis=0)
+    areas = []
+    for index in range(logits.shape[1]):
+        inside = labels == index
+        own = int(inside.sum())
+        pairs = own * (len(labels) - own)
+        if pairs:
+            areas.append((float(ranks[inside, index].sum()) - own * (own + 1) / 2) / pairs)
+    return sum(areas) / len(areas) if areas else None
 
 
 def _repeated(samples: torch.Tensor, batch: int) -> torch.Tensor:

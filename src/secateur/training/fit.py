@@ -28,6 +28,7 @@ from secateur.data import loader
 from secateur.training.distillation import Teacher, check_teacher
 from secateur.training.history import Epoch, TrainingHistory
 from secateur.training.optimisation import optimiser_of, rate, steps_per_epoch
+from secateur.training.repetition import repeated
 from secateur.training.settings import TrainSettings
 from secateur.training.weight_mask import WeightMask
 
@@ -157,7 +158,8 @@ class _Training:
         if self.bound_mask is not None:
             self.bound_mask.clear_weights()
         self.optimiser = optimiser_of(model, settings)
-        self.steps = steps_per_epoch(len(train), settings.batch_size, accelerator.num_processes)  # type: ignore[arg-type]
+        samples = len(repeated(train, settings.repeat, settings.seed, 0))  # type: ignore[arg-type]
+        self.steps = steps_per_epoch(samples, settings.batch_size, accelerator.num_processes)
         kind = accelerator.device.type
         precision = "no" if kind == "mps" else settings.mixed_precision
         self.autocast = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
@@ -213,8 +215,9 @@ class _Training:
         settings, optimiser, scaler = self.settings, self.optimiser, self.scaler
         label = f"epoch {epoch + 1}/{settings.epochs}"
         seed = derive_seed(settings.seed, epoch)
+        samples = repeated(self.train, settings.repeat, settings.seed, epoch)
         batches = self.accelerator.prepare(
-            loader(self.train, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers)
+            loader(samples, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers)
         )
         self.wrapped.train()
         total, count = 0.0, 0

@@ -62,6 +62,11 @@ class TrainSettings(BaseModel):
         allow_inf_nan=False,
         description="for patience, better is what is better by more than this: a share (0.001: 0.1 points), or nats",
     )
+    repeat: Literal["none", "balanced", "weighted"] | dict[str, int] = Field(
+        default="none",
+        description="training samples of rare classes several times an epoch: balanced, {class: times}, or weighted: "
+        "drawn with all classes equally likely",
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     workers: int = Field(default=0, ge=0)
     seed: int = 0
