@@ -10,75 +10,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
 from secateur.core.progress import track
 from secateur.criteria import Criterion, Scores, score
 from secateur.data import ReferenceSet
+from secateur.pipeline.choice import as_far_as_capped, choose_plan, settle
 from secateur.pipeline.latency import LatencyGoal
+from secateur.pipeline.repair import repaired
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
-from secateur.selection import Budget, LatencyModel, Plan, UnreachableBudgetError, select
+from secateur.pipeline.stepwise import Stepwise
+from secateur.selection import Budget, Plan
 from secateur.selection.plan import Cut
 from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
-from secateur.surgery import compensate, mask_and_compensate, prune, recalibrate
+from secateur.surgery import compensate, mask_and_compensate, prune
 from secateur.surgery.pruning import close
 from secateur.training import Epoch, TrainSettings, fit
-
-
-def _repaired(slim: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
-    if settings.recalibrate:
-        place = next(slim.parameters()).device
-        recalibrate(slim, (x for x, _ in reference.batches(_WHOLE)), device=place)
-    return slim
-
-
-_WHOLE = 256
-"""Samples per pass where statistics are measured; a cumulative average over batches of nearly equal size."""
-
-
-def _choose(
-    scores: Scores,
-    budget: Budget,
-    settings: PruneSettings,
-    within: Plan | None,
-    latency: LatencyModel | None = None,
-) -> Plan:
-    return select(
-        scores,
-        budget,
-        settings.strategy,
-        order=settings.order,
-        min_keep=settings.min_keep,
-        max_remove=settings.max_remove,
-        round_to=settings.round_to,
-        protect=settings.protected(scores.structure),
-        within=within,
-        latency=latency,
-    )
-
-
-def _settle(
-    goal: LatencyGoal | None,
-    budget: Budget,
-    wanted: bool,
-    choose: Callable[[Budget], Plan],
-    build: Callable[[Plan], nn.Module],
-) -> tuple[Plan, str]:
-    """A plan for a budget; latency that was asked for is measured, latency on the way to it predicted."""
-    if goal is None:
-        return choose(budget), ""
-
-    def predicted(share: float) -> Plan:
-        return choose(Budget(latency=share))
-
-    if wanted:
-        plan, note = goal.reach(budget.share, predicted, build)
-    else:
-        plan, note = goal.intermediate(budget.share, predicted), ""
-    return replace(plan, requested={"kind": budget.kind, "share": budget.share}), note
 
 
 def one_shot(
@@ -98,11 +47,11 @@ def one_shot(
     latency = None if goal is None else goal.predicted
 
     def choose(target: Budget) -> Plan:
-        return _choose(scores, target, settings, None, latency)
+        return choose_plan(scores, target, settings, None, latency)
 
     for budget in track(budgets, f"pruning by {criterion.name}"):
         with clock("surgery", anew=True):
-            plan, note = _settle(goal, budget, True, choose, lambda found: prune(model, found))
+            plan, note = settle(goal, budget, True, choose, lambda found: prune(model, found))
             slim = cut(model, plan, reference, settings)
         yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved), note),), clock.seconds())
 
@@ -112,7 +61,7 @@ def cut(model: nn.Module, plan: Plan, reference: ReferenceSet, settings: PruneSe
     slim = prune(model, plan)
     if settings.compensate:
         compensate(slim, model, plan, reference, batch_size=settings.batch_size)
-    return _repaired(slim, reference, settings)
+    return repaired(slim, reference, settings)
 
 
 class Clock:
@@ -173,28 +122,6 @@ def _reached(budget: Budget, settings: PruneSettings, step: Step) -> bool:
     return step.achieved[budget.kind] <= budget.share * (1 + 1e-9)
 
 
-def _as_far_as_capped(choose: Callable[[Budget], Plan], before: Plan | None) -> Callable[[Budget], Plan]:
-    """Like ``choose``, but where ``max_remove`` keeps a budget from being reached, the plan goes as far as it lets.
-
-    Args:
-        choose: of one step.
-        before: the plan before it.
-    """
-
-    def chosen(target: Budget) -> Plan:
-        try:
-            return choose(target)
-        except UnreachableBudgetError as error:
-            if not error.capped:
-                raise
-            plan = choose(Budget.of(target.kind, error.least))
-            if before is not None and plan.removed == before.removed:
-                raise
-            return plan
-
-    return chosen
-
-
 def rescored(
     model: nn.Module,
     structure: Structure,
@@ -219,13 +146,13 @@ def rescored(
             )
 
         def choose(target: Budget, scores: Scores = scores, within: Plan | None = plan) -> Plan:
-            return _choose(scores, target, settings, within, latency)
+            return choose_plan(scores, target, settings, within, latency)
 
         if goal is not None and not steps and not wanted:
             goal.learn(budgets[0].share, lambda share: choose(Budget(latency=share)), lambda p: prune(current, p))
         with clock("surgery"):
-            stepwise = _as_far_as_capped(choose, plan) if goal is None else choose
-            chosen, note = _settle(goal, budget, wanted, stepwise, lambda found: prune(current, found))
+            stepwise = as_far_as_capped(choose, plan) if goal is None else choose
+            chosen, note = settle(goal, budget, wanted, stepwise, lambda found: prune(current, found))
             fresh = _difference(chosen, plan)
             if settings.compensate:
                 mask_and_compensate(current, fresh, reference, batch_size=settings.batch_size)
@@ -235,7 +162,7 @@ def rescored(
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):
             with clock("surgery"):
-                slim = _repaired(prune(current, plan), reference, settings)
+                slim = repaired(prune(current, plan), reference, settings)
             yield Compressed(slim, plan, tuple(steps), clock.seconds())
 
 
@@ -265,40 +192,23 @@ def iterative(
     """Score, remove up to the next budget, fine-tune, and again; epochs are counted through all steps."""
     assert train is not None
     assert finetune is not None
-    current: nn.Module = copy.deepcopy(model)
     home = next(model.parameters()).device
-    alive = np.ones(structure.num_units, bool)  # units of the original that the current network still has
+    stepwise = Stepwise(model, structure, settings, goal)
     steps: list[Step] = []
-    plan: Plan | None = None
     passes, total = _passes(budgets, settings, steps), _known(budgets, settings)
     for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning", total):
-        here = structure.reduced(alive)
-        scores = score(current, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
-        choose = _on_what_is_left(structure, here, scores, alive, settings, goal)
-        choose = _as_far_as_capped(choose, plan) if goal is None else choose
-
-        def local(plan: Plan, here: Structure = here, alive: np.ndarray = alive) -> Plan | None:
-            left = plan.keep(structure)[alive]
-            return None if left.all() else Plan.of(here, left, {}, plan.criterion, plan.strategy)
-
-        def build(plan: Plan, current: nn.Module = current, local: Callable[[Plan], Plan | None] = local) -> nn.Module:
-            fresh = local(plan)
-            return current if fresh is None else prune(current, fresh)
-
-        plan, note = _settle(goal, budget, wanted, choose, build)
-        fresh = local(plan)
-        if fresh is not None:
-            slim = prune(current, fresh)
-            if settings.compensate:
-                compensate(slim, current, fresh, reference, batch_size=settings.batch_size)
-            alive = plan.keep(structure)
+        before = stepwise.plan
+        note = stepwise.cut(reference, criterion, budget, wanted)
+        plan = stepwise.plan
+        assert plan is not None
+        if before is None or plan.removed != before.removed:
             teacher = None if finetune.distillation is None else model
             told = _counted_on(on_epoch, len(steps) * finetune.epochs)
-            fit(slim, train, val, finetune, teacher=teacher, on_epoch=told)
-            current = slim.to(home)  # training ends on the CPU
+            fit(stepwise.network, train, val, finetune, teacher=teacher, on_epoch=told)
+            stepwise.network.to(home)  # training ends on the CPU
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):
-            yield Compressed(copy.deepcopy(current), plan, tuple(steps))
+            yield Compressed(copy.deepcopy(stepwise.network), plan, tuple(steps))
 
 
 def _counted_on(on_epoch: Callable[[Epoch], None] | None, before: int) -> Callable[[Epoch], None] | None:
@@ -306,38 +216,3 @@ def _counted_on(on_epoch: Callable[[Epoch], None] | None, before: int) -> Callab
     if on_epoch is None:
         return None
     return lambda epoch: on_epoch(replace(epoch, index=before + epoch.index))
-
-
-def _on_what_is_left(
-    structure: Structure,
-    here: Structure,
-    scores: Scores,
-    alive: np.ndarray,
-    settings: PruneSettings,
-    goal: LatencyGoal | None,
-) -> Callable[[Budget], Plan]:
-    """Chooses plans of the original network from scores of what it has become; shares are of the original."""
-    latency = None if goal is None else goal.of(here)
-
-    def choose(target: Budget) -> Plan:
-        kind = target.kind
-        if goal is not None and latency is not None:
-            whole, now = goal.predicted.milliseconds(), latency.milliseconds()
-        else:
-            whole, now = getattr(structure.cost(), kind), getattr(here.cost(), kind)
-        keep, share = alive.copy(), 1.0
-        wanted = target.share * whole / now
-        if wanted < 1:
-            try:
-                local = _choose(scores, Budget.of(kind, wanted), settings, None, latency)
-            except UnreachableBudgetError as error:
-                asked = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
-                raise error.of(asked, error.least * now / whole) from error
-            keep[alive] = local.keep(here)
-            share = local.achieved.get("latency_predicted", 1.0)
-        plan = Plan.of(structure, keep, {"kind": kind, "share": target.share}, scores.criterion, settings.strategy)
-        if kind != "latency":
-            return plan
-        return replace(plan, achieved={**plan.achieved, "latency_predicted": share * now / whole})
-
-    return choose

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from secateur.experiments import (
     register_study,
     settings_for,
 )
-from secateur.experiments.cells import canonical
+from secateur.pipeline.contents import data_digest, weights_digest
 from secateur.pipeline.jobs import opened
 from secateur.pipeline.requests import check_compare_settings
 from secateur.pipeline.run import Prepared
@@ -31,7 +31,6 @@ from secateur.studies.compare.settings import CompareStudySettings
 from secateur.studies.compare.tables import STORED, assembled, rows_of, write_frames
 from secateur.studies.compare.timing import Timer
 from secateur.studies.compare.work import Bench
-from secateur.surgery.head import head_mask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,18 +89,7 @@ class Fingerprint(Resource[str]):
     def make(self, resources: Resources) -> str:
         """Hash of weights, structure, labels, and the first images of each split."""
         bench = resources.get(self.bench)
-        model, data = bench.model, bench.data
-        parts: list[str | bytes] = []
-        for name, tensor in model.state_dict().items():
-            parts += [f"{name} {list(tensor.shape)}", tensor.detach().cpu().contiguous().numpy().tobytes()]
-        parts.append(f"{model!r} {head_mask(model)} {data.class_names} {data.train.augmentation!r}")
-        for split in (data.train, data.val, data.test):
-            few = (
-                split.replace(augmentation=None).batch(range(min(16, len(split))))[0] if len(split) else torch.empty(0)
-            )
-            parts += [split.labels.tobytes(), few.numpy().tobytes()]
-        parts.append(canonical([asdict(data.normalisation), data.name]))
-        return fingerprint(*parts)
+        return fingerprint(weights_digest(bench.model), data_digest(bench.data))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,89 @@
+"""The choice of a plan within a schedule: by settings, by measured latency, as far as caps let it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from secateur.criteria import Scores
+from secateur.pipeline.settings import PruneSettings
+from secateur.selection import Budget, LatencyModel, Plan, UnreachableBudgetError, select
+
+if TYPE_CHECKING:
+    from secateur.pipeline.latency import LatencyGoal
+
+
+def choose_plan(
+    scores: Scores,
+    budget: Budget,
+    settings: PruneSettings,
+    within: Plan | None,
+    latency: LatencyModel | None = None,
+) -> Plan:
+    """The plan of one step, as the settings say.
+
+    Args:
+        scores: of the units.
+        budget: share that stays.
+        settings: how.
+        within: units that it removes go in any case.
+        latency: of latency budgets.
+    """
+    return select(
+        scores,
+        budget,
+        settings.strategy,
+        order=settings.order,
+        min_keep=settings.min_keep,
+        max_remove=settings.max_remove,
+        round_to=settings.round_to,
+        protect=settings.protected(scores.structure),
+        within=within,
+        latency=latency,
+    )
+
+
+def settle(
+    goal: LatencyGoal | None,
+    budget: Budget,
+    wanted: bool,
+    choose: Callable[[Budget], Plan],
+    build: Callable[[Plan], nn.Module],
+) -> tuple[Plan, str]:
+    """A plan for a budget; latency that was asked for is measured, latency on the way to it predicted."""
+    if goal is None:
+        return choose(budget), ""
+
+    def predicted(share: float) -> Plan:
+        return choose(Budget(latency=share))
+
+    if wanted:
+        plan, note = goal.reach(budget.share, predicted, build)
+    else:
+        plan, note = goal.intermediate(budget.share, predicted), ""
+    return replace(plan, requested={"kind": budget.kind, "share": budget.share}), note
+
+
+def as_far_as_capped(choose: Callable[[Budget], Plan], before: Plan | None) -> Callable[[Budget], Plan]:
+    """Like ``choose``, but where ``max_remove`` keeps a budget from being reached, the plan goes as far as it lets.
+
+    Args:
+        choose: of one step.
+        before: the plan before it.
+    """
+
+    def chosen(target: Budget) -> Plan:
+        try:
+            return choose(target)
+        except UnreachableBudgetError as error:
+            if not error.capped:
+                raise
+            plan = choose(Budget.of(target.kind, error.least))
+            if before is not None and plan.removed == before.removed:
+                raise
+            return plan
+
+    return chosen

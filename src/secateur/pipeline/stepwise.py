@@ -1,0 +1,164 @@
+"""A network that is pruned step by step, with training between the steps; kept in a folder, it goes on after a kill."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from secateur.criteria import Criterion, Scores, score
+from secateur.data import ReferenceSet
+from secateur.pipeline.choice import as_far_as_capped, choose_plan, settle
+from secateur.pipeline.repair import repaired
+from secateur.pipeline.settings import PruneSettings
+from secateur.selection import Budget, Plan, UnreachableBudgetError
+from secateur.structure import Structure
+from secateur.surgery import compensate, prune, read_bundle, save
+
+if TYPE_CHECKING:
+    from secateur.pipeline.latency import LatencyGoal
+
+
+class Stepwise:
+    """A network that gets smaller with each `cut`; shares and plans are of the original.
+
+    Train ``network`` in place between the cuts.
+
+    Args:
+        model: the original; untouched.
+        structure: of the original.
+        settings: how to choose units, and what to repair.
+        goal: of latency budgets.
+
+    Attributes:
+        network: what is left.
+        plan: against the original; None before the first cut.
+
+    Example:
+        >>> import torch
+        >>> from secateur.criteria import get
+        >>> from secateur.structure import trace
+        >>> net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+        >>> reference = ReferenceSet(torch.randn(6, 4), torch.arange(6) % 2, tuple(range(6)))
+        >>> steps = Stepwise(net, trace(net, torch.zeros(1, 4)), PruneSettings())
+        >>> for share in (0.75, 0.5):
+        ...     _ = steps.cut(reference, get("weight"), Budget(units=share))
+        >>> steps.network[0].out_features, len(steps.plan.removed)
+        (8, 1)
+    """
+
+    def __init__(
+        self, model: nn.Module, structure: Structure, settings: PruneSettings, goal: LatencyGoal | None = None
+    ) -> None:
+        self.original, self.structure, self.settings, self.goal = model, structure, settings, goal
+        self.network: nn.Module = copy.deepcopy(model)
+        self.plan: Plan | None = None
+
+    @property
+    def alive(self) -> np.ndarray:
+        """Units of the original that the network still has, [U]."""
+        return np.ones(self.structure.num_units, bool) if self.plan is None else self.plan.keep(self.structure)
+
+    def cut(self, reference: ReferenceSet, criterion: Criterion, budget: Budget, wanted: bool = True) -> str:
+        """Score what is left and remove units up to a budget.
+
+        Args:
+            reference: samples that the criterion looks at.
+            criterion: scores the units.
+            budget: the share of the original that stays.
+            wanted: whether the budget was asked for, or lies on the way; matters to latency budgets.
+
+        Returns:
+            What to know of it, "" for nothing.
+
+        Raises:
+            UnreachableBudgetError: see `secateur.select`.
+        """
+        settings, alive = self.settings, self.alive
+        here = self.structure.reduced(alive)
+        scores = score(
+            self.network, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size
+        )
+        choose = self._chooser(here, scores, alive)
+        if self.goal is None:
+            choose = as_far_as_capped(choose, self.plan)
+
+        def local(plan: Plan) -> Plan | None:
+            left = plan.keep(self.structure)[alive]
+            return None if left.all() else Plan.of(here, left, {}, plan.criterion, plan.strategy)
+
+        def build(plan: Plan) -> nn.Module:
+            fresh = local(plan)
+            return self.network if fresh is None else prune(self.network, fresh)
+
+        plan, note = settle(self.goal, budget, wanted, choose, build)
+        fresh = local(plan)
+        if fresh is not None:
+            slim = prune(self.network, fresh)
+            if settings.compensate:
+                compensate(slim, self.network, fresh, reference, batch_size=settings.batch_size)
+            self.network = repaired(slim, reference, settings)
+        self.plan = plan
+        return note
+
+    def save(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """Keep network, plan and a record of plain values; what was kept there before is replaced whole.
+
+        Args:
+            folder: of a bundle.
+            record: whatever belongs to this point of the work.
+        """
+        plan = None if self.plan is None else self.plan.to_json()
+        save(self.network, folder, metrics={"plan": plan, "record": dict(record)}, verify=False)
+
+    def resume(self, folder: Path) -> dict[str, Any] | None:
+        """Take over what was kept; the record, or None where nothing was.
+
+        Args:
+            folder: see `save`.
+
+        Raises:
+            RequestError: for a folder that holds something else.
+        """
+        if not folder.exists():
+            return None
+        place = next(self.original.parameters()).device
+        bundle = read_bundle(folder, copy.deepcopy(self.original).cpu())
+        self.network = bundle.model.to(place)
+        kept = bundle.metrics
+        self.plan = None if kept["plan"] is None else Plan.from_json(kept["plan"])
+        record: dict[str, Any] = kept["record"]
+        return record
+
+    def _chooser(self, here: Structure, scores: Scores, alive: np.ndarray) -> Callable[[Budget], Plan]:
+        """Chooses plans of the original network from scores of what it has become."""
+        structure, settings, goal = self.structure, self.settings, self.goal
+        latency = None if goal is None else goal.of(here)
+
+        def choose(target: Budget) -> Plan:
+            kind = target.kind
+            if goal is not None and latency is not None:
+                whole, now = goal.predicted.milliseconds(), latency.milliseconds()
+            else:
+                whole, now = getattr(structure.cost(), kind), getattr(here.cost(), kind)
+            keep, share = alive.copy(), 1.0
+            wanted = target.share * whole / now
+            if wanted < 1:
+                try:
+                    local = choose_plan(scores, Budget.of(kind, wanted), settings, None, latency)
+                except UnreachableBudgetError as error:
+                    asked = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
+                    raise error.of(asked, error.least * now / whole) from error
+                keep[alive] = local.keep(here)
+                share = local.achieved.get("latency_predicted", 1.0)
+            plan = Plan.of(structure, keep, {"kind": kind, "share": target.share}, scores.criterion, settings.strategy)
+            if kind != "latency":
+                return plan
+            return replace(plan, achieved={**plan.achieved, "latency_predicted": share * now / whole})
+
+        return choose
