@@ -17,10 +17,35 @@ MAX_PIXELS = 100_000_000
 _LONGEST = 8  # times the shorter side: what lies beyond is cut off before resizing
 
 
-def read_image(path: Path, channels: int = 3, resize: Resize | None = None) -> torch.Tensor:
-    """One image as uint8 [C, H, W], resized where it is said how.
+def read_image(
+    path: Path, channels: int = 3, resize: Resize | None = None, window: tuple[float, float] | None = None
+) -> torch.Tensor:
+    """One image as uint8 [C, H, W], resized where it is said how; see `read_pixels`.
 
-    16-bit grey values keep their upper 8 bits.
+    Raises:
+        RequestError: for all that `read_pixels` refuses.
+    """
+    with warnings.catch_warnings():
+        # odd metadata does not matter while the pixels can be read, and our size limit is stricter
+        warnings.simplefilter("ignore")
+        pixels_HWC = read_pixels(path, channels, resize, window)
+    return torch.from_numpy(pixels_HWC).permute(2, 0, 1)
+
+
+def read_pixels(
+    path: Path, channels: int = 3, resize: Resize | None = None, window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """One image as uint8 [H, W, C]; may be called by several threads, and warns as Pillow does.
+
+    Pixels are taken as stored: an orientation in the EXIF data is not applied, nor a colour profile; an alpha channel
+    is left out; of 16-bit grey values the upper 8 bits are kept. DICOM files are windowed, see
+    `secateur.data.dicom.read_dicom`.
+
+    Args:
+        path: of the file; its content says what it is, not its name.
+        channels: 1 (grey) or 3 (RGB).
+        resize: what comes out; None: the size as stored.
+        window: centre and width of the values of DICOM images that are told apart; None: what each file says.
 
     Raises:
         RequestError: for an empty, truncated, foreign or larger than 100-megapixel file, or 32-bit pixels.
@@ -28,17 +53,9 @@ def read_image(path: Path, channels: int = 3, resize: Resize | None = None) -> t
     try:
         if path.stat().st_size == 0:
             raise RequestError(f"image '{path}' is empty (zero bytes)")
-        with warnings.catch_warnings():
-            # odd metadata does not matter while the pixels can be read, and our size limit is stricter
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > MAX_PIXELS:
-                    raise RequestError(
-                        f"image '{path}' has {width * height / 1e6:.0f} megapixels, "
-                        f"more than the limit of {MAX_PIXELS / 1e6:.0f}; shrink it first"
-                    )
-                converted = _eight_bit(picture, path).convert("RGB" if channels == 3 else "L")
+        with Image.open(path) as picture:
+            check_size(path, *picture.size)
+            converted = _eight_bit(picture, path).convert("RGB" if channels == 3 else "L")
     except RequestError:
         raise
     except Image.DecompressionBombError as error:
@@ -49,8 +66,17 @@ def read_image(path: Path, channels: int = 3, resize: Resize | None = None) -> t
         raise RequestError(f"image '{path}' cannot be read ({error}); repair it or use on_bad_sample: skip") from error
     if resize is not None:
         converted = _resized(converted, resize)
-    pixels = np.asarray(converted, np.uint8)
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1)
+    pixels = np.array(converted, np.uint8)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse an image of more than `MAX_PIXELS`, before its pixels are decoded."""
+    if width * height > MAX_PIXELS:
+        raise RequestError(
+            f"image '{path}' has {width * height / 1e6:.0f} megapixels, "
+            f"more than the limit of {MAX_PIXELS / 1e6:.0f}; shrink it first"
+        )
 
 
 def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:

@@ -1,0 +1,116 @@
+"""Images in a memory-mapped file, some or all of them, without a copy in memory.
+
+Axes: N samples, H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_RELEASED = 64 << 20
+"""Bytes that are read before the pages of the file are handed back to the system."""
+
+
+class MappedImages:
+    """Rows of a mapped array, in an order of their own; indexing copies what is asked for.
+
+    Behaves as an array uint8 [N, H, W, C] that can be read. Other processes are sent the file's name and the rows, not
+    the pixels. Pages that were read stay in the system's cache, but do not count as this process's memory for long.
+
+    Args:
+        images: opened from a file, [M, H, W, C]; see `is_mapped`.
+        rows: of ``images``, [N]; None: all of them.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "images.npy"
+        >>> np.save(file, np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1))
+        >>> images = MappedImages(np.load(file, mmap_mode="r")).pick([4, 0, 5])
+        >>> images.shape, images[1:].ravel().tolist()
+        ((3, 1, 1, 1), [0, 5])
+    """
+
+    def __init__(self, images: np.memmap, rows: Any = None) -> None:
+        self._images = images
+        self.rows = np.arange(len(images)) if rows is None else np.asarray(rows, np.int64)
+        self._read = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+        return (len(self.rows), *self._images.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self._images.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self._images.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """The images at an index, a slice, several indices or where a mask is true: a copy in memory."""
+        images = np.array(self._images[self.rows[index]])
+        self._read += images.nbytes
+        if self._read > _RELEASED:
+            self._read = 0
+            release(self._images)
+        return images
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them, in memory."""
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def pick(self, indices: Any) -> MappedImages:
+        """Some of them, still in the file."""
+        return MappedImages(self._images, self.rows[indices])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Name of the file, where the array lies in it, and the rows."""
+        root = _root(self._images)
+        offset = root.offset + self._images.ctypes.data - root.ctypes.data
+        return _opened, (root.filename, self._images.dtype, offset, self._images.shape, self.rows)
+
+
+def _root(images: np.memmap) -> np.memmap:
+    """The array that was opened; slices of it have its offset."""
+    while isinstance(images.base, np.memmap):
+        images = images.base
+    return images
+
+
+def _opened(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], rows: np.ndarray) -> MappedImages:
+    """As another process gets them."""
+    return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows)
+
+
+def is_mapped(images: np.ndarray) -> bool:
+    """Whether images can stay in a file: they are all that lies in one piece of it, opened for reading only.
+
+    Args:
+        images: any array.
+    """
+    if not isinstance(images, np.memmap) or images.flags.writeable or not images.flags.c_contiguous:
+        return False
+    root = _root(images)
+    return root.filename is not None and isinstance(root.base, mmap.mmap)
+
+
+def release(images: np.memmap) -> None:
+    """Let go of the pages of a mapped file that were read; they are read again when they are needed.
+
+    Args:
+        images: opened for reading only.
+    """
+    base: Any = _root(images).base
+    if hasattr(base, "madvise"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
