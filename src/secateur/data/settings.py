@@ -51,20 +51,89 @@ class Resize(BaseModel):
         return f"shorter side {self.size}, centre crop {self.side}, {self.interpolation}"
 
 
+class TableSettings(BaseModel):
+    """Where a table of images says what: names of its columns, and where the images are.
+
+    A column that is not named is recognised by its usual names (`secateur.data.manifest.USUAL`); ``""``, for ``group``
+    and ``split``: leave it out, whatever the table has.
+
+    Example:
+        >>> TableSettings(label="finding", split="").label
+        'finding'
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str | None = Field(default=None, min_length=1, description="column of the image files; null: by usual names")
+    label: str | None = Field(default=None, min_length=1, description="column of the classes; null: by usual names")
+    group: str | None = Field(
+        default=None, description="column of lesion or patient; null: by usual names; empty: use none"
+    )
+    split: str | None = Field(
+        default=None, description="column of train, val, test; null: by usual names; empty: use none"
+    )
+    root: Path | None = Field(default=None, description="folder of the images; null: that of the table")
+    extension: str | None = Field(
+        default=None, min_length=1, description="of paths without one, e.g. jpg; null: of the file that is there"
+    )
+
+
+class SplitSettings(BaseModel):
+    """How images are split where the source does not say so itself.
+
+    Example:
+        >>> SplitSettings(test=0.25).val
+        0.1
+        >>> SplitSettings(test=0.6, val=0.4)
+        Traceback (most recent call last):
+            ...
+        pydantic_core._pydantic_core.ValidationError: ...test 0.6 and val 0.4 leave nothing to train on...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    test: float = Field(default=0.2, gt=0, lt=1, description="share of all images for the final figures")
+    val: float = Field(default=0.1, gt=0, lt=1, description="share of all images for choices made in training")
+    by: Literal["group", "image"] = Field(
+        default="group", description="group: all images of a lesion or patient go together; image: each on its own"
+    )
+    file: Path | None = Field(default=None, description="a split written before, which is used as it is")
+    singles: bool = Field(
+        default=False, description="as published for HAM10000: test images only from groups of one image"
+    )
+
+    @model_validator(mode="after")
+    def _something_left(self) -> SplitSettings:
+        if self.test + self.val > 1 - 1e-9:
+            raise ValueError(
+                f"test {self.test} and val {self.val} leave nothing to train on; their sum must be below 1"
+            )
+        return self
+
+
 class DataSettings(BaseModel):
     """What to read and how.
 
-    ``source`` is the name of a data set that ``secateur data fetch`` has brought (``mnist5k`` also comes with the
-    ``demo`` extra), the path of a MedMNIST-layout ``.npz``, an image folder (``train|val|test/class/*`` or
-    ``class/*``), or ``torchvision/NAME`` with ``root``. Splits that the source lacks are parted off its training
-    images, class by class.
+    ``source`` is one of:
+
+    - the name of a data set that ``secateur data fetch`` has brought (``mnist5k`` also comes with the ``demo`` extra);
+    - the path of a MedMNIST-layout ``.npz``;
+    - an image folder (``train|val|test/class/*`` or ``class/*``);
+    - a table of images (``.csv``, ``.tsv``, ``.parquet``), read as ``table`` says;
+    - a folder of HAM10000 or of the ISIC 2018 challenge, task 3;
+    - ``torchvision/NAME`` with ``root``;
+    - ``hf:PATH``, a folder that the package ``datasets`` has saved, or ``hf:NAME`` of its hub with ``download``.
+
+    Splits that the source lacks are parted off its training images, class by class, as ``split`` says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = "mnist5k"
     root: Path | None = Field(default=None, description="folder of torchvision data sets")
-    download: bool = Field(default=False, description="let torchvision download into root")
+    download: bool = Field(default=False, description="let torchvision download into root, or datasets from its hub")
+    table: TableSettings = Field(default_factory=TableSettings, description="columns of a table, folder of its images")
+    split: SplitSettings = Field(default_factory=SplitSettings, description="of sources that do not say it themselves")
     resize: Resize | None = Field(
         default=None, description="size, crop, interpolation; null: as the network's record says, else as stored"
     )
@@ -79,3 +148,10 @@ class DataSettings(BaseModel):
     classes: tuple[int | str, ...] | None = Field(
         default=None, description="use the images of these classes only, by name or index; labels stay as they are"
     )
+    cache: Literal["auto", "always", "never"] = Field(
+        default="auto", description="keep resized images of files in one array, decoded once; auto: where that fits"
+    )
+    window: tuple[float, float] | None = Field(
+        default=None, description="centre and width of the grey values of DICOM images; null: as the files say"
+    )
+    workers: int = Field(default=0, ge=0, description="threads that decode images; 0: as many as there are cores")
