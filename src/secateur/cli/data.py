@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List data sets by name, and fetch them.")
+from secateur.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from secateur.data.synthetic import Layout
+
+app = typer.Typer(no_args_is_help=True, help="List data sets by name, fetch them, make synthetic ones.")
 
 
 @app.command("list")
@@ -54,3 +59,34 @@ def fetch(
 
     path = bring(name, out, via, say=typer.echo)
     typer.echo(f"use it: --data {name if out is None else path}")
+
+
+@app.command()
+def synthesise(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    scale: Annotated[float, typer.Option(help="Of the number of images: 1 makes 10,015, 0.1 a tenth.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    layout: Annotated[str, typer.Option(help="kaggle (HAM10000_metadata.csv) or isic (2018, task 3).")] = "kaggle",
+    size: Annotated[str, typer.Option(help="Width and height of the pictures.", metavar="WxH")] = "224x168",
+    masks: Annotated[bool, typer.Option("--masks", help="Also write the area of each lesion as PNG.")] = False,
+) -> None:
+    """Write SYNTHETIC skin lesions in the layout of HAM10000: drawn pictures, for tests and for trying out.
+
+    Nothing measured on them says anything about skin lesions.
+    """
+    from secateur.data.synthetic import COUNTS, write_lesions
+
+    made = write_lesions(
+        folder, scale=scale, seed=seed, layout=cast("Layout", layout), size=_width_and_height(size), masks=masks
+    )
+    images = sum(1 for _ in made.glob("*/*.jpg"))
+    typer.echo(f"{images:,} synthetic pictures of {len(COUNTS)} classes in the layout of HAM10000: {made}")
+    typer.echo("they are drawn, not photographed: nothing measured on them says anything about skin lesions")
+    typer.echo(f"use them: --data {made} --set data.resize=64")
+
+
+def _width_and_height(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise RequestError(f"--size needs width and height, as 224x168, got '{text}'")
+    return int(width), int(height)
