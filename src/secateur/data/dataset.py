@@ -19,11 +19,13 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from secateur.core.errors import RequestError
 from secateur.core.layouts import laid_out
 from secateur.core.randomness import torch_generator
+from secateur.data.batches import Batch, collated_batch
 from secateur.data.classes import class_indices, label_of
 from secateur.data.display import classes_text, page, shape_text, spread
 from secateur.data.images import read_image, resized_arrays
 from secateur.data.labels import class_labels
-from secateur.data.samples import check_dataset, collated
+from secateur.data.mapped import MappedImages, stored_images
+from secateur.data.samples import check_dataset
 from secateur.data.settings import Resize
 
 
@@ -91,27 +93,30 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     """One split: images with integer labels, delivered normalised.
 
     Args:
-        images: uint8 array [N, H, W, C], or the paths of image files.
+        images: uint8 array [N, H, W, C], or the paths of image files. A memory-mapped array that is opened for reading
+            only stays in its file, in subsets and in the worker processes of loaders too.
         labels: class index of each sample, [N].
         class_names: name of each class index.
         normalisation: how [0, 1] becomes the network's input.
         resize: size that images are given; None: they have one size already.
         augmentation: transform of one uint8 CHW image, one of torchvision's v2 say, between resizing and normalisation;
             in `ResizingAugmentation`, in place of resizing.
+        window: of DICOM files, see `secateur.data.images.read_pixels`.
 
     Indexing gives ``(image CHW float32, label)``; `batch` makes many at once, and data loaders use it.
     """
 
     def __init__(
         self,
-        images: np.ndarray | Sequence[Path],
+        images: np.ndarray | MappedImages | Sequence[Path],
         labels: np.ndarray,
         class_names: Sequence[str],
         normalisation: Normalisation,
         resize: Resize | None = None,
         augmentation: Augmentation | None = None,
+        window: tuple[float, float] | None = None,
     ) -> None:
-        self.images = images if isinstance(images, np.ndarray) else _paths(images)
+        self.images = stored_images(images, len(normalisation.mean))
         self.labels = class_labels(labels)
         if len(images) != len(self.labels):
             raise RequestError(f"{len(images)} images but {len(self.labels)} labels")
@@ -119,24 +124,17 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         self.normalisation = normalisation
         self.resize = resize
         self.augmentation = augmentation
+        self.window = window
         if len(self.labels) and self.labels.max() >= len(self.class_names):
             raise RequestError(
                 f"labels run from {self.labels.min()} to {self.labels.max()} but there are "
                 f"{len(self.class_names)} class names"
             )
-        if isinstance(images, np.ndarray):
-            channels = len(normalisation.mean)
-            stored = images.shape[-1] if images.ndim == 4 else None
-            if images.dtype != np.uint8 or (stored != channels and (stored, channels) != (1, 3)):
-                raise RequestError(
-                    f"images are {images.dtype} of shape {images.shape}; "
-                    f"expected uint8 [N, H, W, {channels}] for a normalisation of {channels} channel(s)"
-                )
 
     @property
     def shape_text(self) -> str:
         """Shape of one image, as far as it is known without opening one."""
-        sides = self.images.shape[1:3] if isinstance(self.images, np.ndarray) else ("H", "W")
+        sides = ("H", "W") if isinstance(self.images, list) else self.images.shape[1:3]
         sides = sides if self.resize is None else (self.resize.side, self.resize.side)
         return shape_text((len(self.normalisation.mean), *sides))
 
@@ -148,7 +146,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         """For notebooks: images per class, and some of them."""
         some = spread(len(self))
         # files have sizes of their own
-        resize = self.resize or (None if isinstance(self.images, np.ndarray) else Resize(size=64))
+        resize = self.resize or (Resize(size=64) if isinstance(self.images, list) else None)
         plain = self.replace(augmentation=None, resize=resize)
         try:
             pictures = plain.raw(some).float() / 255 if some else None
@@ -163,10 +161,9 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         images, labels = self.batch([index])
         return images[0], int(labels[0])
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, int]]:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Many samples, as PyTorch's loaders and subsets ask for them."""
-        images, labels = self.batch(indices)
-        return list(zip(images, labels.tolist(), strict=True))
+        return Batch(*self.batch(indices))
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, H, W] float32 normalised, labels [N] int64."""
@@ -183,16 +180,19 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
     def raw(self, indices: Sequence[int]) -> torch.Tensor:
         """The images as stored and resized, uint8 [N, C, H, W]."""
-        if isinstance(self.images, np.ndarray):
-            pixels = self.images[np.asarray(indices)]
-            return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
-        return torch.stack([read_image(self.images[i], len(self.normalisation.mean), self.resize) for i in indices])
+        if isinstance(self.images, list):
+            return laid_out(torch.stack([self._read(index, self.resize) for index in indices]))
+        pixels = self.images[np.asarray(indices)]
+        return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
 
     def _stored(self, index: int) -> torch.Tensor:
         """One image of the size that it is stored with, uint8 [C, H, W]."""
-        if isinstance(self.images, np.ndarray):
-            return self._channels(self.images[[index]])[0]
-        return read_image(self.images[index], len(self.normalisation.mean))
+        if isinstance(self.images, list):
+            return self._read(index, None)
+        return self._channels(self.images[[index]])[0]
+
+    def _read(self, index: int, resize: Resize | None) -> torch.Tensor:
+        return read_image(self.images[index], len(self.normalisation.mean), resize, self.window)
 
     def _channels(self, images_NHWC: np.ndarray) -> torch.Tensor:
         """[N, C, H, W] in as many channels as the network takes."""
@@ -203,7 +203,11 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
         """The same split with only the samples at ``indices`` (or where a boolean mask is true)."""
         picked = np.arange(len(self))[np.asarray(indices) if len(indices) else slice(0)]
-        images: Any = self.images[picked] if isinstance(self.images, np.ndarray) else [self.images[i] for i in picked]
+        images: Any
+        if isinstance(self.images, list):
+            images = [self.images[index] for index in picked]
+        else:
+            images = self.images.pick(picked) if isinstance(self.images, MappedImages) else self.images[picked]
         return self.replace(images=images, labels=self.labels[picked])
 
     def only(self, classes: Sequence[int | str], renumber: bool = False) -> LabelledImages:
@@ -234,7 +238,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
     def replace(self, **changes: Any) -> LabelledImages:
         """A copy with some constructor arguments changed."""
-        names = ("images", "labels", "class_names", "normalisation", "resize", "augmentation")
+        names = ("images", "labels", "class_names", "normalisation", "resize", "augmentation", "window")
         return LabelledImages(**{name: changes.get(name, getattr(self, name)) for name in names})
 
 
@@ -325,20 +329,6 @@ class ImageData:
         return dataclasses.replace(self, **parts)
 
 
-def _paths(images: Any) -> list[Path]:
-    """Paths, also when they are given as text."""
-    if isinstance(images, str | torch.Tensor) or not hasattr(images, "__len__"):
-        raise RequestError(
-            f"images are a {type(images).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
-        )
-    wrong = next((image for image in images if not isinstance(image, str | Path)), None)
-    if wrong is not None:
-        raise RequestError(
-            f"images hold a {type(wrong).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
-        )
-    return [Path(image) for image in images]
-
-
 def samples_of(labels: np.ndarray, chosen: Sequence[int], class_names: Sequence[str], where: str) -> np.ndarray:
     """Positions of the samples of some classes, each of which must have one.
 
@@ -364,6 +354,7 @@ def loader(
     shuffle: bool = False,
     seed: int = 0,
     workers: int = 0,
+    pin_memory: bool | None = None,
 ) -> DataLoader[Any]:
     """Batches of a data set, in order or in the order that ``seed`` gives.
 
@@ -373,6 +364,7 @@ def loader(
         shuffle: whether to change the order, another way in each pass.
         seed: of the orders.
         workers: processes that read samples.
+        pin_memory: whether batches are put where a GPU copies them from faster; None: where there is CUDA.
 
     Returns:
         Gives batches (inputs, labels); samples that make none are refused in one line when they are met.
@@ -393,4 +385,5 @@ def loader(
     if shuffle:
         order = RandomSampler(dataset, generator=torch_generator(seed, "order"))  # type: ignore[arg-type]
     batches = BatchSampler(order, batch_size, drop_last=False)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collated)
+    pin = torch.cuda.is_available() if pin_memory is None else pin_memory
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collated_batch, pin_memory=pin)

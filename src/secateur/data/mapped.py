@@ -1,4 +1,4 @@
-"""Images in a memory-mapped file, some or all of them, without a copy in memory.
+"""What images are kept in: an array, a memory-mapped file without a copy in memory, or files of their own.
 
 Axes: N samples, H rows, W columns, C channels.
 """
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from secateur.core.errors import RequestError
 
 _RELEASED = 64 << 20
 """Bytes that are read before the pages of the file are handed back to the system."""
@@ -22,7 +25,7 @@ class MappedImages:
     the pixels. Pages that were read stay in the system's cache, but do not count as this process's memory for long.
 
     Args:
-        images: opened from a file, [M, H, W, C]; see `is_mapped`.
+        images: opened from a file, [M, H, W, C]; see `stored_images`.
         rows: of ``images``, [N]; None: all of them.
 
     Example:
@@ -93,16 +96,48 @@ def _opened(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...
     return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows)
 
 
-def is_mapped(images: np.ndarray) -> bool:
-    """Whether images can stay in a file: they are all that lies in one piece of it, opened for reading only.
+def stored_images(images: Any, channels: int) -> np.ndarray | MappedImages | list[Path]:
+    """Images in the form that `LabelledImages` reads.
 
     Args:
-        images: any array.
+        images: a uint8 array [N, H, W, C], which stays in its file where it is all that lies in one piece of one that
+            is opened for reading only; such images already; or paths, also as text.
+        channels: of the network; images of one channel serve three.
+
+    Raises:
+        RequestError: for anything else.
     """
-    if not isinstance(images, np.memmap) or images.flags.writeable or not images.flags.c_contiguous:
+    if not isinstance(images, np.ndarray | MappedImages):
+        return _paths(images)
+    stored = images.shape[-1] if images.ndim == 4 else None
+    if images.dtype != np.uint8 or (stored != channels and (stored, channels) != (1, 3)):
+        raise RequestError(
+            f"images are {images.dtype} of shape {images.shape}; "
+            f"expected uint8 [N, H, W, {channels}] for a normalisation of {channels} channel(s)"
+        )
+    return MappedImages(images) if isinstance(images, np.memmap) and _is_mapped(images) else images
+
+
+def _is_mapped(images: np.memmap) -> bool:
+    """Whether another process can open the same array by name."""
+    if images.flags.writeable or not images.flags.c_contiguous:
         return False
     root = _root(images)
     return root.filename is not None and isinstance(root.base, mmap.mmap)
+
+
+def _paths(images: Any) -> list[Path]:
+    """Paths, also when they are given as text."""
+    if isinstance(images, str | torch.Tensor) or not hasattr(images, "__len__"):
+        raise RequestError(
+            f"images are a {type(images).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
+        )
+    wrong = next((image for image in images if not isinstance(image, str | Path)), None)
+    if wrong is not None:
+        raise RequestError(
+            f"images hold a {type(wrong).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
+        )
+    return [Path(image) for image in images]
 
 
 def release(images: np.memmap) -> None:
