@@ -24,9 +24,10 @@ from secateur.data.classes import class_indices, label_of
 from secateur.data.display import classes_text, page, shape_text, spread
 from secateur.data.images import read_image, resized_arrays
 from secateur.data.labels import class_labels
-from secateur.data.mapped import MappedImages, stored_images
+from secateur.data.mapped import MappedImages, picked_images, stored_images
 from secateur.data.samples import check_dataset
 from secateur.data.settings import Resize
+from secateur.data.splits import Assignment
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def raw(self, indices: Sequence[int]) -> torch.Tensor:
         """The images as stored and resized, uint8 [N, C, H, W]."""
         if isinstance(self.images, list):
-            return laid_out(torch.stack([self._read(index, self.resize) for index in indices]))
+            return torch.stack([self._read(index, self.resize) for index in indices])
         pixels = self.images[np.asarray(indices)]
         return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
 
@@ -203,12 +204,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def subset(self, indices: Sequence[int] | np.ndarray) -> LabelledImages:
         """The same split with only the samples at ``indices`` (or where a boolean mask is true)."""
         picked = np.arange(len(self))[np.asarray(indices) if len(indices) else slice(0)]
-        images: Any
-        if isinstance(self.images, list):
-            images = [self.images[index] for index in picked]
-        else:
-            images = self.images.pick(picked) if isinstance(self.images, MappedImages) else self.images[picked]
-        return self.replace(images=images, labels=self.labels[picked])
+        return self.replace(images=picked_images(self.images, picked), labels=self.labels[picked])
 
     def only(self, classes: Sequence[int | str], renumber: bool = False) -> LabelledImages:
         """The images of some classes.
@@ -244,13 +240,23 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: three splits that share class names and normalisation."""
+    """A data set: three splits that share class names and normalisation.
+
+    Attributes:
+        name: of the data set.
+        train: images for training.
+        val: images for choices made in training.
+        test: images for the final figures.
+        skipped: what is wrong with images that were left out, one line each.
+        assignment: which image is in which split; None: the source itself has only splits.
+    """
 
     name: str
     train: LabelledImages
     val: LabelledImages
     test: LabelledImages
     skipped: tuple[str, ...] = ()
+    assignment: Assignment | None = None
 
     def __repr__(self) -> str:
         """One line."""

@@ -96,7 +96,11 @@ def _opened(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...
     return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows)
 
 
-def stored_images(images: Any, channels: int) -> np.ndarray | MappedImages | list[Path]:
+StoredImages = np.ndarray | MappedImages | list[Path]
+"""What `stored_images` gives."""
+
+
+def stored_images(images: Any, channels: int) -> StoredImages:
     """Images in the form that `LabelledImages` reads.
 
     Args:
@@ -116,6 +120,18 @@ def stored_images(images: Any, channels: int) -> np.ndarray | MappedImages | lis
             f"expected uint8 [N, H, W, {channels}] for a normalisation of {channels} channel(s)"
         )
     return MappedImages(images) if isinstance(images, np.memmap) and _is_mapped(images) else images
+
+
+def picked_images(images: StoredImages, rows: np.ndarray) -> StoredImages:
+    """Some images, in the form that they are in; those in a mapped file stay there.
+
+    Args:
+        images: what `stored_images` gave.
+        rows: of them, in the order wanted.
+    """
+    if isinstance(images, list):
+        return [images[row] for row in rows]
+    return images.pick(rows) if isinstance(images, MappedImages) else images[rows]
 
 
 def _is_mapped(images: np.memmap) -> bool:
