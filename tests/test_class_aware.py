@@ -142,6 +142,7 @@ def test_two_processes_give_the_rows_of_one(model, tiny_data):
     assert plain(compare(model, tiny_data, alone, ONE_SHOT)) == plain(compare(model, tiny_data, side_by_side, ONE_SHOT))
 
 
+@pytest.mark.slow
 def test_budgets_do_not_hang_on_each_other(model, tiny_data):
     for kind, several in (("macs", (0.4, 0.9, 0.6)), ("ratio", (0.6, 0.2, 0.4))):
         alone = settings(criteria=("lrp",), kind=kind, budgets=several[2:])
@@ -382,6 +383,7 @@ def weights(tmp_path_factory):
     return [*small, "--weights", str(out / "resnet20.safetensors")]
 
 
+@pytest.mark.slow
 def test_compare_for_subsets(weights, tmp_path, capsys):
     command = [
         "compare",

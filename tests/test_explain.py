@@ -471,6 +471,7 @@ def test_explain_alone_and_without_rankings(network: Any, tmp_path: Any) -> None
     assert load_report(tmp_path / "b" / "report.json").section(AgreementRecord) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["logit", "one", "contrast"])
 def test_every_start_by_name(network: Any, tmp_path: Any, start: str) -> None:
     few = ["--count", "1", "--per-class", "1", "--start", start, "--composite", "epsilon-gamma-box"]
@@ -506,6 +507,7 @@ def test_wrong_requests_are_one_line_and_exit_2(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "channels", "message"),
     [
@@ -526,6 +528,7 @@ def test_a_bundle_of_another_kind_is_one_line(
     assert message.format(bundle=bundle) in lines[0]
 
 
+@pytest.mark.slow
 def test_images_have_the_size_that_the_bundle_records(network: Any, tmp_path: Any, capsys: Any) -> None:
     options, bundle = network
     size = {"size": 20, "crop": 16, "interpolation": "bilinear"}

@@ -174,6 +174,7 @@ def test_random_batches_stay_in_the_range_of_the_example():
     assert torch.equal(drawn.tensors["mask"], inputs["mask"])
 
 
+@pytest.mark.slow
 def test_a_check_that_says_nothing_is_called_so(tmp_path, capfd):
     """A head of zeros gives zero for everything, which any file reproduces."""
     model, x = mlp()
@@ -375,6 +376,7 @@ def bundle(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_command_exports_before_and_after(bundle, tmp_path, capfd):
     out = tmp_path / "out"
     assert run(["export", str(bundle), "--out", str(out), "--repeats", "1"]) == 0

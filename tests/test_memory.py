@@ -175,6 +175,7 @@ def test_commands_print_and_keep_it(tmp_path, capsys):
     assert 0 < kept["network_bytes"] < kept["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_a_comparison_has_the_memory_of_exported_networks(tiny_data, monkeypatch):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))

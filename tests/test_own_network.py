@@ -470,6 +470,7 @@ class Blocks(nn.Module):
         return self.head(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("core", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_programs_give_the_networks_outputs(tmp_path, dynamic, core):
@@ -543,6 +544,7 @@ def test_batch_sizes_that_were_fixed(tmp_path, batch):
     assert "dynamic_shapes" in message
 
 
+@pytest.mark.slow
 def test_sizes_that_were_fixed(tmp_path):
     for dynamic in (False, True):
         model = build("resnet20", width=2)
@@ -621,6 +623,7 @@ def test_nothing_in_a_program_runs(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_programs_that_are_cut_short(tmp_path, share):
     path = exported(build("resnet20", width=2), tmp_path / "net.pt2", IMAGES[:2])

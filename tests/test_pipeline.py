@@ -60,6 +60,7 @@ def test_rescored_without_repair_equals_plain_surgery(setting):
     torch.testing.assert_close(best.model(x), sc.prune(model, best.plan)(x))
 
 
+@pytest.mark.slow
 def test_the_default_recipe_keeps_more_of_the_function_than_chance(setting):
     """Networks pruned by relevance stay closer to the original than ones pruned at random."""
     model, _, reference = setting
@@ -84,6 +85,7 @@ def test_bad_schedules(setting):
         sc.compress(model, reference, sc.Budget(macs=0.5), "magic")
 
 
+@pytest.mark.slow
 def test_compare_is_tidy_resumable_and_the_same_again(tiny_data, tmp_path):
     torch.manual_seed(0)
     model = sc.build("resnet20", in_channels=1, width=4)

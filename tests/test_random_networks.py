@@ -123,12 +123,14 @@ def test_removal_equals_masking_and_costs_what_was_foretold(case):
     assume(check_removal(case))
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=12)
 @given(cases())
 def test_plans_compose_and_bundles_come_back_to_the_bit(case):
     assume(check_twice(case))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(2))
 def test_every_kind_of_connection(turn):
     networks = covering(turn)

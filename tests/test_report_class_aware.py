@@ -266,6 +266,7 @@ def test_each_subset_has_its_own_unpruned_network() -> None:
     assert found == pytest.approx({"pets": 0.97, "vehicles": 0.94, "pair": 0.91, MEAN: 0.94})
 
 
+@pytest.mark.slow
 def test_masks_are_drawn_by_weights_that_are_left_and_nowhere_else() -> None:
     page = Page(render(report()))
     masked = [value for value in data_of(page.charts()["masked-0"]) if "base" in value]
@@ -289,6 +290,7 @@ def test_controls_are_there_for_what_differs_alone() -> None:
     assert names([row for row in one if row.get("scored_on") != "all" and not row["finetuned"]]) == {"measure"}
 
 
+@pytest.mark.slow
 def test_latency_is_a_measure_where_it_was_timed() -> None:
     def measures(found: list[dict[str, Any]]) -> list[str | None]:
         elements = Page(render(compared(found))).elements
@@ -310,6 +312,7 @@ def test_a_stage_with_fewer_budgets_has_its_own_mean() -> None:
     assert "90\u202f%" not in table.split("Masked weights strategy")[0]
 
 
+@pytest.mark.slow
 def test_masks_and_criteria_of_the_same_name_stay_apart() -> None:
     found = rows(criteria=("taylor", "random"), masks=("taylor", "random"))
     for page in (Page(render(compared(found))), Page(render(compared(_whole(found))))):
@@ -323,6 +326,7 @@ def _whole(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row | {"subset": "all"} for row in kept]
 
 
+@pytest.mark.slow
 def test_budgets_that_say_what_goes_rise() -> None:
     text = Page(render(compared([row | {"budget_kind": "ratio"} for row in rows()]))).text
     table = text.split("criterion · nominal share that goes")[1]
@@ -332,6 +336,7 @@ def test_budgets_that_say_what_goes_rise() -> None:
 # Gains, classes, layers, time
 
 
+@pytest.mark.slow
 def test_gains_are_in_points_sorted_and_sure_where_zero_is_outside() -> None:
     found = Gains(read_rows(GainRow, gains(("weak", "strong"))[::-1])).by_strategy[""]
     assert found[0].criterion == "weak"  # the first of the two gains more

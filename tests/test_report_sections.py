@@ -99,6 +99,7 @@ def test_whatever_stands_in_its_fields_stays_text() -> None:
     assert attributes.count(EVIL) == 2  # alternative text of the picture, and a tooltip
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
     for ending in ("svg", "png", "pdf"):
         one, other = (

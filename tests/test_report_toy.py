@@ -289,6 +289,7 @@ def test_panels_are_drawn(tmp_path: Path, ending: str) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_titles_that_repeat_are_written_once(tmp_path: Path) -> None:
     same = [[field("lrp"), field("grad")], [field("lrp"), field("grad")]]
     other = [[field("lrp"), field("grad")], [field("lrp"), field("weight")]]
@@ -318,6 +319,7 @@ def test_many_points_are_thinned_the_same_way_each_time(tmp_path: Path) -> None:
     assert sum(path.count("M ") for path in dots) == MOST_POINTS
 
 
+@pytest.mark.slow
 def test_five_panels_of_500_points_stay_below_a_third_of_a_megabyte(tmp_path: Path) -> None:
     x, y = np.meshgrid(np.linspace(-1, 1, 80), np.linspace(1, -1, 80))
     wave = np.sin(4 * x) * np.cos(5 * y) + 0.3 * x
@@ -494,6 +496,7 @@ def test_matrices_alone_need_the_page_script_but_no_chart_library() -> None:
     assert policy[1].count("sha256-") == 1
 
 
+@pytest.mark.slow
 def test_the_way_of_evaluation_is_chosen_above_charts_of_each_data_set() -> None:
     page = Page(render(toy_report()))
     assert [tab["value"] for tab in page.all("input", name="evaluated")] == ["training data", "noisy, σ 0.1"]
@@ -550,6 +553,7 @@ def test_rows_of_several_networks_do_not_end_in_one_line() -> None:
     assert len(names) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
 def test_accuracies_are_drawn(tmp_path: Path, ending: str) -> None:
     path = save_samples(accuracy_rows(), tmp_path / f"samples.{ending}")

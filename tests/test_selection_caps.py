@@ -76,6 +76,7 @@ def test_layers_give_up_no_more_than_their_cap(seed, strategy, round_to, share):
     assert plan.achieved["units"] <= share + 1e-9
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 99), strategy=STRATEGY, order=ORDER, most=st.integers(5, 40))
 @settings(max_examples=20, deadline=None)
 def test_caps_count_from_the_plan_before(seed, strategy, order, most):
@@ -215,6 +216,7 @@ def test_steps_remove_no_more_than_may_and_go_on_until_the_budget(schedule):
         sc.compress(model, reference, sc.Budget(units=0.01), "weight", how, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("caps", "message"),
     [

@@ -16,6 +16,7 @@ from secateur.evaluation import count_macs, count_params
 from secateur.structure.functions import function_named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "mobilenet_v2", "squeezenet1_1", "regnet_y_400mf"])
 def test_costs_agree_with_an_independent_count(name):
     model, x = zoo(name)

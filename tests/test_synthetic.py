@@ -118,7 +118,7 @@ def test_wrong_requests_change_nothing(tmp_path: Path) -> None:
         ({"size": (8, 900)}, "size 8x900"),
     ):
         with pytest.raises(RequestError, match=message):
-            write_lesions(tmp_path / "new", **wrong)  # type: ignore[arg-type]
+            write_lesions(tmp_path / "new", **wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -588,6 +588,7 @@ def test_analyse_writes_tables_and_pictures(tmp_path, capfd):
     assert (weight["mean"] == 1).all()  # looks at no samples
 
 
+@pytest.mark.slow
 def test_analyse_takes_thin_grids_and_mixed_tables(tmp_path, capfd):
     thin = ["--dataset", "moon", "--criterion", "lrp", "--out", str(tmp_path), *BRIEFLY]
     assert command(["toy", "grid", "--seeds", "1", "--samples-per-class", "1", "--samples-per-class", "2", *thin]) == 0

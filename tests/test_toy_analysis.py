@@ -456,6 +456,7 @@ def check_against_scipy(units: int, seeds: int, chance: np.random.Generator, mea
         ), found
 
 
+@pytest.mark.slow
 @given(units=st.integers(3, 70), seeds=st.integers(2, 3), seed=st.integers(0, 999), part=st.floats(0, 1))
 @settings(max_examples=15, deadline=None)
 def test_small_orders_against_scipy(units, seeds, seed, part):

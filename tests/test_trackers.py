@@ -398,6 +398,7 @@ def test_a_run_that_is_gone_is_replaced_by_a_whole_one(noting: type[Noting], tmp
 # commands
 
 
+@pytest.mark.slow
 @third_party
 def test_commands_log_epochs_what_was_measured_and_files(
     noting: type[Noting], tmp_path: Path, capsys: pytest.CaptureFixture[str]

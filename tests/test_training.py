@@ -102,6 +102,7 @@ def test_adam_adds_the_decay_to_the_gradient_and_adamw_to_the_weights():
     torch.testing.assert_close(moved.abs(), torch.full_like(start.weight, 0.05), rtol=1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_real_digits(tiny_data):
     torch.manual_seed(0)
     model = build("resnet20", in_channels=1, width=8)

