@@ -53,9 +53,7 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
         RequestError: naming the first thing that is wrong, with the remedy.
     """
     _check_named(recipe, command)
-    _check_device(recipe.device)
-    check_model(recipe.model)
-    check_source(recipe.data, sized=recipe.data.follow_network and brings_size(recipe.model))
+    check_inputs(recipe)
     check_trackers(recipe.tracking.trackers)
     chosen = recipe.data.classes is not None or fetched(recipe.model.arguments)
     if recipe.model.replace_head != "keep" and not chosen:
@@ -68,6 +66,13 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
         check_trained(recipe.model)
     if out is not None:
         check_writable(out)
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Refuse a device, a network or a source of data that cannot be right."""
+    _check_device(recipe.device)
+    check_model(recipe.model)
+    check_source(recipe.data, sized=recipe.data.follow_network and brings_size(recipe.model))
 
 
 def _check_named(recipe: Recipe, command: str) -> None:

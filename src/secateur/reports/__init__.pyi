@@ -21,6 +21,7 @@ from .regions import film_png, to_base64
 from .registry import register_section
 from .rows import read_rows
 from .samples import SampleAccuracy, SampleAccuracyRow, save_samples
+from .steps import RecallRow, StepRow, Steps, StepSummary, save_steps
 from .summary import ComparisonRow
 from .table import Cell, Table, csv_link
 from .timings import TimingRow, Timings
@@ -54,9 +55,13 @@ __all__ = [
     "Measurement",
     "RankingRow",
     "Rankings",
+    "RecallRow",
     "Report",
     "SampleAccuracy",
     "SampleAccuracyRow",
+    "StepRow",
+    "StepSummary",
+    "Steps",
     "Table",
     "TimingRow",
     "Timings",
@@ -78,6 +83,7 @@ __all__ = [
     "save_gains",
     "save_ranks",
     "save_samples",
+    "save_steps",
     "save_subset_curves",
     "to_base64",
     "write_report",

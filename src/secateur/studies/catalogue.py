@@ -8,6 +8,8 @@ PACKAGED = {
     "toy": "secateur.studies.toy.study",
     "compare": "secateur.studies.compare.study",
     "class-aware": "secateur.studies.class_aware.study",
+    "stepwise": "secateur.studies.stepwise.study",
+    "skin-lesions": "secateur.studies.skin_lesions.study",
 }
 """Modules of the studies that come with the package."""
 

@@ -1,0 +1,3 @@
+from .study import SkinLesionSettings, SkinLesionStudy
+
+__all__ = ["SkinLesionSettings", "SkinLesionStudy"]

@@ -1,0 +1,114 @@
+"""The report of the study, and its figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from secateur import reports as rp
+from secateur.core.devices import choose_device
+from secateur.experiments import Tables
+from secateur.pipeline.pages import origin
+from secateur.studies.stepwise.cells import UNPRUNED
+from secateur.studies.stepwise.findings import recovered, short, summary, unpruned
+from secateur.studies.stepwise.settings import StepwiseSettings
+from secateur.studies.stepwise.tables import PRUNED, TUNED
+
+
+def stepwise_page(tables: Tables, settings: StepwiseSettings, watched: str | None = None) -> rp.Report:
+    """The report.
+
+    Args:
+        tables: assembled.
+        settings: of the study.
+        watched: class that the table names.
+    """
+    steps, made = tables["steps"], origin(settings)
+    made["notes"] = [*recovered(tables), *made["notes"]]
+    asked = settings.steps
+    how = f"{asked.step:.0%} of {'all' if asked.of == 'whole' else 'the remaining'} {asked.kind} in each step"
+    section = rp.Steps(
+        rows=rp.read_rows(rp.StepRow, _plain(steps)),
+        recalls=rp.read_rows(rp.RecallRow, _recalls(tables)),
+        summary=_summary(tables, watched) if (steps["criterion"] != UNPRUNED).any() else [],
+        watched=watched or "",
+    )
+    return rp.Report(
+        title=f"Pruned step by step: {settings.model.name} on {Path(settings.data.source).stem}",
+        subtitle=f"{how}, {len(asked.shares())} steps, {settings.finetune.epochs} epochs after each, "
+        f"unpruned {100 * unpruned(tables)['accuracy']:.2f} %",
+        sections=[section, *_heatmaps(tables)],
+        conditions=_conditions(tables, settings),
+        **made,
+    )
+
+
+def write_figure(tables: Tables, settings: StepwiseSettings, path: Path) -> Path:
+    """Accuracy and MACs over the steps, as SVG."""
+    return rp.save_steps(_plain(tables["steps"]), path, _conditions(tables, settings))
+
+
+def _plain(steps: pd.DataFrame) -> pd.DataFrame:
+    return steps.assign(criterion=steps["criterion"].map(short))
+
+
+def _recalls(tables: Tables) -> pd.DataFrame:
+    """Of the unpruned network, and behind fine-tuning, where there is some."""
+    classes = tables["classes"]
+    stage = TUNED if (classes["stage"] == TUNED).any() else PRUNED
+    shown = classes[(classes["stage"] == stage) | (classes["step"] == 0)]
+    return shown.assign(criterion=shown["criterion"].map(short)).rename(columns={"class": "class_name"})
+
+
+def _summary(tables: Tables, watched: str | None) -> list[rp.StepSummary]:
+    return [
+        rp.StepSummary(
+            protocol=line.protocol,
+            criterion=line.criterion,
+            macs=line.macs,
+            pruned=line.pruned,
+            tuned=line.tuned,
+            change=line.change,
+            spread=None if pd.isna(line.spread) else line.spread,
+            balanced=line.balanced,
+            watched=line.watched,
+            runs=int(line.runs),
+        )
+        for line in summary(tables, watched).itertuples()
+    ]
+
+
+def _heatmaps(tables: Tables) -> list[rp.Heatmaps]:
+    """The same images by the unpruned network and by what the first protocol's criteria leave of it."""
+    pictures = tables["pictures"]
+    if not len(pictures):
+        return []
+    before = {row["image"]: row for row in pictures[pictures["criterion"] == UNPRUNED].to_dict("records")}
+    found = []
+    for row in pictures[pictures["criterion"] != UNPRUNED].to_dict("records"):
+        first = before.get(row["image"])
+        if first is not None:
+            caption = (
+                f"before: {first['predicted']}, after: {row['predicted']}; cosine of the heatmaps {row['cosine']:.2f}"
+            )
+            title = f"{row['label']} (image {row['image']}): {short(row['criterion'])}, {row['protocol']}"
+            found.append(rp.Heatmap(title, first["pixels"], first["relevance"], row["relevance"], caption))
+    return [rp.Heatmaps(found)] if found else []
+
+
+def _conditions(tables: Tables, settings: StepwiseSettings) -> rp.Conditions:
+    classes = tables["classes"]
+    counts = classes[classes["criterion"] == UNPRUNED].set_index("class")["samples"]
+    timed = {"latency_batch": settings.timing.batch, "latency_rounds": settings.timing.repeats}
+    return rp.Conditions(
+        data=Path(settings.data.source).stem,
+        split=settings.measure.split,
+        samples=int(unpruned(tables)["samples"]),
+        class_samples={str(name): int(count) for name, count in counts.items()},
+        seeds=list(settings.variants.seeds),
+        device=str(choose_device(settings.device)),
+        threads=torch.get_num_threads(),
+        **(timed if settings.timing.repeats else {}),
+    )

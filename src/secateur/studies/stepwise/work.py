@@ -1,0 +1,302 @@
+"""A network pruned step by step: cut, measured, trained, measured; and what all cells share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from secateur.core.errors import RequestError
+from secateur.core.figures import size
+from secateur.core.files import cache_folder, ensure_folder
+from secateur.criteria import get, parse
+from secateur.criteria.samples import first_balanced
+from secateur.data import LabelledImages, ReferenceSet, loader
+from secateur.evaluation import evaluate, measure_latency, measure_memory
+from secateur.experiments import Resource, Resources, Result, fingerprint
+from secateur.experiments.cells import canonical
+from secateur.models import load_weights, save_weights
+from secateur.pipeline.contents import data_digest, weights_digest
+from secateur.pipeline.jobs import TrainJob, opened
+from secateur.pipeline.requests import untrained_error
+from secateur.pipeline.run import Prepared
+from secateur.pipeline.stepwise import Stepwise
+from secateur.pipeline.subsets import drawn
+from secateur.selection import Budget, Plan
+from secateur.structure import Structure, trace
+from secateur.studies.stepwise.cells import UNPRUNED, StepCell, TimeCell
+from secateur.studies.stepwise.pictures import picture_rows
+from secateur.studies.stepwise.settings import StepwiseSettings
+from secateur.studies.stepwise.tables import FINAL, PRUNED, TUNED, UNPRUNED_STAGE
+from secateur.surgery import prune
+from secateur.training import TrainSettings, fit
+
+Row = dict[str, Any]
+
+_LARGEST = 4 * 2**30
+"""Bytes of reference samples that are held in memory."""
+
+
+def trained(settings: StepwiseSettings) -> Prepared:
+    """Network and data, the network trained: found in the cache, or trained now and put there.
+
+    Interrupted training goes on at its last whole epoch.
+
+    Raises:
+        RequestError: for data and network that do not go together, or random weights without training.
+    """
+    recipe = settings.recipe
+    prepared = opened(recipe, trained=False)
+    if not recipe.train.epochs:
+        if not prepared.trained and not recipe.model.allow_untrained:
+            raise untrained_error(recipe.model.name, prepared.new_head)
+        return prepared
+    how = recipe.train.model_dump(mode="json", exclude={"device", "workers"})
+    key = fingerprint(weights_digest(prepared.model), data_digest(prepared.data), canonical(how))
+    path = cache_folder("networks") / f"{key[:32]}.safetensors"
+    ensure_folder(path.parent)
+    if path.exists():
+        try:
+            load_weights(prepared.model, path)
+        except RequestError as error:
+            raise RequestError(f"{error}; delete it, and it is trained again") from error
+    else:
+        state = path.with_suffix(".state")
+        TrainJob(prepared).train(state)
+        save_weights(prepared.model, path, {"training": how})
+        state.unlink(missing_ok=True)
+    prepared.model.to(prepared.device).eval()
+    return prepared
+
+
+class Bench:
+    """A trained network, its data, and what is done with them; each cell is worked out on its own.
+
+    Args:
+        settings: of the study.
+    """
+
+    def __init__(self, settings: StepwiseSettings) -> None:
+        self.settings, self.prepared = settings, trained(settings)
+        self.model, self.data, self.device = self.prepared.model, self.prepared.data, self.prepared.device
+        for protocol in settings.variants.protocols:
+            for text in protocol.criteria:
+                name, parameters = parse(text)
+                criterion = get(name, **parameters)
+                if protocol.per_class is not None:
+                    reference = self.reference(protocol.per_class, settings.variants.seeds[0])
+                    first_balanced(reference, criterion.asks_for, criterion.name)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """Of the network."""
+        return trace(self.model, self.data.test.batch([0])[0].to(self.device))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of network and data."""
+        return fingerprint(weights_digest(self.model), data_digest(self.data))
+
+    @cached_property
+    def images(self) -> LabelledImages:
+        """That networks are measured on."""
+        asked = self.settings.measure
+        split: LabelledImages = getattr(self.data, asked.split)
+        split = split.replace(augmentation=None)
+        return split.subset(drawn(len(split), asked.limit, "stepwise", asked.split)) if asked.limit else split
+
+    def reference(self, per_class: int | None, seed: int) -> ReferenceSet:
+        """Samples that criteria look at.
+
+        Raises:
+            RequestError: for a class with too few images, or all images where they are too many.
+        """
+        train = self.data.train.replace(augmentation=None)
+        if per_class is not None:
+            return ReferenceSet.sample(train, per_class, seed)
+        needed = 4 * len(train) * int(np.prod(self.data.input_shape))
+        if needed > _LARGEST:
+            raise RequestError(
+                f"all {len(train):,} training images would take {size(needed)} as reference samples; set per_class of "
+                "the protocol, or a smaller data.resize"
+            )
+        inputs, targets = train.batch(range(len(train)))
+        return ReferenceSet(inputs, targets, tuple(range(len(train))), train.normalisation.bounds())
+
+    def row(self, network: nn.Module, plan: Plan | None, keys: Mapping[str, Any]) -> tuple[Row, list[Row]]:
+        """What a network does on the images: a row, and one for each class."""
+        found = evaluate(network, loader(self.images), class_names=self.data.class_names, device=self.device, auc=True)
+        shares = {"units": 1.0, "params": 1.0, "macs": 1.0} if plan is None else plan.achieved
+        main = {
+            **keys,
+            **{name: float(shares[name]) for name in ("units", "params", "macs")},
+            "params_count": found.params,
+            "macs_count": found.macs,
+            "size_bytes": found.size_bytes,
+            "accuracy": found.accuracy,
+            "balanced_accuracy": found.balanced_accuracy,
+            "auc": found.auc,
+            "loss": found.loss,
+            "samples": found.samples,
+        }
+        counts = dict(zip(self.data.class_names, np.bincount(self.images.labels, minlength=99_999), strict=False))
+        own = {name: keys[name] for name in ("protocol", "criterion", "seed", "step", "stage")}
+        classes = [
+            {**own, "class": name, "recall": recall, "samples": int(counts[name])}
+            for name, recall in found.per_class.items()
+        ]
+        return main, classes
+
+    def result(self, cell: StepCell) -> Result:
+        """All that a cell gives."""
+        if cell.criterion != UNPRUNED:
+            return Chain(self, cell).result()
+        keys = {**cell.keys, "step": 0, "stage": UNPRUNED_STAGE, "share": 1.0}
+        main, classes = self.row(self.model, None, keys)
+        main |= {"train_loss": None, "epochs": self.settings.train.epochs, "seconds": 0.0}
+        pictures = picture_rows(
+            self.model, self.model, self.images, self.settings.pictures.images, {**cell.keys, "step": 0}
+        )
+        return Result({"steps": [main], "classes": classes, "pictures": pictures})
+
+    def times(self, cell: TimeCell, measured: Result) -> Result:
+        """Times of one cell's networks, each taken in turn with the unpruned one."""
+        probe = self.images.batch(range(min(self.settings.timing.batch, len(self.images))))[0]
+        rows = []
+        for plan in measured.rows["plans"]:
+            slim = prune(self.model, self.plan_of(json.loads(plan["removed"])), check=False).to(self.device)
+            times = measure_latency([self.model, slim], probe, repeats=self.settings.timing.repeats)
+            memory = measure_memory(slim, probe)
+            rows.append({**cell.keys, "step": plan["step"], **times[-1].columns(), **memory.columns()})
+        return Result({"times": rows})
+
+    def plan_of(self, removed: Mapping[str, list[int]]) -> Plan:
+        """The plan that removes some units of each group."""
+        keep = np.ones(self.structure.num_units, bool)
+        for name, units in removed.items():
+            keep[self.structure.group(name).first + np.array(units, np.int64)] = False
+        return Plan.of(self.structure, keep, {}, "stored", "stored")
+
+
+@dataclass(frozen=True, eq=False)
+class BenchOf(Resource[Bench]):
+    """The bench of a study."""
+
+    settings: StepwiseSettings
+
+    def make(self, resources: Resources) -> Bench:
+        """Open data and network; train it, or find it trained."""
+        return Bench(self.settings)
+
+
+class Chain:
+    """One network, pruned and trained step by step; what it has come to is kept in the cache behind each of them.
+
+    Args:
+        bench: what it is made from.
+        cell: how.
+    """
+
+    def __init__(self, bench: Bench, cell: StepCell) -> None:
+        assert cell.prune is not None
+        self.bench, self.cell, self.settings = bench, cell, bench.settings
+        name, parameters = parse(cell.criterion)
+        self.criterion = get(name, **parameters).seeded(cell.seed)
+        self.stepwise = Stepwise(bench.model, bench.structure, cell.prune)
+        self.finetune = self.settings.finetune.model_copy(update={"device": str(bench.device), "seed": cell.seed})
+        self._rows: dict[str, list[Row]] = {"steps": [], "classes": [], "plans": []}
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept: named by all that the result depends on."""
+        asked = self.settings
+        parts = [asked.steps, asked.finetune, asked.measure]
+        how = [part.model_dump(mode="json") for part in parts] + [asked.final_epochs, self.cell.coordinates]
+        return cache_folder("stepwise") / fingerprint(self.bench.fingerprint, canonical(how))[:32]
+
+    def result(self) -> Result:
+        """Do what is left to do; all rows."""
+        done = self._resume()
+        for stage, step, work in self._work():
+            if (step, _ORDER[stage]) > done:
+                begin = time.perf_counter()
+                self._measure(stage, step, work(), begin)
+        rows = dict(self._rows)
+        cell, asked = self.cell, self.settings
+        if cell.seed == asked.variants.seeds[0]:
+            keys = {**cell.keys, "step": len(asked.steps.shares())}
+            bench = self.bench
+            rows["pictures"] = picture_rows(
+                bench.model, self.stepwise.network, bench.images, asked.pictures.images, keys
+            )
+        return Result(rows)
+
+    def _work(self) -> Iterator[tuple[str, int, Any]]:
+        """Stages in order: what each is called, of which step, and what is done for it; it gives epochs and loss."""
+        shares = self.settings.steps.shares()
+        for step, share in enumerate(shares, 1):
+            yield PRUNED, step, lambda share=share: self._cut(share)
+            if self.finetune.epochs:
+                yield TUNED, step, lambda step=step: self._train(self.finetune, f"step-{step}")
+        if self.settings.final_epochs:
+            last = self.finetune.model_copy(update={"epochs": self.settings.final_epochs})
+            yield FINAL, len(shares), lambda: self._train(last, "final")
+
+    def _cut(self, share: float) -> tuple[int, float | None]:
+        reference = self.bench.reference(self.cell.per_class, self.cell.seed)
+        self.stepwise.cut(reference, self.criterion, Budget.of(self.settings.steps.kind, share))
+        return 0, None
+
+    def _train(self, settings: TrainSettings, name: str) -> tuple[int, float | None]:
+        """Train in place; interrupted, it goes on from a state of its own."""
+        network, data = self.stepwise.network, self.bench.data
+        teacher = None if settings.distillation is None else self.bench.model
+        history = fit(network, data.train, data.val, settings, self._state(name), teacher=teacher)
+        network.to(self.bench.device)  # training ends on the CPU
+        return len(history.rows), float(history.rows[-1]["train_loss"])
+
+    def _measure(self, stage: str, step: int, worked: tuple[int, float | None], begin: float) -> None:
+        """Add rows, and keep all of it."""
+        plan = self.stepwise.plan
+        assert plan is not None
+        seconds, (epochs, loss) = time.perf_counter() - begin, worked
+        keys = {**self.cell.keys, "step": step, "stage": stage, "share": self.settings.steps.shares()[step - 1]}
+        main, classes = self.bench.row(self.stepwise.network, plan, keys)
+        self._rows["steps"].append({**main, "train_loss": loss, "epochs": epochs, "seconds": seconds})
+        self._rows["classes"] += classes
+        if stage == PRUNED:
+            removed = {name: list(units) for name, units in plan.removed.items()}
+            self._rows["plans"].append({**self.cell.keys, "step": step, "removed": json.dumps(removed)})
+        self.stepwise.save(self._kept, {"step": step, "stage": stage, "rows": self._rows})
+        self._state(f"step-{step}" if stage != FINAL else "final").unlink(missing_ok=True)
+
+    def _resume(self) -> tuple[int, int]:
+        """Step and stage that were done when the work was interrupted; (0, 0): none."""
+        ensure_folder(self.folder)
+        record = self.stepwise.resume(self._kept)
+        if record is None:
+            return 0, 0
+        self._rows = record["rows"]
+        return record["step"], _ORDER[record["stage"]]
+
+    @property
+    def _kept(self) -> Path:
+        return self.folder / "network"
+
+    def _state(self, name: str) -> Path:
+        return self.folder / f"{name}.state"
+
+    def forget(self) -> None:
+        """Delete what is kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_ORDER = {PRUNED: 1, TUNED: 2, FINAL: 3}
