@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +20,7 @@ from secateur.core.files import atomic_folder
 from secateur.core.progress import track
 from secateur.core.randomness import numpy_generator
 from secateur.data.lesion_pictures import draw, lesion, view
+from secateur.data.threads import in_order
 
 Layout = Literal["kaggle", "isic"]
 LAYOUTS: tuple[Layout, ...] = ("kaggle", "isic")
@@ -128,9 +127,8 @@ def write_lesions(
                 mask.save(drawn / f"{row.image_id}_segmentation.png")
 
         work = list(zip(rows, places, strict=True))
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for _ in track(pool.map(write, work), "drawing synthetic lesions", len(work)):
-                pass
+        for _ in track(in_order(write, work), "drawing synthetic lesions", len(work)):
+            pass
         _write_tables(part, rows, layout)
     return folder
 

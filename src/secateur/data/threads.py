@@ -1,0 +1,44 @@
+"""Work of many small pieces on several threads."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], workers: int = 0) -> Iterator[R]:
+    """Results of a function in the order of the items; few are waiting at any time.
+
+    Args:
+        function: what each thread calls.
+        items: for it, one after the other.
+        workers: threads; 0: as many as there are cores for this process.
+
+    Example:
+        >>> list(in_order(len, ["a", "bb", "ccc"], workers=2))
+        [1, 2, 3]
+    """
+    workers = workers or cores()
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
