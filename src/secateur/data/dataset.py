@@ -182,18 +182,18 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     def raw(self, indices: Sequence[int]) -> torch.Tensor:
         """The images as stored and resized, uint8 [N, C, H, W]."""
         if isinstance(self.images, list):
-            return torch.stack([self._read(index, self.resize) for index in indices])
+            return torch.stack([self._read(self.images[index], self.resize) for index in indices])
         pixels = self.images[np.asarray(indices)]
         return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
 
     def _stored(self, index: int) -> torch.Tensor:
         """One image of the size that it is stored with, uint8 [C, H, W]."""
         if isinstance(self.images, list):
-            return self._read(index, None)
+            return self._read(self.images[index], None)
         return self._channels(self.images[[index]])[0]
 
-    def _read(self, index: int, resize: Resize | None) -> torch.Tensor:
-        return read_image(self.images[index], len(self.normalisation.mean), resize, self.window)
+    def _read(self, path: Path, resize: Resize | None) -> torch.Tensor:
+        return read_image(path, len(self.normalisation.mean), resize, self.window)
 
     def _channels(self, images_NHWC: np.ndarray) -> torch.Tensor:
         """[N, C, H, W] in as many channels as the network takes."""

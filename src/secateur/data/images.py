@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from secateur.core.errors import RequestError
+from secateur.data.dicom import is_dicom, read_dicom
 from secateur.data.settings import Resize
 
 MAX_PIXELS = 100_000_000
@@ -53,9 +54,13 @@ def read_pixels(
     try:
         if path.stat().st_size == 0:
             raise RequestError(f"image '{path}' is empty (zero bytes)")
-        with Image.open(path) as picture:
-            check_size(path, *picture.size)
-            converted = _eight_bit(picture, path).convert("RGB" if channels == 3 else "L")
+        mode = "RGB" if channels == 3 else "L"
+        if is_dicom(path):
+            converted = read_dicom(path, window, check_size).convert(mode)
+        else:
+            with Image.open(path) as picture:
+                check_size(path, *picture.size)
+                converted = _eight_bit(picture, path).convert(mode)
     except RequestError:
         raise
     except Image.DecompressionBombError as error:

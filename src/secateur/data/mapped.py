@@ -96,7 +96,7 @@ def _opened(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...
     return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows)
 
 
-StoredImages = np.ndarray | MappedImages | list[Path]
+StoredImages = np.ndarray[Any, Any] | MappedImages | list[Path]
 """What `stored_images` gives."""
 
 
