@@ -21,6 +21,7 @@ from secateur.core.progress import track
 from secateur.data.catalogue import NAMED
 from secateur.data.checks import UNREADABLE, check_archive
 from secateur.data.labels import class_labels
+from secateur.data.lesions import DIAGNOSES
 
 Split = tuple[Any, np.ndarray]
 """Images (uint8 [N, H, W, C], or a list of paths) and labels [N]."""
@@ -118,6 +119,8 @@ def read_splits(path: Path) -> tuple[Splits, tuple[str, ...]]:
     names = tuple(str(n) for n in arrays["class_names"]) if "class_names" in arrays else ()
     if not names and path.stem == "cifar10" and count == 10:
         names = NAMED["cifar10"].class_names
+    if not names and path.stem.lower().startswith("dermamnist") and count == len(DIAGNOSES):
+        names = tuple(DIAGNOSES)
     return splits, names or tuple(map(str, range(count)))
 
 

@@ -13,10 +13,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from secateur.core.errors import RequestError
-from secateur.core.names import closest, did_you_mean
+from secateur.core.extras import check_installed
+from secateur.core.names import closest, did_you_mean, did_you_mean_file
 from secateur.data.catalogue import NAMED, fetched_file
 from secateur.data.classes import indices_in_order, label_of
 from secateur.data.folders import layout_of
+from secateur.data.hugging_face import check_hugging_face
+from secateur.data.lesions import DIAGNOSES, check_lesions, find_lesions
+from secateur.data.manifest import SPLIT_COMMENT, SUFFIXES, columns_of, read_header
 from secateur.data.settings import AUGMENTATION_NAMES, TORCHVISION_NAMES, DataSettings
 
 ARRAYS = tuple(f"{split}_{what}" for split in ("train", "val", "test") for what in ("images", "labels"))
@@ -82,16 +86,61 @@ def _check_place(settings: DataSettings, sized: bool) -> tuple[str, ...]:
         names = NAMED[bare].class_names if bare in NAMED else ()
     elif path.suffix.lower() == ".npz" and not path.is_dir():
         check_archive(path)
-    elif path.is_dir():
+    elif is_table(source):
+        names = _check_table(settings)
         if not sized:
-            raise RequestError(f"image folder '{path}' needs a size, e.g. --set data.resize=224")
-        names = layout_of(path).class_names
+            kind = "image folder" if path.is_dir() else "table of images"
+            raise RequestError(f"{kind} '{path}' needs a size, e.g. --set data.resize=224")
     else:
         raise RequestError(
             f"unknown data source '{source}'{_nearby(path) or _known(source)}: neither a folder nor a .npz file; known "
             f"names: {', '.join((*NAMED, *('torchvision/' + n for n in TORCHVISION_NAMES)))}"
         )
     return names
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is read as a table of image files: folders, tables, data sets of the package datasets.
+
+    Example:
+        >>> is_table("hf:beans"), is_table("images.csv"), is_table("cifar10")
+        (True, True, False)
+    """
+    if source in NAMED or source.startswith("torchvision/"):
+        return False
+    path = Path(source).expanduser()
+    return (
+        source.startswith("hf:") or path.is_dir() or path.suffix.lower() in SUFFIXES or find_lesions(path) is not None
+    )
+
+
+def _check_table(settings: DataSettings) -> tuple[str, ...]:
+    """Headers, folders and extras; class names, where names of files say them."""
+    path, grouped = Path(settings.source).expanduser(), False
+    names: tuple[str, ...] = ()
+    lesions = None if settings.source.startswith("hf:") else find_lesions(path)
+    if settings.source.startswith("hf:"):
+        check_hugging_face(settings)
+    elif lesions is not None:
+        check_lesions(lesions, settings)
+        names, grouped = tuple(DIAGNOSES), True
+    elif path.is_dir():
+        names = layout_of(path).class_names
+    else:
+        if not path.exists():
+            raise RequestError(f"table '{path}' does not exist{did_you_mean_file(path)}")
+        columns = columns_of(path, read_header(path), settings.table)
+        grouped = columns.group is not None and columns.split is None
+    _check_split(settings, grouped)
+    return names
+
+
+def _check_split(settings: DataSettings, grouped: bool) -> None:
+    split = settings.split
+    if split.file is not None:
+        read_header(split.file.expanduser(), comment=SPLIT_COMMENT)
+    elif grouped and split.by == "group":
+        check_installed("sklearn", "tables", "a split by group")
 
 
 def check_archive(path: Path) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.core.errors import RequestError
+from secateur.data.table import LabelledTable
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".dcm", ".dicom"}
+)
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -56,6 +59,44 @@ def layout_of(root: Path) -> Layout:
 def image_files(folder: Path) -> Iterator[Path]:
     """Files that are images by name, in no particular order."""
     return (p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def read_folder(root: Path) -> LabelledTable:
+    """The images of a folder and their labels, by their names alone.
+
+    Where no images are named as test images, those for validation are: images kept out of training are for the final
+    figure, and choosing the best epoch takes others.
+
+    Raises:
+        RequestError: for what `layout_of` refuses.
+    """
+    import numpy as np
+
+    layout = layout_of(root)
+    parts = [("train", layout.train), ("val", layout.val), ("test", layout.test)]
+    found = [
+        (split, index, path)
+        for split, folder in parts
+        if folder is not None
+        for index, name in enumerate(layout.class_names)
+        for path in sorted(image_files(folder / name))
+    ]
+    notes = []
+    given = {split for split, _, _ in found}
+    if given == {"train", "val"}:
+        notes.append(f"'{root}' has no test images: those of '{layout.val}' are taken, and others for validation")
+        found = [("test" if split == "val" else split, index, path) for split, index, path in found]
+    ids = tuple(path.relative_to(root).as_posix() for _, _, path in found)
+    return LabelledTable(
+        root.resolve().name,
+        ids,
+        tuple(path for _, _, path in found),
+        np.array([index for _, index, _ in found], np.int64),
+        layout.class_names,
+        splits=tuple(split for split, _, _ in found) if len(given) > 1 else None,
+        where=ids,
+        notes=tuple(notes),
+    )
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:

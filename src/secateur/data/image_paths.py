@@ -52,7 +52,7 @@ class ImageFinder:
         if len(matches) > 1:
             raise RequestError(f"image '{name}' could be {' or '.join(sorted(matches))}; set data.table.extension")
         file = path.parent / matches[0]
-        self.check_inside(file, folder.links[matches[0]] or folder.outside)
+        self._check_inside(file, folder.links[matches[0]] or folder.outside)
         if not file.is_file():
             raise RequestError(f"image '{name}' is no file")
         return file
@@ -62,23 +62,17 @@ class ImageFinder:
         return file.relative_to(self.root).as_posix()
 
     def images(self, folder: Path) -> Iterator[Path]:
-        """Image files of a folder, sorted.
-
-        Raises:
-            RequestError: for a link that leads out of the root.
-        """
-        listed = self._folder(folder)
-        for name in sorted(listed.links):
+        """What is named as an image in a folder, sorted; `find` says whether it is one."""
+        for name in sorted(self._folder(folder).links):
             if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                self.check_inside(folder / name, listed.links[name] or listed.outside)
                 yield folder / name
 
-    def check_inside(self, file: Path, suspicious: bool) -> None:
+    def _check_inside(self, file: Path, suspicious: bool) -> None:
         """Refuse a link that leads out of the root; files that are none are not looked at."""
         if suspicious and not file.resolve().is_relative_to(self._resolved):
             raise RequestError(
-                f"image '{self.name(file)}' is a link out of '{self.root}' (to '{file.resolve()}'); put the file itself "
-                "there, or set data.table.root to a folder that holds it"
+                f"image '{self.name(file)}' is a link out of '{self.root}' (to '{file.resolve()}'); put the file "
+                "itself there, or set data.table.root to a folder that holds it"
             )
 
     def _folder(self, path: Path) -> _Folder:
@@ -98,8 +92,8 @@ class _Folder:
                 self.links = {entry.name: entry.is_symlink() for entry in entries}
         self._lower: dict[str, list[str]] = {}
         for name in self.links:
-            stem, suffix = os.path.splitext(name.lower())
-            for key in {name.lower(), stem} if suffix in SUFFIXES else {name.lower()}:
+            lower = Path(name.lower())
+            for key in {lower.name, lower.stem} if lower.suffix in SUFFIXES else {lower.name}:
                 self._lower.setdefault(key, []).append(name)
 
     def matches(self, name: str, extension: str) -> list[str]:

@@ -9,7 +9,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ USUAL = {
     "split": ("split", "set", "fold"),
 }
 """Names by which columns are recognised, the first that is there; case, blanks, ``-`` and ``_`` do not matter."""
+
+SPLIT_COMMENT = "# split of images, sha256 of ids and labels: "
+"""Beginning of the first line of a split file, before its header; see `secateur.data.splits`."""
 
 _DELIMITERS = (",", ";", "\t", "|")
 _WHOLE = re.compile(r"\d+\.0+")
@@ -131,15 +134,34 @@ def columns_of(path: Path, header: tuple[str, ...], settings: TableSettings) -> 
         secateur.core.errors.RequestError: a.csv has no column of labels: none of label, class, dx, diagnosis, target...
     """
     notes: list[str] = []
-    found = {what: _column(path, header, settings, what, notes) for what in USUAL}
+    found = {what: column_of(path.name, header, settings, what, notes) for what in USUAL}
     for what, plural in (("path", "image files"), ("label", "labels")):
         if found[what] is None:
             raise RequestError(
                 f"{path.name} has no column of {plural}: none of {', '.join(USUAL[what])}; "
                 f"columns: {_listed(header)}; name one, e.g. --set data.table.{what}={header[0] or 'NAME'}"
             )
-    assert found["path"] is not None and found["label"] is not None
-    return Columns(found["path"], found["label"], found["group"], found["split"], tuple(notes))
+    return Columns(found["path"] or "", found["label"] or "", found["group"], found["split"], tuple(notes))
+
+
+def columns_named(of: str, header: Sequence[str], names: Iterable[str], setting: str = "") -> None:
+    """Refuse a table that lacks a column, or has it twice.
+
+    Args:
+        of: what messages call the table.
+        header: names of its columns.
+        names: of those that are needed.
+        setting: in brackets, which one asks for them.
+
+    Raises:
+        RequestError: as said.
+    """
+    for name in names:
+        if list(header).count(name) > 1:
+            raise RequestError(f"{of} has several columns '{name}'; rename all but one")
+        if name not in header:
+            hint = did_you_mean(name, header)
+            raise RequestError(f"{of} has no column '{name}'{hint}{setting}; columns: {_listed(header)}")
 
 
 def read_manifest(path: Path, settings: DataSettings) -> LabelledTable:
@@ -177,26 +199,34 @@ def read_manifest(path: Path, settings: DataSettings) -> LabelledTable:
     )
 
 
-def _column(path: Path, header: tuple[str, ...], settings: TableSettings, what: str, notes: list[str]) -> str | None:
-    """The column that says ``what``; None where there is none, or none is wanted."""
+def column_of(of: str, header: Sequence[str], settings: TableSettings, what: str, notes: list[str]) -> str | None:
+    """The column that says one thing; None where there is none, or none is wanted.
+
+    Args:
+        of: what messages call the table.
+        header: names of its columns.
+        settings: names given.
+        what: a key of `USUAL`.
+        notes: is told when several columns have usual names.
+
+    Raises:
+        RequestError: for a column that is named but missing, or there twice.
+    """
     asked: str | None = getattr(settings, what)
     if asked == "":
         return None
     if asked is None:
         usual = [name for known in USUAL[what] for name in header if plain(name) == plain(known)]
         if len({*usual}) > 1:
-            others = ", ".join(f"'{name}'" for name in dict.fromkeys(usual[1:]))
-            notes.append(f"{path.name}: '{usual[0]}' is taken as the column of the {what}, not {others}")
+            others = ", ".join(f"'{name}'" for name in dict.fromkeys(usual) if name != usual[0])
+            notes.append(f"{of}: '{usual[0]}' is taken as the column of the {what}, not {others}")
         asked = usual[0] if usual else None
-    elif asked not in header:
-        hint = did_you_mean(asked, header)
-        raise RequestError(f"{path.name} has no column '{asked}'{hint} (data.table.{what}); columns: {_listed(header)}")
-    if header.count(asked or "") > 1:
-        raise RequestError(f"{path.name} has several columns '{asked}'; rename all but one")
+    if asked is not None:
+        columns_named(of, header, [asked], f" (data.table.{what})")
     return asked
 
 
-def _listed(header: tuple[str, ...]) -> str:
+def _listed(header: Sequence[str]) -> str:
     more = f" ... and {len(header) - 20} more" if len(header) > 20 else ""
     return ", ".join(f"'{name}'" for name in header[:20]) + more
 

@@ -1,24 +1,50 @@
-"""Where labelled images come from: folders, MedMNIST-layout files, torchvision, data sets that were fetched."""
+"""Where labelled images come from: folders, tables, MedMNIST-layout files, torchvision, data sets that were fetched."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from secateur.core.errors import RequestError
+from secateur.core.files import cache_folder
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data.archive import Split, Splits, read_splits
 from secateur.data.catalogue import NAMED, fetched_file
-from secateur.data.checks import check_several, check_source
+from secateur.data.checks import check_several, check_source, is_table
 from secateur.data.classes import class_indices
 from secateur.data.dataset import Augmentation, ImageData, LabelledImages, Normalisation, samples_of
+from secateur.data.decoded import Decoded, decoded_images
 from secateur.data.digits import read_mnist5k
-from secateur.data.folders import image_files, layout_of
+from secateur.data.folders import read_folder
+from secateur.data.hugging_face import read_hugging_face
 from secateur.data.images import read_image
+from secateur.data.lesions import find_lesions, read_lesions
+from secateur.data.manifest import read_manifest
+from secateur.data.mapped import MappedImages
 from secateur.data.settings import DataSettings
+from secateur.data.splits import Assignment, assigned, part_by_class
+from secateur.data.table import SPLITS, LabelledTable
+
+_CACHED = 8 << 30
+"""Bytes of resized images that ``cache: auto`` keeps at most."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a source gave."""
+
+    splits: Splits
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    assignment: Assignment | None = None
+    decoded: Decoded | None = None
 
 
 @reported("opening the data")
@@ -48,23 +74,54 @@ def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption =
     settings = _settings(settings)
     check_source(settings)
     transform = _augmentation(settings)
-    splits, class_names, skipped = _read(settings)
+    opened = _open(settings)
+    splits, class_names = opened.splits, opened.class_names
     if not len(splits["val"][1]) and len(splits["train"][1]):
         splits["train"], splits["val"] = _split_two(splits["train"], 0.1, settings.seed)
     limited = _limited(splits, settings)
     _check_enough(limited, settings.source)
-    normalisation = _measure(*limited["train"], settings)
+    normalisation = _normalisation(_counts(*limited["train"], settings, opened.decoded))
     if settings.classes is not None:
         limited = _limited(_only(splits, class_names, settings), settings)
         _check_enough(limited, settings.source)
+    resize = None if opened.decoded is not None else settings.resize  # what is decoded has its size
     made = {
         name: LabelledImages(
-            images, labels, class_names, normalisation, settings.resize, transform if name == "train" else None
+            images,
+            labels,
+            class_names,
+            normalisation,
+            resize,
+            transform if name == "train" else None,
+            settings.window,
         )
         for name, (images, labels) in limited.items()
     }
-    name = Path(settings.source).expanduser().resolve().stem
-    return ImageData(name, made["train"], made["val"], made["test"], tuple(skipped))
+    name = Path(settings.source.removeprefix("hf:")).expanduser().resolve().stem
+    return ImageData(name, made["train"], made["val"], made["test"], opened.skipped, opened.assignment)
+
+
+def read_table(settings: DataSettings) -> LabelledTable:
+    """The images of a folder, a table, HAM10000, or a data set of the package datasets, with their labels.
+
+    No image is opened, and nothing is split.
+
+    Args:
+        settings: ``source``, ``table``, ``on_bad_sample`` and ``split.by`` count.
+
+    Raises:
+        RequestError: for what is no such source, and the first row that cannot be used, unless such are skipped.
+    """
+    check_source(settings, sized=True)
+    path = Path(settings.source).expanduser()
+    if settings.source.startswith("hf:"):
+        return read_hugging_face(settings)
+    if not is_table(settings.source):
+        raise RequestError(f"data '{settings.source}' is no table or folder of image files")
+    lesions = find_lesions(path)
+    if lesions is not None:
+        return read_lesions(lesions, settings)
+    return read_folder(path) if path.is_dir() else read_manifest(path, settings)
 
 
 def _settings(given: object) -> DataSettings:
@@ -86,14 +143,15 @@ def _augmentation(settings: DataSettings) -> Augmentation | None:
     return augmentation(settings.augmentation, settings.resize)
 
 
-def _read(settings: DataSettings) -> tuple[Splits, tuple[str, ...], list[str]]:
+def _open(settings: DataSettings) -> _Opened:
     source = settings.source
-    path = Path(source).expanduser()
+    if is_table(source):
+        return _tabled(settings)
     if source in NAMED:
-        return *_named(source, settings.seed), []
+        return _Opened(*_named(source, settings.seed))
     if source.startswith("torchvision/"):
-        return *_torchvision(source.removeprefix("torchvision/"), settings), []
-    return _folder(path, settings) if path.is_dir() else (*read_splits(path), [])
+        return _Opened(*_torchvision(source.removeprefix("torchvision/"), settings))
+    return _Opened(*read_splits(Path(source).expanduser()))
 
 
 def _named(name: str, seed: int) -> tuple[Splits, tuple[str, ...]]:
@@ -106,42 +164,81 @@ def _named(name: str, seed: int) -> tuple[Splits, tuple[str, ...]]:
         raise RequestError(f"{error}; fetch it again: secateur data fetch {name}") from error
 
 
-def _folder(root: Path, settings: DataSettings) -> tuple[Splits, tuple[str, ...], list[str]]:
-    layout = layout_of(root)
-    names = layout.class_names
-    skipped: list[str] = []
-    train = _list_images(layout.train, names, settings, skipped)
-    empty = [name for i, name in enumerate(names) if not (train[1] == i).any()]
-    if empty:
-        raise RequestError(
-            f"'{layout.train}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them"
-        )
-    val, test = (
-        ([], np.empty(0, np.int64)) if folder is None else _list_images(folder, names, settings, skipped)
-        for folder in (layout.val, layout.test)
+def _tabled(settings: DataSettings) -> _Opened:
+    table = read_table(settings)
+    assignment = assigned(table, settings.split, settings.seed)  # what cannot be split is refused before hours of work
+    decoded = _decoded(table, settings)
+    good, skipped = (decoded.good, decoded.skipped) if decoded is not None else _readable(table, settings)
+    if skipped:
+        whole, table = table, table.subset(np.flatnonzero(good), skipped)
+        emptied = [whole.class_names[index] for index in sorted({*whole.labels} - {*table.labels})]
+        if emptied:
+            raise RequestError(f"data '{settings.source}' has no usable images of class(es) {', '.join(emptied)}")
+        assignment = assigned(table, settings.split, settings.seed)
+    images = list(table.paths) if decoded is None else MappedImages(decoded.images)
+    whole_split = (images, table.labels)
+    given = np.array(assignment.splits)
+    splits = {split: _pick(whole_split, np.flatnonzero(given == split)) for split in SPLITS}
+    return _Opened(splits, table.class_names, table.skipped, assignment, decoded)
+
+
+def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
+    """The images, decoded and resized once and for all; None where they are read when they are asked for."""
+    resize, channels = settings.resize, settings.channels or 3
+    if settings.cache == "never":
+        return None
+    reason = None
+    if resize is None:
+        reason = "images of files have no common size; give one, e.g. --set data.resize=224"
+    elif settings.augmentation == "resized-crop-flip":
+        reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
+    if reason is not None and settings.cache == "always":
+        raise RequestError(f"data.cache=always cannot be met: {reason}")
+    if (
+        resize is None
+        or reason is not None
+        or (settings.cache == "auto" and not _fits(len(table), resize.side, channels))
+    ):
+        return None
+    return decoded_images(
+        table.paths,
+        resize,
+        channels,
+        on_bad=settings.on_bad_sample,
+        where=_where(table),
+        window=settings.window,
+        workers=settings.workers,
     )
-    if not len(test[1]):
-        # the images kept out of training are for the final figure; choosing the best epoch takes others
-        test, val = val, ([], np.empty(0, np.int64))
-    if not len(test[1]):
-        train, test = _split_two(train, 0.2, settings.seed)
-        train, val = _split_two(train, 0.125, settings.seed + 1)
-    return {"train": train, "val": val, "test": test}, names, skipped
 
 
-def _list_images(folder: Path, class_names: tuple[str, ...], settings: DataSettings, skipped: list[str]) -> Split:
-    """Paths and labels of the readable images; what is wrong with the others is added to ``skipped``."""
-    files = [(path, index) for index, name in enumerate(class_names) for path in sorted(image_files(folder / name))]
-    kept = []
-    for path, index in track(files, f"checking {folder.name}"):
+def _fits(count: int, side: int, channels: int) -> bool:
+    """Whether resized images are few enough to be kept, in a folder that can be written."""
+    folder = cache_folder("images")
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    size = count * side * side * channels
+    return size <= _CACHED and 2 * size <= shutil.disk_usage(folder).free and os.access(folder, os.W_OK)
+
+
+def _where(table: LabelledTable) -> Sequence[str]:
+    """Where rows are, for messages; empty where that is the name of the file, which they have anyway."""
+    return () if table.where == table.ids else table.where
+
+
+def _readable(table: LabelledTable, settings: DataSettings) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Which images can be read, and what is wrong with the others."""
+    good = np.ones(len(table), bool)
+    skipped = []
+    for row, path in enumerate(track(table.paths, "checking images")):
         try:
-            read_image(path, settings.channels or 3)
-            kept.append((path, index))
+            read_image(path, settings.channels or 3, window=settings.window)
         except RequestError as error:
+            line = f"{table.where[row]}: {error}" if _where(table) else str(error)
             if settings.on_bad_sample == "fail":
-                raise
-            skipped.append(str(error))
-    return [path for path, _ in kept], np.array([index for _, index in kept], np.int64)
+                raise RequestError(line) from error
+            good[row] = False
+            skipped.append(line)
+    return good, tuple(skipped)
 
 
 def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, ...]]:
@@ -154,20 +251,17 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
 
 def _pick(split: Split, indices: np.ndarray) -> Split:
     images, labels = split
+    if isinstance(images, MappedImages):
+        return images.pick(indices), labels[indices]
     chosen = images[indices] if isinstance(images, np.ndarray) else [images[i] for i in indices]
     return chosen, labels[indices]
 
 
 def _split_two(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Part off ``share`` of each class, at least one sample of a class that has two."""
-    rest: list[np.ndarray] = []
-    parted: list[np.ndarray] = []
-    for index in np.unique(split[1]):
-        order = numpy_generator(seed, "split", int(index)).permutation(np.flatnonzero(split[1] == index))
-        cut = max(1, round(share * len(order))) if len(order) > 1 else 0
-        parted.append(order[:cut])
-        rest.append(order[cut:])
-    return _pick(split, np.sort(np.concatenate(rest))), _pick(split, np.sort(np.concatenate(parted)))
+    parted = part_by_class(split[1], share, seed)
+    rest = np.setdiff1d(np.arange(len(split[1])), parted)
+    return _pick(split, rest), _pick(split, parted)
 
 
 def _limited(splits: Splits, settings: DataSettings) -> Splits:
@@ -200,11 +294,16 @@ def _check_enough(splits: Splits, source: str) -> None:
         raise RequestError(f"data '{source}' has training images of one class only; at least two are needed")
 
 
-def _measure(images: Any, labels: np.ndarray, settings: DataSettings) -> Normalisation:
-    """Mean and standard deviation per channel of at most 5,000 training images, in [0, 1]."""
+def _counts(images: Any, labels: np.ndarray, settings: DataSettings, decoded: Decoded | None) -> np.ndarray:
+    """How often each value occurs per channel, [C, 256]: in all training images where they were decoded before.
+
+    Otherwise in 5,000 of them, or 500 files.
+    """
+    if decoded is not None:
+        return decoded.histogram(images.rows)
     sample = np.sort(numpy_generator(0, "normalisation").permutation(len(labels))[:5000])
     channels = settings.channels
-    counts: np.ndarray | int = 0
+    counts = np.zeros((), np.int64)
     if isinstance(images, np.ndarray):
         stored = images.shape[-1]
         if channels is not None and channels != stored and not (channels == 3 and stored == 1):
@@ -214,10 +313,15 @@ def _measure(images: Any, labels: np.ndarray, settings: DataSettings) -> Normali
             )
         for start in range(0, len(sample), 64):
             counts = counts + _histogram(images[sample[start : start + 64]].reshape(-1, stored).T)
-        counts = np.repeat(counts, 3, axis=0) if channels == 3 and stored == 1 else counts
-    else:
-        for i in sample[:500]:
-            counts = counts + _histogram(read_image(images[i], channels or 3, settings.resize).flatten(1).numpy())
+        return np.repeat(counts, 3, axis=0) if channels == 3 and stored == 1 else counts
+    for i in sample[:500]:
+        image = read_image(images[i], channels or 3, settings.resize, settings.window)
+        counts = counts + _histogram(image.flatten(1).numpy())
+    return counts
+
+
+def _normalisation(counts: np.ndarray) -> Normalisation:
+    """Mean and standard deviation per channel, in [0, 1]."""
     levels = np.arange(256) / 255
     shares = counts / np.sum(counts, axis=1, keepdims=True)
     mean = shares @ levels

@@ -19,11 +19,10 @@ from secateur.core.errors import RequestError
 from secateur.core.extras import check_installed
 from secateur.core.files import atomic_path
 from secateur.core.randomness import derive_seed, numpy_generator
-from secateur.data.manifest import read_sheet
+from secateur.data.manifest import SPLIT_COMMENT, read_sheet
 from secateur.data.settings import SplitSettings
 from secateur.data.table import SPLITS, Faults, LabelledTable, numbered
 
-_COMMENT = "# split of images, sha256 of ids and labels: "
 _COLUMNS = ("image_id", "split", "group", "label")
 _MOST_FOLDS = 10
 
@@ -78,7 +77,7 @@ def write_assignment(assignment: Assignment, path: Path) -> None:
     classes = [assignment.class_names[label] for label in assignment.labels]
     rows = sorted(zip(assignment.ids, assignment.splits, groups, classes, strict=True))
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
-        file.write(f"{_COMMENT}{assignment.digest}\n")
+        file.write(f"{SPLIT_COMMENT}{assignment.digest}\n")
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         writer.writerows(rows)
@@ -91,7 +90,7 @@ def read_assignment(path: Path) -> Assignment:
         RequestError: for a file that is none.
     """
     faults = Faults(skip=False)
-    sheet = read_sheet(path, faults, comment=_COMMENT)
+    sheet = read_sheet(path, faults, comment=SPLIT_COMMENT)
     missing = [column for column in _COLUMNS if column not in sheet.columns and column != "group"]
     if missing:
         raise RequestError(f"split file '{path}' has no column '{missing[0]}'; expected {', '.join(_COLUMNS)}")
@@ -121,7 +120,7 @@ def _written_digest(path: Path) -> str:
         return ""
     with path.open(encoding="utf-8-sig") as file:
         line = file.readline()
-    return line.removeprefix(_COMMENT).strip() if line.startswith(_COMMENT) else ""
+    return line.removeprefix(SPLIT_COMMENT).strip() if line.startswith(SPLIT_COMMENT) else ""
 
 
 def assigned(table: LabelledTable, settings: SplitSettings, seed: int) -> Assignment:
@@ -187,7 +186,7 @@ def _parted(table: LabelledTable, settings: SplitSettings, seed: int) -> list[st
         raise RequestError(f"data '{table.name}' has no groups; data.split.singles needs to know them")
     order = sorted(range(len(table)), key=table.ids.__getitem__)
     lacking = [split for split in ("test", "val") if split not in splits]
-    if by_group or settings.singles:
+    if by_group:
         _check_enough_groups(table, splits == "train", lacking)
     left = 1.0
     for number, split in enumerate(lacking):
@@ -205,7 +204,7 @@ def _parted(table: LabelledTable, settings: SplitSettings, seed: int) -> list[st
         left -= share if split == "test" else 0
     if by_group:
         _check_every_class(table, splits)
-    return splits.tolist()
+    return list(map(str, splits))
 
 
 def part_by_class(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -285,7 +284,8 @@ def _singles(table: LabelledTable, labels: np.ndarray, groups: list[str], share:
                 f"class '{table.class_names[index]}' has {found} group(s) of one image, too few to draw test images "
                 "from; leave data.split.singles out"
             )
-    return alone[part_by_class(labels[alone], share, seed)]
+    drawn: np.ndarray = alone[part_by_class(labels[alone], share, seed)]
+    return drawn
 
 
 def _check_given(table: LabelledTable) -> None:
