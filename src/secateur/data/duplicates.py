@@ -18,12 +18,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from secateur.core.errors import RequestError
-from secateur.core.files import sha256
 from secateur.core.progress import track
 from secateur.data.images import read_pixels
 from secateur.data.threads import in_order
@@ -103,38 +103,37 @@ class _Fingerprint:
 
 
 def fingerprints(
-    images: Sequence[Path] | np.ndarray, *, window: tuple[float, float] | None = None, workers: int = 0
+    images: Sequence[Any] | np.ndarray, *, window: tuple[float, float] | None = None, workers: int = 0
 ) -> Fingerprints:
     """Look at each image once, all of its pixels.
 
     Args:
-        images: files, or uint8 [N, H, W, C].
+        images: files or uint8 [H, W, C], as a list, an array or what `secateur.data.LabelledImages` keeps.
         window: of DICOM images, see `secateur.data.images.read_pixels`.
         workers: threads; 0: as many as there are cores.
 
     Example:
         >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-        >>> fingerprints(np.concatenate([images, images[:1] // 2])).hashes.tolist()[::2]  # darker, still the same
-        [[...], [...]]
+        >>> found = fingerprints([*images, images[0] // 2])  # the last one is the first, darker
+        >>> near_pairs(found).rows.tolist()
+        [[0, 2]]
     """
 
-    def of_file(path: Path) -> _Fingerprint:
+    def look(row: int) -> _Fingerprint:
+        image = images[row]
+        if not isinstance(image, Path):
+            pixels_HWC = np.asarray(image)
+            return _fingerprint(pixels_HWC, hashlib.sha256(f"{pixels_HWC.shape}".encode() + pixels_HWC.tobytes()))
         try:
-            pixels_HWC = read_pixels(path, 3, None, window)
-            return _fingerprint(pixels_HWC, sha256(path))
-        except RequestError as error:
+            pixels_HWC = read_pixels(image, 3, None, window)
+            with image.open("rb") as file:
+                return _fingerprint(pixels_HWC, hashlib.file_digest(file, "sha256"))
+        except (RequestError, OSError) as error:
             return _Fingerprint(broken=str(error))
-
-    def of_array(pixels_HWC: np.ndarray) -> _Fingerprint:
-        shape = str(pixels_HWC.shape).encode()
-        return _fingerprint(pixels_HWC, hashlib.sha256(shape + pixels_HWC.tobytes()).hexdigest())
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata; once for all threads, which share what is ignored
-        if isinstance(images, np.ndarray):
-            every = list(track(in_order(of_array, images, workers), "looking at images", len(images)))
-        else:
-            every = list(track(in_order(of_file, images, workers), "looking at images", len(images)))
+        every = list(track(in_order(look, range(len(images)), workers), "looking at images", len(images)))
     blank = np.zeros(_SMALL**2, np.float32)
     return Fingerprints(
         digests=tuple(each.digest for each in every),
@@ -147,7 +146,8 @@ def fingerprints(
     )
 
 
-def _fingerprint(pixels_HWC: np.ndarray, digest: str) -> _Fingerprint:
+def _fingerprint(pixels_HWC: np.ndarray, hashed: Any) -> _Fingerprint:
+    digest = hashed.hexdigest()
     height, width, channels = pixels_HWC.shape
     grey = channels == 1 or all(np.array_equal(pixels_HWC[..., 0], pixels_HWC[..., other]) for other in (1, 2))
     picture = Image.fromarray(pixels_HWC[..., 0]) if grey else Image.fromarray(pixels_HWC).convert("L")
@@ -224,7 +224,7 @@ def near_pairs(found: Fingerprints, *, distance: int = DISTANCE, alike: float = 
 
 
 def near_duplicates(
-    images: Sequence[Path] | np.ndarray | Fingerprints,
+    images: Sequence[Any] | np.ndarray | Fingerprints,
     splits: Sequence[str],
     groups: Sequence[str] | None = None,
     *,
@@ -235,7 +235,7 @@ def near_duplicates(
     Of images that are exactly the same, each is paired with the first one of another split and group.
 
     Args:
-        images: files, uint8 [N, H, W, C], or what `fingerprints` made of them.
+        images: as `fingerprints` takes them, or what it made of them.
         splits: of each image, [N].
         groups: lesion or patient of each, [N]; None: each image is one of its own.
         workers: threads that read; 0: as many as there are cores.
