@@ -77,7 +77,7 @@ def read_dicom(
     """
     check_installed("pydicom", "dicom", f"DICOM image '{path}'")
     from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     try:
         dataset = dcmread(path, defer_size=_DEFERRED, specific_tags=_ELEMENTS)
@@ -88,10 +88,8 @@ def read_dicom(
         raise
     except InvalidDicomError:
         raise RequestError(_refused(path, "no DICOM file")) from None
-    except MemoryError:
-        raise
     except (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError,
-            NotImplementedError, AssertionError, struct.error) as error:  # fmt: skip
+            AssertionError, struct.error, BytesLengthException) as error:  # fmt: skip
         # no text of the error: it may hold what the file holds
         raise RequestError(_refused(path, f"its pixels cannot be decoded: {type(error).__name__}")) from None
 

@@ -1,18 +1,21 @@
-"""Reading one image file, distrustfully."""
+"""Reading one image file, distrustfully. Light: PyTorch is loaded for tensors only."""
 
 from __future__ import annotations
 
 import struct
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from secateur.core.errors import RequestError
 from secateur.data.dicom import is_dicom, read_dicom
 from secateur.data.settings import Resize
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_PIXELS = 100_000_000
 _LONGEST = 8  # times the shorter side: what lies beyond is cut off before resizing
@@ -26,6 +29,8 @@ def read_image(
     Raises:
         RequestError: for all that `read_pixels` refuses.
     """
+    import torch  # checks read pixels without it
+
     with warnings.catch_warnings():
         # odd metadata does not matter while the pixels can be read, and our size limit is stricter
         warnings.simplefilter("ignore")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from secateur.core.errors import RequestError
 
@@ -144,7 +143,7 @@ def _is_mapped(images: np.memmap) -> bool:
 
 def _paths(images: Any) -> list[Path]:
     """Paths, also when they are given as text."""
-    if isinstance(images, str | torch.Tensor) or not hasattr(images, "__len__"):
+    if isinstance(images, str) or hasattr(images, "detach") or not hasattr(images, "__len__"):
         raise RequestError(
             f"images are a {type(images).__name__}; expected a uint8 array [N, H, W, C] or the paths of files"
         )
