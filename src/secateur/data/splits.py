@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import itertools
@@ -15,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
-from secateur.core.files import atomic_path
+from secateur.core.files import atomic_path, cache_folder
+from secateur.core.progress import task
 from secateur.core.randomness import derive_seed, numpy_generator
 from secateur.data.manifest import SPLIT_COMMENT, read_sheet
 from secateur.data.settings import SplitSettings
@@ -25,6 +27,7 @@ from secateur.data.table import SPLITS, Faults, LabelledTable, numbered
 
 _COLUMNS = ("image_id", "split", "group", "label")
 _MOST_FOLDS = 10
+_KEPT = 500  # groups, from which on their folds are kept
 
 
 @dataclass(frozen=True)
@@ -244,21 +247,13 @@ def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed:
     Returns:
         Ascending positions of the samples drawn.
     """
-    check_installed("sklearn", "tables", "a split by group")
-    from sklearn.model_selection import StratifiedGroupKFold
-
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     classes, counts = np.unique(labels, return_counts=True)
     wanted = (
         Fraction(share).limit_denominator(_MOST_FOLDS) if share > 1 / _MOST_FOLDS else Fraction(1, round(1 / share))
     )
     parts = max(2, min(wanted.denominator, int(counts.max()), int(codes.max()) + 1))
-    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=derive_seed(seed, "groups") % 2**32)
-    number = np.empty(len(labels), np.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with few samples, which are seen to below
-        for fold, (_, tested) in enumerate(folds.split(np.zeros(len(labels)), labels, codes)):
-            number[tested] = fold
+    number = _folds(labels, codes, parts, derive_seed(seed, "groups") % 2**32)
     table = np.stack([np.bincount(number[labels == index], minlength=parts) for index in classes], axis=1)
     several = list(itertools.combinations(range(parts), max(1, min(parts - 1, round(share * parts)))))
     distance = [np.abs(table[list(each)].sum(0) / counts - share).sum() for each in several]
@@ -271,6 +266,32 @@ def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed:
                 if len(np.unique(members)) > 1:
                     drawn[codes == smallest] ^= True
     return np.flatnonzero(drawn)
+
+
+def _folds(labels: np.ndarray, codes: np.ndarray, parts: int, seed: int) -> np.ndarray:
+    """Which fold each sample is in; kept for many groups, for which it takes seconds."""
+    check_installed("sklearn", "tables", "a split by group")
+    from sklearn import __version__
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    key = hashlib.sha256(f"{__version__} {parts} {seed} ".encode() + np.stack([labels, codes]).astype("<i8").tobytes())
+    file = cache_folder("splits") / f"{key.hexdigest()[:32]}.npy"
+    first = np.unique(codes, return_index=True)[1][codes]
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        kept: np.ndarray = np.load(file, allow_pickle=False)
+        if kept.shape == codes.shape and {*kept} <= {*range(parts)} and np.array_equal(kept, kept[first]):
+            return kept
+    number = np.empty(len(codes), np.int64)
+    folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings(), task("splitting by group", parts) as work:
+        warnings.simplefilter("ignore", UserWarning)  # of classes with few samples, which callers see to
+        for fold, (_, tested) in enumerate(folds.split(np.zeros(len(codes)), labels, codes)):
+            number[tested] = fold
+            work.advance()
+    if len({*codes}) > _KEPT:
+        with contextlib.suppress(SecateurError), atomic_path(file) as part, part.open("wb") as opened:
+            np.save(opened, number)  # a cache that cannot be written is done without
+    return number
 
 
 def _singles(table: LabelledTable, labels: np.ndarray, groups: list[str], share: float, seed: int) -> np.ndarray:
