@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from secateur.cli.options import SetOption
 from secateur.core.errors import RequestError
 
 if TYPE_CHECKING:
     from secateur.data.synthetic import Layout
 
-app = typer.Typer(no_args_is_help=True, help="List data sets by name, fetch them, make synthetic ones.")
+app = typer.Typer(no_args_is_help=True, help="List data sets by name, fetch them; check your own; make synthetic ones.")
 
 
 @app.command("list")
@@ -59,6 +60,52 @@ def fetch(
 
     path = bring(name, out, via, say=typer.echo)
     typer.echo(f"use it: --data {name if out is None else path}")
+
+
+@app.command()
+def check(
+    source: Annotated[
+        str, typer.Argument(metavar="PATH", help="A table, an image folder, FILE.npz, or the name of a data set.")
+    ],
+    split: Annotated[Path | None, typer.Option("--split", help="Split file that a run has written.")] = None,
+    split_by: Annotated[
+        str | None, typer.Option("--split-by", help="group or image, where the data do not say their splits.")
+    ] = None,
+    overrides: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for check.json, duplicates.csv and check.html.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of the table.")] = False,
+) -> None:
+    """Look at every image: counts, broken files, duplicates, and what leaks from one split into another.
+
+    Exit code 1: a group (lesion, patient) or the same file is in two splits. Near-duplicates are warnings.
+    """
+    from secateur.cli.options import recipe_from
+    from secateur.core.files import check_writable
+    from secateur.core.progress import announce
+    from secateur.data.checks import check_source
+
+    strange = next((item for item in overrides or () if not item.strip().startswith("data.")), None)
+    if strange is not None:
+        raise RequestError(f"--set {strange}: only settings of the data count here, as --set data.table.label=dx")
+    settings = recipe_from(None, overrides, data__source=source, data__split__file=split, data__split__by=split_by).data
+    check_source(settings, sized=True)
+    if out is not None:
+        check_writable(out)
+    announce("loading PyTorch")
+    from secateur.cli.data_check import print_inspection, print_json, write_inspection
+    from secateur.data.inspection import inspect
+
+    found = inspect(settings)
+    if as_json:
+        print_json(found)
+    else:
+        print_inspection(found)
+    for path in [] if out is None else write_inspection(found, settings, out):
+        typer.echo(f"written: {path}", err=as_json)
+    if found.leakage:
+        raise typer.Exit(1)
 
 
 @app.command()

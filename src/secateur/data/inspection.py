@@ -129,7 +129,7 @@ def _inspection(rows: _Rows, found: Fingerprints, settings: DataSettings) -> Ins
         classes=_classes(rows, good, names),
         groups=None if rows.groups is None else len({rows.groups[row] for row in good}),
         left_out=_reasons((line, line) for line in rows.left_out),
-        broken=_reasons((_without_path(why, rows.images[row]), rows.ids[row]) for row, why in found.broken.items()),
+        broken=_reasons((_bare(why, rows.images[row]), rows.ids[row]) for row, why in found.broken.items()),
         leaking=_leaking(rows, good),
         duplicates=_duplicates(rows, found, pairs),
         complete=pairs.complete,
@@ -207,7 +207,10 @@ def _reasons(told: Iterable[tuple[str, str]]) -> tuple[Reason, ...]:
     return tuple(sorted(found, key=lambda reason: -reason.count))
 
 
-def _without_path(why: str, path: Any) -> str:
+def _bare(why: str, path: Any) -> str:
     """What is wrong with a file, without its name and what to do about it."""
-    text = why.partition("; ")[0].removeprefix(f"image '{path}' ")
-    return text.replace(f"'{path}'", "file").replace(str(path), "file")
+    text = why.rpartition("; ")[0] or why
+    for name in (f"'{path}'", f"{str(path)!r}", str(path)):
+        text = text.replace(f" {name}", "")
+    text = text.removeprefix("image ").removeprefix("is ")
+    return re.sub(r"^cannot be read \((.*)\)$", r"\1", text)

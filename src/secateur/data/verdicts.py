@@ -134,14 +134,12 @@ def _pictures(found: Inspection) -> list[str]:
 
 def _why(reasons: Iterable[Reason]) -> str:
     every = list(reasons)
-    if len(every) == 1 and every[0].count == 1:
-        name = every[0].examples[0]
-        return every[0].text if name == every[0].text else f"{every[0].text} ({name})"
-    told = [
-        f"{each.count:,} x {each.text}" + ("" if each.examples[0] == each.text else f" (first: {each.examples[0]})")
-        for each in every[:_NAMED]
-    ]
-    return ", ".join(told) + (f", and {len(every) - _NAMED} more reasons" if len(every) > _NAMED else "")
+    told = []
+    for each in every[:_NAMED]:
+        count = "" if len(every) == each.count == 1 else f"{each.count:,} x "
+        of = "" if each.examples[0] == each.text else f" ({'first: ' * (each.count > 1)}{each.examples[0]})"
+        told.append(f"{count}{each.text}{of}")
+    return "; ".join(told) + (f"; and {len(every) - _NAMED} more reasons" if len(every) > _NAMED else "")
 
 
 def _listed(names: Iterable[str]) -> str:

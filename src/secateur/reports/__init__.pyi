@@ -5,6 +5,7 @@ from .class_units import ClassUnit, ClassUnits
 from .comparison import Comparison
 from .conditions import Conditions
 from .curve_charts import save_curves, save_subset_curves
+from .data_check import AlikeImages, ClassImages, DataCheck, image_jpeg
 from .drawing import save_figure
 from .fields import Field, field_png, overlay_png, save_fields
 from .films import Film, Films, FilmTrack
@@ -31,15 +32,18 @@ __all__ = [
     "SCHEMA_VERSION",
     "Agreement",
     "AgreementGroup",
+    "AlikeImages",
     "BeforeAfter",
     "Cell",
     "ClassAccuracy",
     "ClassAccuracyRow",
+    "ClassImages",
     "ClassUnit",
     "ClassUnits",
     "Comparison",
     "ComparisonRow",
     "Conditions",
+    "DataCheck",
     "Field",
     "Film",
     "FilmTrack",
@@ -70,6 +74,7 @@ __all__ = [
     "field_png",
     "film_png",
     "heatmap_png",
+    "image_jpeg",
     "image_png",
     "load_report",
     "overlay_png",

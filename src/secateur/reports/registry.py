@@ -60,6 +60,7 @@ _HOMES = {
     "heatmaps": "heatmaps",
     "agreement": "agreement",
     "class-units": "class_units",
+    "data-check": "data_check",
     "steps": "steps",
 }
 _records: Registry[Any] = Registry("section", {name: f"secateur.reports.{home}" for name, home in _HOMES.items()})
