@@ -139,7 +139,7 @@ def columns_of(path: Path, header: tuple[str, ...], settings: TableSettings) -> 
         if found[what] is None:
             raise RequestError(
                 f"{path.name} has no column of {plural}: none of {', '.join(USUAL[what])}; "
-                f"columns: {_listed(header)}; name one, e.g. --set data.table.{what}={header[0] or 'NAME'}"
+                f"columns: {_listed(header)}; name one with data.table.{what}"
             )
     return Columns(found["path"] or "", found["label"] or "", found["group"], found["split"], tuple(notes))
 
