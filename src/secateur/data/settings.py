@@ -103,11 +103,11 @@ class SplitSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _something_left(self) -> SplitSettings:
+    def _can_be_met(self) -> SplitSettings:
         if self.test + self.val > 1 - 1e-9:
-            raise ValueError(
-                f"test {self.test} and val {self.val} leave nothing to train on; their sum must be below 1"
-            )
+            raise ValueError(f"test {self.test} and val {self.val} leave nothing to train on; keep their sum below 1")
+        if self.singles and self.by == "image":
+            raise ValueError("singles takes test images from groups of one image; it needs by: group")
         return self
 
 

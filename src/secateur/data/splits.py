@@ -200,7 +200,7 @@ def _parted(table: LabelledTable, settings: SplitSettings, seed: int) -> list[st
         if split == "test" and settings.singles:
             taken = _singles(table, labels, groups, share, seed)
         elif by_group:
-            taken = part_by_group(labels, groups, share, seed + number)
+            taken = part_by_group(labels, groups, share, seed + number, leave=len(lacking) - number)
         else:
             taken = part_by_class(labels, share, seed + number)
         splits[rows[taken]] = split
@@ -232,7 +232,7 @@ def part_by_class(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(drawn))
 
 
-def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed: int) -> np.ndarray:
+def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed: int, *, leave: int = 1) -> np.ndarray:
     """Draw whole groups, about ``share`` of the samples of each class, at least one group of each class.
 
     The samples are cut into folds by scikit-learn's ``StratifiedGroupKFold``; of these the one (for shares that are
@@ -243,6 +243,7 @@ def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed:
         groups: of each sample, [N].
         share: of each class.
         seed: of the random numbers.
+        leave: how many groups of each class are left at least, where there is more than that.
 
     Returns:
         Ascending positions of the samples drawn.
@@ -258,14 +259,17 @@ def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed:
     several = list(itertools.combinations(range(parts), max(1, min(parts - 1, round(share * parts)))))
     distance = [np.abs(table[list(each)].sum(0) / counts - share).sum() for each in several]
     drawn = np.isin(number, several[int(np.argmin(distance))])
-    for index in classes:  # a class of few groups may be in no fold drawn, or in no other
-        for lacking in (drawn, ~drawn):
-            if not (lacking & (labels == index)).any():
-                members = codes[labels == index]
-                smallest = min(np.unique(members), key=lambda group: (np.sum(codes == group), group))
-                if len(np.unique(members)) > 1:
-                    drawn[codes == smallest] ^= True
-    return np.flatnonzero(drawn)
+    group_drawn = np.bincount(codes, drawn) > 0
+    sizes = np.bincount(codes)
+    for index in classes:  # one with few groups may be in no fold drawn, or in too few others
+        members = sorted(np.unique(codes[labels == index]), key=lambda group: (sizes[group], group))
+        inside = [group for group in members if group_drawn[group]]
+        lacking = leave - (len(members) - len(inside))
+        if not inside and len(members) > leave:
+            group_drawn[members[0]] = True
+        elif lacking > 0:
+            group_drawn[inside[: min(lacking, len(inside) - 1)]] = False
+    return np.flatnonzero(group_drawn[codes])
 
 
 def _folds(labels: np.ndarray, codes: np.ndarray, parts: int, seed: int) -> np.ndarray:
