@@ -84,14 +84,13 @@ def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption =
     if settings.classes is not None:
         limited = _limited(_only(splits, class_names, settings), settings)
         _check_enough(limited, settings.source)
-    resize = None if opened.decoded is not None else settings.resize  # what is decoded has its size
     made = {
         name: LabelledImages(
             images,
             labels,
             class_names,
             normalisation,
-            resize,
+            settings.resize,
             transform if name == "train" else None,
             settings.window,
         )
@@ -192,6 +191,8 @@ def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
         reason = "images of files have no common size; give one, e.g. --set data.resize=224"
     elif settings.augmentation == "resized-crop-flip":
         reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
+    elif resize.side != resize.size:  # what is decoded is resized again by `LabelledImages`: to the same, but for crops
+        reason = f"images are cropped after resizing ({resize}); give their size alone, e.g. --set data.resize=224"
     if reason is not None and settings.cache == "always":
         raise RequestError(f"data.cache=always cannot be met: {reason}")
     if (
