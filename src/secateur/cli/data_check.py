@@ -17,6 +17,7 @@ from secateur.pipeline.pages import origin
 from secateur.reports import AlikeImages, ClassImages, DataCheck, Report, image_jpeg, render
 
 _SHOWN = 6  # pairs of images on the page
+_LINES = 40  # classes on the terminal
 
 
 def print_inspection(found: Inspection) -> None:
@@ -24,7 +25,7 @@ def print_inspection(found: Inspection) -> None:
     show_lines([f"{found.name}: {verdict(found)}"])
     several = len(found.splits) > 1
     rows = []
-    for each in found.classes:
+    for each in found.classes[:_LINES]:
         cells = [
             f"{each.images[split]:,}" + (f" ({each.groups[split]:,})" if each.groups else "") for split in found.splits
         ]
@@ -32,6 +33,8 @@ def print_inspection(found: Inspection) -> None:
     what = "images" if found.groups is None else "images (groups)"
     title = f"{what}, split {found.split_by}" if several else what
     show(("class", *found.splits, *(["all"] if several else [])), rows, title)
+    if len(found.classes) > _LINES:
+        show_lines([f"and {len(found.classes) - _LINES:,} more classes: --json shows them all"])
     show_lines([f"- {line}" for line in (*found.findings(), *found.notes)])
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.files import atomic_folder
-from secateur.core.progress import track
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data.lesion_pictures import draw, lesion, view
 from secateur.data.threads import in_order
@@ -70,6 +70,7 @@ class _Row:
     localization: str
 
 
+@reported("writing synthetic lesions")
 def write_lesions(
     folder: str | Path,
     *,
@@ -78,6 +79,7 @@ def write_lesions(
     layout: Layout = "kaggle",
     size: tuple[int, int] = (600, 450),
     masks: bool = False,
+    progress: ProgressOption = True,
 ) -> Path:
     """Write synthetic pictures in the layout of HAM10000.
 
@@ -93,6 +95,7 @@ def write_lesions(
             one-hot ground truth of ISIC 2018 task 3, with its table of lesions.
         size: width and height of the pictures.
         masks: also write the area of each lesion, as ``HAM10000_segmentations_lesion_tumor/ID_segmentation.png``.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The folder.

@@ -86,7 +86,7 @@ def _near(found: Inspection) -> list[str]:
         lines.append(f"{more}{_number(len(near) - apart, 'pair')} of near-duplicates in the same split.")
     same = sum(each.kind == "exact" and not each.across_splits for each in found.duplicates)
     if same:
-        lines.append(f"{_number(same, 'image')} more than once, byte by byte, in the same split.")
+        lines.append(f"{_number(same, 'image')} {'is' if same == 1 else 'are'} the same as another of the same split.")
     differing = [each for each in found.duplicates if each.across_classes]
     if differing:
         first = differing[0]
