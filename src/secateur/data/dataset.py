@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler, get_worker_info
 
 from secateur.core.errors import RequestError
 from secateur.core.layouts import laid_out
@@ -176,7 +176,10 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
             raw = torch.stack([self.augmentation(image) for image in self.raw(indices)])
         mean = torch.tensor(self.normalisation.mean)[:, None, None]
         std = torch.tensor(self.normalisation.std)[:, None, None]
-        images_NCHW = raw.to(torch.float32).div_(255).sub_(mean).div_(std)
+        images_NCHW = torch.empty(raw.shape, dtype=torch.float32)
+        if get_worker_info() is not None:
+            images_NCHW.share_memory_()  # made where the loader's process reads it, or it would be copied once more
+        images_NCHW.copy_(raw).div_(255).sub_(mean).div_(std)
         return images_NCHW, torch.from_numpy(self.labels[np.asarray(indices)])
 
     def raw(self, indices: Sequence[int]) -> torch.Tensor:
