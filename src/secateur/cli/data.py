@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from secateur.cli.options import SetOption
 from secateur.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -71,7 +70,10 @@ def check(
     split_by: Annotated[
         str | None, typer.Option("--split-by", help="group or image, where the data do not say their splits.")
     ] = None,
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=C", help="Any setting of the data: --set data.table.label=diagnosis"),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for check.json, duplicates.csv and check.html.")
     ] = None,

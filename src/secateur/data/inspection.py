@@ -76,8 +76,8 @@ def _of_table(table: LabelledTable, found: Fingerprints, settings: DataSettings)
     elif table.splits is not None:
         splits, split_by = list(table.splits), "as the data themselves say"
     else:
-        by = "group" if settings.split.by == "group" and table.groups is not None else "class"
-        split_by = f"made here by {by}, seed {settings.seed}"
+        how = "by group" if settings.split.by == "group" and table.groups is not None else "image by image"
+        split_by = f"made here {how}, seed {settings.seed}"
         try:
             assignment = assigned(table.subset(good), settings.split, settings.seed)
             for row, split in zip(good, assignment.splits, strict=True):
