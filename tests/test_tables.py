@@ -390,6 +390,28 @@ def test_a_size_is_needed(folder):
         DataSettings(source=str(path), table={"labels": "x"})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": {"by": "image"}}, "data.split is for folders and tables of image files, and does nothing for"),
+        ({"table": {"label": "x"}}, "data.table is for folders and tables of image files"),
+        ({"window": (40, 80)}, "data.window is for folders and tables"),
+        ({"cache": "always"}, "data.cache=always is for image files"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(tmp_path, changes, message):
+    arrays = {f"{split}_images": np.zeros((4, 8, 8), np.uint8) for split in ("train", "val", "test")}
+    np.savez(
+        tmp_path / "digits.npz", **arrays, **{f"{split}_labels": np.arange(4) for split in ("train", "val", "test")}
+    )
+    asked = DataSettings(source=str(tmp_path / "digits.npz"), **changes)
+    assert message in refusal(check_source, asked)
+    assert message in refusal(open_data, asked)
+    picture(tmp_path / "pets" / "cat" / "0.png")
+    folder = DataSettings(source=str(tmp_path / "pets"), resize=8, table={"label": "x"})
+    assert "data.table is for tables of images, and does nothing for" in refusal(check_source, folder)
+
+
 # images in one array
 
 
@@ -496,6 +518,18 @@ def test_a_saved_dataset_without_splits_is_split_by_its_groups(saved):
         parts.setdefault(group, set()).add(split)
     assert all(len(found) == 1 for found in parts.values())
     assert len(data.test) == 8
+
+
+def test_rows_of_datasets_without_image_or_label(saved, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.load_from_disk(str(saved("pets", train=12)))
+    columns = whole.to_dict()
+    columns["picture"][3], columns["kind"][5] = None, -1
+    datasets.Dataset.from_dict(columns, features=whole.features).save_to_disk(str(tmp_path / "holes"))
+    assert "train row 3: there is no image" in refusal(read, f"hf:{tmp_path}/holes")
+    table = read(f"hf:{tmp_path}/holes", on_bad_sample="skip")
+    assert len(table) == 10
+    assert "train row 5: the label is empty" in table.skipped[1]
 
 
 def test_datasets_that_cannot_serve(saved, tmp_path):

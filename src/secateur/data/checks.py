@@ -68,7 +68,22 @@ def check_source(settings: DataSettings, sized: bool = False) -> None:
         names = _check_place(settings, sized or settings.resize is not None)
     except OSError as error:  # a name that is too long, a folder that may not be looked into
         raise RequestError(f"data source '{settings.source}' cannot be read ({error.strerror or error})") from error
+    _check_meant(settings)
     _check_classes(settings, names)
+
+
+def _check_meant(settings: DataSettings) -> None:
+    """Refuse settings that would do nothing."""
+    source, path = settings.source, Path(settings.source).expanduser()
+    unused = () if is_table(source) else ("split", "table", "window")
+    if path.is_dir() and find_lesions(path) is None:
+        unused = ("table",)
+    for name in unused:
+        if getattr(settings, name) != DataSettings.model_fields[name].get_default(call_default_factory=True):
+            kind = "tables of images" if path.is_dir() else "folders and tables of image files"
+            raise RequestError(f"data.{name} is for {kind}, and does nothing for '{source}'; leave it out")
+    if settings.cache == "always" and not is_table(source):
+        raise RequestError(f"data.cache=always is for image files; '{source}' has none, leave it out")
 
 
 def _check_place(settings: DataSettings, sized: bool) -> tuple[str, ...]:
