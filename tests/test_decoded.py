@@ -345,6 +345,32 @@ def test_loaders_give_what_stacked_pairs_give(tmp_path, workers):
             assert all(torch.equal(x, y) and x.stride() == y.stride() for x, y in zip(batch, expected, strict=True))
 
 
+def test_published_augmentation_draws_for_each_image(tmp_path):
+    from torchvision.transforms import v2
+
+    from secateur.data.augmentation import augmentation
+
+    found = decoded_images(files(tmp_path / "images"), SIDE)
+    data = labelled(found.images, augmentation=augmentation("photo"))
+    published = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomRotation(20),
+            v2.ColorJitter(brightness=0.1, contrast=0.1, hue=0.1),
+        ]
+    )
+    torch.manual_seed(0)
+    expected = [np.asarray(published(Image.fromarray(image))) for image in found.images]
+    torch.manual_seed(0)
+    batch = data.batch(range(12))[0]
+    assert np.array_equal(COLOUR.undo(batch).mul(255).round().permute(0, 2, 3, 1).numpy(), np.stack(expected))
+    same = data.batch([4] * 6)[0]
+    assert len({image.numpy().tobytes() for image in same}) == 6
+    grey = augmentation("photo")(torch.full((1, 9, 9), 100, dtype=torch.uint8))
+    assert (grey.shape, grey.dtype) == ((1, 9, 9), torch.uint8)
+
+
 # pictures as people have them
 
 

@@ -19,15 +19,26 @@ AUGMENTATIONS: dict[str, Callable[[Resize | None], Augmentation | None]] = {
     "resized-crop-flip": lambda resize: ResizingAugmentation(
         v2.Compose([_ResizedCrop(resize), v2.RandomHorizontalFlip()])
     ),
-    "photo": lambda resize: v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomRotation(20),
-            v2.ColorJitter(brightness=0.1, contrast=0.1, hue=0.1),
-        ]
+    "photo": lambda resize: _OnPicture(
+        v2.RandomHorizontalFlip(),
+        v2.RandomVerticalFlip(),
+        v2.RandomRotation(20),
+        v2.ColorJitter(brightness=0.1, contrast=0.1, hue=0.1),
     ),
 }
+
+
+class _OnPicture(v2.Transform):  # type: ignore[misc]
+    """Transforms of a PIL image, as published recipes use them: changing the hue takes half as long as on tensors."""
+
+    def __init__(self, *transforms: v2.Transform) -> None:
+        super().__init__()
+        self.transforms = v2.Compose(transforms)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Transform one CHW image."""
+        changed: torch.Tensor = v2.functional.pil_to_tensor(self.transforms(v2.functional.to_pil_image(image)))
+        return changed
 
 
 class _PadCrop(v2.Transform):  # type: ignore[misc]
