@@ -237,6 +237,8 @@ def test_too_few_groups_are_named_with_their_counts():
     )
     # image by image they are enough
     assert {*assigned(table_of(groups), SplitSettings(by="image"), 0).splits} == {"train", "val", "test"}
+    few = assigned(replace(table_of([(0, 1)] * 9 + [(1, 1)] * 2), groups=None), SplitSettings(), 0)
+    assert few.notes == ("there are no val images of b",)
 
 
 def test_classes_that_only_one_patient_has():

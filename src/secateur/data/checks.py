@@ -75,7 +75,7 @@ def check_source(settings: DataSettings, sized: bool = False) -> None:
 def _check_meant(settings: DataSettings) -> None:
     """Refuse settings that would do nothing."""
     source, path = settings.source, Path(settings.source).expanduser()
-    unused = () if is_table(source) else ("split", "table", "window")
+    unused: tuple[str, ...] = () if is_table(source) else ("split", "table", "window")
     if path.is_dir() and find_lesions(path) is None:
         unused = ("table",)
     for name in unused:

@@ -5,6 +5,7 @@ Light: neither PyTorch nor NumPy is loaded for text, pyarrow only for Parquet.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -84,7 +85,7 @@ def read_header(path: Path, comment: str = "") -> tuple[str, ...]:
     """
     if path.suffix.lower() == ".parquet":
         return tuple(_parquet_schema(path).names)
-    with _text(path) as file, _named_errors(path):
+    with _text(path) as file, _errors_of(path):
         return _header(path, file, comment)[0]
 
 
@@ -102,7 +103,7 @@ def read_sheet(path: Path, faults: Faults, comment: str = "") -> Sheet:
     if path.suffix.lower() == ".parquet":
         return _parquet(path)
     kept: list[tuple[int, tuple[str, ...]]] = []
-    with _text(path) as file, _named_errors(path):
+    with _text(path) as file, _errors_of(path):
         columns, delimiter, first = _header(path, file, comment)
         for number, cells in enumerate(csv.reader(file, delimiter=delimiter, strict=True), first):
             if not any(cell.strip() for cell in cells):
@@ -242,21 +243,16 @@ def _text(path: Path) -> io.TextIOWrapper:
         raise RequestError(f"table '{path}' cannot be read ({error.strerror or error})") from error
 
 
-class _named_errors:
-    """Errors of reading text and CSV, with the file they are of."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, UnicodeDecodeError):
-            byte = error.object[error.start]
-            raise RequestError(f"table '{self.path}' is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from error
-        if isinstance(error, csv.Error | OSError):
-            raise RequestError(f"table '{self.path}' cannot be read ({error})") from error
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Errors of reading text and CSV, with the file that they are of."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise RequestError(f"table '{path}' is not UTF-8 (byte 0x{byte:02x}); save it as UTF-8") from error
+    except (csv.Error, OSError) as error:
+        raise RequestError(f"table '{path}' cannot be read ({error})") from error
 
 
 def _header(path: Path, file: io.TextIOWrapper, comment: str) -> tuple[tuple[str, ...], str, int]:

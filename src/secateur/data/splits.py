@@ -355,13 +355,18 @@ def _check_every_class(table: LabelledTable, splits: np.ndarray) -> None:
 
 
 def _notes(table: LabelledTable, splits: Sequence[str], settings: SplitSettings) -> list[str]:
+    notes = []
+    present = {*zip(splits, table.labels.tolist(), strict=True)}
+    for split in SPLITS:
+        absent = [table.class_names[index] for index in np.unique(table.labels) if (split, int(index)) not in present]
+        if absent:
+            notes.append(f"there are no {split} images of {', '.join(absent)}")
     if table.groups is None:
-        return []
+        return notes
     parts: dict[str, set[str]] = {}
     for group, split in zip(table.groups, splits, strict=True):
         parts.setdefault(group, set()).add(split)
     leaking = {group for group, found in parts.items() if len(found) > 1}
-    notes = []
     if leaking:
         images = sum(group in leaking for group in table.groups)
         notes.append(
