@@ -24,6 +24,7 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 import PIL
+from PIL import Image
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.files import cache_folder, ensure_folder, read_json, write_json
@@ -47,7 +48,7 @@ _VERSION = 1
 """Of how images are read and kept; another number, and all are decoded again."""
 
 _FLUSHED = 500
-"""Images after which those decoded so far are sure to be kept."""
+"""Images after which those decoded so far are sure to be kept, and memory of those read is released."""
 
 _NAMED = 5
 """Broken images that an error names beside the first."""
@@ -81,12 +82,13 @@ class Decoded:
         file = Path(str(self.images.filename)).with_suffix(f".{digest}.json")
         with contextlib.suppress(RequestError):
             return np.array(read_json(file)["histogram"], np.int64)
-        counts = np.zeros((self.images.shape[-1], 256), np.int64)
-        for start in track(range(0, len(order), _FLUSHED), "measuring images"):
-            pixels = self.images[order[start : start + _FLUSHED]]
-            for channel in range(len(counts)):
-                counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
-            release(self.images)
+        channels = self.images.shape[-1]
+        counts = np.zeros((channels, 256), np.int64)
+        for number, row in enumerate(track(order, "measuring images"), 1):
+            picture = Image.fromarray(self.images[row, ..., 0] if channels == 1 else self.images[row])
+            counts += np.reshape(picture.histogram(), counts.shape)
+            if number % _FLUSHED == 0:
+                release(self.images)
         with contextlib.suppress(SecateurError):  # a cache that others fill need not be writable
             write_json(file, {"images": len(order), "histogram": counts.tolist()})
         return counts
