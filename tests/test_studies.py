@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from lesions import lesions
 from secateur.experiments import check_study
 from secateur.experiments.checking import check_dry, check_names, check_settings
 from secateur.pipeline.compare_settings import SubsetSettings
 from secateur.studies import toy
 from secateur.studies.catalogue import PACKAGED, study_class
 from secateur.studies.compare.settings import CompareStudySettings
+from secateur.studies.skin_lesions import SkinLesionSettings
+from secateur.studies.stepwise import published
 
 TINY = {"name": "resnet20", "arguments": {"width": 4}, "allow_untrained": True}
 ODD, LOW = SubsetSettings(name="odd", classes=(1, 3, 5)), SubsetSettings(name="low", classes=(0, 1, 2))
@@ -67,6 +70,60 @@ def several_settings():
     return [without_limits(compared()), *(without_limits(compared((each, LOW))) for each in subsets)]
 
 
+def stepwise():
+    """Settings of a small study of pruning in steps, on synthetic lesions."""
+    brief = {"batch_size": 32, "learning_rate": 0.02, "device": "cpu"}
+    return SkinLesionSettings.model_validate(
+        {
+            "data": {"source": str(lesions(scale=0.01, size=(24, 18))), "resize": 12, "cache": "never"},
+            "model": {"name": "resnet20", "arguments": {"width": 2}},
+            "train": {"epochs": 1, **brief},
+            "variants": {
+                "protocols": [
+                    {"name": "ours", "criteria": ("weight", "random"), "per_class": 1, "prune": {"strategy": "global"}},
+                    published(criteria=("weight:p=1",)),
+                ],
+                "seeds": (0,),
+            },
+            "steps": {"step": 0.3, "total": 0.5},
+            "finetune": {"epochs": 1, **brief},
+            "final_epochs": 0,
+            "timing": {"repeats": 0},
+            "pictures": {"images": 1},
+            "device": "cpu",
+        }
+    )
+
+
+def other_stepwise():
+    """Under which fields count that those of `stepwise` do not use."""
+    raw = stepwise().model_dump()
+    raw["steps"] |= {"total": None, "count": 2}
+    raw["finetune"] |= {"patience": 2, "distillation": {}}
+    raw["timing"] |= {"repeats": 1}
+    return [type(stepwise()).model_validate(raw)]
+
+
+STEPWISE = {
+    "settings": stepwise,
+    "also": other_stepwise,
+    "changes": {
+        "variants.protocols": ({"name": "ours", "criteria": ("weight",), "per_class": 1},),
+        "finetune.repeat": "balanced",
+        "variants.protocols.0.prune.strategy": "per-cost",
+        "tracking.trackers": ("tensorboard",),
+        "device": "cuda",
+        "steps.of": "rest",
+        "steps.total": 0.4,
+    },
+    "wrong": {
+        "variants.protocols": ({"name": "ours", "criteria": ("lrq",)},),
+        "steps.kind": "mac",
+        "measure.split": "train",
+        "finetune.repeat": "often",
+    },
+}
+
 INSTANCES = {
     "toy": {
         "settings": lambda: toy.ToySettings.model_validate(
@@ -97,6 +154,8 @@ INSTANCES = {
         "changes": COMPARE_CHANGES,
         "wrong": {**COMPARE_WRONG, "compare.variants.subsets": ()},
     },
+    "stepwise": STEPWISE,
+    "skin-lesions": STEPWISE,
 }
 """Small settings of each study; one that is registered without its line here fails below."""
 

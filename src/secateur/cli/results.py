@@ -19,6 +19,8 @@ from secateur.cli.present import (
     show,
 )
 from secateur.core.files import write_json
+from secateur.data import ImageData
+from secateur.data.splits import write_assignment
 from secateur.evaluation import Evaluation
 from secateur.models import origin_of, save_weights
 from secateur.pipeline.jobs import EvaluateJob, PruneJob, PruneRun, TrainJob
@@ -35,6 +37,13 @@ def _warn(found: Evaluation) -> None:
         typer.echo(f"warning: latency {found.latency.warning}")
 
 
+def write_split(data: ImageData, out: Path) -> None:
+    """``split.csv``: which image is in which split, where the source itself did not say so."""
+    if data.assignment is not None:
+        write_assignment(data.assignment, out / "split.csv")
+        typer.echo(f"split: {out / 'split.csv'}")
+
+
 def show_trained(job: TrainJob, history: TrainingHistory, found: Evaluation, out: Path) -> None:
     """Weights (of a network that was cut: a bundle) and metrics into ``out``, a table on the terminal."""
     prepared, recipe = job.prepared, job.prepared.recipe
@@ -48,6 +57,7 @@ def show_trained(job: TrainJob, history: TrainingHistory, found: Evaluation, out
         settings, record = recipe.model_dump(mode="json"), prepared.data_record()
         where = f"bundle: {save(model, out / 'bundle', recipe=settings, metrics=metrics, data=record)}"
     write_json(out / "metrics.json", metrics)
+    write_split(prepared.data, out)
     title = f"{prepared.data.name}, {found.samples:,} test images, seed {recipe.train.seed}, {prepared.device}"
     show(ALONE, [alone(recipe.model.name, found)], title)
     _warn(found)
@@ -84,6 +94,7 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
     settings, record = recipe.model_dump(mode="json"), prepared.data_record()
     bundle = save(slim, out / "bundle", plan=plan, recipe=settings, metrics=metrics, data=record)
     write_json(out / "metrics.json", metrics)
+    write_split(prepared.data, out)
     page = write_report(
         new_report(
             f"{recipe.model.name} on {prepared.data.name}",

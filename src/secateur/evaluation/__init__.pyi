@@ -1,7 +1,7 @@
 from .cost import count_macs, count_params, size_on_disk
 from .latency import compare_latency, measure_latency
 from .memory import measure_memory
-from .metrics import Evaluation, evaluate
+from .metrics import Evaluation, area_under_curve, evaluate
 from .times import Latency, LatencyShare, Memory
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Latency",
     "LatencyShare",
     "Memory",
+    "area_under_curve",
     "compare_latency",
     "count_macs",
     "count_params",

@@ -72,6 +72,9 @@ def prepare(recipe: Recipe) -> Prepared:
     if settings.channels is None:
         settings = settings.model_copy(update={"channels": image_channels(recipe.model)})
     data = open_data(settings)
+    notes += [] if data.assignment is None else data.assignment.notes
+    if data.skipped:
+        notes.append(f"{len(data.skipped):,} images were skipped; the first: {data.skipped[0]}")
     opened = bundle or _network(recipe, data)
     model, metadata = opened.model, opened.metadata
     known = metadata.get("normalisation")

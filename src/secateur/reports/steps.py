@@ -66,7 +66,21 @@ class RecallRow:
 
 @dataclass(frozen=True)
 class StepSummary:
-    """What is left after all steps by one criterion, means over seeds; see `Steps`."""
+    """What is left after all steps by one criterion, means over seeds.
+
+    Attributes:
+        protocol: how units are scored and removed.
+        criterion: name without parameters.
+        macs: share that stays.
+        pruned: accuracy before the last fine-tuning.
+        tuned: accuracy after it.
+        change: of that, from the unpruned network.
+        spread: standard deviation of the accuracy after fine-tuning, over steps and seeds.
+        balanced: balanced accuracy.
+        watched: recall of the class that is watched, or else of the class with the lowest.
+        watched_name: of that class.
+        runs: seeds.
+    """
 
     __pydantic_config__ = STRICT
 
@@ -79,6 +93,7 @@ class StepSummary:
     spread: float | None
     balanced: float
     watched: float
+    watched_name: str
     runs: int
 
 
@@ -214,12 +229,12 @@ def _recall(rows: Sequence[RecallRow], protocol: str) -> Chart:
     for row in rows:
         for criterion in [row.criterion] if row.protocol == protocol else criteria:
             groups.setdefault((row.class_name, criterion, row.step), []).append(100 * row.recall)
+    last = max(step for _, _, step in groups)
     values = [
         {"class": name, "criterion": criterion, "step": step, "recall": statistics.fmean(found)}
         for (name, criterion, step), found in groups.items()
     ]
     colour, _ = channels("criterion", style(criteria), title=None, legend=None)
-    last = max(value["step"] for value in values)
     panel = (
         alt.Chart(alt.InlineData(values=values))
         .mark_line(strokeWidth=1.8)
@@ -266,7 +281,9 @@ def _table(section: Steps, conditions: Conditions, seeds: str) -> Table:
             figures.points(line.change),
             figures.ABSENT if line.spread is None else f"{100 * line.spread:.1f}",
             figures.hundredths(line.balanced),
-            figures.hundredths(line.watched),
+            figures.hundredths(line.watched)
+            if section.watched
+            else f"{figures.hundredths(line.watched)} ({line.watched_name})",
         ]
         for line in section.summary
     ]

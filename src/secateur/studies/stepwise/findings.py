@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.statistics import mean_interval, paired_difference
 from secateur.experiments import Finding, Tables, TextTable
+from secateur.reports import StepSummary
 from secateur.studies.stepwise.cells import UNPRUNED
 from secateur.studies.stepwise.tables import FINAL, PRUNED, TUNED
 
@@ -25,49 +26,52 @@ def short(criterion: str) -> str:
     return criterion.partition(":")[0]
 
 
-def unpruned(tables: Tables) -> pd.Series:
+def unpruned(tables: Tables) -> pd.Series[Any]:
     """Row of the unpruned network."""
     steps = tables["steps"]
     return steps[steps["criterion"] == UNPRUNED].iloc[0]
 
 
-def summary(tables: Tables, watched: str | None) -> pd.DataFrame:
+def summary(tables: Tables, watched: str | None) -> list[StepSummary]:
     """One line for each protocol and criterion, means over seeds.
 
-    Columns: protocol, criterion, macs, pruned and tuned (accuracy behind the first cut ... last step before and after
-    fine-tuning), change (of the last from the unpruned network), spread (standard deviation of the accuracy behind
-    fine-tuning over steps and seeds), balanced, auc, watched (recall of the watched class), watched_name, runs.
+    Args:
+        tables: assembled.
+        watched: class whose recall is wanted; None, or one that there is not: the class with the lowest.
     """
-    import pandas as pd
-
     steps, classes = tables["steps"], tables["classes"]
-    base = unpruned(tables)
-    lines = []
+    whole = float(unpruned(tables)["accuracy"])
+    found = []
     for (protocol, criterion), part in steps[steps["criterion"] != UNPRUNED].groupby(WAY, sort=False):
-        last = part[part["step"] == part["step"].max()]
-        ends = last[last["stage"] == _last_stage(last)]
-        tuned = part[part["stage"] == TUNED]["accuracy"]
+        end = int(part["step"].max())
+        last = part[part["step"] == end]
+        stage = next(stage for stage in (FINAL, TUNED, PRUNED) if (last["stage"] == stage).any())
+        ends, before = last[last["stage"] == stage], last[last["stage"] == PRUNED]
+        tuned = part[part["stage"] == TUNED]["accuracy"].to_numpy(float)
         own = classes[(classes["protocol"] == protocol) & (classes["criterion"] == criterion)]
-        recalls = own[(own["step"] == part["step"].max()) & (own["stage"] == _last_stage(last))]
-        means = recalls.groupby("class", sort=False)["recall"].mean()
-        name = watched if watched in means.index else means.idxmin()
-        lines.append(
-            {
-                "protocol": protocol,
-                "criterion": short(str(criterion)),
-                "macs": ends["macs"].mean(),
-                "pruned": last[last["stage"] == PRUNED]["accuracy"].mean(),
-                "tuned": ends["accuracy"].mean(),
-                "change": ends["accuracy"].mean() - base["accuracy"],
-                "spread": tuned.std(ddof=1) if len(tuned) > 1 else None,
-                "balanced": ends["balanced_accuracy"].mean(),
-                "auc": ends["auc"].mean(),
-                "watched": means[name],
-                "watched_name": name,
-                "runs": ends["seed"].nunique(),
-            }
+        own = own[(own["step"] == end) & (own["stage"] == stage)]
+        recalls = {str(name): _mean(rows["recall"]) for name, rows in own.groupby("class", sort=False)}
+        name = watched if watched in recalls else min(recalls, key=recalls.__getitem__)
+        found.append(
+            StepSummary(
+                protocol=str(protocol),
+                criterion=short(str(criterion)),
+                macs=_mean(ends["macs"]),
+                pruned=_mean(before["accuracy"]),
+                tuned=_mean(ends["accuracy"]),
+                change=_mean(ends["accuracy"]) - whole,
+                spread=float(tuned.std(ddof=1)) if len(tuned) > 1 else None,
+                balanced=_mean(ends["balanced_accuracy"]),
+                watched=recalls[name],
+                watched_name=name,
+                runs=int(ends["seed"].nunique()),
+            )
         )
-    return pd.DataFrame(lines)
+    return found
+
+
+def _mean(values: pd.Series[Any]) -> float:
+    return float(values.to_numpy(float).mean())
 
 
 def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Finding]:
@@ -87,14 +91,14 @@ def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Findin
     return found
 
 
-def _means(frame: pd.DataFrame, column: str) -> pd.Series:
+def _means(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
     """Mean over the steps behind fine-tuning (behind the cut, where there is none), by protocol, criterion, seed."""
     used = frame[frame["criterion"] != UNPRUNED]
     stage = TUNED if (used["stage"] == TUNED).any() else PRUNED
     return used[used["stage"] == stage].groupby([*WAY, "seed"], sort=False)[column].mean()
 
 
-def _ahead(protocol: str, means: pd.Series, what: str) -> list[Finding]:
+def _ahead(protocol: str, means: pd.Series[Any], what: str) -> list[Finding]:
     order = means.groupby("criterion", sort=False).mean().sort_values(ascending=False, kind="stable").index
     found = []
     for other in order[1:]:
@@ -105,13 +109,9 @@ def _ahead(protocol: str, means: pd.Series, what: str) -> list[Finding]:
     return found
 
 
-def _last_stage(last: pd.DataFrame) -> str:
-    return next(stage for stage in (FINAL, TUNED, PRUNED) if (last["stage"] == stage).any())
-
-
 def overview(tables: Tables, watched: str | None = None) -> list[TextTable]:
     """Accuracy after all steps, by protocol and criterion."""
-    frame, base = summary(tables, watched), unpruned(tables)
+    base = unpruned(tables)
     rows = [
         [
             line.protocol,
@@ -120,11 +120,11 @@ def overview(tables: Tables, watched: str | None = None) -> list[TextTable]:
             f"{100 * line.pruned:.2f}",
             f"{100 * line.tuned:.2f}",
             f"{100 * line.change:+.2f}",
-            "-" if line.spread is None or line.spread != line.spread else f"{100 * line.spread:.2f}",
+            "-" if line.spread is None else f"{100 * line.spread:.2f}",
             f"{100 * line.balanced:.2f}",
             f"{line.watched_name} {100 * line.watched:.1f}",
         ]
-        for line in frame.itertuples()
+        for line in summary(tables, watched)
     ]
     title = f"accuracy in % after all steps (unpruned {100 * base['accuracy']:.2f}, {base['samples']:,} images)"
     head = ["protocol", "criterion", "MACs", "pruned", "fine-tuned", "change", "spread", "balanced", "recall"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,13 +27,13 @@ def stepwise_page(tables: Tables, settings: StepwiseSettings, watched: str | Non
         watched: class that the table names.
     """
     steps, made = tables["steps"], origin(settings)
-    made["notes"] = [*recovered(tables), *made["notes"]]
+    made["notes"] = [*recovered(tables), *tables["notes"]["note"], *made["notes"]]
     asked = settings.steps
     how = f"{asked.step:.0%} of {'all' if asked.of == 'whole' else 'the remaining'} {asked.kind} in each step"
     section = rp.Steps(
         rows=rp.read_rows(rp.StepRow, _plain(steps)),
         recalls=rp.read_rows(rp.RecallRow, _recalls(tables)),
-        summary=_summary(tables, watched) if (steps["criterion"] != UNPRUNED).any() else [],
+        summary=summary(tables, watched) if (steps["criterion"] != UNPRUNED).any() else [],
         watched=watched or "",
     )
     return rp.Report(
@@ -62,24 +63,6 @@ def _recalls(tables: Tables) -> pd.DataFrame:
     return shown.assign(criterion=shown["criterion"].map(short)).rename(columns={"class": "class_name"})
 
 
-def _summary(tables: Tables, watched: str | None) -> list[rp.StepSummary]:
-    return [
-        rp.StepSummary(
-            protocol=line.protocol,
-            criterion=line.criterion,
-            macs=line.macs,
-            pruned=line.pruned,
-            tuned=line.tuned,
-            change=line.change,
-            spread=None if pd.isna(line.spread) else line.spread,
-            balanced=line.balanced,
-            watched=line.watched,
-            runs=int(line.runs),
-        )
-        for line in summary(tables, watched).itertuples()
-    ]
-
-
 def _heatmaps(tables: Tables) -> list[rp.Heatmaps]:
     """The same images by the unpruned network and by what the first protocol's criteria leave of it."""
     pictures = tables["pictures"]
@@ -101,7 +84,7 @@ def _heatmaps(tables: Tables) -> list[rp.Heatmaps]:
 def _conditions(tables: Tables, settings: StepwiseSettings) -> rp.Conditions:
     classes = tables["classes"]
     counts = classes[classes["criterion"] == UNPRUNED].set_index("class")["samples"]
-    timed = {"latency_batch": settings.timing.batch, "latency_rounds": settings.timing.repeats}
+    timed: dict[str, Any] = {"latency_batch": settings.timing.batch, "latency_rounds": settings.timing.repeats}
     return rp.Conditions(
         data=Path(settings.data.source).stem,
         split=settings.measure.split,

@@ -121,6 +121,6 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
         """Tables as CSV and Parquet, and the curves."""
         from secateur.studies.stepwise.page import write_figure
 
-        names = ("steps", "classes", "plans")
+        names = ("steps", "classes", "plans", "splits")
         written = {name: write_table(tables[name], folder / f"{name}.csv") for name in names if len(tables[name])}
         return {**written, "figure": write_figure(tables, self.settings, folder / "steps.svg")}

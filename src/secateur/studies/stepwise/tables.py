@@ -91,7 +91,26 @@ PICTURES = Schema(
     "one image, explained by one network",
 )
 
-STORED = {"steps": STEPS, "classes": CLASSES, "plans": PLANS, "times": TIMES, "pictures": PICTURES}
+SPLITS = Schema(
+    (
+        Column("image_id", str, "unique name of the image"),
+        Column("split", str, "`train`, `val` or `test`"),
+        Column("group", str, "lesion or patient; empty where none is known"),
+        Column("label", str, "its class"),
+    ),
+    "one image of the data set",
+)
+NOTES = Schema((Column("note", str, "what a reader of the results must know"),), "one sentence")
+
+STORED = {
+    "steps": STEPS,
+    "classes": CLASSES,
+    "plans": PLANS,
+    "times": TIMES,
+    "pictures": PICTURES,
+    "splits": SPLITS,
+    "notes": NOTES,
+}
 KEYS = tuple(column.name for column in _KEYS)
 
 

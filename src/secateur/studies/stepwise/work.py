@@ -19,7 +19,8 @@ from secateur.core.figures import size
 from secateur.core.files import cache_folder, ensure_folder
 from secateur.criteria import get, parse
 from secateur.criteria.samples import first_balanced
-from secateur.data import LabelledImages, ReferenceSet, loader
+from secateur.data import ImageData, LabelledImages, ReferenceSet, loader
+from secateur.data.duplicates import near_duplicates
 from secateur.evaluation import evaluate, measure_latency, measure_memory
 from secateur.experiments import Resource, Resources, Result, fingerprint
 from secateur.experiments.cells import canonical
@@ -165,7 +166,9 @@ class Bench:
         pictures = picture_rows(
             self.model, self.model, self.images, self.settings.pictures.images, {**cell.keys, "step": 0}
         )
-        return Result({"steps": [main], "classes": classes, "pictures": pictures})
+        notes = [{"note": note} for note in [*self.prepared.notes, *leaks(self.data)]]
+        rows = {"steps": [main], "classes": classes, "pictures": pictures}
+        return Result(rows | {"splits": split_rows(self.data), "notes": notes})
 
     def times(self, cell: TimeCell, measured: Result) -> Result:
         """Times of one cell's networks, each taken in turn with the unpruned one."""
@@ -184,6 +187,34 @@ class Bench:
         for name, units in removed.items():
             keep[self.structure.group(name).first + np.array(units, np.int64)] = False
         return Plan.of(self.structure, keep, {}, "stored", "stored")
+
+
+def split_rows(data: ImageData) -> list[Row]:
+    """Which image is in which split, where the source itself did not say so."""
+    found = data.assignment
+    if found is None:
+        return []
+    groups = found.groups or ("",) * len(found.ids)
+    return [
+        {"image_id": name, "split": split, "group": group, "label": found.class_names[label]}
+        for name, split, group, label in zip(found.ids, found.splits, groups, found.labels, strict=True)
+    ]
+
+
+def leaks(data: ImageData) -> list[str]:
+    """A sentence on images that are nearly the same in different splits, where there are any."""
+    if data.assignment is None:
+        return []
+    parts = {name: getattr(data, name) for name in ("train", "val", "test")}
+    images = [part.images[row] for part in parts.values() for row in range(len(part))]
+    splits = [name for name, part in parts.items() for _ in range(len(part))]
+    pairs = near_duplicates(images, splits)
+    if not pairs:
+        return []
+    return [
+        f"{len(pairs):,} pairs of images in different splits are nearly the same, of {len(images):,} images; "
+        "`secateur data check` shows them"
+    ]
 
 
 @dataclass(frozen=True, eq=False)
