@@ -321,7 +321,7 @@ def test_a_split_file_gives_the_same_split(written, tmp_path):
 def test_awkward_names_survive(tmp_path):
     table = even(size=1)
     ids = tuple(f'ü "{number}",\n#x' for number in range(len(table)))
-    odd = replace(table, ids=ids, class_names=("a;b", "c,d", "7"), groups=None)
+    odd = replace(table, ids=ids, class_names=(" a;b", "nan", "01"), groups=None)
     found = assigned(odd, SplitSettings(), 0)
     write_assignment(found, tmp_path / "split.csv")
     assert assigned(odd, SplitSettings(file=tmp_path / "split.csv"), 1) == found

@@ -281,6 +281,8 @@ def test_links_within_the_folder_are_followed(folder):
     table = rows()
     table[0]["image"] = "img/same.png"
     assert read(write(folder, table)).ids[0] == "img/same.png"
+    (folder.parent / "link").symlink_to(folder)
+    assert read(folder.parent / "link" / "manifest.csv").ids[0] == "img/same.png"
 
 
 def test_broken_images_are_named_with_their_row(folder):

@@ -56,36 +56,41 @@ def read_hugging_face(settings: DataSettings) -> LabelledTable:
         SecateurError: when the hub cannot be read.
     """
     check_hugging_face(settings)
-    parts = _loaded(settings)
-    source, faults, notes = settings.source, Faults(settings.on_bad_sample == "skip"), list[str]()
-    known = {split: part for split, part in parts.items() if split.lower() in SPLIT_NAMES}
-    if not known and len(parts) == 1:
-        known = {"train": next(iter(parts.values()))}
-    elif "train" not in {SPLIT_NAMES[split.lower()] for split in known}:
-        raise RequestError(f"data '{source}' has no split train; it has: {', '.join(parts)}")
-    if others := [split for split in parts if split not in known]:
-        notes.append(f"splits that are not used: {', '.join(others)}")
-    features = next(iter(known.values())).features
-    image = _column(source, features, settings, "path", "Image")
-    label = _column(source, features, settings, "label", "ClassLabel")
-    group = column_of(f"data '{source}'", list(features), settings.table, "group", notes)
+    of, faults, notes = f"data '{settings.source}'", Faults(settings.on_bad_sample == "skip"), list[str]()
+    parts = _known(_loaded(settings), of, notes)
+    features = next(iter(parts.values())).features
+    image = _column(of, features, settings, "path", "Image")
+    label = _column(of, features, settings, "label", "ClassLabel")
+    group = column_of(of, list(features), settings.table, "group", notes)
     class_names = getattr(features[label], "names", None)
     rows: list[Row] = []
-    for split, part in known.items():
+    for split, part in parts.items():
         if getattr(part.features.get(label), "names", None) != class_names or image not in part.features:
-            raise RequestError(f"data '{source}' has other columns or classes in its split {split}")
+            raise RequestError(f"{of} has other columns or classes in its split {split}")
         files = _written(part, image, split)
-        groups = part[group] if group is not None else [None] * len(part)
-        for index, (value, member) in enumerate(zip(part[label], groups, strict=True)):
-            where = f"{source} {split} row {index}"
+        labels = [_text(value, class_names) for value in part[label]]
+        groups = [None] * len(part) if group is None else [_text(value) for value in part[group]]
+        for index, (text, member) in enumerate(zip(labels, groups, strict=True)):
+            where = f"{settings.source} {split} row {index}"
             if index not in files:
                 faults.add(f"{where}: there is no image")
                 continue
-            text = _text(value) if class_names is None or value is None else _named(value, class_names)
-            kept = None if group is None else _text(member)
-            rows.append(Row(f"{split}/{index:06d}", files[index], text, kept, split if len(known) > 1 else None, where))
-    name = Path(source.removeprefix("hf:")).expanduser().name
-    return table_of(name, rows, faults, of=f"data '{source}'", class_names=class_names, group_column=group, notes=notes)
+            given = split if len(parts) > 1 else None
+            rows.append(Row(f"{split}/{index:06d}", files[index], text, member, given, where))
+    name = Path(settings.source.removeprefix("hf:")).expanduser().name
+    return table_of(name, rows, faults, of=of, class_names=class_names, group_column=group, notes=notes)
+
+
+def _known(parts: Mapping[str, Any], of: str, notes: list[str]) -> dict[str, Any]:
+    """The splits whose names say what they are for; a single one is for training, whatever its name."""
+    known = {split: part for split, part in parts.items() if split.lower() in SPLIT_NAMES}
+    if len(parts) == 1:
+        return {"train": next(iter(parts.values()))}
+    if "train" not in {SPLIT_NAMES[split.lower()] for split in known}:
+        raise RequestError(f"{of} has no split train; it has: {', '.join(parts)}")
+    if others := [split for split in parts if split not in known]:
+        notes.append(f"splits that are not used: {', '.join(others)}")
+    return known
 
 
 def _loaded(settings: DataSettings) -> dict[str, Any]:
@@ -103,22 +108,20 @@ def _loaded(settings: DataSettings) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {"train": found}
 
 
-def _column(source: str, features: Mapping[str, Any], settings: DataSettings, what: str, feature: str) -> str:
+def _column(of: str, features: Mapping[str, Any], settings: DataSettings, what: str, feature: str) -> str:
     """The column that is named, or the only one with a feature."""
     asked: str | None = getattr(settings.table, what)
     if asked is not None:
-        column_of(f"data '{source}'", list(features), settings.table, what, [])
+        column_of(of, list(features), settings.table, what, [])
         if what == "path" and type(features[asked]).__name__ != feature:
-            raise RequestError(f"data '{source}': column '{asked}' has no feature {feature} (data.table.path)")
+            raise RequestError(f"{of}: column '{asked}' has no feature {feature} (data.table.path)")
         return asked
     fitting = [name for name, value in features.items() if type(value).__name__ == feature]
     if len(fitting) != 1:
         found = (
             f"several columns with feature {feature}: {', '.join(fitting)}" if fitting else f"none; {_listed(features)}"
         )
-        raise RequestError(
-            f"data '{source}' needs one column with feature {feature}, has {found}; set data.table.{what}"
-        )
+        raise RequestError(f"{of} needs one column with feature {feature}, has {found}; set data.table.{what}")
     return fitting[0]
 
 
@@ -152,10 +155,8 @@ def _content(value: Mapping[str, Any]) -> bytes:
         raise RequestError(f"image '{value['path']}' cannot be read ({error.strerror or error})") from error
 
 
-def _named(value: int, class_names: list[str]) -> str:
-    """Name of a class; -1 stands for no label."""
-    return class_names[value] if 0 <= value < len(class_names) else ""
-
-
-def _text(value: object) -> str:
+def _text(value: object, class_names: list[str] | None = None) -> str:
+    """A value as text, a class index as its name; -1 stands for no label."""
+    if isinstance(value, int) and class_names is not None:
+        return class_names[value] if 0 <= value < len(class_names) else ""
     return "" if value is None else str(value).strip()

@@ -89,13 +89,14 @@ def read_header(path: Path, comment: str = "") -> tuple[str, ...]:
         return _header(path, file, comment)[0]
 
 
-def read_sheet(path: Path, faults: Faults, comment: str = "") -> Sheet:
+def read_sheet(path: Path, faults: Faults, comment: str = "", *, exact: bool = False) -> Sheet:
     """The whole table.
 
     Args:
         path: of a table.
         faults: is told of rows with more or fewer cells than the header.
         comment: beginning of a first line that is left out.
+        exact: leave cells of text as they are; otherwise blanks around them go, "nan" is nothing, and "1.0" is 1.
 
     Raises:
         RequestError: for a file that is absent, empty, or no table.
@@ -111,7 +112,7 @@ def read_sheet(path: Path, faults: Faults, comment: str = "") -> Sheet:
             if len(cells) != len(columns):
                 faults.add(f"{path.name} row {number}: {len(cells)} cells, but the header has {len(columns)}")
                 continue
-            kept.append((number, tuple(_cell(cell) for cell in cells)))
+            kept.append((number, tuple(cells if exact else map(_cell, cells))))
     return Sheet(path, columns, tuple(kept))
 
 

@@ -23,7 +23,7 @@ from secateur.core.progress import task
 from secateur.core.randomness import derive_seed, numpy_generator
 from secateur.data.manifest import SPLIT_COMMENT, read_sheet
 from secateur.data.settings import SplitSettings
-from secateur.data.table import SPLITS, Faults, LabelledTable, numbered
+from secateur.data.table import SPLITS, Faults, LabelledTable
 
 _COLUMNS = ("image_id", "split", "group", "label")
 _MOST_FOLDS = 10
@@ -93,7 +93,7 @@ def read_assignment(path: Path) -> Assignment:
         RequestError: for a file that is none.
     """
     faults = Faults(skip=False)
-    sheet = read_sheet(path, faults, comment=SPLIT_COMMENT)
+    sheet = read_sheet(path, faults, SPLIT_COMMENT, exact=True)
     missing = [column for column in _COLUMNS if column not in sheet.columns and column != "group"]
     if missing:
         raise RequestError(f"split file '{path}' has no column '{missing[0]}'; expected {', '.join(_COLUMNS)}")
@@ -111,11 +111,12 @@ def read_assignment(path: Path) -> Assignment:
     if not rows:
         raise RequestError(f"split file '{path}' has no rows")
     ids, classes = [row["image_id"] for row in rows], [row["label"] for row in rows]
-    names, labels = numbered(classes, path.name)
+    names = tuple(sorted({*classes}))
+    labels = tuple(map({name: index for index, name in enumerate(names)}.__getitem__, classes))
     groups = tuple(row.get("group", "") for row in rows)
     digest = _written_digest(path) or digest_of(ids, classes)
     splits = tuple(row["split"] for row in rows)
-    return Assignment(tuple(ids), splits, groups if any(groups) else None, tuple(labels), names, digest)
+    return Assignment(tuple(ids), splits, groups if any(groups) else None, labels, names, digest)
 
 
 def _written_digest(path: Path) -> str:
