@@ -27,7 +27,7 @@ Point = dict[str, Any]
 
 @dataclass(frozen=True)
 class StepRow:
-    """One network, measured behind a step.
+    """One network, measured after a step.
 
     Attributes:
         protocol: how units are scored and removed.
@@ -52,7 +52,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class RecallRow:
-    """Recall of one class behind the fine-tuning of a step, or of the unpruned network (step 0)."""
+    """Recall of one class after the fine-tuning of a step, or of the unpruned network (step 0)."""
 
     __pydantic_config__ = ROW
 
@@ -176,7 +176,7 @@ def _charts(section: Steps, conditions: Conditions) -> dict[str, Chart]:
 
 
 def _accuracy(points: Sequence[Point], *, legend: bool) -> Chart:
-    """Solid behind fine-tuning, dashed behind the cut."""
+    """Solid after fine-tuning, dashed after the cut."""
     import altair as alt
 
     looks = style(list(dict.fromkeys(point["criterion"] for point in points)))
@@ -288,7 +288,7 @@ def _table(section: Steps, conditions: Conditions, seeds: str) -> Table:
         for line in section.summary
     ]
     beneath = captions.line(
-        conditions.measured(), seeds, "spread: standard deviation of the accuracy behind fine-tuning, steps and seeds"
+        conditions.measured(), seeds, "spread: standard deviation of the accuracy after fine-tuning over steps and seeds"
     )
     return Table(head, lines, words=2, beneath=[beneath])
 
@@ -322,7 +322,7 @@ def save_steps(
         )
         columns.append(alt.vconcat(accuracy, _macs(lines).properties(width=300, height=80)))
     held = (conditions or Conditions()).measured()
-    beneath = captions.line(held, "solid: behind fine-tuning, dashed: behind the cut", "band: range of the seeds")
+    beneath = captions.line(held, "solid: after fine-tuning, dashed: after the cut", "band: range of the seeds")
     return save_chart(alt.hconcat(*columns, spacing=24), path, beneath)
 
 

@@ -77,7 +77,7 @@ def _mean(values: pd.Series[Any]) -> float:
 def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Finding]:
     """For each protocol: whether the criterion with the best mean is ahead of each other one; then the watched class.
 
-    Differences are taken within each pair of seed and step, behind fine-tuning where there is some: an interval over
+    Differences are taken within each pair of seed and step, after fine-tuning where there is some: an interval over
     seeds and steps together, which are not independent, so it is a description and no proof.
     """
     found = []
@@ -92,7 +92,7 @@ def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Findin
 
 
 def _means(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
-    """Mean over the steps behind fine-tuning (behind the cut, where there is none), by protocol, criterion, seed."""
+    """Mean over the steps after fine-tuning (after the cut, where there is none), by protocol, criterion, seed."""
     used = frame[frame["criterion"] != UNPRUNED]
     stage = TUNED if (used["stage"] == TUNED).any() else PRUNED
     return used[used["stage"] == stage].groupby([*WAY, "seed"], sort=False)[column].mean()

@@ -29,7 +29,9 @@ def stepwise_page(tables: Tables, settings: StepwiseSettings, watched: str | Non
     steps, made = tables["steps"], origin(settings)
     made["notes"] = [*recovered(tables), *tables["notes"]["note"], *made["notes"]]
     asked = settings.steps
-    how = f"{asked.step:.0%} of {'all' if asked.of == 'whole' else 'the remaining'} {asked.kind} in each step"
+    kind = {"macs": "MACs", "params": "parameters", "units": "units"}[asked.kind]
+    how = f"{asked.step:.0%} of {'all' if asked.of == 'whole' else 'the remaining'} {kind} in each step"
+    epochs = settings.finetune.epochs
     section = rp.Steps(
         rows=rp.read_rows(rp.StepRow, _plain(steps)),
         recalls=rp.read_rows(rp.RecallRow, _recalls(tables)),
@@ -38,7 +40,7 @@ def stepwise_page(tables: Tables, settings: StepwiseSettings, watched: str | Non
     )
     return rp.Report(
         title=f"Pruned step by step: {settings.model.name} on {Path(settings.data.source).stem}",
-        subtitle=f"{how}, {len(asked.shares())} steps, {settings.finetune.epochs} epochs after each, "
+        subtitle=f"{how}, {len(asked.shares())} steps, {epochs} epoch{'s' * (epochs != 1)} of training after each, "
         f"unpruned {100 * unpruned(tables)['accuracy']:.2f} %",
         sections=[section, *_heatmaps(tables)],
         conditions=_conditions(tables, settings),
@@ -56,7 +58,7 @@ def _plain(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _recalls(tables: Tables) -> pd.DataFrame:
-    """Of the unpruned network, and behind fine-tuning, where there is some."""
+    """Of the unpruned network, and after fine-tuning, where there is some."""
     classes = tables["classes"]
     stage = TUNED if (classes["stage"] == TUNED).any() else PRUNED
     shown = classes[(classes["stage"] == stage) | (classes["step"] == 0)]

@@ -20,7 +20,7 @@ _WAY = (
 )
 _KEYS = (*_WAY, Column("step", int, "of pruning; 0: the unpruned network"))
 _STAGE = Column(
-    "stage", str, "`unpruned`; `pruned`: behind the cut; `fine-tuned`: after it; `final`: after the last training"
+    "stage", str, "`unpruned`; `pruned`: after the cut; `fine-tuned`: after it; `final`: after the last training"
 )
 
 STEPS = Schema(
