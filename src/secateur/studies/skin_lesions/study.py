@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from secateur.core.errors import RequestError
 from secateur.core.sections import Effect
 from secateur.data import DataSettings, Resize
 from secateur.experiments import register_study
@@ -13,6 +15,8 @@ from secateur.models import ModelSettings
 from secateur.studies.stepwise.settings import StepwiseSettings
 from secateur.studies.stepwise.study import StepwiseStudy
 from secateur.training import TrainSettings
+
+DEFAULT_SOURCE = "HAM10000"
 
 PUBLISHED_REPEATS = {"akiec": 15, "bcc": 10, "bkl": 5, "df": 50, "mel": 5, "nv": 1, "vasc": 40}
 """How often the coursework repeats the training images of each class."""
@@ -22,7 +26,7 @@ class SkinLesionSettings(StepwiseSettings):
     """Settings of the study; the defaults follow the coursework, with lesions kept on one side of the split."""
 
     data: Annotated[DataSettings, Effect.INPUTS] = Field(
-        default_factory=lambda: DataSettings(source="HAM10000", resize=Resize(size=224), augmentation="photo")
+        default_factory=lambda: DataSettings(source=DEFAULT_SOURCE, resize=Resize(size=224), augmentation="photo")
     )
     model: Annotated[ModelSettings, Effect.INPUTS] = Field(
         default_factory=lambda: ModelSettings(name="torchvision/resnet18")
@@ -56,3 +60,13 @@ class SkinLesionStudy(StepwiseStudy):
     summary = "Skin lesions (HAM10000): pruned and fine-tuned in turn; recall of melanoma, by criterion."
     settings_type = SkinLesionSettings
     watched = "mel"
+
+    def check(self) -> None:
+        """See `Study.check`."""
+        source = self.settings.data.source
+        if source == DEFAULT_SOURCE and not Path(source).exists():
+            raise RequestError(
+                f"there is no folder '{source}' here; give that of HAM10000 (--set data.source=FOLDER; from "
+                "doi.org/10.7910/DVN/DBW86T), or draw synthetic ones: secateur data synthesise FOLDER"
+            )
+        super().check()
