@@ -183,7 +183,7 @@ def decoded_images(
         raise RequestError(f"{len(files)} images but {len(where)} names of their rows")
     how = f"{_VERSION} Pillow {PIL.__version__} {resize} {channels} {window}"
     target = cache_folder("images") / f"{_key(files, how)}.npy"
-    state = _State(len(files), (resize.side, resize.side, channels), os.path.commonpath(files))
+    state = _State(len(files), (resize.side, resize.side, channels), _source(files))
     images = _opened(target, state)
     if images is None:
         _decode(files, lambda file: read_pixels(Path(file), channels, resize, window), target, state, workers)
@@ -220,6 +220,13 @@ def _key(files: Sequence[str], how: str) -> str:
             size, changed = found.st_size, found.st_mtime_ns
         digest.update(os.fsencode(file) + f"\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
+
+
+def _source(files: Sequence[str]) -> str:
+    """The folder that holds all files, or the first of them where they lie on several drives."""
+    with contextlib.suppress(ValueError):
+        return os.path.commonpath(files)
+    return files[0]
 
 
 def _opened(target: Path, state: _State) -> np.memmap | None:
@@ -287,6 +294,7 @@ def _append(
         except RequestError as error:
             return str(error)
 
+    Image.init()  # by several threads at once, it lets some of them miss formats
     decoded = _in_order(pixels, files[state.done :], workers or _cores())
     for image in track(decoded, "decoding images", state.files, done=state.done):
         if isinstance(image, str):

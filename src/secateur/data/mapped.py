@@ -61,7 +61,7 @@ class MappedImages:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """The images at an index, a slice, several indices or where a mask is true: a copy in memory."""
-        images = np.array(self._images[self.rows[index]])
+        images: np.ndarray = np.take(np.asarray(self._images), self.rows[index], axis=0)
         self._read += images.nbytes
         if self._read > _RELEASED:
             self._read = 0
