@@ -42,7 +42,7 @@ from secateur.training import TrainSettings, fit
 
 Row = dict[str, Any]
 
-_LARGEST = 4 * 2**30
+_LARGEST = 8 * 2**30
 """Bytes of reference samples that are held in memory."""
 
 
@@ -92,7 +92,9 @@ class Bench:
             for text in protocol.criteria:
                 name, parameters = parse(text)
                 criterion = get(name, **parameters)
-                if protocol.per_class is not None:
+                if protocol.per_class is None:
+                    self._check_whole()
+                else:
                     reference = self.reference(protocol.per_class, settings.variants.seeds[0])
                     first_balanced(reference, criterion.asks_for, criterion.name)
 
@@ -123,14 +125,19 @@ class Bench:
         train = self.data.train.replace(augmentation=None)
         if per_class is not None:
             return ReferenceSet.sample(train, per_class, seed)
-        needed = 4 * len(train) * int(np.prod(self.data.input_shape))
-        if needed > _LARGEST:
-            raise RequestError(
-                f"all {len(train):,} training images would take {size(needed)} as reference samples; set per_class of "
-                "the protocol, or a smaller data.resize"
-            )
+        self._check_whole()
         inputs, targets = train.batch(range(len(train)))
         return ReferenceSet(inputs, targets, tuple(range(len(train))), train.normalisation.bounds())
+
+    def _check_whole(self) -> None:
+        """Refuse all training images as reference samples where they do not fit into memory."""
+        count = len(self.data.train)
+        needed = 4 * count * int(np.prod(self.data.input_shape))
+        if needed > _LARGEST:
+            raise RequestError(
+                f"all {count:,} training images would take {size(needed)} as reference samples; set per_class of the "
+                "protocol, or a smaller data.resize"
+            )
 
     def row(self, network: nn.Module, plan: Plan | None, keys: Mapping[str, Any]) -> tuple[Row, list[Row]]:
         """What a network does on the images: a row, and one for each class."""
@@ -229,7 +236,7 @@ class BenchOf(Resource[Bench]):
 
 
 class Chain:
-    """One network, pruned and trained step by step; what it has come to is kept in the cache behind each of them.
+    """One network, pruned and trained step by step; its state is kept in the cache after each.
 
     Args:
         bench: what it is made from.
