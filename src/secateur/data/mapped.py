@@ -14,7 +14,10 @@ import numpy as np
 from secateur.core.errors import RequestError
 
 _RELEASED = 64 << 20
-"""Bytes that are read before the pages of the file are handed back to the system."""
+"""Bytes of the file in this process's memory, before they are handed back to the system."""
+
+_AROUND = 64 << 10
+"""Bytes that the system brings into memory with each image, beside those that are read (Linux)."""
 
 
 class MappedImages:
@@ -61,8 +64,9 @@ class MappedImages:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """The images at an index, a slice, several indices or where a mask is true: a copy in memory."""
-        images: np.ndarray = np.take(np.asarray(self._images), self.rows[index], axis=0)
-        self._read += images.nbytes
+        rows = self.rows[index]
+        images: np.ndarray = np.take(np.asarray(self._images), rows, axis=0)
+        self._read += images.nbytes + rows.size * _AROUND
         if self._read > _RELEASED:
             self._read = 0
             release(self._images)
