@@ -178,7 +178,8 @@ class Combination:
         )
 
     def _torch(self) -> str:
-        lines = (self.folder / "requirements.txt").read_text().splitlines()
+        listed = self.folder / "requirements.txt"
+        lines = listed.read_text().splitlines() if listed.exists() else []
         return next((line.removeprefix("torch==") for line in lines if line.startswith("torch==")), "")
 
     def _test(self, tests: Sequence[str], workers: int, limit: float) -> bool:
