@@ -322,6 +322,30 @@ def test_other_processes_open_the_map_and_get_no_copy(tmp_path):
     assert torch.equal(torch.cat([images for images, _ in batches]), data.batch(range(len(data)))[0])
 
 
+def test_decoded_images_are_not_resized_again(tmp_path, monkeypatch):
+    found = decoded_images(files(tmp_path / "images"), SIDE)
+    data = labelled(MappedImages(found.images, resized=SIDE), resize=SIDE)
+    again = pickle.loads(pickle.dumps(data.subset([3, 1])))
+    assert (again.resize, again.images.resized) == (SIDE, SIDE)
+    assert np.array_equal(again.raw([0, 1]).permute(0, 2, 3, 1), found.images[[3, 1]])
+    with pytest.raises(RequestError, match="decoded with shorter side 10, centre crop 8"):
+        data.replace(resize=Resize(size=8)).raw([0])
+    square = labelled(decoded_images(files(tmp_path / "images"), Resize(size=8)).images, resize=Resize(size=8))
+    expected = square.raw([0])
+    monkeypatch.setattr("secateur.data.dataset.resized_arrays", lambda *a: pytest.fail("resized again"))
+    assert torch.equal(square.raw([0]), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_break_later_are_named_in_one_line(tmp_path, workers):
+    paths = files(tmp_path / "images", 4)
+    data = labelled(paths, resize=SIDE)
+    paths[2].write_bytes(b"")
+    with pytest.raises(RequestError) as caught:
+        list(loader(data, 2, workers=workers))
+    assert str(caught.value) == f"image '{paths[2]}' is empty (zero bytes)"
+
+
 def test_arrays_that_others_could_not_open_stay_arrays(tmp_path):
     np.save(tmp_path / "a.npy", np.stack([pixels(i) for i in range(6)]))
     for images in (np.load(tmp_path / "a.npy", mmap_mode="c"), np.load(tmp_path / "a.npy", mmap_mode="r")[::2]):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import torch
+from torch.utils.data import get_worker_info
 
+from secateur.core.errors import RequestError
 from secateur.data.samples import collated
 
 Pair = tuple[torch.Tensor, int]
@@ -55,4 +58,23 @@ def collated_batch(samples: Sequence[Any]) -> Any:
     Raises:
         RequestError: for samples that are no pairs of tensor and class index, or make no batch.
     """
-    return [samples.images, samples.labels] if isinstance(samples, Batch) else collated(samples)
+    with worker_errors():
+        return [samples.images, samples.labels] if isinstance(samples, Batch) else collated(samples)
+
+
+class WorkerError(RequestError):
+    """A refusal in a worker process of a loader: PyTorch puts a traceback before its text, which is taken off again."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+@contextlib.contextmanager
+def worker_errors() -> Iterator[None]:
+    """Refusals within the context are one line also when they reach the process that reads the batches."""
+    try:
+        yield
+    except RequestError as error:
+        if get_worker_info() is None:
+            raise
+        raise WorkerError(str(error)) from None

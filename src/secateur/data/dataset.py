@@ -19,12 +19,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from secateur.core.errors import RequestError
 from secateur.core.layouts import laid_out
 from secateur.core.randomness import torch_generator
-from secateur.data.batches import Batch, collated_batch
+from secateur.data.batches import Batch, collated_batch, worker_errors
 from secateur.data.classes import class_indices, label_of
 from secateur.data.display import classes_text, page, shape_text, spread
 from secateur.data.images import read_image, resized_arrays
 from secateur.data.labels import class_labels
-from secateur.data.mapped import MappedImages, picked_images, stored_images
+from secateur.data.mapped import MappedImages, has_size, picked_images, stored_images
 from secateur.data.samples import check_dataset
 from secateur.data.settings import Resize
 from secateur.data.splits import Assignment
@@ -94,8 +94,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
     """One split: images with integer labels, delivered normalised.
 
     Args:
-        images: uint8 array [N, H, W, C], or the paths of image files. A memory-mapped array that is opened for reading
-            only stays in its file, in subsets and in the worker processes of loaders too.
+        images: uint8 array [N, H, W, C], or paths of files; an array mapped for reading only stays in its file.
         labels: class index of each sample, [N].
         class_names: name of each class index.
         normalisation: how [0, 1] becomes the network's input.
@@ -164,7 +163,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Many samples, as PyTorch's loaders and subsets ask for them."""
-        return Batch(*self.batch(indices))
+        with worker_errors():
+            return Batch(*self.batch(indices))
 
     def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Images [N, C, H, W] float32 normalised, labels [N] int64."""
@@ -187,7 +187,9 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         if isinstance(self.images, list):
             return torch.stack([self._read(self.images[index], self.resize) for index in indices])
         pixels = self.images[np.asarray(indices)]
-        return laid_out(self._channels(pixels if self.resize is None else resized_arrays(pixels, self.resize)))
+        if self.resize is not None and not has_size(self.images, self.resize):
+            pixels = resized_arrays(pixels, self.resize)
+        return laid_out(self._channels(pixels))
 
     def _stored(self, index: int) -> torch.Tensor:
         """One image of the size that it is stored with, uint8 [C, H, W]."""

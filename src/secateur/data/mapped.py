@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from secateur.core.errors import RequestError
+from secateur.data.settings import Resize
 
 _RELEASED = 64 << 20
 """Bytes of the file in this process's memory, before they are handed back to the system."""
@@ -29,6 +30,7 @@ class MappedImages:
     Args:
         images: opened from a file, [M, H, W, C]; see `stored_images`.
         rows: of ``images``, [N]; None: all of them.
+        resized: how they were made from the images as stored; None: they are as stored.
 
     Example:
         >>> import tempfile
@@ -39,8 +41,9 @@ class MappedImages:
         ((3, 1, 1, 1), [0, 5])
     """
 
-    def __init__(self, images: np.memmap, rows: Any = None) -> None:
+    def __init__(self, images: np.memmap, rows: Any = None, resized: Resize | None = None) -> None:
         self._images = images
+        self.resized = resized
         self.rows = np.arange(len(images)) if rows is None else np.asarray(rows, np.int64)
         self._read = 0
 
@@ -78,13 +81,13 @@ class MappedImages:
 
     def pick(self, indices: Any) -> MappedImages:
         """Some of them, still in the file."""
-        return MappedImages(self._images, self.rows[indices])
+        return MappedImages(self._images, self.rows[indices], self.resized)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Name of the file, where the array lies in it, and the rows."""
         root = _root(self._images)
         offset = root.offset + self._images.ctypes.data - root.ctypes.data
-        return _opened, (root.filename, self._images.dtype, offset, self._images.shape, self.rows)
+        return _opened, (root.filename, self._images.dtype, offset, self._images.shape, self.rows, self.resized)
 
 
 def _root(images: np.memmap) -> np.memmap:
@@ -94,9 +97,29 @@ def _root(images: np.memmap) -> np.memmap:
     return images
 
 
-def _opened(file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], rows: np.ndarray) -> MappedImages:
+def _opened(
+    file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], rows: np.ndarray, resized: Resize | None
+) -> MappedImages:
     """As another process gets them."""
-    return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows)
+    return MappedImages(np.memmap(file, dtype, "r", offset, shape), rows, resized)
+
+
+def has_size(images: np.ndarray | MappedImages, resize: Resize | None) -> bool:
+    """Whether resizing would leave images as they are.
+
+    Args:
+        images: [N, H, W, C].
+        resize: size that they are to be given.
+
+    Raises:
+        RequestError: for images that were given another size when they were decoded.
+    """
+    resized = images.resized if isinstance(images, MappedImages) else None
+    if resized is not None and resize not in (None, resized):
+        raise RequestError(f"images were decoded with {resized} and cannot be given {resize}; open the data with that")
+    if resize is None or resized is not None:
+        return True
+    return resize.crop in (None, resize.size) and images.shape[1:3] == (resize.size, resize.size)
 
 
 StoredImages = np.ndarray[Any, Any] | MappedImages | list[Path]
