@@ -27,7 +27,7 @@ from secateur.data.hugging_face import read_hugging_face
 from secateur.data.images import read_image
 from secateur.data.lesions import find_lesions, read_lesions
 from secateur.data.manifest import read_manifest
-from secateur.data.mapped import MappedImages
+from secateur.data.mapped import MappedImages, picked_images
 from secateur.data.settings import DataSettings
 from secateur.data.splits import Assignment, assigned, part_by_class
 from secateur.data.table import SPLITS, LabelledTable
@@ -174,7 +174,7 @@ def _tabled(settings: DataSettings) -> _Opened:
         if emptied:
             raise RequestError(f"data '{settings.source}' has no usable images of class(es) {', '.join(emptied)}")
         assignment = assigned(table, settings.split, settings.seed)
-    images = list(table.paths) if decoded is None else MappedImages(decoded.images)
+    images = list(table.paths) if decoded is None else MappedImages(decoded.images, resized=settings.resize)
     whole_split = (images, table.labels)
     given = np.array(assignment.splits)
     splits = {split: _pick(whole_split, np.flatnonzero(given == split)) for split in SPLITS}
@@ -191,8 +191,6 @@ def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
         reason = "images of files have no common size; give one, e.g. --set data.resize=224"
     elif settings.augmentation == "resized-crop-flip":
         reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
-    elif resize.side != resize.size:  # what is decoded is resized again by `LabelledImages`: to the same, but for crops
-        reason = f"images are cropped after resizing ({resize}); give their size alone, e.g. --set data.resize=224"
     if reason is not None and settings.cache == "always":
         raise RequestError(f"data.cache=always cannot be met: {reason}")
     if (
@@ -252,10 +250,7 @@ def _torchvision(name: str, settings: DataSettings) -> tuple[Splits, tuple[str, 
 
 def _pick(split: Split, indices: np.ndarray) -> Split:
     images, labels = split
-    if isinstance(images, MappedImages):
-        return images.pick(indices), labels[indices]
-    chosen = images[indices] if isinstance(images, np.ndarray) else [images[i] for i in indices]
-    return chosen, labels[indices]
+    return picked_images(images, indices), labels[indices]
 
 
 def _split_two(split: Split, share: float, seed: int) -> tuple[Split, Split]:
