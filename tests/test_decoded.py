@@ -318,8 +318,12 @@ def test_other_processes_open_the_map_and_get_no_copy(tmp_path):
     assert np.array_equal(again.images, data.images)
     part = pickle.loads(pickle.dumps(labelled(found.images[20:40][5:])))  # a slice: one piece of the file, too
     assert np.array_equal(part.images, read(paths[25:40]))
-    batches = DataLoader(data, 16, num_workers=1, multiprocessing_context="spawn")
-    assert torch.equal(torch.cat([images for images, _ in batches]), data.batch(range(len(data)))[0])
+    (tmp_path / "sent").write_bytes(pickle.dumps(data.images))
+    code = (
+        f"import pickle, pathlib; print(pickle.loads(pathlib.Path({str(tmp_path / 'sent')!r}).read_bytes())[:].sum())"
+    )
+    found_there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(found_there) == np.asarray(data.images).sum()
 
 
 def test_decoded_images_are_not_resized_again(tmp_path, monkeypatch):
