@@ -174,8 +174,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
             raw = torch.stack([self.augmentation.transform(self._stored(index)) for index in indices])
         else:
             raw = torch.stack([self.augmentation(image) for image in self.raw(indices)])
-        mean = torch.tensor(self.normalisation.mean)[:, None, None]
-        std = torch.tensor(self.normalisation.std)[:, None, None]
+        mean, std = (torch.tensor(v)[:, None, None] for v in (self.normalisation.mean, self.normalisation.std))
         images_NCHW = torch.empty(raw.shape, dtype=torch.float32)
         if get_worker_info() is not None:
             images_NCHW.share_memory_()  # made where the loader's process reads it, or it would be copied once more
