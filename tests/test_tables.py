@@ -459,6 +459,10 @@ def test_image_folders_are_tables_too(tmp_path):
     assert table.splits == ("train",) * 6 + ("test",) * 6
     assert any("has no test images" in note for note in table.notes)
     data = open_data(DataSettings(source=str(tmp_path / "pets"), resize=8))
+    assert {path.parent.name for path in data.test.images} == {"cat", "dog"}
+    decoded = open_data(DataSettings(source=str(tmp_path / "pets"), resize=8, cache="always"))
+    assert not isinstance(decoded.test.images, list)
+    assert torch.equal(decoded.test.batch(range(6))[0], data.test.batch(range(6))[0])
     assert sorted(data.assignment.splits) == ["test"] * 6 + ["train"] * 4 + ["val"] * 2
     shown = replace(data.assignment, notes=())
     assert repr(shown).startswith("Assignment(4 train, 2 val, 6 test")
@@ -466,6 +470,15 @@ def test_image_folders_are_tables_too(tmp_path):
 
 def test_what_is_no_table():
     assert "is no table or folder" in refusal(read, Path("torchvision/cifar10"), download=True, root=Path())
+
+
+def test_classes_without_a_training_image_that_can_be_read(tmp_path):
+    for split, name in (("train", "cat"), ("train", "dog"), ("test", "cat"), ("test", "dog")):
+        picture(tmp_path / "pets" / split / name / "0.png")
+    (tmp_path / "pets" / "train" / "dog" / "0.png").write_bytes(b"no picture")
+    for cache in ("always", "never"):
+        asked = DataSettings(source=str(tmp_path / "pets"), resize=8, on_bad_sample="skip", cache=cache)
+        assert "no usable training images of class(es) dog" in refusal(open_data, asked)
 
 
 # data sets of the package datasets

@@ -149,7 +149,8 @@ class DataSettings(BaseModel):
         default=None, description="use the images of these classes only, by name or index; labels stay as they are"
     )
     cache: Literal["auto", "always", "never"] = Field(
-        default="auto", description="keep resized images of files in one array, decoded once; auto: where that fits"
+        default="auto",
+        description="keep resized images of files in one array, decoded once; auto: those of tables, where that fits",
     )
     window: tuple[float, float] | None = Field(
         default=None, description="centre and width of the grey values of DICOM images; null: as the files say"

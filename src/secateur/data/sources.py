@@ -169,11 +169,12 @@ def _tabled(settings: DataSettings) -> _Opened:
     decoded = _decoded(table, settings)
     good, skipped = (decoded.good, decoded.skipped) if decoded is not None else _readable(table, settings)
     if skipped:
-        whole, table = table, table.subset(np.flatnonzero(good), skipped)
-        emptied = [whole.class_names[index] for index in sorted({*whole.labels} - {*table.labels})]
-        if emptied:
-            raise RequestError(f"data '{settings.source}' has no usable images of class(es) {', '.join(emptied)}")
+        classes, table = {*table.labels}, table.subset(np.flatnonzero(good), skipped)
         assignment = assigned(table, settings.split, settings.seed)
+        left = {label for label, split in zip(table.labels, assignment.splits, strict=True) if split == "train"}
+        if classes - left:
+            emptied = ", ".join(table.class_names[index] for index in sorted(classes - left))
+            raise RequestError(f"data '{settings.source}' has no usable training images of class(es) {emptied}")
     images = list(table.paths) if decoded is None else MappedImages(decoded.images, resized=settings.resize)
     whole_split = (images, table.labels)
     given = np.array(assignment.splits)
@@ -193,11 +194,10 @@ def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
         reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
     if reason is not None and settings.cache == "always":
         raise RequestError(f"data.cache=always cannot be met: {reason}")
-    if (
-        resize is None
-        or reason is not None
-        or (settings.cache == "auto" and not _fits(len(table), resize.side, channels))
-    ):
+    if resize is None or reason is not None:
+        return None
+    # of image folders the paths are kept, which people look at
+    if settings.cache == "auto" and not (_where(table) and _fits(len(table), resize.side, channels)):
         return None
     return decoded_images(
         table.paths,
@@ -220,7 +220,7 @@ def _fits(count: int, side: int, channels: int) -> bool:
 
 
 def _where(table: LabelledTable) -> Sequence[str]:
-    """Where rows are, for messages; empty where that is the name of the file, which they have anyway."""
+    """Where rows are, for messages; empty for image folders: that is the name of the file, which they have anyway."""
     return () if table.where == table.ids else table.where
 
 
