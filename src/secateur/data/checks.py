@@ -108,8 +108,8 @@ def _check_place(settings: DataSettings, sized: bool) -> tuple[str, ...]:
             raise RequestError(f"{kind} '{path}' needs a size, e.g. --set data.resize=224")
     else:
         raise RequestError(
-            f"unknown data source '{source}'{_nearby(path) or _known(source)}: neither a folder, a .npz file nor a table; known "
-            f"names: {', '.join((*NAMED, *('torchvision/' + n for n in TORCHVISION_NAMES)))}"
+            f"unknown data source '{source}'{_nearby(path) or _known(source)}: neither a folder, a .npz file nor a "
+            f"table; known names: {', '.join((*NAMED, *('torchvision/' + n for n in TORCHVISION_NAMES)))}"
         )
     return names
 
