@@ -17,12 +17,14 @@ import torch
 from torch import nn
 
 from lesions import lesions
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import get
-from secateur.data import ReferenceSet
+from secateur.data import ImageData, LabelledImages, Normalisation, ReferenceSet
 from secateur.evaluation import area_under_curve
 from secateur.experiments import Resources, Store, run
 from secateur.pipeline import PruneSettings
+from secateur.pipeline.contents import data_digest
+from secateur.pipeline.recipe import load_settings
 from secateur.pipeline.stepwise import Stepwise
 from secateur.reports import render, write_report
 from secateur.selection import Budget
@@ -53,6 +55,10 @@ def settings(folder, *, epochs=1, steps=(0.2, 0.4), seeds=(0,), criteria=("lrp",
             **more,
         }
     )
+
+
+def protocol(*criteria, **more):
+    return ProtocolSettings(name="a", criteria=criteria, **more)
 
 
 @pytest.fixture
@@ -140,7 +146,7 @@ def test_a_chain_that_is_interrupted_gives_the_same_rows(tmp_path, monkeypatch):
     bench = resources.get(study.bench)
     chain = work.Chain(bench, cell)
     whole = chain.result()
-    chain.forget()
+    chain.delete()
     measured, trained = work.Chain._measure, work.fit
     stop = {"after": 0}
 
@@ -222,9 +228,15 @@ def test_steps_that_have_no_end_or_leave_nothing_are_refused(asked):
     [
         ({"model": {"name": "resnet20"}, "train": {"epochs": 0}}, "random weights"),
         ({"data": {"source": "nowhere"}}, "unknown data source 'nowhere'"),
-        ({"variants": {"protocols": [ProtocolSettings(name="a", criteria=("lpr",))]}}, "did you mean 'lrp'"),
-        ({"variants": {"protocols": [ProtocolSettings(name="a", criteria=("lrp",))] * 2}}, "two protocols"),
+        ({"variants": {"protocols": [protocol("lpr")]}}, "did you mean 'lrp'"),
+        ({"variants": {"protocols": [protocol("lrp")] * 2}}, "'a' stands there twice"),
         ({"tracking": {"trackers": ("wandbb",)}}, "unknown tracker"),
+        ({"variants": {"seeds": (0, 0)}}, "'0' stands there twice"),
+        (
+            {"variants": {"protocols": [ProtocolSettings(name="a", criteria=("lrp", "lrp"))]}},
+            "'lrp' stands there twice",
+        ),
+        ({"finetune": {"distillation": {"teacher": "masked"}}}, "gets smaller step by step"),
     ],
 )
 def test_wrong_requests_are_refused_before_any_work(changes, said):
@@ -233,6 +245,73 @@ def test_wrong_requests_are_refused_before_any_work(changes, said):
         whole["data"] = {"source": str(lesions()), "resize": 16}
     with pytest.raises(RequestError, match=said):
         StepwiseStudy(SkinLesionSettings.model_validate(whole)).check()
+
+
+@pytest.mark.usefixtures("_cache")
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finetune": {"epochs": 1, "repeat": {"melanom": 3}}}, "did you mean 'mel'"),
+        (
+            {"variants": {"protocols": [ProtocolSettings(name="a", criteria=("lrp",), per_class=99)]}},
+            "fewer than the 99",
+        ),
+        ({"steps": {"step": 0.5, "of": "rest", "total": None, "count": 30}}, "at least"),
+    ],
+)
+def test_what_data_and_network_refuse_is_refused_before_training(changes, said, monkeypatch):
+    from secateur.studies.stepwise import work
+
+    monkeypatch.setattr(work, "train_or_find", lambda prepared: pytest.fail("was trained"))
+    study = StepwiseStudy(SkinLesionSettings.model_validate(settings(lesions()).model_dump() | changes))
+    with pytest.raises(RequestError, match=said):
+        Resources().get(study.bench)
+
+
+def test_what_is_given_goes_over_the_defaults_of_the_study():
+    asked = SkinLesionSettings.model_validate({"data": {"source": "x"}, "train": {"epochs": 3}})
+    assert (asked.data.resize.size, asked.data.augmentation) == (224, "photo")
+    assert (asked.train.epochs, asked.train.optimiser, asked.train.repeat["df"]) == (3, "adam", 50)
+
+
+def test_sections_of_a_recipe_that_share_values_are_set_one_by_one():
+    asked = load_settings(SkinLesionSettings, "skin-lesions", {"train.repeat.mel": 99})
+    assert (asked.train.repeat["mel"], asked.finetune.repeat["mel"]) == (99, 5)
+
+
+def test_criteria_of_the_same_name_stay_apart(finished):
+    study, tables = finished
+    steps = tables["steps"].replace({"criterion": {"lrp": "lrp:start=one", "weight": "lrp"}})
+    classes = tables["classes"].replace({"criterion": {"lrp": "lrp:start=one", "weight": "lrp"}})
+    other = {**tables, "steps": steps, "classes": classes}
+    assert [row[1] for row in study.overview(other)[0].rows] == ["lrp:start=one", "lrp"]
+    assert {row.criterion for row in study.page(other).sections[0].rows} == {"none", "lrp:start=one", "lrp"}
+
+
+def test_a_class_that_is_not_there_is_not_named(finished):
+    study, tables = finished
+    other = {**tables, "classes": tables["classes"][tables["classes"]["class"] != "mel"]}
+    assert "lowest recall, %" in render(study.page(other))
+    assert "recall of mel" not in render(study.page(other))
+
+
+def test_without_the_unpruned_network_it_is_said(finished):
+    study, tables = finished
+    steps = tables["steps"]
+    with pytest.raises(SecateurError, match="the unpruned network is not measured"):
+        study.overview({**tables, "steps": steps[steps["criterion"] != "none"]})
+
+
+def test_data_with_one_other_image_are_other_data():
+    pixels = np.zeros((40, 8, 8, 3), np.uint8)
+
+    def digest(images):
+        split = LabelledImages(images, np.arange(40) % 2, ("a", "b"), Normalisation((0.5,) * 3, (0.5,) * 3))
+        return data_digest(ImageData("x", split, split, split))
+
+    other = pixels.copy()
+    other[30, 4, 4, 1] = 1
+    assert digest(pixels) == digest(pixels.copy()) != digest(other)
 
 
 @pytest.mark.usefixtures("_cache")
@@ -264,6 +343,7 @@ def test_wrong_repetition_is_refused(repeat, said):
         class_names = ("mel", "nv")
         labels = np.array([0, 1, 1])
 
+    assert len(repeated(Data(torch.zeros(3, 2), torch.tensor([0, 1, 1])), {"nv": 3}, 0, 0)) == 7
     data = Data(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
     with pytest.raises(RequestError, match=said):
         fit(nn.Linear(2, 2), data, None, TrainSettings(epochs=1, repeat=repeat, device="cpu"))

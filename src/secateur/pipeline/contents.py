@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from secateur.data import ImageData
 from secateur.surgery.head import head_mask
 
-_FEW = 16
-"""Images of each split that are looked at."""
+_LARGEST = 4 * 2**30
+"""Bytes of a split's pixels that are looked at: of more, every n-th image."""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -26,12 +29,26 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def data_digest(data: ImageData) -> str:
-    """Hash of labels, classes, normalisation, augmentation, and the first images of each split."""
-    about = [asdict(data.normalisation), data.name, data.class_names, repr(data.train.augmentation)]
+    """Hash of labels, classes, normalisation, augmentation, size, the split, and images.
+
+    Of images in memory and decoded ones, the pixels; of files, their sizes and the first one's pixels.
+    """
+    assignment = None if data.assignment is None else [data.assignment.digest, data.assignment.splits]
+    resize = None if data.resize is None else data.resize.model_dump()
+    about = [asdict(data.normalisation), data.name, data.class_names, repr(data.train.augmentation), resize, assignment]
     digest = hashlib.sha256(json.dumps(about).encode())
     for split in (data.train, data.val, data.test):
         digest.update(len(split).to_bytes(8, "little") + split.labels.tobytes())
         if len(split):
-            few = split.replace(augmentation=None).batch(range(min(_FEW, len(split))))[0]
-            digest.update(few.numpy().tobytes())
+            digest.update(split.replace(augmentation=None).batch([0])[0].numpy().tobytes())
+            _add_images(digest, split.images)
     return digest.hexdigest()
+
+
+def _add_images(digest: Any, images: Any) -> None:
+    if isinstance(images[0], Path):
+        digest.update(np.array([path.stat().st_size for path in images], np.int64).tobytes())
+        return
+    step = max(1, len(images) * np.asarray(images[0]).nbytes // _LARGEST)
+    for row in range(0, len(images), step):
+        digest.update(np.ascontiguousarray(images[row]).data)

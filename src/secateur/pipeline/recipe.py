@@ -105,7 +105,7 @@ def load_settings(kind: type[S], source: str | Path | None = None, overrides: di
         source: see `load_recipe`.
         overrides: likewise.
     """
-    value: Any = {} if source is None else _read(str(source))
+    value: Any = {} if source is None else _unshared(_read(str(source)))
     for key, item in (overrides or {}).items():
         _put(value, key, item)
     try:
@@ -163,6 +163,13 @@ def _read(source: str) -> Any:
     if not isinstance(value, dict):
         raise RequestError(f"recipe '{source}' must be a mapping, got {type(value).__name__}")
     return value
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which YAML's aliases are values of their own, so that replacing one leaves the others."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _put(value: dict[str, Any], key: str, item: Any) -> None:

@@ -31,7 +31,7 @@ class StepRow:
 
     Attributes:
         protocol: how units are scored and removed.
-        criterion: name without parameters; "" of the unpruned network.
+        criterion: name; ``none``: the unpruned network.
         step: 0: the unpruned network.
         stage: ``unpruned``, ``pruned``, ``fine-tuned`` or ``final``.
         accuracy: 0..1.
@@ -73,7 +73,7 @@ class StepSummary:
         criterion: name without parameters.
         macs: share that stays.
         pruned: accuracy before the last fine-tuning.
-        tuned: accuracy after it.
+        tuned: accuracy at the end, after all training.
         change: of that, from the unpruned network.
         spread: standard deviation of the accuracy after fine-tuning, over steps and seeds.
         balanced: balanced accuracy.
@@ -269,7 +269,7 @@ def _view(section: Steps, conditions: Conditions) -> dict[str, Any]:
 
 def _table(section: Steps, conditions: Conditions, seeds: str) -> Table:
     recall = f"recall of {section.watched}, %" if section.watched else "lowest recall, %"
-    head = ["protocol", "criterion", "MACs, %", "after pruning, %", "after fine-tuning, %", "change", "spread",
+    head = ["protocol", "criterion", "MACs, %", "after the last cut, %", "at the end, %", "change", "spread",
             "balanced, %", recall]  # fmt: skip
     lines = [
         [

@@ -67,7 +67,7 @@ def _labels(dataset: Dataset[Any]) -> np.ndarray:
 def _given(repeat: Mapping[str, int], names: Sequence[str], count: int) -> np.ndarray:
     """Times of each class, by name or index."""
     times = np.ones(max(count, len(names)), int)
-    known = {name: index for index, name in enumerate(names)} | {str(index): index for index in range(len(times))}
+    known = {str(index): index for index in range(len(times))} | {name: index for index, name in enumerate(names)}
     for name, value in repeat.items():
         if name not in known:
             raise RequestError(

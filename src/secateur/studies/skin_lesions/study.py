@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from secateur.core.errors import RequestError
 from secateur.core.sections import Effect
 from secateur.data import DataSettings, Resize
 from secateur.experiments import register_study
 from secateur.models import ModelSettings
-from secateur.studies.stepwise.settings import StepwiseSettings
+from secateur.studies.stepwise.settings import VERSION, StepwiseSettings
 from secateur.studies.stepwise.study import StepwiseStudy
 from secateur.training import TrainSettings
 
@@ -43,6 +43,20 @@ class SkinLesionSettings(StepwiseSettings):
     )
     final_epochs: Annotated[int, Effect.RESULTS] = Field(default=2, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _over_defaults(cls, value: Any) -> Any:
+        """What is given of a section goes over this study's defaults, not over those of any network."""
+        if not isinstance(value, dict):
+            return value
+        merged = dict(value)
+        for name in ("data", "model", "train", "finetune"):
+            given = value.get(name, {})
+            if isinstance(given, dict):
+                default = cls.model_fields[name].get_default(call_default_factory=True)
+                merged[name] = default.model_dump(exclude_unset=True) | given
+        return merged
+
 
 @register_study
 class SkinLesionStudy(StepwiseStudy):
@@ -56,7 +70,7 @@ class SkinLesionStudy(StepwiseStudy):
     """
 
     name = "skin-lesions"
-    version = 1
+    version = VERSION
     summary = "Skin lesions (HAM10000): pruned and fine-tuned in turn; recall of melanoma, by criterion."
     settings_type = SkinLesionSettings
     watched = "mel"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from secateur.core.errors import SecateurError
 from secateur.core.statistics import mean_interval, paired_difference
 from secateur.experiments import Finding, Tables, TextTable
 from secateur.reports import StepSummary
@@ -16,20 +19,27 @@ if TYPE_CHECKING:
 WAY = ["protocol", "criterion"]
 
 
-def short(criterion: str) -> str:
-    """Name of a criterion without its parameters, which the protocol says.
-
-    Example:
-        >>> short("weight:p=1")
-        'weight'
-    """
-    return criterion.partition(":")[0]
+def labels(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """What criteria of each protocol are called: their names, with parameters where the names alone repeat."""
+    ways = [(str(protocol), str(criterion)) for protocol, criterion in frame[WAY].drop_duplicates().to_numpy()]
+    names = {way: way[1].partition(":")[0] for way in ways}
+    counts = Counter((protocol, names[protocol, criterion]) for protocol, criterion in ways)
+    return {way: name if counts[way[0], name] == 1 else way[1] for way, name in names.items()}
 
 
 def unpruned(tables: Tables) -> pd.Series[Any]:
-    """Row of the unpruned network."""
-    steps = tables["steps"]
-    return steps[steps["criterion"] == UNPRUNED].iloc[0]
+    """Row of the unpruned network.
+
+    Raises:
+        SecateurError: where it is not measured.
+    """
+    rows = tables["steps"][tables["steps"]["criterion"] == UNPRUNED]
+    if not len(rows):
+        raise SecateurError(
+            "the unpruned network is not measured: its cell failed or is not finished; `secateur study status` has the "
+            "reason, `secateur study retry` repeats it"
+        )
+    return rows.iloc[0]
 
 
 def summary(tables: Tables, watched: str | None) -> list[StepSummary]:
@@ -40,7 +50,7 @@ def summary(tables: Tables, watched: str | None) -> list[StepSummary]:
         watched: class whose recall is wanted; None, or one that there is not: the class with the lowest.
     """
     steps, classes = tables["steps"], tables["classes"]
-    whole = float(unpruned(tables)["accuracy"])
+    whole, named = float(unpruned(tables)["accuracy"]), labels(steps)
     found = []
     for (protocol, criterion), part in steps[steps["criterion"] != UNPRUNED].groupby(WAY, sort=False):
         end = int(part["step"].max())
@@ -55,7 +65,7 @@ def summary(tables: Tables, watched: str | None) -> list[StepSummary]:
         found.append(
             StepSummary(
                 protocol=str(protocol),
-                criterion=short(str(criterion)),
+                criterion=named[str(protocol), str(criterion)],
                 macs=_mean(ends["macs"]),
                 pruned=_mean(before["accuracy"]),
                 tuned=_mean(ends["accuracy"]),
@@ -77,17 +87,17 @@ def _mean(values: pd.Series[Any]) -> float:
 def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Finding]:
     """For each protocol: whether the criterion with the best mean is ahead of each other one; then the watched class.
 
-    Differences are taken within each pair of seed and step, after fine-tuning where there is some: an interval over
-    seeds and steps together, which are not independent, so it is a description and no proof.
+    Of each seed, the mean over the steps is taken (after fine-tuning, where there is some); differences are paired by
+    seed.
     """
-    found = []
+    found, named = [], labels(tables["steps"])
     for protocol, means in _means(tables["steps"], "accuracy").groupby("protocol", sort=False):
-        found += _ahead(str(protocol), means.droplevel("protocol"), "accuracy over all steps")
+        found += _ahead(str(protocol), means.droplevel("protocol"), "accuracy over all steps", named)
     if watched is not None:
         classes = tables["classes"]
         recalls = _means(classes[classes["class"] == watched], "recall")
         for protocol, means in recalls.groupby("protocol", sort=False):
-            found += _ahead(str(protocol), means.droplevel("protocol"), f"recall of '{watched}' over all steps")
+            found += _ahead(str(protocol), means.droplevel("protocol"), f"recall of '{watched}' over all steps", named)
     return found
 
 
@@ -98,13 +108,13 @@ def _means(frame: pd.DataFrame, column: str) -> pd.Series[Any]:
     return used[used["stage"] == stage].groupby([*WAY, "seed"], sort=False)[column].mean()
 
 
-def _ahead(protocol: str, means: pd.Series[Any], what: str) -> list[Finding]:
+def _ahead(protocol: str, means: pd.Series[Any], what: str, named: Mapping[tuple[str, str], str]) -> list[Finding]:
     order = means.groupby("criterion", sort=False).mean().sort_values(ascending=False, kind="stable").index
     found = []
     for other in order[1:]:
         difference = paired_difference(means[order[0]], means[other])
         figures = f"{100 * difference.mean:+.1f} points{difference.interval_text(100)}, {difference.count} seeds"
-        text = f"{protocol}, {what}: {short(order[0])} is ahead of {short(other)}"
+        text = f"{protocol}, {what}: {named[protocol, order[0]]} is ahead of {named[protocol, other]}"
         found.append(Finding(text, difference.verdict, figures))
     return found
 
@@ -127,7 +137,7 @@ def overview(tables: Tables, watched: str | None = None) -> list[TextTable]:
         for line in summary(tables, watched)
     ]
     title = f"accuracy in % after all steps (unpruned {100 * base['accuracy']:.2f}, {base['samples']:,} images)"
-    head = ["protocol", "criterion", "MACs", "pruned", "fine-tuned", "change", "spread", "balanced", "recall"]
+    head = ["protocol", "criterion", "MACs", "last cut", "at the end", "change", "spread", "balanced", "recall"]
     return [TextTable(title, head, rows)]
 
 

@@ -13,7 +13,7 @@ from secateur.core.devices import choose_device
 from secateur.experiments import Tables
 from secateur.pipeline.pages import origin
 from secateur.studies.stepwise.cells import UNPRUNED
-from secateur.studies.stepwise.findings import recovered, short, summary, unpruned
+from secateur.studies.stepwise.findings import labels, recovered, summary, unpruned
 from secateur.studies.stepwise.settings import StepwiseSettings
 from secateur.studies.stepwise.tables import PRUNED, TUNED
 
@@ -31,17 +31,18 @@ def stepwise_page(tables: Tables, settings: StepwiseSettings, watched: str | Non
     asked = settings.steps
     kind = {"macs": "MACs", "params": "parameters", "units": "units"}[asked.kind]
     how = f"{asked.step:.0%} of {'all' if asked.of == 'whole' else 'the remaining'} {kind} in each step"
-    epochs = settings.finetune.epochs
+    epochs, final = settings.finetune.epochs, settings.final_epochs
+    trained = f"{epochs} epoch{'s' * (epochs != 1)} of training after each"
+    trained += f" and {final} more at the end" if final else ""
     section = rp.Steps(
         rows=rp.read_rows(rp.StepRow, _plain(steps)),
         recalls=rp.read_rows(rp.RecallRow, _recalls(tables)),
         summary=summary(tables, watched) if (steps["criterion"] != UNPRUNED).any() else [],
-        watched=watched or "",
+        watched=watched if watched is not None and (tables["classes"]["class"] == watched).any() else "",
     )
     return rp.Report(
         title=f"Pruned step by step: {settings.model.name} on {Path(settings.data.source).stem}",
-        subtitle=f"{how}, {len(asked.shares())} steps, {epochs} epoch{'s' * (epochs != 1)} of training after each, "
-        f"unpruned {100 * unpruned(tables)['accuracy']:.2f} %",
+        subtitle=f"{how}, {len(asked.shares())} steps, {trained}, unpruned {100 * unpruned(tables)['accuracy']:.2f} %",
         sections=[section, *_heatmaps(tables)],
         conditions=_conditions(tables, settings),
         **made,
@@ -54,7 +55,9 @@ def write_figure(tables: Tables, settings: StepwiseSettings, path: Path) -> Path
 
 
 def _plain(steps: pd.DataFrame) -> pd.DataFrame:
-    return steps.assign(criterion=steps["criterion"].map(short))
+    """With the names that criteria are shown by."""
+    named = labels(steps)
+    return steps.assign(criterion=[named[way] for way in zip(steps["protocol"], steps["criterion"], strict=True)])
 
 
 def _recalls(tables: Tables) -> pd.DataFrame:
@@ -62,12 +65,12 @@ def _recalls(tables: Tables) -> pd.DataFrame:
     classes = tables["classes"]
     stage = TUNED if (classes["stage"] == TUNED).any() else PRUNED
     shown = classes[(classes["stage"] == stage) | (classes["step"] == 0)]
-    return shown.assign(criterion=shown["criterion"].map(short)).rename(columns={"class": "class_name"})
+    return _plain(shown).rename(columns={"class": "class_name"})
 
 
 def _heatmaps(tables: Tables) -> list[rp.Heatmaps]:
-    """The same images by the unpruned network and by what the first protocol's criteria leave of it."""
-    pictures = tables["pictures"]
+    """The same images by the unpruned network and by what is left of it."""
+    pictures, named = tables["pictures"], labels(tables["steps"])
     if not len(pictures):
         return []
     before = {row["image"]: row for row in pictures[pictures["criterion"] == UNPRUNED].to_dict("records")}
@@ -78,7 +81,8 @@ def _heatmaps(tables: Tables) -> list[rp.Heatmaps]:
             caption = (
                 f"before: {first['predicted']}, after: {row['predicted']}; cosine of the heatmaps {row['cosine']:.2f}"
             )
-            title = f"{row['label']} (image {row['image']}): {short(row['criterion'])}, {row['protocol']}"
+            name = named.get((row["protocol"], row["criterion"]), row["criterion"])
+            title = f"{row['label']} (image {row['image']}): {name}, {row['protocol']}"
             found.append(rp.Heatmap(title, first["pixels"], first["relevance"], row["relevance"], caption))
     return [rp.Heatmaps(found)] if found else []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,14 +13,20 @@ from secateur.reports import heatmap_png, image_png
 
 
 def picture_rows(
-    before: nn.Module, after: nn.Module, images: LabelledImages, count: int, keys: Mapping[str, Any]
+    before: nn.Module,
+    after: nn.Module,
+    images: LabelledImages,
+    positions: Sequence[int],
+    count: int,
+    keys: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Relevance of the true class, image by image.
 
     Args:
         before: the unpruned network.
         after: the network that rows are about; the unpruned one itself has the images in its rows.
-        images: of a split.
+        images: some of a split.
+        positions: of these in the split.
         count: how many of them, spread over the classes.
         keys: columns of all rows.
     """
@@ -31,7 +37,7 @@ def picture_rows(
     return [
         {
             **keys,
-            "image": item.index,
+            "image": positions[item.index],
             "label": item.label,
             "predicted": item.predicted[-1],
             "pixels": image_png(item.pixels) if same else "",

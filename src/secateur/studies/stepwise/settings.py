@@ -14,6 +14,9 @@ from secateur.pipeline import PruneSettings, Recipe
 from secateur.tracking import TrackingSettings
 from secateur.training import TrainSettings
 
+VERSION = 1
+"""Of the studies that prune in steps; raised when their results change."""
+
 PUBLISHED_CRITERIA = (
     "lrp:composite=epsilon-plus,bias=false,start=one,reduce=abs,positions=abs,normalise=l1,at=makers",
     "weight:p=1,normalise=l1",
@@ -33,7 +36,7 @@ class ProtocolSettings(Section):
     Attributes:
         name: in tables.
         criteria: names, with parameters behind a colon.
-        prune: strategy and repair; the schedule is that of the steps.
+        prune: strategy and repair; its schedule and step do not matter, those of the study do.
         per_class: reference samples of each class; None: all training images.
     """
 
@@ -50,7 +53,7 @@ def published(**changes: object) -> ProtocolSettings:
 
 
 def ours(**changes: object) -> ProtocolSettings:
-    """Secateur's own: what `secateur prune` does, on few reference samples."""
+    """Secateur's own: the strategy and repair of `secateur prune`, on few reference samples."""
     return ProtocolSettings(**{"name": "ours", "criteria": ("lrp", "weight", "grad", "taylor"), **changes})  # type: ignore[arg-type]
 
 

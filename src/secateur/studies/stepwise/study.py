@@ -12,8 +12,8 @@ from secateur.core.errors import RequestError
 from secateur.criteria import get, parse
 from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study, settings_for, write_table
 from secateur.pipeline.requests import check_inputs, check_settings, check_trained
-from secateur.studies.stepwise.cells import PRUNE, TIME, StepCell, TimeCell, step_cells
-from secateur.studies.stepwise.settings import StepwiseSettings
+from secateur.studies.stepwise.cells import PRUNE, TIME, UNPRUNED, StepCell, TimeCell, step_cells
+from secateur.studies.stepwise.settings import VERSION, StepwiseSettings
 from secateur.studies.stepwise.tables import STORED, assembled
 from secateur.studies.stepwise.work import BenchOf
 from secateur.tracking import check_trackers
@@ -31,7 +31,7 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
     """
 
     name = "stepwise"
-    version = 1
+    version = VERSION
     summary = "Pruned and fine-tuned in turn, step by step: accuracy, recall of each class, cost, by criterion."
     settings_type = StepwiseSettings
     tables = STORED
@@ -57,11 +57,19 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
         check_trackers(settings.tracking.trackers)
         if not settings.train.epochs:
             check_trained(settings.model)
-        names = [protocol.name for protocol in settings.variants.protocols]
-        if len(set(names)) < len(names):
-            raise RequestError(f"two protocols are called '{names[0]}'; give each in variants.protocols its own name")
+        _refuse_repeats("variants.seeds", settings.variants.seeds)
+        _refuse_repeats("names of variants.protocols", [protocol.name for protocol in settings.variants.protocols])
+        if settings.train.distillation is not None:
+            raise RequestError("the unpruned network has no teacher; leave train.distillation out")
+        distillation = settings.finetune.distillation
+        if distillation is not None and distillation.teacher == "masked":
+            raise RequestError(
+                "a masked teacher is as large as the pruned network, which gets smaller step by step; set "
+                "finetune.distillation.teacher=unpruned"
+            )
         for protocol in settings.variants.protocols:
             check_settings(protocol.prune)
+            _refuse_repeats(f"criteria of protocol '{protocol.name}'", protocol.criteria)
             for text in protocol.criteria:
                 name, parameters = parse(text)
                 get(name, **parameters)
@@ -123,4 +131,12 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
 
         names = ("steps", "classes", "plans", "splits")
         written = {name: write_table(tables[name], folder / f"{name}.csv") for name in names if len(tables[name])}
-        return {**written, "figure": write_figure(tables, self.settings, folder / "steps.svg")}
+        if (tables["steps"]["criterion"] != UNPRUNED).any():
+            written["figure"] = write_figure(tables, self.settings, folder / "steps.svg")
+        return written
+
+
+def _refuse_repeats(what: str, values: Sequence[object]) -> None:
+    twice = next((value for value in values if list(values).count(value) > 1), None)
+    if twice is not None:
+        raise RequestError(f"{what}: '{twice}' stands there twice; give each once")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,13 @@ from secateur.core.files import cache_folder, ensure_folder
 from secateur.criteria import get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData, LabelledImages, ReferenceSet, loader
-from secateur.data.duplicates import near_duplicates
+from secateur.data.duplicates import fingerprints, near_duplicates
 from secateur.evaluation import evaluate, measure_latency, measure_memory
 from secateur.experiments import Resource, Resources, Result, fingerprint
 from secateur.experiments.cells import canonical
 from secateur.models import load_weights, save_weights
 from secateur.pipeline.contents import data_digest, weights_digest
-from secateur.pipeline.jobs import TrainJob, opened
-from secateur.pipeline.requests import untrained_error
+from secateur.pipeline.jobs import TrainJob, check_budget, opened
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.stepwise import Stepwise
 from secateur.pipeline.subsets import drawn
@@ -35,10 +36,11 @@ from secateur.selection import Budget, Plan
 from secateur.structure import Structure, trace
 from secateur.studies.stepwise.cells import UNPRUNED, StepCell, TimeCell
 from secateur.studies.stepwise.pictures import picture_rows
-from secateur.studies.stepwise.settings import StepwiseSettings
+from secateur.studies.stepwise.settings import VERSION, StepwiseSettings
 from secateur.studies.stepwise.tables import FINAL, PRUNED, TUNED, UNPRUNED_STAGE
 from secateur.surgery import prune
 from secateur.training import TrainSettings, fit
+from secateur.training.repetition import repeated
 
 Row = dict[str, Any]
 
@@ -46,22 +48,13 @@ _LARGEST = 8 * 2**30
 """Bytes of reference samples that are held in memory."""
 
 
-def trained(settings: StepwiseSettings) -> Prepared:
-    """Network and data, the network trained: found in the cache, or trained now and put there.
+def train_or_find(prepared: Prepared) -> None:
+    """Train the network in place, or take its weights from the cache, where they were put when it was trained before.
 
     Interrupted training goes on at its last whole epoch.
-
-    Raises:
-        RequestError: for data and network that do not go together, or random weights without training.
     """
-    recipe = settings.recipe
-    prepared = opened(recipe, trained=False)
-    if not recipe.train.epochs:
-        if not prepared.trained and not recipe.model.allow_untrained:
-            raise untrained_error(recipe.model.name, prepared.new_head)
-        return prepared
-    how = recipe.train.model_dump(mode="json", exclude={"device", "workers"})
-    key = fingerprint(weights_digest(prepared.model), data_digest(prepared.data), canonical(how))
+    how = _plain(prepared.recipe.train)
+    key = fingerprint(_made_by(), weights_digest(prepared.model), data_digest(prepared.data), canonical(how))
     path = cache_folder("networks") / f"{key[:32]}.safetensors"
     ensure_folder(path.parent)
     if path.exists():
@@ -75,7 +68,16 @@ def trained(settings: StepwiseSettings) -> Prepared:
         save_weights(prepared.model, path, {"training": how})
         state.unlink(missing_ok=True)
     prepared.model.to(prepared.device).eval()
-    return prepared
+
+
+def _made_by() -> str:
+    """What is kept in the cache is for this version of the study and the package."""
+    return f"{VERSION} {version('secateur')}"
+
+
+def _plain(settings: TrainSettings) -> dict[str, Any]:
+    """Without what changes no result."""
+    return settings.model_dump(mode="json", exclude={"device", "workers"})
 
 
 class Bench:
@@ -83,25 +85,44 @@ class Bench:
 
     Args:
         settings: of the study.
+
+    Raises:
+        RequestError: before the network is trained, for data and network that do not go together, too few images of a
+            class, criteria that ask for other samples, steps that go too far, or unknown classes to repeat.
     """
 
     def __init__(self, settings: StepwiseSettings) -> None:
-        self.settings, self.prepared = settings, trained(settings)
-        self.model, self.data, self.device = self.prepared.model, self.prepared.data, self.prepared.device
+        self.settings, recipe = settings, settings.recipe
+        self.prepared = prepared = opened(recipe, trained=not recipe.train.epochs)
+        self.model, self.data, self.device = prepared.model, prepared.data, prepared.device
+        self._structures: dict[bool, Structure] = {}
+        self._check()
+        if recipe.train.epochs:
+            train_or_find(prepared)
+            self._structures.clear()  # they were traced with other weights
+
+    def _check(self) -> None:
+        settings = self.settings
+        for repeat in (settings.train.repeat, settings.finetune.repeat):
+            repeated(self.data.train, repeat, 0, 0)
         for protocol in settings.variants.protocols:
+            last = Budget.of(settings.steps.kind, settings.steps.shares()[-1])
+            check_budget(self.prepared, self.structure(protocol.prune.stream), last, protocol.prune)
+            if protocol.per_class is None:
+                self._check_whole()
+                continue
+            reference = self.reference(protocol.per_class, settings.variants.seeds[0])
             for text in protocol.criteria:
                 name, parameters = parse(text)
                 criterion = get(name, **parameters)
-                if protocol.per_class is None:
-                    self._check_whole()
-                else:
-                    reference = self.reference(protocol.per_class, settings.variants.seeds[0])
-                    first_balanced(reference, criterion.asks_for, criterion.name)
+                first_balanced(reference, criterion.asks_for, criterion.name)
 
-    @cached_property
-    def structure(self) -> Structure:
-        """Of the network."""
-        return trace(self.model, self.data.test.batch([0])[0].to(self.device))
+    def structure(self, stream: bool) -> Structure:
+        """Of the network, with its residual streams or without."""
+        if stream not in self._structures:
+            example = self.data.test.batch([0])[0].to(self.device)
+            self._structures[stream] = trace(self.model, example, stream=stream)
+        return self._structures[stream]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -109,12 +130,21 @@ class Bench:
         return fingerprint(weights_digest(self.model), data_digest(self.data))
 
     @cached_property
+    def positions(self) -> list[int]:
+        """In the split, of the images that networks are measured on."""
+        asked = self.settings.measure
+        count = len(getattr(self.data, asked.split))
+        return [int(i) for i in drawn(count, asked.limit, "stepwise", asked.split)]
+
+    @cached_property
     def images(self) -> LabelledImages:
         """That networks are measured on."""
-        asked = self.settings.measure
-        split: LabelledImages = getattr(self.data, asked.split)
-        split = split.replace(augmentation=None)
-        return split.subset(drawn(len(split), asked.limit, "stepwise", asked.split)) if asked.limit else split
+        split: LabelledImages = getattr(self.data, self.settings.measure.split)
+        return split.replace(augmentation=None).subset(self.positions)
+
+    def pictures(self, network: nn.Module, keys: Mapping[str, Any]) -> list[Row]:
+        """Where a network looks, beside the unpruned one."""
+        return picture_rows(self.model, network, self.images, self.positions, self.settings.pictures.images, keys)
 
     def reference(self, per_class: int | None, seed: int) -> ReferenceSet:
         """Samples that criteria look at.
@@ -170,9 +200,7 @@ class Bench:
         keys = {**cell.keys, "step": 0, "stage": UNPRUNED_STAGE, "share": 1.0}
         main, classes = self.row(self.model, None, keys)
         main |= {"train_loss": None, "epochs": self.settings.train.epochs, "seconds": 0.0}
-        pictures = picture_rows(
-            self.model, self.model, self.images, self.settings.pictures.images, {**cell.keys, "step": 0}
-        )
+        pictures = self.pictures(self.model, {**cell.keys, "step": 0})
         notes = [{"note": note} for note in [*self.prepared.notes, *leaks(self.data)]]
         rows = {"steps": [main], "classes": classes, "pictures": pictures}
         return Result(rows | {"splits": split_rows(self.data), "notes": notes})
@@ -182,18 +210,20 @@ class Bench:
         probe = self.images.batch(range(min(self.settings.timing.batch, len(self.images))))[0]
         rows = []
         for plan in measured.rows["plans"]:
-            slim = prune(self.model, self.plan_of(json.loads(plan["removed"])), check=False).to(self.device)
+            slim = prune(self.model, self.plan_of(cell, json.loads(plan["removed"])), check=False).to(self.device)
             times = measure_latency([self.model, slim], probe, repeats=self.settings.timing.repeats)
             memory = measure_memory(slim, probe)
             rows.append({**cell.keys, "step": plan["step"], **times[-1].columns(), **memory.columns()})
         return Result({"times": rows})
 
-    def plan_of(self, removed: Mapping[str, list[int]]) -> Plan:
+    def plan_of(self, cell: StepCell, removed: Mapping[str, list[int]]) -> Plan:
         """The plan that removes some units of each group."""
-        keep = np.ones(self.structure.num_units, bool)
+        assert cell.prune is not None
+        structure = self.structure(cell.prune.stream)
+        keep = np.ones(structure.num_units, bool)
         for name, units in removed.items():
-            keep[self.structure.group(name).first + np.array(units, np.int64)] = False
-        return Plan.of(self.structure, keep, {}, "stored", "stored")
+            keep[structure.group(name).first + np.array(units, np.int64)] = False
+        return Plan.of(structure, keep, {}, "stored", "stored")
 
 
 def split_rows(data: ImageData) -> list[Row]:
@@ -208,19 +238,33 @@ def split_rows(data: ImageData) -> list[Row]:
     ]
 
 
+class _Images(Sequence[Any]):
+    """The images of several splits, one after the other, each opened when it is asked for."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts, self._ends = parts, np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, row: Any) -> Any:
+        part = int(np.searchsorted(self._ends, row, side="right"))
+        return self._parts[part][row - (int(self._ends[part - 1]) if part else 0)]
+
+
 def leaks(data: ImageData) -> list[str]:
     """A sentence on images that are nearly the same in different splits, where there are any."""
     if data.assignment is None:
         return []
     parts = {name: getattr(data, name) for name in ("train", "val", "test")}
-    images = [part.images[row] for part in parts.values() for row in range(len(part))]
+    images = _Images([part.images for part in parts.values()])
     splits = [name for name, part in parts.items() for _ in range(len(part))]
-    pairs = near_duplicates(images, splits)
+    pairs = near_duplicates(fingerprints(images, window=data.train.window), splits)
     if not pairs:
         return []
     return [
         f"{len(pairs):,} pairs of images in different splits are nearly the same, of {len(images):,} images; "
-        "`secateur data check` shows them"
+        "look at them with `secateur data check`"
     ]
 
 
@@ -248,7 +292,7 @@ class Chain:
         self.bench, self.cell, self.settings = bench, cell, bench.settings
         name, parameters = parse(cell.criterion)
         self.criterion = get(name, **parameters).seeded(cell.seed)
-        self.stepwise = Stepwise(bench.model, bench.structure, cell.prune)
+        self.stepwise = Stepwise(bench.model, bench.structure(cell.prune.stream), cell.prune)
         self.finetune = self.settings.finetune.model_copy(update={"device": str(bench.device), "seed": cell.seed})
         self._rows: dict[str, list[Row]] = {"steps": [], "classes": [], "plans": []}
 
@@ -256,9 +300,9 @@ class Chain:
     def folder(self) -> Path:
         """Where it is kept: named by all that the result depends on."""
         asked = self.settings
-        parts = [asked.steps, asked.finetune, asked.measure]
-        how = [part.model_dump(mode="json") for part in parts] + [asked.final_epochs, self.cell.coordinates]
-        return cache_folder("stepwise") / fingerprint(self.bench.fingerprint, canonical(how))[:32]
+        how = [asked.steps.model_dump(mode="json"), asked.measure.model_dump(mode="json"), _plain(asked.finetune)]
+        parts = [*how, asked.final_epochs, self.cell.coordinates]
+        return _kept_chains() / fingerprint(_made_by(), self.bench.fingerprint, canonical(parts))[:32]
 
     def result(self) -> Result:
         """Do what is left to do; all rows."""
@@ -271,10 +315,8 @@ class Chain:
         cell, asked = self.cell, self.settings
         if cell.seed == asked.variants.seeds[0]:
             keys = {**cell.keys, "step": len(asked.steps.shares())}
-            bench = self.bench
-            rows["pictures"] = picture_rows(
-                bench.model, self.stepwise.network, bench.images, asked.pictures.images, keys
-            )
+            rows["pictures"] = self.bench.pictures(self.stepwise.network, keys)
+        (self.folder / _FINISHED).touch()
         return Result(rows)
 
     def _work(self) -> Iterator[tuple[str, int, Any]]:
@@ -319,6 +361,7 @@ class Chain:
     def _resume(self) -> tuple[int, int]:
         """Step and stage that were done when the work was interrupted; (0, 0): none."""
         ensure_folder(self.folder)
+        _delete_old_chains()
         record = self.stepwise.resume(self._kept)
         if record is None:
             return 0, 0
@@ -332,9 +375,22 @@ class Chain:
     def _state(self, name: str) -> Path:
         return self.folder / f"{name}.state"
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Delete what is kept."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _kept_chains() -> Path:
+    return cache_folder("stepwise")
+
+
+def _delete_old_chains() -> None:
+    """Delete what was kept of chains that were finished days ago: their rows are in a store."""
+    for marker in _kept_chains().glob(f"*/{_FINISHED}"):
+        with contextlib.suppress(OSError):  # another process may be at it
+            if time.time() - marker.stat().st_mtime > _DAYS * 86_400:
+                shutil.rmtree(marker.parent)
+
+
+_FINISHED, _DAYS = "finished", 3
 _ORDER = {PRUNED: 1, TUNED: 2, FINAL: 3}
