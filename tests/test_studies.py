@@ -99,7 +99,7 @@ def other_stepwise():
     """Under which fields count that those of `stepwise` do not use."""
     raw = stepwise().model_dump()
     raw["steps"] |= {"total": None, "count": 2}
-    raw["finetune"] |= {"patience": 2, "distillation": {}}
+    raw["finetune"] |= {"patience": 2}
     raw["timing"] |= {"repeats": 1}
     return [type(stepwise()).model_validate(raw)]
 

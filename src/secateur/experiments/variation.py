@@ -101,7 +101,8 @@ def _values(annotation: Any, value: Any) -> Iterator[Any]:
         yield from _sequences(arguments[0] if arguments else Any, value)
     elif annotation is dict or origin is dict:
         items = islice(_values(arguments[1] if arguments else Any, None), 3)
-        yield from ({**(value or {}), "other": item} for item in items)
+        known = value if isinstance(value, dict) else {}  # of a union, the value may be of another kind
+        yield from ({**known, "other": item} for item in items)
     elif isinstance(annotation, type):
         yield from _plain(annotation, value)
     else:
