@@ -6,6 +6,8 @@ import csv
 import itertools
 import json
 import shutil
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ from secateur.core.errors import RequestError
 from secateur.data import duplicates
 from secateur.data.duplicates import exact_duplicates, fingerprints, near_duplicates, near_pairs
 from secateur.data.inspection import inspect
-from secateur.data.settings import DataSettings
-from secateur.data.sources import read_table
+from secateur.data.settings import DataSettings, SplitSettings
+from secateur.data.sources import open_data, read_table
 from secateur.data.splits import assigned, write_assignment
 from secateur.data.synthetic import write_lesions
 from secateur.data.verdicts import verdict
@@ -159,6 +161,30 @@ def test_near_duplicates_count_across_splits_and_groups() -> None:
         near_duplicates(images, splits[:3])
 
 
+def test_images_that_are_made_when_asked_for_are_not_kept() -> None:
+    asked: list[int] = []
+    gone: list[None] = []
+    most = [0]
+    lock = threading.Lock()
+
+    class Lazy:
+        def __len__(self) -> int:
+            return 200
+
+        def __getitem__(self, row: int) -> np.ndarray:
+            image = np.random.default_rng(row % 150).integers(0, 256, (16, 16, 3), np.uint8)
+            weakref.finalize(image, gone.append, None)
+            with lock:
+                asked.append(row)
+                most[0] = max(most[0], len(asked) - len(gone))
+            return image
+
+    splits = ["train"] * 150 + ["test"] * 50
+    assert near_duplicates(Lazy(), splits, workers=2) == [(row, row + 150) for row in range(50)]
+    assert sorted(asked) == list(range(200))  # each once
+    assert most[0] < 20
+
+
 # ---------------------------------------------------------------- inspection
 
 
@@ -240,6 +266,32 @@ def test_split_is_made_as_a_run_makes_it(lesions: Path, tmp_path: Path) -> None:
     done = _check(lesions, "--split", str(tmp_path / "split.csv"), "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["split_by"] == f"by '{tmp_path / 'split.csv'}'"
+
+
+def test_split_files_are_looked_at_where_images_are_broken(table: tuple[Path, Table], tmp_path: Path) -> None:
+    for row in table[1]:
+        del row["split"]
+    source, file = _written(table), tmp_path / "split.csv"
+    broken = tmp_path / table[1][0]["image"]
+    whole = broken.read_bytes()
+    for written, looked_at in ((b"", b""), (whole, b"")):  # the file lacks the image, or has it
+        broken.write_bytes(written)
+        settings = DataSettings(source=str(source), resize=8, on_bad_sample="skip")
+        write_assignment(open_data(settings).assignment, file)
+        broken.write_bytes(looked_at)
+        done = _check(source, "--split", str(file), "--json")
+        assert done.exit_code == 0, done.output
+        assert sum(sum(each["images"].values()) for each in json.loads(done.stdout)["classes"]) == len(table[1]) - 1
+
+
+def test_groups_in_several_splits_of_a_file_are_counted(table: tuple[Path, Table], tmp_path: Path) -> None:
+    for row in table[1]:
+        del row["split"]
+    found = read_table(DataSettings(source=str(_written(table))))
+    write_assignment(assigned(found, SplitSettings(by="image"), 0), tmp_path / "split.csv")
+    done = _check(table[0], "--split", str(tmp_path / "split.csv"))
+    assert done.exit_code == 1
+    assert "groups are in several splits" in done.output
 
 
 def test_split_by_image_leaks(lesions: Path) -> None:

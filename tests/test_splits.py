@@ -54,7 +54,7 @@ def splits_of(found: Assignment) -> dict[str, str]:
     return dict(zip(found.ids, found.splits, strict=True))
 
 
-def torn_groups(found: Assignment) -> list[str]:
+def divided_groups(found: Assignment) -> list[str]:
     parts = defaultdict(set)
     for group, split in zip(found.groups, found.splits, strict=True):
         parts[group].add(split)
@@ -87,7 +87,7 @@ def check(request: Request) -> None:
     table = table_of(request.groups)
     test, val = request.shares
     found = assigned(table, SplitSettings(test=test, val=val), request.seed)
-    assert not torn_groups(found)
+    assert not divided_groups(found)
     splits = np.array(found.splits)
     left = np.ones(len(table), bool)
     for split, share in (("test", test), ("val", val / (1 - test))):
@@ -127,7 +127,7 @@ def test_patients_with_several_classes_stay_whole_or_are_refused(labels, members
         found = assigned(plain, SplitSettings(), seed)
     except RequestError:
         return  # in one of the patients' classes there are too few of them
-    assert not torn_groups(found)
+    assert not divided_groups(found)
     for label in {*labels.tolist()}:
         assert {split for split, each in zip(found.splits, labels, strict=True) if each == label} == {
             "train",
@@ -154,6 +154,14 @@ def test_other_shares_are_met_by_several_folds(share):
     drawn = part_by_group(table.labels, table.groups, share, seed=0)
     for label in range(3):
         assert np.sum(table.labels[drawn] == label) == pytest.approx(share * 120, abs=6)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.94, 0.96, 0.98, 0.999])
+def test_large_shares_leave_little(share):
+    table = even(groups=100, size=1)
+    drawn = part_by_group(table.labels, table.groups, share, seed=0)
+    assert len(drawn) == pytest.approx(share * 300, abs=5)
+    assert {*np.delete(table.labels, drawn)} == {0, 1, 2}
 
 
 def test_the_usual_shares():
@@ -198,23 +206,23 @@ def test_given_splits_are_used_and_missing_ones_parted_off():
     found = assigned(replace(table, splits=tuple(given)), SplitSettings(), 0)
     assert [split == "test" for split in found.splits] == [split == "test" for split in given]
     assert Counter(found.splits)["val"] == 6
-    assert not torn_groups(found)
+    assert not divided_groups(found)
     whole = tuple(np.where(given == "test", "test", np.where(np.arange(len(table)) % 20 > 15, "val", "train")))
     assert assigned(replace(table, splits=whole), SplitSettings(), 0).splits == whole
 
 
-def test_groups_that_the_table_itself_tears_are_named():
+def test_groups_that_the_table_itself_has_in_several_splits_are_named():
     table = even()
     given = ["train"] * len(table)
     given[5] = "test"
-    torn = replace(table, splits=tuple(given))
+    leaking = replace(table, splits=tuple(given))
     with pytest.raises(RequestError) as caught:
-        assigned(torn, SplitSettings(), 0)
+        assigned(leaking, SplitSettings(), 0)
     assert re.match(
         r"manifest.csv row 7: group 'g002' is in test, but in train in manifest.csv row 6; .*data.split.by=image",
         str(caught.value),
     )
-    accepted = assigned(torn, SplitSettings(by="image"), 0)
+    accepted = assigned(leaking, SplitSettings(by="image"), 0)
     assert any("groups" in note and "are in several splits" in note for note in accepted.notes)
 
 
@@ -246,7 +254,7 @@ def test_classes_that_only_one_patient_has():
     groups = list(table.groups)
     groups[40:] = [f"all{row % 3}" for row in range(20)]
     found = assigned(replace(table, groups=tuple(groups)), SplitSettings(), 0)
-    assert not torn_groups(found)
+    assert not divided_groups(found)
     with pytest.raises(RequestError, match=r"too few groups .*'c' has 1 \(20 images\)"):
         assigned(replace(table, groups=(*groups[:40], *["one"] * 20)), SplitSettings(), 0)
 
@@ -283,7 +291,7 @@ def test_test_images_of_single_image_groups():
     tested = [group for group, split in zip(found.groups, found.splits, strict=True) if split == "test"]
     assert len(tested) == 12
     assert {sizes[group] for group in tested} == {1}
-    assert not torn_groups(found)
+    assert not divided_groups(found)
     assert any("only from groups of one image" in note for note in found.notes)
     shuffled = table.subset(np.random.default_rng(0).permutation(len(table)))
     assert splits_of(assigned(shuffled, SplitSettings(singles=True), 0)) == splits_of(found)
@@ -376,8 +384,9 @@ def test_split_files_of_other_data_are_refused(written, name):
 
 def test_split_files_may_be_written_by_hand(written):
     content = written.read_text().split("\n", 1)[1]
-    written.write_text(content.replace("0007.png,train", "0007.png,val").replace("0007.png,test", "0007.png,val"))
-    assert splits_of(assigned(even(), SplitSettings(file=written), 0))["0007.png"] == "val"
+    written.write_text(re.sub(r"(000[67].png),(train|test)", r"\1,val", content))
+    found = splits_of(assigned(even(), SplitSettings(file=written), 0))
+    assert found["0006.png"] == found["0007.png"] == "val"
 
 
 def test_split_files_that_leak_say_so(written):
@@ -385,8 +394,32 @@ def test_split_files_that_leak_say_so(written):
     changed(written, "0000.png,train", "0000.png,test") if found["0000.png"] == "train" else changed(
         written, f"0000.png,{found['0000.png']}", "0000.png,train"
     )
-    (note,) = assigned(even(), SplitSettings(file=written), 0).notes
+    with pytest.raises(RequestError, match=r"split file '.*split.csv': manifest.csv row 3: group 'g000' is in "):
+        assigned(even(), SplitSettings(file=written), 0)
+    (note,) = assigned(even(), SplitSettings(file=written, by="image"), 0).notes
     assert note.startswith("1 of 30 groups (2 images) are in several splits")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_what_a_split_file_lacks_is_parted_off_by_group(tmp_path, split):
+    table = even(size=4)
+    found = assigned(table, SplitSettings(), 5)
+    given = tuple("train" if each == split else each for each in found.splits)
+    write_assignment(replace(found, splits=given), tmp_path / "split.csv")
+    again = assigned(table, SplitSettings(file=tmp_path / "split.csv"), 0)
+    assert not divided_groups(again)
+    assert {*again.splits} == {"train", "val", "test"}
+    assert all(new in (old, split) for new, old in zip(again.splits, given, strict=True))
+    assert [f"gives no {split} images" in note for note in again.notes] == [True]
+
+
+def test_of_a_split_file_only_images_that_were_left_out_may_be_absent(written):
+    table = even()
+    kept = [row for row in range(len(table)) if row != 3]
+    again = assigned(table.subset(kept), SplitSettings(file=written), 0)
+    assert splits_of(again) == {i: s for i, s in splits_of(read_assignment(written)).items() if i != "0003.png"}
+    with pytest.raises(RequestError, match="image '0003.png' of the file is not in the data"):
+        assigned(replace(table.subset(kept), left_out=frozenset({"0004.png"})), SplitSettings(file=written), 0)
 
 
 def test_an_absent_split_file_is_refused_before_anything_is_opened(tmp_path):

@@ -15,7 +15,16 @@ from PIL import Image
 from pydantic import ValidationError
 
 from secateur.core.errors import RequestError
-from secateur.data import DataSettings, LabelledTable, Resize, TableSettings, check_source, open_data, read_table
+from secateur.data import (
+    DataSettings,
+    LabelledTable,
+    Resize,
+    TableSettings,
+    check_source,
+    open_data,
+    read_table,
+    write_assignment,
+)
 
 COUNT = 24
 HEADER = ("image", "label", "patient", "age")
@@ -188,6 +197,15 @@ def test_of_several_usual_columns_one_is_taken_and_that_is_said(folder):
     assert table.groups[0] == "p0"
     assert any("'label' is taken as the column of the label, not 'target'" in note for note in table.notes)
     assert any("'patient' is taken as the column of the group, not 'lesion_id'" in note for note in table.notes)
+
+
+def test_numbers_of_folds_are_no_splits(folder):
+    path = write(folder, [row | {"fold": f"{i % 5}.0"} for i, row in enumerate(rows())])
+    table = read(path)
+    assert table.splits is None
+    (note,) = table.notes
+    assert note == "manifest.csv: column 'fold' holds numbers, as of folds; it is not used as the split"
+    assert "split '0' is unknown" in refusal(read, path, table=TableSettings(split="fold"))
 
 
 def test_content_counts_not_the_extension(folder):
@@ -433,6 +451,69 @@ def test_decoded_images_are_the_same_as_those_read_each_time(folder):
     assert not isinstance(made["always"].train.images, list)
 
 
+def test_normalisation_is_of_all_classes_whether_or_not_files_are_kept(tmp_path, monkeypatch):
+    """Of files sorted by class, the first hundreds are of one class only."""
+    table = []
+    for name, value in (("dark", 20), ("light", 220)):
+        for i in range(420):
+            table.append({"image": f"{name}{i:03d}.bmp", "label": name, "split": "test" if i < 20 else "train"})
+            Image.new("RGB", (4, 4), (value,) * 3).save(tmp_path / table[-1]["image"])
+    path = write(tmp_path, table)
+    asked = DataSettings(source=str(path), resize=4)
+    made = [open_data(asked.model_copy(update={"cache": cache})).normalisation for cache in ("never", "always")]
+    assert made[0] == made[1]
+    assert made[0].mean[0] == pytest.approx(120 / 255, abs=0.03)
+    assert made[0].std[0] == pytest.approx(100 / 255, abs=0.01)
+
+
+def split_file(folder: Path, path: Path, **settings) -> Path:
+    """The split of a run with these settings."""
+    data = open_data(DataSettings(source=str(path), resize=8, **settings))
+    write_assignment(data.assignment, folder / "split.csv")
+    return folder / "split.csv"
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+@pytest.mark.parametrize("broken", [(), (7,), (6, 7)])
+def test_split_files_serve_where_images_break_later(folder, tmp_path, cache, broken):
+    for number in broken:  # before the file is written, then it lacks them
+        (folder / "img" / f"{number:02d}.png").write_bytes(b"no picture")
+    path = write(folder, rows())
+    skip = {"on_bad_sample": "skip", "cache": cache}
+    file = split_file(tmp_path, path, **skip)
+    again = {**skip, "split": {"file": file}}
+    first = open_data(DataSettings(source=str(path), resize=8, **again)).assignment
+    assert len(first.ids) == COUNT - len(broken)
+    (folder / "img" / "00.png").write_bytes(b"no picture")
+    (folder / "img" / "01.png").unlink()
+    second = open_data(DataSettings(source=str(path), resize=8, **again)).assignment
+    assert {*first.ids} - {*second.ids} == {"img/00.png", "img/01.png"}
+    given = dict(zip(first.ids, first.splits, strict=True))
+    assert all(given[id_] == split for id_, split in zip(second.ids, second.splits, strict=True))
+    write(folder, [row for row in rows() if row["image"] != "img/09.png"])
+    said = refusal(open_data, DataSettings(source=str(path), resize=8, **again))
+    assert "image 'img/09.png' of the file is not in the data" in said
+
+
+def test_images_without_extension_that_break_later(folder, tmp_path):
+    path = write(folder, [row | {"image": row["image"].removesuffix(".png")} for row in rows()])
+    file = split_file(tmp_path, path)
+    (folder / "img" / "01.png").unlink()
+    asked = DataSettings(source=str(path), resize=8, on_bad_sample="skip", split={"file": file})
+    assert len(open_data(asked).assignment.ids) == COUNT - 1
+
+
+def test_what_a_split_file_lacks_is_said_as_it_is_used(folder, tmp_path):
+    path = write(folder, rows())
+    file = split_file(tmp_path, path)
+    file.write_text(file.read_text().replace(",val,", ",train,"))
+    data = open_data(DataSettings(source=str(path), resize=8, split={"file": file}))
+    splits = data.assignment.splits
+    assert [len(data.train), len(data.val)] == [splits.count("train"), splits.count("val")]
+    parted = {group for group, split in zip(data.assignment.groups, splits, strict=True) if split == "val"}
+    assert len(data.val) == 2 * len(parted) > 0
+
+
 def test_what_cannot_be_decoded_once_is_refused_or_read_each_time(folder):
     asked = DataSettings(source=str(write(folder, rows())), resize=8, augmentation="resized-crop-flip", cache="always")
     assert "data.cache=always cannot be met: augmentation" in refusal(open_data, asked)
@@ -479,6 +560,16 @@ def test_classes_without_a_training_image_that_can_be_read(tmp_path):
     for cache in ("always", "never"):
         asked = DataSettings(source=str(tmp_path / "pets"), resize=8, on_bad_sample="skip", cache=cache)
         assert "no usable training images of class(es) dog" in refusal(open_data, asked)
+
+
+def test_classes_that_are_only_tested_do_not_lack_training_images(folder):
+    table = [row | {"split": "test" if row["label"] == "c" or i < 6 else "train"} for i, row in enumerate(rows())]
+    (folder / "img" / "08.png").write_bytes(b"no picture")
+    path = write(folder, table)
+    data = open_data(DataSettings(source=str(path), resize=8, on_bad_sample="skip", split={"by": "image"}))
+    assert len(data.skipped) == 1
+    assert {*data.train.labels} == {0, 1}
+    assert {*data.test.labels} == {0, 1, 2}
 
 
 # data sets of the package datasets

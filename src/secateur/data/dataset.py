@@ -252,7 +252,7 @@ class ImageData:
         val: images for choices made in training.
         test: images for the final figures.
         skipped: what is wrong with images that were left out, one line each.
-        assignment: which image is in which split; None: the source itself has only splits.
+        assignment: the split of all images, before ``limit`` and ``classes``; None: the source itself has only splits.
     """
 
     name: str

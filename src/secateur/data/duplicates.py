@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -41,6 +41,16 @@ MOST_PAIRS = 100_000
 _FLAT = 3.0  # grey levels: what spreads less has no picture in it to compare
 _SMALL = 16
 _BLOCK = 256
+
+
+class Images(Protocol):
+    """Images by number: a list, an array, or what makes each when it is asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Path of a file, or uint8 [H, W, C]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,13 +113,12 @@ class _Fingerprint:
     broken: str = ""
 
 
-def fingerprints(
-    images: Sequence[Any] | np.ndarray, *, window: tuple[float, float] | None = None, workers: int = 0
-) -> Fingerprints:
+def fingerprints(images: Images, *, window: tuple[float, float] | None = None, workers: int = 0) -> Fingerprints:
     """Look at each image once, all of its pixels.
 
     Args:
-        images: files or uint8 [H, W, C], as a list, an array or what `secateur.data.LabelledImages` keeps.
+        images: files or uint8 [H, W, C], as a list, an array or what `secateur.data.LabelledImages` keeps; each is
+            asked for once, and a few are in memory at any time.
         window: of DICOM images, see `secateur.data.images.read_pixels`.
         workers: threads; 0: as many as there are cores.
 
@@ -121,7 +130,8 @@ def fingerprints(
     """
 
     def look(row: int) -> _Fingerprint:
-        image = Path(images[row]) if isinstance(images[row], str) else images[row]
+        image = images[row]  # once: it may be read or copied for this
+        image = Path(image) if isinstance(image, str) else image
         if not isinstance(image, Path):
             pixels_HWC = np.asarray(image)
             return _fingerprint(pixels_HWC, hashlib.sha256(f"{pixels_HWC.shape}".encode() + pixels_HWC.tobytes()))
@@ -226,7 +236,7 @@ def near_pairs(found: Fingerprints, *, distance: int = DISTANCE, alike: float = 
 
 @reported("looking for duplicates")
 def near_duplicates(
-    images: Sequence[Any] | np.ndarray | Fingerprints,
+    images: Images | Fingerprints,
     splits: Sequence[str],
     groups: Sequence[str] | None = None,
     *,

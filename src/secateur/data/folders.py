@@ -50,9 +50,9 @@ def layout_of(root: Path) -> Layout:
     if empty:
         raise RequestError(f"'{base}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them")
     for folder in filter(None, (found["val"], found["test"])):
-        strangers = sorted({*_class_folders(folder)} - {*names})
-        if strangers:
-            raise RequestError(f"'{folder}' has classes that the training images lack: {', '.join(strangers)}")
+        untrained = sorted({*_class_folders(folder)} - {*names})
+        if untrained:
+            raise RequestError(f"'{folder}' has classes that the training images lack: {', '.join(untrained)}")
     return Layout(base, found["val"], found["test"], names)
 
 

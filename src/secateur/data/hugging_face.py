@@ -73,7 +73,7 @@ def read_hugging_face(settings: DataSettings) -> LabelledTable:
         for index, (text, member) in enumerate(zip(labels, groups, strict=True)):
             where = f"{settings.source} {split} row {index}"
             if index not in files:
-                faults.add(f"{where}: there is no image")
+                faults.add(f"{where}: there is no image", f"{split}/{index:06d}")
                 continue
             given = split if len(parts) > 1 else None
             rows.append(Row(f"{split}/{index:06d}", files[index], text, member, given, where))

@@ -61,6 +61,16 @@ class ImageFinder:
         """Unique name of a file that was found: its path from the root."""
         return file.relative_to(self.root).as_posix()
 
+    def name_of_missing(self, text: str) -> str:
+        """Name that a file that is not there would have; without extension where nothing says which.
+
+        Args:
+            text: as `find` takes it.
+        """
+        path = Path(os.path.normpath(self.root / text.replace("\\", "/")))
+        extension = "" if path.suffix.lower() in SUFFIXES else self._extension
+        return Path(os.path.relpath(path, self.root)).as_posix() + extension
+
     def images(self, folder: Path) -> Iterator[Path]:
         """What is named as an image in a folder, sorted; `find` says whether it is one."""
         for name in sorted(self._folder(folder).links):

@@ -17,7 +17,7 @@ from secateur.data.duplicates import Fingerprints, Pairs, exact_duplicates, fing
 from secateur.data.findings import ALL, ClassCount, Duplicate, Inspection, LeakingGroup, Reason, Sizes
 from secateur.data.settings import DataSettings, Resize
 from secateur.data.sources import open_data, read_table
-from secateur.data.splits import assigned
+from secateur.data.splits import assigned, with_splits_of
 from secateur.data.table import SPLITS, LabelledTable
 
 _EXAMPLES = 3
@@ -68,22 +68,24 @@ def inspect(settings: DataSettings, *, progress: ProgressOption = True) -> Inspe
 
 def _of_table(table: LabelledTable, found: Fingerprints, settings: DataSettings) -> _Rows:
     good = [row for row in range(len(table)) if row not in found.broken]
-    splits: list[str] = [ALL] * len(table)
-    notes = table.notes
+    readable = table.subset(good)
     if settings.split.file is not None:
-        assignment = assigned(table, settings.split, settings.seed)
-        splits, split_by = list(assignment.splits), f"by '{settings.split.file}'"
-    elif table.splits is not None:
-        splits, split_by = list(table.splits), "as the data themselves say"
+        readable = with_splits_of(readable, settings.split.file)
+    given, notes = readable.splits or (), readable.notes
+    if settings.split.file is not None:
+        split_by = f"by '{settings.split.file}'"
+    elif given:
+        split_by = "as the data themselves say"
     else:
         how = "by group" if settings.split.by == "group" and table.groups is not None else "image by image"
         split_by = f"made here {how}, seed {settings.seed}"
         try:
-            assignment = assigned(table.subset(good), settings.split, settings.seed)
-            for row, split in zip(good, assignment.splits, strict=True):
-                splits[row] = split
+            given = assigned(readable, settings.split, settings.seed).splits
         except (RequestError, ValueError) as error:
             split_by, notes = "not split", (*notes, f"the data cannot be split: {error}")
+    splits = [ALL] * len(table)
+    for row, split in zip(good, given, strict=False):  # none where the data cannot be split
+        splits[row] = split
     return _Rows(
         table.name,
         table.ids,

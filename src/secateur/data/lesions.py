@@ -115,11 +115,12 @@ def read_lesions(files: LesionFiles, settings: DataSettings) -> LabelledTable:
     for where, image, dx, lesion in _hot_rows(files, faults) if files.by_columns else _rows(files, known, faults):
         if image not in files_by_stem:
             absent.append(f"{where}: image '{image}' does not exist in '{finder.root}'")
+            faults.ids.add(image)
             continue
         try:
             path = finder.find(finder.name(files_by_stem[image]))
         except RequestError as error:
-            faults.add(f"{where}: {error}")
+            faults.add(f"{where}: {error}", image)
             continue
         rows.append(Row(image, path, dx, lesion if known else None, None, where))
     if absent:
@@ -173,7 +174,7 @@ def _hot_rows(files: LesionFiles, faults: Faults) -> Iterator[tuple[str, str, st
     for where, (image, *cells) in read_sheet(files.table, faults).records("image", *map(str.upper, codes)):
         marked = [code for code, cell in zip(codes, cells, strict=True) if cell == "1"]
         if len(marked) != 1 or any(cell not in ("0", "1") for cell in cells):
-            faults.add(f"{where}: exactly one class must be 1, the others 0; got {', '.join(cells)}")
+            faults.add(f"{where}: exactly one class must be 1, the others 0; got {', '.join(cells)}", image)
             continue
         yield where, image, marked[0], lesions.get(image, "")
 

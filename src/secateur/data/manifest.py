@@ -11,7 +11,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def read_manifest(path: Path, settings: DataSettings) -> LabelledTable:
     """
     faults = Faults(settings.on_bad_sample == "skip")
     sheet = read_sheet(path, faults)
-    columns = columns_of(path, sheet.columns, settings.table)
+    columns = _without_folds(columns_of(path, sheet.columns, settings.table), sheet, settings.table)
     finder = ImageFinder(settings.table.root or path.parent, settings.table.extension)
     wanted = {"path": columns.path, "label": columns.label, "group": columns.group, "split": columns.split}
     used = {what: name for what, name in wanted.items() if name is not None}
@@ -188,7 +188,7 @@ def read_manifest(path: Path, settings: DataSettings) -> LabelledTable:
         try:
             image = finder.find(cell["path"])
         except RequestError as error:
-            faults.add(f"{where}: {error}")
+            faults.add(f"{where}: {error}", finder.name_of_missing(cell["path"]))
             continue
         rows.append(Row(finder.name(image), image, cell["label"], cell.get("group"), cell.get("split"), where))
     return table_of(
@@ -199,6 +199,17 @@ def read_manifest(path: Path, settings: DataSettings) -> LabelledTable:
         group_column=columns.group,
         notes=columns.notes,
     )
+
+
+def _without_folds(columns: Columns, sheet: Sheet, settings: TableSettings) -> Columns:
+    """Numbers of folds do not say what is for training: a column of them is used only where it is named."""
+    if columns.split is None or settings.split is not None:
+        return columns
+    values = {cells[0] for _, cells in sheet.records(columns.split)} - {""}
+    if not values or not all(value.lstrip("-").isdecimal() for value in values):
+        return columns
+    note = f"{sheet.path.name}: column '{columns.split}' holds numbers, as of folds; it is not used as the split"
+    return replace(columns, split=None, notes=(*columns.notes, note))
 
 
 def column_of(of: str, header: Sequence[str], settings: TableSettings, what: str, notes: list[str]) -> str | None:

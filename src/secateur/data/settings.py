@@ -92,12 +92,25 @@ class SplitSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    test: float = Field(default=0.2, gt=0, lt=1, description="share of all images for the final figures")
-    val: float = Field(default=0.1, gt=0, lt=1, description="share of all images for choices made in training")
+    test: float = Field(
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="share of the images for the final figures; with singles: of those alone in a group",
+    )
+    val: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="share of the images for choices made in training; of those for training where the data or the "
+        "file bring test images",
+    )
     by: Literal["group", "image"] = Field(
         default="group", description="group: all images of a lesion or patient go together; image: each on its own"
     )
-    file: Path | None = Field(default=None, description="a split written before, which is used as it is")
+    file: Path | None = Field(
+        default=None, description="a split written before; what it lacks, test or val, is parted off"
+    )
     singles: bool = Field(
         default=False, description="as published for HAM10000: test images only from groups of one image"
     )

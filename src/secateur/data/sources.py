@@ -29,7 +29,7 @@ from secateur.data.lesions import find_lesions, read_lesions
 from secateur.data.manifest import read_manifest
 from secateur.data.mapped import MappedImages, picked_images
 from secateur.data.settings import DataSettings
-from secateur.data.splits import Assignment, assigned, part_by_class
+from secateur.data.splits import Assignment, assigned, part_by_class, read_assignment
 from secateur.data.table import SPLITS, LabelledTable
 
 _CACHED = 8 << 30
@@ -44,7 +44,6 @@ class _Opened:
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     assignment: Assignment | None = None
-    decoded: Decoded | None = None
 
 
 @reported("opening the data")
@@ -76,11 +75,11 @@ def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption =
     transform = _augmentation(settings)
     opened = _open(settings)
     splits, class_names = opened.splits, opened.class_names
-    if not len(splits["val"][1]) and len(splits["train"][1]):
+    if opened.assignment is None and not len(splits["val"][1]) and len(splits["train"][1]):
         splits["train"], splits["val"] = _split_two(splits["train"], 0.1, settings.seed)
     limited = _limited(splits, settings)
     _check_enough(limited, settings.source)
-    normalisation = _normalisation(_counts(*limited["train"], settings, opened.decoded))
+    normalisation = _normalisation(_counts(*limited["train"], settings))
     if settings.classes is not None:
         limited = _limited(_only(splits, class_names, settings), settings)
         _check_enough(limited, settings.source)
@@ -165,21 +164,29 @@ def _named(name: str, seed: int) -> tuple[Splits, tuple[str, ...]]:
 
 def _tabled(settings: DataSettings) -> _Opened:
     table = read_table(settings)
-    assignment = assigned(table, settings.split, settings.seed)  # what cannot be split is refused before hours of work
+    # what cannot be split is refused before hours of work; a file may lack images that an earlier run could not read
+    file = settings.split.file if settings.on_bad_sample == "skip" else None
+    planned = assigned(table, settings.split, settings.seed) if file is None else read_assignment(file.expanduser())
     decoded = _decoded(table, settings)
     good, skipped = (decoded.good, decoded.skipped) if decoded is not None else _readable(table, settings)
     if skipped:
-        classes, table = {*table.labels}, table.subset(np.flatnonzero(good), skipped)
-        assignment = assigned(table, settings.split, settings.seed)
-        left = {label for label, split in zip(table.labels, assignment.splits, strict=True) if split == "train"}
-        if classes - left:
-            emptied = ", ".join(table.class_names[index] for index in sorted(classes - left))
-            raise RequestError(f"data '{settings.source}' has no usable training images of class(es) {emptied}")
+        table = table.subset(np.flatnonzero(good), skipped)
+    assignment = assigned(table, settings.split, settings.seed) if file is not None or skipped else planned
+    emptied = _trained(planned) - _trained(assignment)
+    if emptied:
+        named = ", ".join(sorted(emptied))
+        raise RequestError(f"data '{settings.source}' has no usable training images of class(es) {named}")
     images = list(table.paths) if decoded is None else MappedImages(decoded.images, resized=settings.resize)
     whole_split = (images, table.labels)
     given = np.array(assignment.splits)
     splits = {split: _pick(whole_split, np.flatnonzero(given == split)) for split in SPLITS}
-    return _Opened(splits, table.class_names, table.skipped, assignment, decoded)
+    return _Opened(splits, table.class_names, table.skipped, assignment)
+
+
+def _trained(assignment: Assignment) -> set[str]:
+    """Classes that there are training images of."""
+    labelled = zip(assignment.labels, assignment.splits, strict=True)
+    return {assignment.class_names[label] for label, split in labelled if split == "train"}
 
 
 def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
@@ -290,17 +297,16 @@ def _check_enough(splits: Splits, source: str) -> None:
         raise RequestError(f"data '{source}' has training images of one class only; at least two are needed")
 
 
-def _counts(images: Any, labels: np.ndarray, settings: DataSettings, decoded: Decoded | None) -> np.ndarray:
-    """How often each value occurs per channel, [C, 256]: in all training images where they were decoded before.
+def _counts(images: Any, labels: np.ndarray, settings: DataSettings) -> np.ndarray:
+    """How often each value occurs per channel, [C, 256], in 5,000 training images drawn by chance, or 500 files.
 
-    Otherwise in 5,000 of them, or 500 files.
+    Files that were decoded before count as files: whether they are kept must not change results.
     """
-    if decoded is not None:
-        return decoded.histogram(images.rows)
-    sample = np.sort(numpy_generator(0, "normalisation").permutation(len(labels))[:5000])
+    most = 5000 if isinstance(images, np.ndarray) else 500
+    sample = np.sort(numpy_generator(0, "normalisation").permutation(len(labels))[:most])
     channels = settings.channels
     counts = np.zeros((), np.int64)
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray | MappedImages):
         stored = images.shape[-1]
         if channels is not None and channels != stored and not (channels == 3 and stored == 1):
             raise RequestError(
@@ -310,7 +316,7 @@ def _counts(images: Any, labels: np.ndarray, settings: DataSettings, decoded: De
         for start in range(0, len(sample), 64):
             counts = counts + _histogram(images[sample[start : start + 64]].reshape(-1, stored).T)
         return np.repeat(counts, 3, axis=0) if channels == 3 and stored == 1 else counts
-    for i in sample[:500]:
+    for i in sample:
         image = read_image(images[i], channels or 3, settings.resize, settings.window)
         counts = counts + _histogram(image.flatten(1).numpy())
     return counts

@@ -10,7 +10,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -130,8 +130,8 @@ def _written_digest(path: Path) -> str:
 def assigned(table: LabelledTable, settings: SplitSettings, seed: int) -> Assignment:
     """Split a table as its settings, its own column or a file says.
 
-    The same seed gives the same split whatever the order of the rows. What the table itself gives is used; of a test
-    and a validation split that it lacks, the test split is parted off first.
+    The same seed gives the same split whatever the order of the rows. What the file or else the table itself gives is
+    used; of a test and a validation split that it lacks, the test split is parted off first.
 
     Args:
         table: the images.
@@ -139,10 +139,11 @@ def assigned(table: LabelledTable, settings: SplitSettings, seed: int) -> Assign
         seed: of the random numbers.
 
     Raises:
-        RequestError: for a split file of other data, groups that the table itself has in several splits, and classes
-            with too few groups to be in each split.
+        RequestError: for a split file of other data, groups that the file or the table itself has in several splits,
+            and classes with too few groups to be in each split.
     """
-    splits = _as_given(table, settings) or _parted(table, settings, seed)
+    table = table if settings.file is None else with_splits_of(table, settings.file)
+    splits = _parted(table, settings, seed)
     classes = [table.class_names[label] for label in table.labels]
     return Assignment(
         table.ids,
@@ -155,11 +156,17 @@ def assigned(table: LabelledTable, settings: SplitSettings, seed: int) -> Assign
     )
 
 
-def _as_given(table: LabelledTable, settings: SplitSettings) -> list[str] | None:
-    """The splits of a file; None where there is none."""
-    if settings.file is None:
-        return None
-    path = settings.file.expanduser()
+def with_splits_of(table: LabelledTable, file: Path) -> LabelledTable:
+    """A table with the splits of a file, and a note on those that the file lacks.
+
+    Args:
+        table: the images, all of which must be in the file; of the file, those that the table has left out may be more.
+        file: as `write_assignment` writes it.
+
+    Raises:
+        RequestError: for a file of other data.
+    """
+    path = file.expanduser()
     given = read_assignment(path)
     splits = dict(zip(given.ids, given.splits, strict=True))
     classes = {id_: given.class_names[label] for id_, label in zip(given.ids, given.labels, strict=True)}
@@ -170,20 +177,28 @@ def _as_given(table: LabelledTable, settings: SplitSettings) -> list[str] | None
             raise RequestError(f"{other}: image '{id_}' is not in it ({len(splits):,} are, {len(table):,} in the data)")
         if classes[id_] != name:
             raise RequestError(f"{other}: image '{id_}' is '{classes[id_]}' in it, but '{name}' in the data")
-    strangers = {*splits} - {*table.ids}
-    if strangers:
-        raise RequestError(f"{other}: image '{min(strangers)}' of the file is not in the data")
+    absent = {id_ for id_ in {*splits} - {*table.ids} if not _is_left_out(id_, table)}
+    if absent:
+        raise RequestError(f"{other}: image '{min(absent)}' of the file is not in the data")
     if given.digest != digest_of(list(classes), list(classes.values())):
         raise RequestError(f"split file '{path}' is not whole: its digest is not that of its rows; write it again")
-    return [splits[id_] for id_ in table.ids]
+    found = tuple(splits[id_] for id_ in table.ids)
+    lacking = [split for split in ("val", "test") if split not in found]
+    notes = [f"split file '{path}' gives no {split} images: they are parted off its train images" for split in lacking]
+    return replace(table, splits=found, notes=(*table.notes, *notes))
+
+
+def _is_left_out(id_: str, table: LabelledTable) -> bool:
+    """Whether an image was skipped; tables may name one that does not exist without its extension."""
+    return id_ in table.left_out or id_.rpartition(".")[0] in table.left_out
 
 
 def _parted(table: LabelledTable, settings: SplitSettings, seed: int) -> list[str]:
-    """Test and validation images parted off those for training, where the table has none."""
+    """The splits that the table has; those that it lacks are parted off its training images."""
     splits = np.array(table.splits or ("train",) * len(table), dtype="<U5")
     by_group = settings.by == "group" and table.groups is not None
     if by_group:
-        _check_given(table)
+        _check_given(table, settings.file)
     if "train" not in splits:
         raise RequestError(f"data '{table.name}' has no training images")
     if settings.singles and table.groups is None:
@@ -251,10 +266,12 @@ def part_by_group(labels: np.ndarray, groups: Sequence[str], share: float, seed:
     """
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     classes, counts = np.unique(labels, return_counts=True)
-    wanted = (
-        Fraction(share).limit_denominator(_MOST_FOLDS) if share > 1 / _MOST_FOLDS else Fraction(1, round(1 / share))
-    )
-    parts = max(2, min(wanted.denominator, int(counts.max()), int(codes.max()) + 1))
+    rest = 1 - share
+    if min(share, rest) > 1 / _MOST_FOLDS:
+        wanted = Fraction(share).limit_denominator(_MOST_FOLDS).denominator
+    else:
+        wanted = round(1 / share) if share < rest else min(_MOST_FOLDS**2, round(1 / rest))
+    parts = max(2, min(wanted, int(counts.max()), int(codes.max()) + 1))
     number = _folds(labels, codes, parts, derive_seed(seed, "groups") % 2**32)
     table = np.stack([np.bincount(number[labels == index], minlength=parts) for index in classes], axis=1)
     several = list(itertools.combinations(range(parts), max(1, min(parts - 1, round(share * parts)))))
@@ -314,16 +331,18 @@ def _singles(table: LabelledTable, labels: np.ndarray, groups: list[str], share:
     return drawn
 
 
-def _check_given(table: LabelledTable) -> None:
-    """No group in several of the splits that the table itself gives."""
+def _check_given(table: LabelledTable, file: Path | None) -> None:
+    """No group in several of the splits that a file or the table itself gives."""
+    of, remedy = "", "correct the split, split anew (data.table.split='')"
+    if file is not None:
+        of, remedy = f"split file '{file}': ", "correct it, split anew (without data.split.file)"
     first: dict[str, int] = {}
     for row, (group, split) in enumerate(zip(table.groups or (), table.splits or (), strict=False)):
         other = first.setdefault(group, row)
         if table.splits is not None and table.splits[other] != split:
             raise RequestError(
-                f"{table.where[row]}: group '{group}' is in {split}, but in {table.splits[other]} in "
-                f"{table.where[other]}; correct the split, split anew (data.table.split=''), or accept that with "
-                "data.split.by=image"
+                f"{of}{table.where[row]}: group '{group}' is in {split}, but in {table.splits[other]} in "
+                f"{table.where[other]}; {remedy}, or accept that with data.split.by=image"
             )
 
 
@@ -374,6 +393,6 @@ def _notes(table: LabelledTable, splits: Sequence[str], settings: SplitSettings)
             f"{len(leaking):,} of {len(parts):,} groups ({images:,} images) are in several splits: images of the same "
             "lesion or patient are trained and tested on, and test figures are too high"
         )
-    if settings.singles and settings.file is None and table.splits is None:
+    if settings.singles and table.splits is None:
         notes.append("test images are drawn only from groups of one image, as published for HAM10000")
     return notes

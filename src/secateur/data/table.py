@@ -43,6 +43,7 @@ class LabelledTable:
         where: where each row was read, e.g. "manifest.csv row 17", [N].
         skipped: what was left out, one line each.
         notes: what a reader of results must know about the data, one line each.
+        left_out: ids of the images that were left out, as far as they are known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class LabelledTable:
     where: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    left_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +90,7 @@ class LabelledTable:
             of(self.where) if self.where else (),
             (*self.skipped, *skipped),
             self.notes,
+            self.left_out | ({*self.ids} - {self.ids[row] for row in kept}),
         )
 
 
@@ -110,13 +113,19 @@ class Faults:
     Attributes:
         skip: keep them.
         lines: one for each row that is left out.
+        ids: of their images, where they are known.
     """
 
     skip: bool
     lines: list[str] = field(default_factory=list)
+    ids: set[str] = field(default_factory=set)
 
-    def add(self, line: str) -> None:
+    def add(self, line: str, image: str = "") -> None:
         """A row cannot be used.
+
+        Args:
+            line: where it is, and why.
+            image: its id, where that is known.
 
         Raises:
             RequestError: unless rows are skipped.
@@ -124,6 +133,8 @@ class Faults:
         if not self.skip:
             raise RequestError(f"{line}; correct that, or leave such rows out with data.on_bad_sample=skip")
         self.lines.append(line)
+        if image:
+            self.ids.add(image)
 
 
 def plain(name: str) -> str:
@@ -188,6 +199,7 @@ def table_of(
         tuple(row.where for row in kept),
         tuple(faults.lines),
         tuple(notes),
+        frozenset(faults.ids),
     )
 
 
@@ -228,10 +240,10 @@ def _is_usable(row: Row, faults: Faults, class_names: Sequence[str] | None, grou
     elif row.group == "":
         reason = f"{group_column or 'the group'} is empty"
     elif row.split is not None and row.split.lower() not in SPLIT_NAMES:
-        reason = f"split '{row.split}' is unknown; known: train, val, test"
+        reason = f"split '{row.split}' is unknown; known: train, val, test (data.table.split='' leaves the column out)"
     if reason is None:
         return True
-    faults.add(f"{row.where}: {reason}")
+    faults.add(f"{row.where}: {reason}", row.id)
     return False
 
 
@@ -245,9 +257,10 @@ def _without_repeats(rows: list[Row], faults: Faults) -> list[Row]:
         agree = all((row.label, row.group, row.split) == (first.label, first.group, first.split) for row in others)
         for row in others:
             differing = "" if agree else f" with another class, group or split ('{first.label}', here '{row.label}')"
-            faults.add(f"{row.where}: image '{row.id}' is in {first.where} already{differing}")
+            faults.add(f"{row.where}: image '{row.id}' is in {first.where} already{differing}", row.id)
         if not agree:
-            faults.add(f"{first.where}: image '{first.id}' is in other rows with another class, group or split")
+            why = f"image '{first.id}' is in other rows with another class, group or split"
+            faults.add(f"{first.where}: {why}", first.id)
         left_out.update(row.where for row in (others if agree else (first, *others)))
     return [row for row in rows if row.where not in left_out]
 
@@ -255,12 +268,12 @@ def _without_repeats(rows: list[Row], faults: Faults) -> list[Row]:
 def _without_contradictions(rows: list[Row], faults: Faults, group_column: str) -> list[Row]:
     """No lesion of several classes."""
     first: dict[str | None, Row] = {}
-    torn: dict[str | None, str] = {}
+    contradictions: dict[str | None, str] = {}
     for row in rows:
         other = first.setdefault(row.group, row)
-        if row.label != other.label and row.group not in torn:
-            torn[row.group] = f"'{other.label}' in {other.where} but '{row.label}' in {row.where}"
+        if row.label != other.label and row.group not in contradictions:
+            contradictions[row.group] = f"'{other.label}' in {other.where} but '{row.label}' in {row.where}"
     for row in rows:
-        if row.group in torn:
-            faults.add(f"{row.where}: {group_column} '{row.group}' is {torn[row.group]}")
-    return [row for row in rows if row.group not in torn]
+        if row.group in contradictions:
+            faults.add(f"{row.where}: {group_column} '{row.group}' is {contradictions[row.group]}", row.id)
+    return [row for row in rows if row.group not in contradictions]
