@@ -287,9 +287,8 @@ def _table(section: Steps, conditions: Conditions, seeds: str) -> Table:
         ]
         for line in section.summary
     ]
-    beneath = captions.line(
-        conditions.measured(), seeds, "spread: standard deviation of the accuracy after fine-tuning over steps and seeds"
-    )
+    spread = "spread: standard deviation of the accuracy after fine-tuning, over steps and seeds"
+    beneath = captions.line(conditions.measured(), seeds, spread)
     return Table(head, lines, words=2, beneath=[beneath])
 
 
