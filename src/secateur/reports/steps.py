@@ -314,14 +314,15 @@ def save_steps(
     if not names:
         raise RequestError(f"cannot draw '{path}': no network was pruned")
     points, columns = step_points(found), []
+    width = 300 if len(names) > 1 else 520
     for name in names:
         lines = _lines(points, name)
         accuracy = _accuracy(lines, legend=name == names[0]).properties(
-            width=300, height=220, title=alt.TitleParams(f"Protocol: {name}", frame="group")
+            width=width, height=220, title=alt.TitleParams(f"Protocol: {name}", frame="group")
         )
-        columns.append(alt.vconcat(accuracy, _macs(lines).properties(width=300, height=80)))
+        columns.append(alt.vconcat(accuracy, _macs(lines).properties(width=width, height=80)))
     held = (conditions or Conditions()).measured()
-    beneath = captions.line(held, "solid: after fine-tuning, dashed: after the cut", "band: range of the seeds")
+    beneath = captions.line(held, "solid: fine-tuned, dashed: cut alone, band: seeds")
     return save_chart(alt.hconcat(*columns, spacing=24), path, beneath)
 
 
