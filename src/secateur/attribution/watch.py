@@ -53,6 +53,7 @@ from secateur.attribution.operations import (
 )
 from secateur.attribution.products import MATRIX_PRODUCTS, Owners, linear_product
 from secateur.attribution.rules import damped
+from secateur.attribution.similarity import SimilarityFunction
 from secateur.core.errors import RequestError, SecateurError
 from secateur.structure.base import tensors_in
 
@@ -123,6 +124,7 @@ class Watch(TorchFunctionMode):
         self._modules = {id(module): name for name, module in self._by_name.items()}
         self._names: dict[int, str] = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
         self._facts: Any = WeakTensorKeyDictionary()
+        self._rests: Any = WeakTensorKeyDictionary()  # f(0) of activations where it is not 0
         self._handles: list[Any] = []
 
     def begin(self, x: torch.Tensor) -> None:
@@ -176,6 +178,8 @@ class Watch(TorchFunctionMode):
                     return product()
         if name == "addmm":
             return self._decomposed(name, args, kwargs)
+        if name == "similarity_maps":
+            return self._similarities(func, *args, **kwargs)
         if self.composite.choose is None:
             return self._plain_gradient(func, name, args, kwargs, over)
         return self._ruled(func, name, args, kwargs, tensors, over)
@@ -273,6 +277,29 @@ class Watch(TorchFunctionMode):
         self.layers.share(record, y.detach())
         self._absorbs(y, y)
         return y
+
+    def _similarities(self, func: Any, x: torch.Tensor, weight: torch.Tensor, similarity: str) -> torch.Tensor:
+        """Similarities of patches and prototypes: the prototypes are units, and the channels are what they read."""
+        name, compute = self._layer_name(func, weight), partial(func, x, weight, similarity)
+        rest = self._rests.get(x, 0.0)
+        if self.layers.at == "readers":
+            x = x.view_as(x)
+            self._look(name, x, 1)
+        if self.composite.choose is None:
+            y: torch.Tensor = func(x, weight, similarity)
+        else:
+            y = SimilarityFunction.apply(self._given(x), weight.detach(), similarity, rest, compute)
+            self._absorbs(y, y)
+        if self.layers.at == "makers":
+            self._look(name, y, 1)
+        return y
+
+    def _look(self, name: str, y: torch.Tensor, dim: int) -> None:
+        """Look at the units along a dimension of a tensor, when its gradient comes back."""
+        value = y.detach()
+        self.layers.order[name] = max(y.shape[dim], self.layers.order.get(name, 0))
+        if y.requires_grad:
+            self._handles.append(y.register_hook(lambda g: self.layers.look(name, Look(value, g, value * g, dim))))
 
     def _constant_layer(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
         """A weighted layer that reads what does not depend on the inputs; None for any other operation."""
@@ -408,6 +435,8 @@ class Watch(TorchFunctionMode):
                 self._given(x), lambda t: func(t, *rest, **others), self.composite.epsilon, offset
             )
             self._absorbs(y, y)
+            if offset:
+                self._rests[y] = offset
             return y
         if treatment == "constant":
             return self._constant(func(*_detached(args), **_detached(kwargs)))
@@ -607,6 +636,7 @@ class Watch(TorchFunctionMode):
                     handle.remove()
             self._handles.clear()
             self._facts.clear()
+            self._rests.clear()
             self.layers.forget()
 
 

@@ -11,11 +11,14 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.models.feature_map import MapPlace
 from secateur.models.libraries import WEIGHT_SOURCES, Origin, from_timm, from_torchvision, from_transformers
 from secateur.models.safetensors_file import read_metadata
 from secateur.models.settings import LIBRARIES, SHIPPED, WEIGHTS, check_model_name, fetched, kind_of, registered
 
 _ORIGIN = "_secateur_origin"
+_INNER = "backbone_arguments"
+"""Arguments of a network within the network."""
 
 
 def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -74,7 +77,19 @@ def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _without_weights(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in arguments.items() if key not in WEIGHT_SOURCES}
+    """Arguments that say how a network is built, also of a network within it."""
+    return {
+        key: _without_weights(value) if key == _INNER and isinstance(value, dict) else value
+        for key, value in arguments.items()
+        if key not in WEIGHT_SOURCES
+    }
+
+
+def _fetching(arguments: dict[str, Any]) -> list[str]:
+    """Arguments that would fetch weights, also of a network within."""
+    own = [key for key in arguments if key in WEIGHT_SOURCES or key.startswith("pretrained")]
+    inner = arguments.get(_INNER)
+    return sorted(own) + (_fetching(inner) if isinstance(inner, dict) else [])
 
 
 def _switched(model: nn.Module) -> dict[str, Any]:
@@ -104,7 +119,7 @@ def rebuild(origin: Origin) -> nn.Module:
         7
     """
     name, arguments = origin["name"], origin["arguments"]
-    fetching = sorted(key for key in arguments if key in WEIGHT_SOURCES or key.startswith("pretrained"))
+    fetching = _fetching(arguments)
     if fetching:
         raise RequestError(f"model '{name}' is not built with '{fetching[0]}' from a file: it would fetch weights")
     try:
@@ -152,6 +167,10 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
         >>> input_shape(construct("resnet20", {}))
         (3, 32, 32)
     """
+    place = getattr(getattr(model, "features", None), "place", None)
+    if isinstance(place, MapPlace):
+        channels, height, width = place.inputs
+        return channels, height, width
     shipped = getattr(model, "default_cfg", None)
     if isinstance(shipped, dict) and len(shipped.get("input_size") or ()) == 3:
         channels, height, width = shipped["input_size"]

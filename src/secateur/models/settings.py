@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 registered: Registry[nn.Module] = Registry(
-    "model", dict.fromkeys(("resnet20", "resnet56", "vgg11-bn-32"), "secateur.models.cifar")
+    "model",
+    {
+        **dict.fromkeys(("resnet20", "resnet56", "vgg11-bn-32"), "secateur.models.cifar"),
+        "prototype-network": "secateur.models.prototype_network",
+    },
 )
 
 SHIPPED = {"resnet20-cifar10": "resnet20"}
@@ -173,7 +177,8 @@ def fetched(arguments: Mapping[str, Any]) -> bool:
         >>> fetched({"weights": "DEFAULT"}), fetched({"pretrained": False})
         (True, False)
     """
-    return bool(arguments.get("weights") or arguments.get("pretrained"))
+    inner = arguments.get("backbone_arguments")
+    return bool(arguments.get("weights") or arguments.get("pretrained") or (isinstance(inner, dict) and fetched(inner)))
 
 
 def architecture_of(path: str | Path) -> str:

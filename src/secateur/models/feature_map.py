@@ -1,0 +1,181 @@
+"""A network up to its last feature map: convolutional channels over positions, or a transformer's tokens as patches.
+
+Axes: N samples, D channels, H and W positions, T tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from secateur.core.errors import RequestError
+
+Layout = Literal["channels-first", "channels-last", "tokens"]
+
+# a pooled map is no map of its own: a VGG at 224 pixels ends with one of the same size
+_NO_MAPS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
+
+
+@dataclass(frozen=True)
+class MapPlace:
+    """Where a network makes a feature map, and how it is laid out.
+
+    Attributes:
+        module: name of the module whose output it is.
+        layout: ``channels-first`` [N, D, H, W], ``channels-last`` [N, H, W, D], or ``tokens`` [N, T, D].
+        channels: D.
+        size: (H, W).
+        inputs: (C, H, W) of the images for which this was looked up.
+        prefix: tokens before those of the patches, such as a class token.
+    """
+
+    module: str
+    layout: Layout
+    channels: int
+    size: tuple[int, int]
+    inputs: tuple[int, ...]
+    prefix: int = 0
+
+
+class FeatureMap(nn.Module):
+    """A network that ends at one of its modules, whose output it gives as a map [N, D, H, W].
+
+    The network's own code runs up to that module and no further, so any module works, whatever its ``forward`` does.
+    Modules behind it are replaced by `torch.nn.Identity`, so that their weights are gone.
+
+    Args:
+        network: any module that takes one tensor; a copy of it is taken.
+        example: inputs [N, C, H, W] of the size that the network will be used with.
+        at: name of the module; None: the last one that gives a map or tokens.
+
+    Raises:
+        RequestError: when there is no such module, or it gives no map.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> features = FeatureMap(net, torch.zeros(1, 3, 9, 9))
+        >>> features.place.module, features.place.size, features(torch.zeros(1, 3, 9, 9)).shape
+        ('1', (4, 4), torch.Size([1, 8, 4, 4]))
+    """
+
+    def __init__(self, network: nn.Module, example: torch.Tensor, at: str | None = None) -> None:
+        super().__init__()
+        self.place, needed = _located(network, example, at)
+        self.network = copy.deepcopy(network)
+        _drop_others(self.network, needed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [N, C, H, W] to their map [N, D, H', W']."""
+        with _ending_at(self.network.get_submodule(self.place.module)):
+            try:
+                self.network(x)
+            except _Reached as reached:
+                return self._as_map(reached.output)
+        raise RequestError(f"module '{self.place.module}' was not reached in this call of the network")
+
+    def _as_map(self, output: torch.Tensor) -> torch.Tensor:
+        if self.place.layout == "channels-first":
+            return output
+        if self.place.layout == "channels-last":
+            return output.permute(0, 3, 1, 2)
+        patches = output[:, self.place.prefix :].transpose(1, 2)
+        return patches.reshape(patches.shape[0], patches.shape[1], *self.place.size)
+
+    def extra_repr(self) -> str:
+        """Where it ends."""
+        return f"at={self.place.module!r}, layout={self.place.layout!r}"
+
+
+class _Reached(Exception):  # noqa: N818  # no error: the pass got to where it should end
+    def __init__(self, output: torch.Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+
+@contextlib.contextmanager
+def _ending_at(module: nn.Module) -> Iterator[None]:
+    def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        raise _Reached(output)
+
+    handle = module.register_forward_hook(stop)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple[MapPlace, frozenset[str]]:
+    """Where the map is, and the modules that run up to there."""
+    names = {module: name for name, module in network.named_modules() if name}
+    if at is not None and at not in names.values():
+        raise RequestError(
+            f"the network has no module '{at}' to end at; its last ones: {', '.join(list(names.values())[-5:])}"
+        )
+    begun: dict[str, None] = {}
+    found: list[tuple[MapPlace, frozenset[str]]] = []
+
+    def before(module: nn.Module, _inputs: Any) -> None:
+        begun[names[module]] = None
+
+    def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+        name = names[module]
+        place = _place(name, output, example) if at in (None, name) and not isinstance(module, _NO_MAPS) else None
+        if place is not None:
+            found.append((place, frozenset(begun)))
+
+    handles = [h for m in names for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    if not found:
+        what = "no module of the network gives" if at is None else f"module '{at}' does not give"
+        raise RequestError(
+            f"{what} a feature map [N, D, H, W] with several positions, or tokens [N, T, D], for inputs of "
+            f"{list(example.shape[1:])}; give larger images, or name another module (at)"
+        )
+    return found[-1]
+
+
+def _place(name: str, output: Any, example: torch.Tensor) -> MapPlace | None:
+    if not isinstance(output, torch.Tensor) or output.shape[:1] != example.shape[:1]:
+        return None
+    inputs = tuple(example.shape[1:])
+    if output.ndim == 4:
+        _, a, b, c = output.shape
+        if a == b != c:
+            return MapPlace(name, "channels-last", c, (a, b), inputs) if a * b > 1 else None
+        return MapPlace(name, "channels-first", a, (b, c), inputs) if b * c > 1 else None
+    if output.ndim == 3:
+        height, width = example.shape[-2:]
+        down = int(math.sqrt(output.shape[1] * height / width))
+        across = round(down * width / height)
+        if down * across > 1 and output.shape[1] - down * across <= _MOST_PREFIX:
+            prefix = output.shape[1] - down * across
+            return MapPlace(name, "tokens", output.shape[2], (down, across), inputs, prefix)
+    return None
+
+
+_MOST_PREFIX = 8
+"""Class, distillation and register tokens."""
+
+
+def _drop_others(network: nn.Module, needed: frozenset[str]) -> None:
+    """Replace modules that do not run by `torch.nn.Identity`; containers of needed ones stay."""
+    for name, module in list(network.named_modules()):
+        if not name or name in needed or any(other.startswith(f"{name}.") for other in needed):
+            continue
+        parent, _, own = name.rpartition(".")
+        if any(p.numel() for p in module.parameters()):
+            setattr(network.get_submodule(parent), own, nn.Identity())
