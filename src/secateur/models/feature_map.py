@@ -67,9 +67,9 @@ class FeatureMap(nn.Module):
 
     def __init__(self, network: nn.Module, example: torch.Tensor, at: str | None = None) -> None:
         super().__init__()
-        self.place, needed = _located(network, example, at)
         self.network = copy.deepcopy(network)
-        _drop_others(self.network, needed)
+        self.place, needed = _located(self.network, example, at)
+        _drop_others(self.network, needed | self._weights_used(example))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W] to their map [N, D, H', W']."""
@@ -79,6 +79,24 @@ class FeatureMap(nn.Module):
             except _Reached as reached:
                 return self._as_map(reached.output)
         raise RequestError(f"module '{self.place.module}' was not reached in this call of the network")
+
+    def _weights_used(self, example: torch.Tensor) -> frozenset[str]:
+        """Modules whose parameters the map depends on; attention modules use those of layers that they never call."""
+        named = {name: p for name, p in self.network.named_parameters() if p.is_floating_point()}
+        asked = {p: p.requires_grad for p in named.values()}
+        training = self.network.training
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(True)
+            self.network.eval()
+            with torch.enable_grad():
+                gradients = torch.autograd.grad(self(example).sum(), list(named.values()), allow_unused=True)
+        finally:
+            self.network.train(training)
+            for parameter, wanted in asked.items():
+                parameter.requires_grad_(wanted)
+        used = (name for name, g in zip(named, gradients, strict=True) if g is not None)
+        return frozenset(name.rpartition(".")[0] for name in used)
 
     def _as_map(self, output: torch.Tensor) -> torch.Tensor:
         if self.place.layout == "channels-first":
