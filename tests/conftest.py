@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from secateur.data import DataSettings, ImageData, open_data
 torch.set_num_threads(1)
 # slow machines would put progress into what tests read; test_progress switches it on
 os.environ["SECATEUR_PROGRESS"] = "off"
+# shells start background jobs with it ignored; several tests interrupt themselves
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
