@@ -27,6 +27,7 @@ from secateur.core.randomness import derive_seed
 from secateur.data import loader
 from secateur.training.distillation import Teacher, check_teacher
 from secateur.training.history import Epoch, TrainingHistory
+from secateur.training.objective import Objective, trained_alone
 from secateur.training.optimisation import optimiser_of, rate, steps_per_epoch
 from secateur.training.repetition import repeated
 from secateur.training.settings import TrainSettings
@@ -46,6 +47,7 @@ def fit(
     teacher: nn.Module | None = None,
     *,
     weight_mask: WeightMask | None = None,
+    objective: Objective | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     progress: ProgressOption = True,
 ) -> TrainingHistory:
@@ -65,14 +67,17 @@ def fit(
         teacher: a network to learn from by ``settings.distillation``; a copy of it is asked, in eval mode, and it stays
             as it is.
         weight_mask: weights that stay; all others are set to 0, and are 0 after every step.
+        objective: a loss of its own, and which parameters it trains, see `secateur.training.objective.Objective`; None:
+            the cross-entropy, of all that require gradients. What is measured after each epoch stays cross-entropy.
         on_epoch: called with each finished epoch, after its state is saved; where training goes on from a state, first
             with the epochs of that. What it raises ends the training.
         progress: who is told of epochs and batches, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
-            parameters, a precision the device lacks, a state file of another request, a mask of another network, or
-            distillation without a teacher of the same outputs.
+            parameters, a precision the device lacks, a state file of another request, a mask of another network,
+            distillation without a teacher of the same outputs, or an objective beside a teacher or in several
+            processes.
         SecateurError: when the loss is no longer finite, or the state cannot be written.
     """
     samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
@@ -81,6 +86,8 @@ def fit(
     if not any(p.requires_grad for p in model.parameters()):
         raise RequestError("the network has no trainable parameters; set requires_grad on some")
     check_teacher(settings.distillation, teacher)
+    if objective is not None and (teacher is not None or settings.label_smoothing):
+        raise RequestError("an objective takes the place of the loss; leave out teacher and label_smoothing")
     if on_epoch is not None and not callable(on_epoch):
         raise RequestError(f"on_epoch must be a function of an Epoch, got {on_epoch!r}")
     if weight_mask is not None:
@@ -91,8 +98,10 @@ def fit(
     try:
         if settings.epochs == 0:
             return TrainingHistory()
-        with _accelerator(device) as accelerator:
-            training = _Training(model, train, val if samples[1] else None, settings, accelerator, teacher, weight_mask)
+        with _accelerator(device) as accelerator, trained_alone(model, objective):
+            training = _Training(
+                model, train, val if samples[1] else None, settings, accelerator, teacher, weight_mask, objective
+            )
             return training.run(state_file, samples, on_epoch)
     finally:
         model.__dict__.pop("_is_accelerate_prepared", None)
@@ -141,7 +150,11 @@ class _Training:
         accelerator: Accelerator,
         teacher: nn.Module | None = None,
         weight_mask: WeightMask | None = None,
+        objective: Objective | None = None,
     ) -> None:
+        if objective is not None and accelerator.num_processes > 1:
+            raise RequestError("training by an objective runs in one process; start it without accelerate launch")
+        self.objective = objective
         distillation, device = settings.distillation, accelerator.device
         # copied first: a network may be its own teacher, as it was
         self.teacher = Teacher(teacher, distillation, device) if teacher is not None and distillation else None
@@ -157,7 +170,7 @@ class _Training:
         self.bound_mask = None if weight_mask is None else weight_mask.bind(model)
         if self.bound_mask is not None:
             self.bound_mask.clear_weights()
-        self.optimiser = optimiser_of(model, settings)
+        self.optimiser = optimiser_of(model, settings, objective)
         samples = len(repeated(train, settings.repeat, settings.seed, 0))  # type: ignore[arg-type]
         self.steps = steps_per_epoch(samples, settings.batch_size, accelerator.num_processes)
         kind = accelerator.device.type
@@ -225,14 +238,9 @@ class _Training:
             if index >= self.steps:
                 continue  # the odd sample out, see steps_per_epoch
             for group in optimiser.param_groups:
-                group["lr"] = self._rate(epoch, index)
+                group["lr"] = self._rate(epoch, index) * group.get("scale", 1.0)
             inputs = laid_out(inputs, self.layout)
-            with torch.autocast(**self.autocast):
-                logits = self._logits(inputs, targets)
-                answers = None if self.teacher is None else self.teacher.logits(inputs)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=settings.label_smoothing)
-            if self.teacher is not None and answers is not None:
-                loss = self.teacher.loss(logits, answers, loss)
+            loss = self._loss(inputs, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
@@ -248,6 +256,20 @@ class _Training:
             total, count = total + value * len(inputs), count + len(inputs)
         return total / count
 
+    def _loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of one batch."""
+        with torch.autocast(**self.autocast):
+            if self.objective is not None:
+                logits, loss = self.objective.loss(self.wrapped, inputs, targets)
+                self._check_logits(logits, targets)
+                return loss
+            logits = self._logits(inputs, targets)
+            answers = None if self.teacher is None else self.teacher.logits(inputs)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.settings.label_smoothing)
+        if self.teacher is not None and answers is not None:
+            loss = self.teacher.loss(logits, answers, loss)
+        return loss
+
     def _logits(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         try:
             output = self.wrapped(inputs)
@@ -257,12 +279,15 @@ class _Training:
             raise RequestError(f"batches of one sample are too small for this network ({error})") from error
         # googlenet and inception_v3 add the logits of their auxiliary heads in training
         logits: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        self._check_logits(logits, targets)
+        return logits
+
+    def _check_logits(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
         if logits.ndim != 2 or int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
             raise RequestError(
                 f"the network gives outputs of shape {tuple(logits.shape)} but labels run from "
                 f"{int(targets.min())} to {int(targets.max())}; it must have one output per class"
             )
-        return logits
 
     def _validate(self) -> tuple[float, float]:
         """Mean loss and accuracy, in single precision, as the network will be used."""
@@ -284,6 +309,7 @@ class _Training:
             "samples": list(samples),
             "teacher": None if self.teacher is None else self.teacher.digest,
             "weight_mask": None if self.weight_mask is None else self.weight_mask.digest,
+            "objective": None if self.objective is None else self.objective.identity,
             "epoch": epochs_done,
             "model": _copy(self.model),
             "best": self.kept,
@@ -321,9 +347,10 @@ class _Training:
             or tuple(size) != samples
             or state.get("teacher") != taught
             or state.get("weight_mask") != masked
+            or state.get("objective") != (None if self.objective is None else self.objective.identity)
         ):
             raise RequestError(
-                f"'{path}' belongs to a training with other settings or data, or another teacher or mask; "
+                f"'{path}' belongs to a training with other settings or data, or another teacher, mask or loss; "
                 "delete it or choose another --out"
             )
         try:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from secateur.training.objective import Objective, optimiser_groups
 from secateur.training.settings import TrainSettings
 
 
-def optimiser_of(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """A new optimiser of the trainable parameters.
+def optimiser_of(
+    model: nn.Module, settings: TrainSettings, objective: Objective | None = None
+) -> torch.optim.Optimizer:
+    """A new optimiser of the trainable parameters, or of those that an objective trains.
 
     Norms and biases are not decayed: their size says nothing about complexity.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]]
+    if objective is not None:
+        groups = optimiser_groups(objective, model)
+    else:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay, "scale": 1.0},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
+        ]
     if settings.optimiser == "adam":
         return torch.optim.Adam(groups, lr=settings.learning_rate)
     if settings.optimiser == "adamw":
