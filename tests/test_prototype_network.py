@@ -74,7 +74,7 @@ def test_any_backbone_trains_prunes_and_reloads(backbone, side, arguments, expec
     trained_a_step(net, samples.inputs, samples.targets)
     best = sc.compress(net, samples, sc.Budget(macs=0.6), criterion="lrp", progress=False)
     assert best.plan.achieved["macs"] <= 0.6
-    assert best.model.num_prototypes == net.num_prototypes  # only prototypes' own pruning removes them
+    assert best.model.num_prototypes == len(best.model.prototypes.classes) == best.model.last.in_features
     again = sc.load(sc.save(best.model, tmp_path / "bundle"))
     torch.testing.assert_close(again(samples.inputs), best.model(samples.inputs), rtol=0, atol=0)
 
@@ -169,7 +169,7 @@ def test_a_prototype_that_is_switched_off_counts_as_zero() -> None:
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before = net.inspect(x).similarities
-        net.prototypes.classes[1] = -1
+        net.prototypes.switch_off([1])
         after = net.inspect(x)
         torch.testing.assert_close(after.similarities[:, 1], torch.zeros(2))
         torch.testing.assert_close(after.similarities[:, [0, 2, 3, 4, 5]], before[:, [0, 2, 3, 4, 5]])

@@ -6,7 +6,7 @@ Axes: N samples, C classes, P prototypes, D channels of the feature map, H and W
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,8 +23,6 @@ Similarity = Literal["log", "linear", "cosine"]
 AddOn = Literal["bottleneck", "plain", "none"]
 
 LOG_EPSILON = 1e-4
-DISABLED = -1
-"""Class of a prototype that is switched off by hand: its similarity counts as 0."""
 OWN, OTHER = 1.0, -0.5
 """First weights of the last layer, for a prototype's own class and for the others."""
 
@@ -87,19 +85,43 @@ class PrototypeLayer(nn.Module):
 
     Attributes:
         weight: prototypes [P, D, h, w].
-        classes: of each prototype, int64 [P]; -1: switched off.
+        identity: 1 for each prototype's class and 0 for the others, [P, C]; all 0: switched off.
         similarity: see `similarity_maps`.
     """
 
-    classes: torch.Tensor
+    identity: torch.Tensor
 
     def __init__(
-        self, classes: torch.Tensor, channels: int, size: tuple[int, int] = (1, 1), similarity: Similarity = "log"
+        self,
+        classes: torch.Tensor,
+        num_classes: int,
+        channels: int,
+        size: tuple[int, int] = (1, 1),
+        similarity: Similarity = "log",
     ) -> None:
         super().__init__()
         self.similarity: Similarity = similarity
         self.weight = nn.Parameter(torch.rand(len(classes), channels, *size))
-        self.register_buffer("classes", classes.clone())
+        self.register_buffer("identity", F.one_hot(classes, num_classes).to(self.weight.dtype))
+
+    @property
+    def classes(self) -> torch.Tensor:
+        """Class of each prototype, int64 [P]; -1: switched off."""
+        return torch.where(self.active, self.identity.argmax(1), -1)
+
+    @property
+    def active(self) -> torch.Tensor:
+        """Which prototypes are not switched off, bool [P]."""
+        return self.identity.amax(1) > 0
+
+    def switch_off(self, rows: Iterable[int]) -> None:
+        """Let the similarities of some prototypes count as 0 from now on, in place."""
+        self.identity[torch.tensor(list(rows), dtype=torch.int64, device=self.identity.device)] = 0
+
+    def nearest(self, maps: torch.Tensor) -> torch.Tensor:
+        """Similarity of the most similar patch [N, P], of similarity maps [N, P, H, W]; 0 where switched off."""
+        # a product, and no choice by class: so that tracing sees that prototype and class go together
+        return maps.amax((2, 3)) * self.identity.amax(1)
 
     def maps(self, features: torch.Tensor) -> torch.Tensor:
         """Feature maps [N, D, H, W] to similarity maps [N, P, H', W'], also of prototypes that are switched off."""
@@ -107,7 +129,7 @@ class PrototypeLayer(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Feature maps [N, D, H, W] to similarities [N, P]."""
-        return torch.where(self.classes >= 0, self.maps(features).amax((2, 3)), 0.0)
+        return self.nearest(self.maps(features))
 
     def extra_repr(self) -> str:
         """Sizes."""
@@ -178,7 +200,7 @@ class PrototypeNetwork(nn.Module):
         self.features = features
         self.add_on = _add_on(add_on, made, channels)
         classes = torch.arange(num_classes).repeat_interleave(per_class)
-        self.prototypes = PrototypeLayer(classes, channels, size, similarity)
+        self.prototypes = PrototypeLayer(classes, num_classes, channels, size, similarity)
         self.last = nn.Linear(len(classes), num_classes, bias=False)
         self.reset_last()
 
@@ -194,9 +216,8 @@ class PrototypeNetwork(nn.Module):
 
     def reset_last(self) -> None:
         """Set the last layer's weights to 1 for a prototype's own class and -0.5 for the others."""
-        own = F.one_hot(self.prototypes.classes.clamp_min(0), self.num_classes).T.bool()
         with torch.no_grad():
-            self.last.weight.copy_(torch.where(own, OWN, OTHER))
+            self.last.weight.copy_(torch.where(self.prototypes.identity.T > 0, OWN, OTHER))
 
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
         """Images to the map that prototypes are compared with, [N, D, H, W]."""
@@ -212,7 +233,7 @@ class PrototypeNetwork(nn.Module):
         """Images to all that one pass gives; see `PrototypePass`."""
         features = self.feature_map(x)
         maps = self.prototypes.maps(features)
-        similarities = torch.where(self.prototypes.classes >= 0, maps.amax((2, 3)), 0.0)
+        similarities = self.prototypes.nearest(maps)
         return PrototypePass(self.last(similarities), similarities, maps, features)
 
 

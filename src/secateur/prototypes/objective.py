@@ -79,7 +79,7 @@ class PrototypeObjective:
         network = _unwrapped(model)
         distances, similarities = nearest_distances(network, network.feature_map(inputs))
         classes = network.prototypes.classes
-        active = classes >= 0
+        active = network.prototypes.active
         logits = network.last(torch.where(active, similarities, 0.0)).float()
         _check_targets(targets, network.num_classes)
         own = classes == targets[:, None]
