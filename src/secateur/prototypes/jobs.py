@@ -1,0 +1,299 @@
+"""What the commands on prototype networks do: everything that can be checked is checked, then it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from secateur.core.errors import RequestError
+from secateur.data import LabelledImages
+from secateur.evaluation import Evaluation
+from secateur.models import ModelSettings
+from secateur.models.prototype_network import PrototypeNetwork
+from secateur.pipeline.estimate import TRAINING, Estimate, forward_seconds
+from secateur.pipeline.jobs import measured, opened, subject
+from secateur.pipeline.recipe import Recipe
+from secateur.pipeline.run import Prepared
+from secateur.prototypes.explanation import ImageExplanation, PrototypeExplanations, explain_images, explain_prototypes
+from secateur.prototypes.kept import projection_in
+from secateur.prototypes.projection import check_sources, project
+from secateur.prototypes.pruning import PrunedPrototypes, prune_prototypes
+from secateur.prototypes.records import Projection
+from secateur.prototypes.settings import PrototypeRecipe
+from secateur.prototypes.training import PrototypeTraining, train_prototypes
+from secateur.surgery import read_bundle
+from secateur.training import TrainSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A prototype network and its data.
+
+    Attributes:
+        recipe: the request.
+        prepared: data and network, matched to each other.
+        projection: where its prototypes come from, if it is known.
+        metrics: of its bundle.
+    """
+
+    recipe: PrototypeRecipe
+    prepared: Prepared
+    projection: Projection | None = None
+    metrics: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, recipe: PrototypeRecipe, bundle: Path | None = None) -> Self:
+        """Open data and network.
+
+        Args:
+            recipe: the request.
+            bundle: of the network; None: a new one is built as the recipe says.
+
+        Raises:
+            RequestError: for a bundle of another kind of network, or data that do not go with it.
+        """
+        model = recipe.network.model(recipe.data) if bundle is None else ModelSettings(name=str(bundle))
+        whole = Recipe(
+            data=recipe.data, model=model, train=TrainSettings(seed=recipe.train.seed), device=recipe.device
+        )
+        prepared = opened(whole, trained=False)
+        if not isinstance(prepared.model, PrototypeNetwork):
+            raise RequestError(
+                f"'{bundle}' holds a {type(prepared.model).__name__}, which has no prototypes; give the bundle of a "
+                "network that `secateur prototypes train` made"
+            )
+        if bundle is None:
+            return cls(recipe, prepared)
+        metrics = read_bundle(bundle).metrics
+        return cls(recipe, prepared, projection_in(metrics, bundle), metrics)
+
+    @property
+    def network(self) -> PrototypeNetwork:
+        """The network."""
+        assert isinstance(self.prepared.model, PrototypeNetwork)
+        return self.prepared.model
+
+    def plain(self, split: str) -> LabelledImages:
+        """Images of a split, without augmentation."""
+        images: LabelledImages = getattr(self.prepared.data, split)
+        return images.replace(augmentation=None)
+
+    def forward_seconds(self) -> float:
+        """Of a forward pass, per image."""
+        return forward_seconds(self.network, self.plain("test"), self.prepared.device)
+
+    def tested(self) -> Evaluation:
+        """Accuracy and cost on the test images."""
+        return measured(self.prepared, self.plain("test"))
+
+    def sources(self) -> Projection:
+        """Where the prototypes come from.
+
+        Raises:
+            RequestError: when that is not known, or the images are not those that they were projected onto.
+        """
+        if self.projection is None:
+            raise RequestError(
+                "the network was never projected, so its prototypes show no image; run `secateur prototypes push` first"
+            )
+        check_sources(self.projection, self.plain("train"))
+        return self.projection
+
+
+@dataclass(frozen=True, eq=False)
+class TrainPrototypesJob:
+    """A prototype network to be trained and projected."""
+
+    opened: Opened
+
+    @classmethod
+    def of(cls, recipe: PrototypeRecipe) -> Self:
+        """Check a request; see `secateur.pipeline.jobs.Job`."""
+        return cls(Opened.of(recipe))
+
+    @property
+    def prepared(self) -> Prepared:
+        """See `secateur.pipeline.jobs.Job.prepared`."""
+        return self.opened.prepared
+
+    def description(self) -> list[str]:
+        """See `secateur.pipeline.jobs.Job.description`."""
+        network, settings = self.opened.network, self.opened.recipe.train
+        place = network.features.place
+        return [
+            subject(self.prepared),
+            f"network: {self.opened.recipe.network.backbone} up to '{place.module}' ({place.channels} channels of "
+            f"{place.size[0]}x{place.size[1]} positions), {network.num_prototypes:,} prototypes of "
+            f"{'x'.join(map(str, network.prototypes.weight.shape[1:]))}",
+            *map(str, settings.stages()),
+        ]
+
+    def estimate(self) -> Estimate:
+        """See `secateur.pipeline.jobs.Job.estimate`."""
+        image, data, settings = self.opened.forward_seconds(), self.prepared.data, self.opened.recipe.train
+        epochs = settings.warm_epochs + settings.joint_epochs
+        pushes = len(settings.pushes)
+        training = epochs * image * (TRAINING * len(data.train) + len(data.val))
+        return Estimate(training + (2 * pushes * len(data.train) + len(data.test)) * image)
+
+    def run(
+        self, folder: Path | None = None, on_epoch: Callable[[Any], None] | None = None
+    ) -> tuple[PrototypeTraining, Evaluation]:
+        """Train in place, and measure on the test images.
+
+        Args:
+            folder: interrupted training goes on from what is kept there.
+            on_epoch: called with each finished epoch.
+        """
+        data, settings = self.prepared.data, self.opened.recipe.train
+        settings = settings.model_copy(update={"device": str(self.prepared.device)})
+        trained = train_prototypes(
+            self.opened.network,
+            data.train,
+            data.val,
+            settings,
+            plain=self.opened.plain("train"),
+            state_folder=folder,
+            on_epoch=on_epoch,
+        )
+        return trained, self.opened.tested()
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectJob:
+    """A network whose prototypes are to become training patches."""
+
+    opened: Opened
+
+    @classmethod
+    def of(cls, recipe: PrototypeRecipe, bundle: Path) -> Self:
+        """Check a request; see `secateur.pipeline.jobs.Job`."""
+        return cls(Opened.of(recipe, bundle))
+
+    @property
+    def prepared(self) -> Prepared:
+        """See `secateur.pipeline.jobs.Job.prepared`."""
+        return self.opened.prepared
+
+    def description(self) -> list[str]:
+        """See `secateur.pipeline.jobs.Job.description`."""
+        return [
+            subject(self.prepared),
+            f"project {self.opened.network.num_prototypes:,} prototypes onto patches of "
+            f"{len(self.prepared.data.train):,} training images",
+        ]
+
+    def estimate(self) -> Estimate:
+        """See `secateur.pipeline.jobs.Job.estimate`."""
+        images = len(self.prepared.data.train) + 2 * len(self.prepared.data.test)
+        return Estimate(images * self.opened.forward_seconds())
+
+    def run(self) -> tuple[Projection, Evaluation, Evaluation]:
+        """Project in place; measured before and after."""
+        before = self.opened.tested()
+        self.opened.network.to(self.prepared.device)
+        avoid = self.opened.recipe.train.avoid_duplicates
+        found = project(self.opened.network, self.opened.plain("train"), avoid_duplicates=avoid)
+        return found, before, self.opened.tested()
+
+
+@dataclass(frozen=True, eq=False)
+class PrunePrototypesJob:
+    """A network whose prototypes are to be pruned."""
+
+    opened: Opened
+
+    @classmethod
+    def of(cls, recipe: PrototypeRecipe, bundle: Path) -> Self:
+        """Check a request; see `secateur.pipeline.jobs.Job`."""
+        return cls(Opened.of(recipe, bundle))
+
+    @property
+    def prepared(self) -> Prepared:
+        """See `secateur.pipeline.jobs.Job.prepared`."""
+        return self.opened.prepared
+
+    def description(self) -> list[str]:
+        """See `secateur.pipeline.jobs.Job.description`."""
+        asked, count = self.opened.recipe.prune, self.opened.network.num_prototypes
+        return [
+            subject(self.prepared),
+            f"prune {count:,} prototypes by {asked.criterion}, then train the last layer for {asked.last_iterations} "
+            "epochs on their similarities",
+        ]
+
+    def estimate(self) -> Estimate:
+        """See `secateur.pipeline.jobs.Job.estimate`."""
+        images = 2 * len(self.prepared.data.train) + 3 * len(self.prepared.data.test)
+        return Estimate(images * self.opened.forward_seconds())
+
+    def run(self) -> PrunedPrototypes:
+        """Prune; the network itself stays as it is."""
+        recipe = self.opened.recipe
+        return prune_prototypes(
+            self.opened.network,
+            self.opened.plain("train"),
+            self.opened.plain("test"),
+            recipe.prune,
+            recipe.train.model_copy(update={"device": str(self.prepared.device)}),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainPrototypesJob:
+    """Images, and the prototypes themselves, to be explained.
+
+    Attributes:
+        opened: network and data.
+        indices: of the test images.
+    """
+
+    opened: Opened
+    indices: tuple[int, ...]
+
+    @classmethod
+    def of(cls, recipe: PrototypeRecipe, bundle: Path, images: tuple[int, ...] = (), count: int = 8) -> Self:
+        """Check a request; see `secateur.pipeline.jobs.Job`."""
+        from secateur.pipeline.explanation import first_of_classes
+
+        found = Opened.of(recipe, bundle)
+        found.sources()
+        test = found.plain("test")
+        indices = tuple(dict.fromkeys(images or first_of_classes(test, count)))
+        bad = [index for index in indices if not 0 <= index < len(test)]
+        if bad:
+            raise RequestError(f"there is no test image {bad[0]}; the test split has images 0 to {len(test) - 1}")
+        return cls(found, indices)
+
+    @property
+    def prepared(self) -> Prepared:
+        """See `secateur.pipeline.jobs.Job.prepared`."""
+        return self.opened.prepared
+
+    def description(self) -> list[str]:
+        """See `secateur.pipeline.jobs.Job.description`."""
+        return [
+            subject(self.prepared),
+            f"explain {len(self.indices)} test images by their prototypes, and {self.opened.network.num_prototypes:,} "
+            "prototypes by their nearest patches in training and test images",
+        ]
+
+    def estimate(self) -> Estimate:
+        """See `secateur.pipeline.jobs.Job.estimate`."""
+        data = self.prepared.data
+        return Estimate((len(data.train) + len(data.test)) * self.opened.forward_seconds())
+
+    def run(self) -> tuple[list[ImageExplanation], PrototypeExplanations]:
+        """Explain."""
+        recipe, network = self.opened.recipe, self.opened.network.to(self.prepared.device)
+        projection, test = self.opened.sources(), self.opened.plain("test")
+        inputs: torch.Tensor = test.batch(self.indices)[0]
+        local = explain_images(
+            network, inputs, top=recipe.explain.top, boxes=recipe.explain.boxes, projection=projection
+        )
+        both = explain_prototypes(network, self.opened.plain("train"), test, k=recipe.prune.k)
+        return local, both
