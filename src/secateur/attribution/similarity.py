@@ -67,7 +67,12 @@ class SimilarityFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, similarity: str, rest: float, compute: Callable[[], torch.Tensor]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        similarity: str,
+        rest: float,
+        compute: Callable[[], torch.Tensor],
     ) -> torch.Tensor:
         """The similarity maps, [N, P, H', W']."""
         maps = compute()
@@ -76,7 +81,7 @@ class SimilarityFunction(torch.autograd.Function):
         return maps
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Modified gradient of the feature maps."""
         x, weight, maps = ctx.saved_tensors
         relevance = similarity_relevance(gradients[0] * maps, x, weight, ctx.similarity, ctx.rest)

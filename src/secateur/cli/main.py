@@ -9,7 +9,21 @@ from collections.abc import Sequence
 import typer
 from typer.main import get_command
 
-from secateur.cli import compare, data, demo, doctor, evaluate, explain, export, prune, report, study, toy, train
+from secateur.cli import (
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    prototypes,
+    prune,
+    report,
+    study,
+    toy,
+    train,
+)
 from secateur.core import interruption
 from secateur.core.errors import SecateurError
 
@@ -42,6 +56,7 @@ def _root(
 for _module in (demo, doctor, train, prune, compare, evaluate, explain, export, report):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 app.add_typer(data.app, name="data")
+app.add_typer(prototypes.app, name="prototypes")
 app.add_typer(study.app, name="study")
 app.add_typer(toy.app, name="toy")
 

@@ -59,7 +59,7 @@ class FeatureMap(nn.Module):
         RequestError: when there is no such module, or it gives no map.
 
     Example:
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         >>> features = FeatureMap(net, torch.zeros(1, 3, 9, 9))
         >>> features.place.module, features.place.size, features(torch.zeros(1, 3, 9, 9)).shape
         ('1', (4, 4), torch.Size([1, 8, 4, 4]))
@@ -111,7 +111,7 @@ class FeatureMap(nn.Module):
         return f"at={self.place.module!r}, layout={self.place.layout!r}"
 
 
-class _Reached(Exception):  # noqa: N818  # no error: the pass got to where it should end
+class _Reached(Exception):  # no error: the pass got to where it should end
     def __init__(self, output: torch.Tensor) -> None:
         super().__init__()
         self.output = output

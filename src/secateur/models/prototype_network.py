@@ -174,7 +174,8 @@ class PrototypeNetwork(nn.Module):
 
     Example:
         >>> from secateur.models import build
-        >>> net = PrototypeNetwork(FeatureMap(build("resnet20"), torch.zeros(1, 3, 32, 32)), 10, per_class=2, channels=32)
+        >>> features = FeatureMap(build("resnet20"), torch.zeros(1, 3, 32, 32))
+        >>> net = PrototypeNetwork(features, 10, per_class=2, channels=32)
         >>> net(torch.zeros(4, 3, 32, 32)).shape, net.num_prototypes
         (torch.Size([4, 10]), 20)
     """
@@ -291,7 +292,11 @@ def prototype_network(
         backbone_arguments: of its constructor (``{"weights": "DEFAULT"}`` fetches trained weights).
         image_size: of the images; None: what the backbone is made for.
         at: module of the backbone whose output is the feature map; None: the last one.
-        per_class, channels, size, add_on, similarity: see `PrototypeNetwork`.
+        per_class: prototypes of each class.
+        channels: of the prototypes; None: as many as the map has.
+        size: of the prototypes, in positions of the map.
+        add_on: see `PrototypeNetwork`.
+        similarity: see `similarity_maps`.
 
     Raises:
         RequestError: see `PrototypeNetwork` and `FeatureMap`.
@@ -306,4 +311,4 @@ def prototype_network(
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     features = FeatureMap(network, torch.zeros(1, planes, height, width), at)
-    return PrototypeNetwork(features, num_classes, per_class, channels, tuple(size), add_on, similarity)
+    return PrototypeNetwork(features, num_classes, per_class, channels, (size[0], size[1]), add_on, similarity)

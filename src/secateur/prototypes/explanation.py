@@ -221,7 +221,11 @@ def explain_prototypes(
     """
     there = test is not None and len(test) > 0
     near = nearest_patches(network, train, k, batch_size=batch_size, progress=False)
-    others = nearest_patches(network, test, k, split="test", batch_size=batch_size, progress=False) if test and there else None
+    others = (
+        nearest_patches(network, test, k, split="test", batch_size=batch_size, progress=False)
+        if test and there
+        else None
+    )
     similarities = similarities_of(network, test if test and there else train, batch_size, progress=False)
     weights = network.last.weight.detach().cpu()
     contributions = similarities * weights[(similarities @ weights.T).argmax(1)]

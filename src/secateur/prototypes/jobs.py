@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import torch
+import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.data import LabelledImages
+from secateur.data.folders import SUFFIXES
 from secateur.evaluation import Evaluation
 from secateur.models import ModelSettings
 from secateur.models.prototype_network import PrototypeNetwork
@@ -27,6 +28,8 @@ from secateur.prototypes.settings import PrototypeRecipe
 from secateur.prototypes.training import PrototypeTraining, train_prototypes
 from secateur.surgery import read_bundle
 from secateur.training import TrainSettings
+
+_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,7 @@ class Opened:
             RequestError: for a bundle of another kind of network, or data that do not go with it.
         """
         model = recipe.network.model(recipe.data) if bundle is None else ModelSettings(name=str(bundle))
-        whole = Recipe(
-            data=recipe.data, model=model, train=TrainSettings(seed=recipe.train.seed), device=recipe.device
-        )
+        whole = Recipe(data=recipe.data, model=model, train=TrainSettings(seed=recipe.train.seed), device=recipe.device)
         prepared = opened(whole, trained=False)
         if not isinstance(prepared.model, PrototypeNetwork):
             raise RequestError(
@@ -135,7 +136,7 @@ class TrainPrototypesJob:
     def estimate(self) -> Estimate:
         """See `secateur.pipeline.jobs.Job.estimate`."""
         image, data, settings = self.opened.forward_seconds(), self.prepared.data, self.opened.recipe.train
-        epochs = settings.warm_epochs + settings.joint_epochs
+        epochs = settings.epochs
         pushes = len(settings.pushes)
         training = epochs * image * (TRAINING * len(data.train) + len(data.val))
         return Estimate(training + (2 * pushes * len(data.train) + len(data.test)) * image)
@@ -249,25 +250,49 @@ class ExplainPrototypesJob:
 
     Attributes:
         opened: network and data.
-        indices: of the test images.
+        images: to be explained.
+        indices: among the test images, or the files of a folder.
+        files: names of the files of a folder, whose classes are not known; empty for test images.
     """
 
     opened: Opened
+    images: LabelledImages
     indices: tuple[int, ...]
+    files: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, recipe: PrototypeRecipe, bundle: Path, images: tuple[int, ...] = (), count: int = 8) -> Self:
-        """Check a request; see `secateur.pipeline.jobs.Job`."""
+    def of(
+        cls,
+        recipe: PrototypeRecipe,
+        bundle: Path,
+        images: tuple[int, ...] = (),
+        count: int = 8,
+        folder: Path | None = None,
+    ) -> Self:
+        """Check a request; see `secateur.pipeline.jobs.Job`.
+
+        Args:
+            recipe: the request.
+            bundle: of the network.
+            images: test images by index; none: the first ones of each class in turn.
+            count: of images, where none is named.
+            folder: of image files that are explained, all of them, in place of test images.
+        """
         from secateur.pipeline.explanation import first_of_classes
 
         found = Opened.of(recipe, bundle)
         found.sources()
         test = found.plain("test")
+        if folder is not None:
+            paths = image_files(folder)
+            labels = np.zeros(len(paths), np.int64)
+            loose = test.replace(images=paths, labels=labels)
+            return cls(found, loose, tuple(range(len(paths))), tuple(path.name for path in paths))
         indices = tuple(dict.fromkeys(images or first_of_classes(test, count)))
         bad = [index for index in indices if not 0 <= index < len(test)]
         if bad:
             raise RequestError(f"there is no test image {bad[0]}; the test split has images 0 to {len(test) - 1}")
-        return cls(found, indices)
+        return cls(found, test.subset(list(indices)), indices)
 
     @property
     def prepared(self) -> Prepared:
@@ -278,8 +303,9 @@ class ExplainPrototypesJob:
         """See `secateur.pipeline.jobs.Job.description`."""
         return [
             subject(self.prepared),
-            f"explain {len(self.indices)} test images by their prototypes, and {self.opened.network.num_prototypes:,} "
-            "prototypes by their nearest patches in training and test images",
+            f"explain {len(self.indices)} {'files' if self.files else 'test images'} by their prototypes",
+            f"show what {self.opened.network.num_prototypes:,} prototypes stand for: their nearest patches in training and "
+            "test images",
         ]
 
     def estimate(self) -> Estimate:
@@ -290,10 +316,24 @@ class ExplainPrototypesJob:
     def run(self) -> tuple[list[ImageExplanation], PrototypeExplanations]:
         """Explain."""
         recipe, network = self.opened.recipe, self.opened.network.to(self.prepared.device)
-        projection, test = self.opened.sources(), self.opened.plain("test")
-        inputs: torch.Tensor = test.batch(self.indices)[0]
-        local = explain_images(
-            network, inputs, top=recipe.explain.top, boxes=recipe.explain.boxes, projection=projection
-        )
-        both = explain_prototypes(network, self.opened.plain("train"), test, k=recipe.prune.k)
+        projection, count = self.opened.sources(), len(self.images)
+        local: list[ImageExplanation] = []
+        for begin in range(0, count, _BATCH):
+            inputs = self.images.batch(range(begin, min(begin + _BATCH, count)))[0]
+            local += explain_images(
+                network, inputs, top=recipe.explain.top, boxes=recipe.explain.boxes, projection=projection
+            )
+        both = explain_prototypes(network, self.opened.plain("train"), self.opened.plain("test"), k=recipe.prune.k)
         return local, both
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Image files of a folder, by name.
+
+    Raises:
+        RequestError: when there is none.
+    """
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise RequestError(f"'{folder}' holds no image file ({', '.join(sorted(SUFFIXES))})")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +126,7 @@ def feature_batches(
     order = np.arange(len(plain)) if indices is None else np.asarray(indices)
     device = network.prototypes.weight.device
     for begin in track(range(0, len(order), batch_size), "batches of images"):
-        inputs, labels = plain.batch(order[begin : begin + batch_size])
+        inputs, labels = plain.batch([int(index) for index in order[begin : begin + batch_size]])
         with borrowed(network), torch.no_grad():
             features = network.feature_map(inputs.to(device)).float()
         yield begin, labels.to(device), features
@@ -156,6 +156,13 @@ def _distances(features: torch.Tensor, weight: torch.Tensor, kind: str) -> torch
     return squared_distances(features, weight)
 
 
+def _similarity(distances: torch.Tensor, kind: str) -> torch.Tensor:
+    """The other way round."""
+    if kind == "log":
+        return log_similarity(distances)
+    return -distances if kind == "linear" else 1 - distances
+
+
 def _first_least(maps_NPHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Least value of each map, and the first position that has it."""
     flat = maps_NPHW.flatten(2)
@@ -173,8 +180,8 @@ class _Best:
     labels: torch.Tensor
     places: torch.Tensor
 
-    def _map(self, change: object) -> _Best:
-        return _Best(*(change(t) for t in (self.distances, self.images, self.labels, self.places)))  # type: ignore[operator]
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> _Best:
+        return _Best(*(change(t) for t in (self.distances, self.images, self.labels, self.places)))
 
     def joined(self, later: _Best) -> _Best:
         """With those of later images behind."""
@@ -203,7 +210,7 @@ class _Best:
         """As arrays; ``width``: columns of the map."""
         distances = self.distances.cpu()
         there = torch.isfinite(distances)
-        similarities = {"log": log_similarity, "linear": torch.neg, "cosine": lambda d: 1 - d}[kind](distances)
+        similarities = _similarity(distances, kind)
         arrays = [torch.where(there, t.cpu(), NONE).numpy() for t in (self.images, self.labels)]
         places = self.places.cpu()
         rows, columns = (torch.where(there, t, NONE).numpy() for t in (places // width, places % width))

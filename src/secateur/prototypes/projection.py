@@ -69,9 +69,7 @@ def project(
     rows = np.flatnonzero(classes >= 0)
     _check_classes(classes[rows], data, avoid_duplicates)
     most = int(np.bincount(classes[rows]).max()) if avoid_duplicates and len(rows) else 1
-    nearest = nearest_patches(
-        network, data, most, split=split, own_class=True, batch_size=batch_size, progress=False
-    )
+    nearest = nearest_patches(network, data, most, split=split, own_class=True, batch_size=batch_size, progress=False)
     picks = _distinct(nearest, classes) if avoid_duplicates else np.zeros(len(classes), np.int64)
     patches = {int(row): _patch(nearest, int(row), int(picks[row]), data) for row in rows}
     _copy_features(network, data, patches, batch_size)

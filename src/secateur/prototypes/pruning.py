@@ -92,7 +92,11 @@ def left_of(projection: Projection, kept: tuple[int, ...]) -> Projection:
 def _evaluated(network: PrototypeNetwork, images: LabelledImages) -> Evaluation:
     device = network.prototypes.weight.device
     found = evaluate(
-        network, loader(images.replace(augmentation=None)), class_names=images.class_names, device=device, progress=False
+        network,
+        loader(images.replace(augmentation=None)),
+        class_names=images.class_names,
+        device=device,
+        progress=False,
     )
     network.to(device)
     return found

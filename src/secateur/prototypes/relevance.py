@@ -65,5 +65,4 @@ class _Similarities(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images to similarities [N, P]."""
-        network = cast(PrototypeNetwork, self.network)
-        return cast(torch.Tensor, network.prototypes(network.feature_map(x)))
+        return cast(torch.Tensor, self.network.prototypes(self.network.feature_map(x)))

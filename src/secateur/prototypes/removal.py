@@ -23,8 +23,8 @@ GROUP = "prototypes"
 def remove_prototypes(network: PrototypeNetwork, numbers: Iterable[int]) -> PrototypeNetwork:
     """A network without some prototypes, and without the last layer's weights that read them; the input stays.
 
-    Prototypes are units like channels: this is `secateur.prune` with a plan that names them, so bundles, further pruning
-    and export know of it.
+    Prototypes are units like channels: this is `secateur.prune` with a plan that names them, so that bundles, further
+    pruning and export know of it.
 
     Args:
         network: with its last layer as it is.

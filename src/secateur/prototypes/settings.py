@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -133,7 +134,7 @@ class PrototypeTrainSettings(Section):
         rates, found = self.rates, list[Stage]()
         falls = set(range(self.warm_epochs, self.epochs, rates.step)) if rates.step else set()
         cuts = sorted({0, self.warm_epochs, *self.pushes, *falls})
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             warm = begin < self.warm_epochs
             fallen = rates.factor ** ((begin - self.warm_epochs) // rates.step) if rates.step and not warm else 1.0
             backbone = 0.0 if warm else rates.backbone * fallen

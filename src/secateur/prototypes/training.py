@@ -22,8 +22,8 @@ from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline.contents import weights_digest
 from secateur.prototypes.kept import SOURCES, projection_in, to_values
 from secateur.prototypes.last_layer import fit_last_layer
-from secateur.prototypes.objective import PrototypeObjective
 from secateur.prototypes.nearest import similarities_of
+from secateur.prototypes.objective import PrototypeObjective
 from secateur.prototypes.projection import data_digest, project
 from secateur.prototypes.records import Projection
 from secateur.prototypes.schedule import Project, RefitLast, Stage, TrainParts
@@ -103,9 +103,7 @@ class PrototypeTraining:
             else:
                 name = "projection" if done.projection is not None else "last layer"
                 loss = done.epochs[-1]["train_loss"] if done.epochs else None
-                found.append(
-                    {"stage": name, "epoch": done.epoch, "train_loss": loss, "val_accuracy": done.accuracy}
-                )
+                found.append({"stage": name, "epoch": done.epoch, "train_loss": loss, "val_accuracy": done.accuracy})
         return found
 
 
@@ -160,8 +158,9 @@ def train_prototypes(
     stages = settings.stages()
 
     def kept() -> str:
-        there = folder is not None and any(folder.iterdir())
-        return f"finished stages and epochs are kept in '{folder}'; the same request goes on from there" if there else ""
+        if folder is None or not any(folder.iterdir()):
+            return ""
+        return f"finished stages and epochs are kept in '{folder}'; the same request goes on from there"
 
     with keeping(kept):
         for index, stage in enumerate(track(stages, "stages", done=len(done))):
