@@ -16,6 +16,11 @@ from .layer_shares import LayerShareRow, LayerShares
 from .layers import LayerKept, Layers
 from .look import COLORMAPS, colormap, save_chart
 from .page import load_report, render, write_report
+from .prototype_explanations import ExplainedImage, PrototypeExplanations, PrototypeMatch
+from .prototype_figure import save_prototype_figure
+from .prototype_pictures import BoxedImage
+from .prototype_pruning import PrototypeDecisionRow, PrototypePruning, PrunedStage
+from .prototypes import NearPatch, PrototypeCard, PrototypeGallery
 from .ranks import RankingRow, Rankings, save_ranks
 from .records import SCHEMA_VERSION, Report
 from .regions import film_png, to_base64
@@ -34,6 +39,7 @@ __all__ = [
     "AgreementGroup",
     "AlikeImages",
     "BeforeAfter",
+    "BoxedImage",
     "Cell",
     "ClassAccuracy",
     "ClassAccuracyRow",
@@ -44,6 +50,7 @@ __all__ = [
     "ComparisonRow",
     "Conditions",
     "DataCheck",
+    "ExplainedImage",
     "Field",
     "Film",
     "FilmTrack",
@@ -57,6 +64,14 @@ __all__ = [
     "LayerShares",
     "Layers",
     "Measurement",
+    "NearPatch",
+    "PrototypeCard",
+    "PrototypeDecisionRow",
+    "PrototypeExplanations",
+    "PrototypeGallery",
+    "PrototypeMatch",
+    "PrototypePruning",
+    "PrunedStage",
     "RankingRow",
     "Rankings",
     "RecallRow",
@@ -86,6 +101,7 @@ __all__ = [
     "save_fields",
     "save_figure",
     "save_gains",
+    "save_prototype_figure",
     "save_ranks",
     "save_samples",
     "save_steps",

@@ -62,6 +62,9 @@ _HOMES = {
     "class-units": "class_units",
     "data-check": "data_check",
     "steps": "steps",
+    "prototypes/gallery": "prototypes",
+    "prototypes/decisions": "prototype_pruning",
+    "prototypes/local": "prototype_explanations",
 }
 _records: Registry[Any] = Registry("section", {name: f"secateur.reports.{home}" for name, home in _HOMES.items()})
 _types: dict[type[Any], SectionType] = {}
