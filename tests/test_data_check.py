@@ -339,9 +339,11 @@ def test_folders_and_archives(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- command
 
 
-def test_json_is_all_there_is_on_standard_output(table: tuple[Path, Table], tmp_path: Path) -> None:
-    done = _check(_written(table), "--json", "--out", str(tmp_path / "out"))
-    told = json.loads(done.stdout)
+def test_json_is_all_there_is_on_standard_output(
+    table: tuple[Path, Table], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["data", "check", str(_written(table)), "--json", "--out", str(tmp_path / "out")])
+    told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "out" / "check.json").read_text())
     assert told["leakage"] is False
     assert told["classes"][0].keys() == {"name", "images", "groups"}

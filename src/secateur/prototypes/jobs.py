@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,7 +68,7 @@ class Opened:
                 "network that `secateur prototypes train` made"
             )
         if bundle is None:
-            return cls(recipe, prepared)
+            return cls(recipe, replace(prepared, trained=True))  # it is going to be trained: no word of random weights
         metrics = read_bundle(bundle).metrics
         return cls(recipe, prepared, projection_in(metrics, bundle), metrics)
 

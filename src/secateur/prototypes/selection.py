@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from secateur.attribution import unit_statistics
+from secateur.attribution import attribute
 from secateur.core.errors import RequestError
-from secateur.data import LabelledImages, loader
+from secateur.data import LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.prototypes.nearest import NearestPatches, similarities_of
 from secateur.prototypes.numbers import prototype_numbers
@@ -90,17 +90,12 @@ def decide(
 
 def relevance_scores(network: PrototypeNetwork, images: LabelledImages, batch_size: int = 64) -> np.ndarray:
     """Mean |relevance| of each prototype's similarity for the logit of the true class, [P]: ε-rule, start 1."""
-    batches = loader(images.replace(augmentation=None), batch_size)
-    device = network.prototypes.weight.device
-    total, count = np.zeros(network.num_prototypes), 0
-    for inputs, labels in batches:
-        found = unit_statistics(
-            _LastLayer(network), [(network_similarities(network, inputs.to(device)), labels.to(device))], "epsilon",
-            at="readers",
-        )  # fmt: skip
-        total += found["last"].relevance.abs().sum(0).double().cpu().numpy()
-        count += len(labels)
-    return total / max(1, count)
+    similarities = similarities_of(network, images, batch_size, progress=False)
+    last, device = _LastLayer(network), network.prototypes.weight.device
+    labels = torch.from_numpy(images.labels)
+    found = attribute(last, similarities.to(device), labels, "epsilon", start="one", batch_size=1024, progress=False)
+    scores: np.ndarray = found.input.abs().double().mean(0).cpu().numpy()
+    return scores
 
 
 def usage_scores(network: PrototypeNetwork, images: LabelledImages) -> np.ndarray:
@@ -113,15 +108,6 @@ def usage_scores(network: PrototypeNetwork, images: LabelledImages) -> np.ndarra
     shares = contributions / contributions.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     found: np.ndarray = shares.mean(0).numpy()
     return found
-
-
-def network_similarities(network: PrototypeNetwork, inputs: torch.Tensor) -> torch.Tensor:
-    """Of one batch, [N, P], without a gradient."""
-    from secateur.core.borrowing import borrowed
-
-    with borrowed(network), torch.no_grad():
-        found: torch.Tensor = network.prototypes(network.feature_map(inputs))
-    return found.detach()
 
 
 class _LastLayer(torch.nn.Module):
