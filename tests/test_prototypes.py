@@ -222,6 +222,35 @@ def test_relevance_of_a_prototype_adds_up_to_its_similarity() -> None:
     torch.testing.assert_close(found.sum((1, 2, 3)), wanted, rtol=0.05, atol=1e-3)
 
 
+@pytest.mark.parametrize("similarity", ["log", "linear", "cosine"])
+def test_a_prototype_finds_its_own_patch_by_relevance(similarity: str) -> None:
+    net, data = network(similarity=similarity), images()
+    found = project(net, data, boxes=(), progress=False)
+    for row, source in enumerate(found.sources):
+        relevance = prototype_relevance(net, data.batch([source.patch.image])[0], [row])
+        assert float(relevance.sum()) > 0.5
+
+
+def test_a_single_prototype_speaks_for_itself() -> None:
+    net, data = network(num_classes=1, per_class=1), images(4)
+    assert float(prototype_relevance(net, data.batch([0])[0], [0]).sum()) > 0
+
+
+def test_maps_that_are_not_finite_are_named() -> None:
+    net, data = network(), images(4)
+    with torch.no_grad():
+        net.features.network.conv1.weight.fill_(torch.nan)
+    with pytest.raises(sc.SecateurError, match="feature map of image 0 is not finite"):
+        project(net, data, progress=False)
+
+
+def test_double_precision_works() -> None:
+    net, data = network().double(), images(6)
+    found = project(net, data, progress=False)
+    assert len(found.sources) == 6
+    assert explain_images(net, data.batch([0])[0], progress=False)[0].evidence
+
+
 def test_boxes_lie_within_the_image() -> None:
     net, data = network(), images(4)
     for boxes in boxes_of(net, data.batch(range(4))[0], [0, 1, 2, 3], [(0, 0), (1, 1), (2, 2), (3, 3)]):
@@ -251,7 +280,12 @@ def test_the_loss_is_that_of_the_paper(class_specific: bool) -> None:
     l1 = sum(
         float(abs(weights[c, p])) for c in range(3) for p in range(6) if not class_specific or int(classes[p]) != c
     )
-    wanted = float(F.cross_entropy(logits, y).detach()) + 0.7 * cluster + 0.01 * l1 - (0.2 * separation if class_specific else 0)
+    wanted = (
+        float(F.cross_entropy(logits, y).detach())
+        + 0.7 * cluster
+        + 0.01 * l1
+        - (0.2 * separation if class_specific else 0)
+    )
     assert float(loss.detach()) == pytest.approx(wanted, rel=1e-4)
 
 
@@ -304,9 +338,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_network(tmp_path: Path, s
             raise Stopped
 
     with pytest.raises(Stopped):
-        train_prototypes(
-            network(), data, val, settings(), state_folder=tmp_path / "s", on_epoch=until, progress=False
-        )
+        train_prototypes(network(), data, val, settings(), state_folder=tmp_path / "s", on_epoch=until, progress=False)
     resumed = network()
     train_prototypes(resumed, data, val, settings(), state_folder=tmp_path / "s", progress=False)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
@@ -483,7 +515,7 @@ def test_contributions_add_up_to_the_logit(trained) -> None:
     net, data, done = trained
     x, _ = data.batch(range(5))
     found = explain_images(net, x, top=6, projection=done.last, progress=False)
-    logits = net(x)
+    logits = net(x).detach()
     for n, item in enumerate(found):
         assert item.predicted == item.target == int(logits[n].argmax())
         assert sum(e.contribution for e in item.evidence) == pytest.approx(float(logits[n, item.target]), rel=1e-3)
@@ -607,3 +639,25 @@ def test_wrong_commands_say_so_in_one_line(bundle, tmp_path, capsys, options, me
     assert run(["prototypes", *given, "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in line
+
+
+def test_exported_networks_give_logits_and_similarities(trained, tmp_path) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX comes with the onnx extra")
+    from secateur.exporting import OnnxSession
+    from secateur.prototypes import export_prototypes
+
+    net, data, _ = trained
+    slim = remove_prototypes(net, [2])
+    found = export_prototypes(slim, tmp_path / "p.onnx", progress=False)
+    assert found.difference < 1e-4
+    session = OnnxSession(found.path)
+    others = images(5, seed=9)  # at its own patch the logarithm magnifies rounding
+    for count in (1, 5):
+        x = others.batch(range(count))[0]
+        given = session(x)
+        with torch.no_grad():
+            wanted = slim.inspect(x)
+        torch.testing.assert_close(torch.as_tensor(given[0]), wanted.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.as_tensor(given[1]), wanted.similarities, rtol=1e-4, atol=1e-4)
+    onnx = pytest.importorskip("onnx")
+    assert [output.name for output in onnx.load(found.path).graph.output] == ["logits", "similarities"]

@@ -25,7 +25,7 @@ EARLY = [  # refused before PyTorch is loaded
     (["prune", "--model", "resnet20", *TINY], "'resnet20' would have random weights"),
     (["compare", "--model", "torchvision/resnet18", *TINY], "or --allow-untrained if you mean it"),
     (["explain", "--model", "resnet56", *TINY], "'resnet56' would have random weights"),
-    (["prune", "--model", "resnt20", *TINY], "unknown model 'resnt20' (did you mean 'resnet20'?); known: prototype-network, "),
+    (["prune", "--model", "resnt20", *TINY], "unknown model 'resnt20' (did you mean 'resnet20'?); known: prototype-"),
     (["prune", "--model", "resnet20-cifar", *TINY], "(did you mean 'resnet20-cifar10'?)"),
     (["evaluate", "--model", "torchvision/resnet81", *TINY], "torchvision has no classifier 'resnet81' (did you mean"),
     (["evaluate", "--model", "timm/vit_tinny_patch16_224", *TINY], "timm has no model 'vit_tinny_patch16_224' (did"),

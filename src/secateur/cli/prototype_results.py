@@ -11,15 +11,24 @@ import typer
 from secateur.cli.present import ALONE, alone, percent, say_notes, show
 from secateur.cli.results import write_split
 from secateur.core.files import atomic_path, write_json
+from secateur.exporting.formats import SUFFIXES
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.prototypes.explanation import ImageExplanation, PrototypeExplanations
-from secateur.prototypes.jobs import ExplainPrototypesJob, Opened, ProjectJob, PrunePrototypesJob, TrainPrototypesJob
+from secateur.prototypes.exporting import export_prototypes
+from secateur.prototypes.jobs import (
+    ExplainPrototypesJob,
+    Opened,
+    ProjectJob,
+    PrunePrototypesJob,
+    TrainPrototypesJob,
+    prototype_network_of,
+)
 from secateur.prototypes.kept import SOURCES, to_values
 from secateur.prototypes.nearest import NearestPatches
 from secateur.prototypes.numbers import prototype_numbers
 from secateur.prototypes.pruning import PrunedPrototypes, left_of
 from secateur.prototypes.records import Box, Projection
-from secateur.surgery import save
+from secateur.surgery import read_bundle, save
 from secateur.tracking import Tracking
 from secateur.training import curves
 
@@ -131,6 +140,17 @@ def show_explained_prototypes(job: ExplainPrototypesJob, out: Path) -> None:
         f"{100 * float(both.purity.mean()):.1f} %"
     )
     _say(written)
+
+
+def show_exported_prototypes(model: Path, format: str, out: Path) -> None:
+    """Export; the file into ``out``, its difference from PyTorch on the terminal."""
+    bundle = read_bundle(model)
+    network = prototype_network_of(bundle.model, model)
+    path = out / f"prototypes{SUFFIXES[format]}" if format in SUFFIXES else out / "prototypes"
+    found = export_prototypes(network, path, format=format, metadata=bundle.architecture.get("data", {}))
+    outputs = "logits and similarities" if format in ("onnx", "openvino") else "(logits, similarities)"
+    typer.echo(f"outputs: {outputs}; largest difference from PyTorch {found.difference:.1e}")
+    _say({format: found.path})
 
 
 def source_rows(projection: Projection, names: Sequence[str]) -> list[Row]:

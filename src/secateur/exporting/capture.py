@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.models.feature_map import FeatureMap
 
 _TYPES = frozenset(
     {torch.float64, torch.float32, torch.float16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
@@ -117,11 +118,16 @@ class Example:
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode that needs no gradients; ``model`` is untouched."""
     try:
-        return copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        made = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     except Exception as error:  # a module's own __deepcopy__ may raise anything; the remedy is the same
         raise RequestError(
             f"the network cannot be copied for the export ({one_line(error)}); build it anew and load its weights"
         ) from error
+    for parent in list(made.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, FeatureMap):
+                setattr(parent, name, module.straight().requires_grad_(False))
+    return made
 
 
 def outputs_of(model: nn.Module, example: Example) -> list[torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -64,6 +64,7 @@ def export(
     opset: int | None = None,
     tolerance: float = TOLERANCE,
     metadata: Mapping[str, Any] | None = None,
+    output_names: Sequence[str] | None = None,
     seed: int = 0,
     progress: ProgressOption = True,
 ) -> Exported:
@@ -84,6 +85,8 @@ def export(
         tolerance: the largest difference that passes, see `Exported`.
         metadata: kept in the file, e.g. ``{"normalisation": ..., "class_names": [...]}``, as JSON text; with it go
             Secateur's version, the opset, and the inputs' names, shapes and types. ``executorch`` keeps none.
+        output_names: of ``onnx`` and ``openvino``, one for each tensor that the network gives; None: ``output``, or
+            ``output_0``, ``output_1``, ...
         seed: of the random batches.
         progress: who is told of the steps, see `secateur.core.progress.ProgressOption`.
 
@@ -109,7 +112,7 @@ def export(
     dynamic = batch is None and format != "executorch"
     rows = batch or (2 if dynamic else 1)
     traced = example.draw(rows, generator)
-    outputs = len(finite(outputs_of(network, traced)))
+    names = _names(output_names, len(finite(outputs_of(network, traced))))
     with task("capturing the network as a graph"):
         program = capture(network, traced, dynamic)
     about = _about(program, traced, dynamic, metadata or {})
@@ -121,7 +124,7 @@ def export(
                     onnx = draft if format == "onnx" else Path(folder) / "source" / "model.onnx"
                     onnx.parent.mkdir(exist_ok=True)
                     write_onnx(
-                        program, onnx, traced, outputs=outputs, dynamic=dynamic, opset=opset, metadata=about
+                        program, onnx, traced, outputs=names, dynamic=dynamic, opset=opset, metadata=about
                     )  # fmt: skip
                     if format == "openvino":
                         write_openvino(onnx, draft, about)
@@ -138,6 +141,15 @@ def export(
     except OSError as error:
         raise SecateurError(f"cannot write '{target}' ({error.strerror or error}); free space") from error
     return Exported(target, format, parity.difference, parity.top1_equal, size, constant)
+
+
+def _names(asked: Sequence[str] | None, count: int) -> list[str]:
+    """Of the outputs."""
+    if asked is None:
+        return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
+    if len(set(asked)) != count:
+        raise RequestError(f"the network gives {count} tensors; output_names has {len(set(asked))} names for them")
+    return list(asked)
 
 
 def writable_parent(target: Path) -> Path:

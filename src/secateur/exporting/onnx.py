@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ def write_onnx(
     path: Path,
     example: Example,
     *,
-    outputs: int,
+    outputs: Sequence[str],
     dynamic: bool,
     opset: int | None,
     metadata: Mapping[str, str],
@@ -38,7 +38,6 @@ def write_onnx(
         RequestError: for an operation without ONNX form, or an opset that the network cannot be written in.
     """
     need("onnxscript", "onnx")
-    names = ["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)]
     try:
         with quiet():
             found = torch.onnx.export(
@@ -46,7 +45,7 @@ def write_onnx(
                 (),
                 dynamo=True,
                 verbose=False,
-                output_names=names,
+                output_names=list(outputs),
                 opset_version=opset,
                 # the graph knows them already; given again, the free dimension keeps its name
                 dynamic_shapes=dynamic_shapes(example) if dynamic else None,

@@ -77,7 +77,7 @@ class FeatureMap(nn.Module):
             try:
                 self.network(x)
             except _Reached as reached:
-                return self._as_map(reached.output)
+                return _as_map(reached.output, self.place)
         raise RequestError(f"module '{self.place.module}' was not reached in this call of the network")
 
     def _weights_used(self, example: torch.Tensor) -> frozenset[str]:
@@ -98,17 +98,49 @@ class FeatureMap(nn.Module):
         used = (name for name, g in zip(named, gradients, strict=True) if g is not None)
         return frozenset(name.rpartition(".")[0] for name in used)
 
-    def _as_map(self, output: torch.Tensor) -> torch.Tensor:
-        if self.place.layout == "channels-first":
-            return output
-        if self.place.layout == "channels-last":
-            return output.permute(0, 3, 1, 2)
-        patches = output[:, self.place.prefix :].transpose(1, 2)
-        return patches.reshape(patches.shape[0], patches.shape[1], *self.place.size)
+    def straight(self) -> nn.Module:
+        """The same in a graph that ends where the map is made: exporters cannot follow how `forward` leaves early.
+
+        Raises:
+            RequestError: for code that `torch.fx` cannot trace.
+        """
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        try:
+            graph = create_feature_extractor(self.network.eval(), {self.place.module: "map"})
+        except Exception as error:  # tracing runs the user's code, which may raise anything
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RequestError(
+                f"the network up to '{self.place.module}' cannot be exported: torch.fx does not trace it ({line})"
+            ) from error
+        return _Straight(graph, self.place)
 
     def extra_repr(self) -> str:
         """Where it ends."""
         return f"at={self.place.module!r}, layout={self.place.layout!r}"
+
+
+def _as_map(output: torch.Tensor, place: MapPlace) -> torch.Tensor:
+    """The module's output as [N, D, H, W]."""
+    if place.layout == "channels-first":
+        return output
+    if place.layout == "channels-last":
+        return output.permute(0, 3, 1, 2)
+    patches = output[:, place.prefix :].transpose(1, 2)
+    return patches.reshape(patches.shape[0], patches.shape[1], *place.size)
+
+
+class _Straight(nn.Module):
+    """See `FeatureMap.straight`."""
+
+    def __init__(self, graph: nn.Module, place: MapPlace) -> None:
+        super().__init__()
+        self.graph = graph
+        self.place = place
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [N, C, H, W] to their map [N, D, H', W']."""
+        return _as_map(self.graph(x)["map"], self.place)
 
 
 class _Reached(Exception):  # no error: the pass got to where it should end

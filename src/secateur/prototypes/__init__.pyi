@@ -8,6 +8,7 @@ from .explanation import (
     explain_images,
     explain_prototypes,
 )
+from .exporting import export_prototypes
 from .last_layer import fit_last_layer
 from .nearest import NearestPatches, nearest_patches, similarities_of
 from .numbers import prototype_numbers
@@ -53,6 +54,7 @@ __all__ = [
     "disable_prototypes",
     "explain_images",
     "explain_prototypes",
+    "export_prototypes",
     "fit_last_layer",
     "left_of",
     "nearest_patches",

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from secateur.core.borrowing import borrowed
 from secateur.models.prototype_network import PrototypeNetwork
-from secateur.prototypes.receptive_field import receptive_field
+from secateur.prototypes.receptive_field import ReceptiveField, receptive_field
 from secateur.prototypes.records import BOX_KINDS, Box, BoxKind
 from secateur.prototypes.relevance import prototype_relevance
 
@@ -61,6 +61,38 @@ def relevance_box(relevance_HW: torch.Tensor) -> Box:
     return Box(top, left, bottom, right)
 
 
+class Locator:
+    """Finds boxes; the receptive field of a network is measured once for each size of images.
+
+    Args:
+        network: comes back as it was; its backbone must stay as it is.
+        kinds: which boxes.
+    """
+
+    def __init__(self, network: PrototypeNetwork, kinds: Sequence[BoxKind] = BOX_KINDS) -> None:
+        self.network = network
+        self.kinds = tuple(kinds)
+        self._fields: dict[tuple[int, int, int], ReceptiveField] = {}
+
+    def field(self, shape: tuple[int, int, int]) -> ReceptiveField:
+        """The receptive field for images [C, H, W]."""
+        if shape not in self._fields:
+            self._fields[shape] = receptive_field(self.network, shape)
+        return self._fields[shape]
+
+    def boxes(
+        self, inputs: torch.Tensor, rows: Sequence[int], positions: Sequence[tuple[int, int]]
+    ) -> list[dict[BoxKind, Box]]:
+        """Boxes of one prototype in each image.
+
+        Args:
+            inputs: images [N, C, H, W].
+            rows: of the prototype of each image.
+            positions: of its patch in the feature map.
+        """
+        return _boxes(self, inputs, rows, positions)
+
+
 def boxes_of(
     network: PrototypeNetwork,
     inputs: torch.Tensor,
@@ -68,16 +100,15 @@ def boxes_of(
     positions: Sequence[tuple[int, int]],
     kinds: Sequence[BoxKind] = BOX_KINDS,
 ) -> list[dict[BoxKind, Box]]:
-    """Boxes of one prototype in each image.
+    """Boxes of one prototype in each image; see `Locator`."""
+    return Locator(network, kinds).boxes(inputs, rows, positions)
 
-    Args:
-        network: comes back as it was.
-        inputs: images [N, C, H, W].
-        rows: of the prototype of each image.
-        positions: of its patch in the feature map.
-        kinds: which boxes.
-    """
-    network_inputs = inputs.to(network.prototypes.weight.device)
+
+def _boxes(
+    locator: Locator, inputs: torch.Tensor, rows: Sequence[int], positions: Sequence[tuple[int, int]]
+) -> list[dict[BoxKind, Box]]:
+    network, kinds = locator.network, locator.kinds
+    network_inputs = inputs.to(network.prototypes.weight)
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
     found: list[dict[BoxKind, Box]] = [{} for _ in rows]
     if "activation" in kinds:
@@ -86,7 +117,7 @@ def boxes_of(
         for boxes, one, row in zip(found, maps, rows, strict=True):
             boxes["activation"] = activation_box(one[row].cpu(), size)
     if "receptive-field" in kinds:
-        field = receptive_field(network, (int(inputs.shape[1]), *size))
+        field = locator.field((int(inputs.shape[1]), *size))
         extent = (network.prototypes.weight.shape[2], network.prototypes.weight.shape[3])
         for boxes, position in zip(found, positions, strict=True):
             boxes["receptive-field"] = field.box(position, extent)

@@ -15,7 +15,7 @@ from secateur.core.errors import RequestError, check_count
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork
-from secateur.prototypes.boxes import boxes_of
+from secateur.prototypes.boxes import Locator
 from secateur.prototypes.nearest import NearestPatches, nearest_patches, similarities_of
 from secateur.prototypes.numbers import prototype_numbers
 from secateur.prototypes.records import BOX_KINDS, Box, BoxKind, Projection, PrototypeSource
@@ -128,9 +128,10 @@ def explain_images(
     if targets is not None and (len(targets) != len(inputs) or not all(0 <= t < network.num_classes for t in targets)):
         raise RequestError(f"targets must be {len(inputs)} classes from 0 to {network.num_classes - 1}, one per image")
     found: list[ImageExplanation] = []
+    locator = Locator(network, boxes)
     for begin in track(range(0, len(inputs), batch_size), "batches of images"):
         chosen = None if targets is None else targets[begin : begin + batch_size]
-        found += _explained(network, inputs[begin : begin + batch_size], top, chosen, boxes, projection)
+        found += _explained(network, inputs[begin : begin + batch_size], top, chosen, locator, projection)
     return found
 
 
@@ -139,11 +140,11 @@ def _explained(
     inputs: torch.Tensor,
     top: int,
     targets: Sequence[int] | None,
-    kinds: Sequence[BoxKind],
+    locator: Locator,
     projection: Projection | None,
 ) -> list[ImageExplanation]:
     with borrowed(network), torch.no_grad():
-        seen = network.inspect(inputs.to(network.prototypes.weight.device))
+        seen = network.inspect(inputs.to(network.prototypes.weight))
     logits, similarities = seen.logits.cpu(), seen.similarities.cpu()
     predicted = logits.argmax(1).tolist()
     wanted = predicted if targets is None else list(targets)
@@ -157,8 +158,8 @@ def _explained(
     places = [int(flat[n, row].argmax()) for n, row in pairs]
     positions = [(place // width, place % width) for place in places]
     located: list[dict[BoxKind, Box]] = [{} for _ in pairs]
-    if kinds:
-        located = boxes_of(network, inputs[[n for n, _ in pairs]], [row for _, row in pairs], positions, kinds)
+    if locator.kinds:
+        located = locator.boxes(inputs[[n for n, _ in pairs]], [row for _, row in pairs], positions)
     evidence = [
         PrototypeEvidence(
             prototype=int(numbers[row]),
@@ -195,7 +196,8 @@ def class_heatmap(
         targets: class of each.
         composite: rules below the feature map.
     """
-    inputs = inputs.to(network.prototypes.weight.device)
+    inputs = inputs.to(network.prototypes.weight)
+    targets = [1] * len(targets) if network.num_classes == 1 else targets  # one output: log-odds of class 1
     return attribute(network, inputs, targets, composite, start="logit", progress=False).input.sum(1).cpu()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from torch import nn
 
 from secateur.core.errors import RequestError
 from secateur.data import LabelledImages
@@ -62,11 +63,7 @@ class Opened:
         model = recipe.network.model(recipe.data) if bundle is None else ModelSettings(name=str(bundle))
         whole = Recipe(data=recipe.data, model=model, train=TrainSettings(seed=recipe.train.seed), device=recipe.device)
         prepared = opened(whole, trained=False)
-        if not isinstance(prepared.model, PrototypeNetwork):
-            raise RequestError(
-                f"'{bundle}' holds a {type(prepared.model).__name__}, which has no prototypes; give the bundle of a "
-                "network that `secateur prototypes train` made"
-            )
+        prototype_network_of(prepared.model, bundle)
         if bundle is None:
             return cls(recipe, replace(prepared, trained=True))  # it is going to be trained: no word of random weights
         metrics = read_bundle(bundle).metrics
@@ -304,8 +301,8 @@ class ExplainPrototypesJob:
         return [
             subject(self.prepared),
             f"explain {len(self.indices)} {'files' if self.files else 'test images'} by their prototypes",
-            f"show what {self.opened.network.num_prototypes:,} prototypes stand for: their nearest patches in training and "
-            "test images",
+            f"show what {self.opened.network.num_prototypes:,} prototypes stand for: their nearest patches in training "
+            "and test images",
         ]
 
     def estimate(self) -> Estimate:
@@ -325,6 +322,20 @@ class ExplainPrototypesJob:
             )
         both = explain_prototypes(network, self.opened.plain("train"), self.opened.plain("test"), k=recipe.prune.k)
         return local, both
+
+
+def prototype_network_of(model: nn.Module, bundle: str | Path | None) -> PrototypeNetwork:
+    """The network of a bundle, if it has prototypes.
+
+    Raises:
+        RequestError: when it has none.
+    """
+    if not isinstance(model, PrototypeNetwork):
+        raise RequestError(
+            f"'{bundle}' holds a {type(model).__name__}, which has no prototypes; give the bundle of a network that "
+            "`secateur prototypes train` made"
+        )
+    return model
 
 
 def image_files(folder: Path) -> list[Path]:

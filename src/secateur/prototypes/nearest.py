@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from secateur.core.borrowing import borrowed
-from secateur.core.errors import RequestError, check_count
+from secateur.core.errors import RequestError, SecateurError, check_count
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork, log_similarity, similarity_maps, squared_distances
@@ -113,7 +113,7 @@ def nearest_patches(
 def feature_batches(
     network: PrototypeNetwork, data: LabelledImages, batch_size: int = 64, indices: np.ndarray | None = None
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Index of the first image, labels [N], feature maps [N, D, H, W] float32, batch by batch, on the network's device.
+    """Index of the first image, labels [N], feature maps [N, D, H, W], batch by batch, on the network's device.
 
     Args:
         network: in eval mode while it is asked, and as it was between batches and afterwards.
@@ -128,7 +128,11 @@ def feature_batches(
     for begin in track(range(0, len(order), batch_size), "batches of images"):
         inputs, labels = plain.batch([int(index) for index in order[begin : begin + batch_size]])
         with borrowed(network), torch.no_grad():
-            features = network.feature_map(inputs.to(device)).float()
+            features = network.feature_map(inputs.to(network.prototypes.weight))
+        wrong = ~features.flatten(1).isfinite().all(1)
+        if wrong.any():
+            image = order[begin + int(wrong.nonzero()[0])]
+            raise SecateurError(f"the feature map of image {image} is not finite; train with a lower learning rate")
         yield begin, labels.to(device), features
 
 
@@ -146,7 +150,7 @@ def similarities_of(
     parts = []
     for _, _, features in feature_batches(network, data, batch_size):
         with torch.no_grad():
-            parts.append(network.prototypes(features).cpu())
+            parts.append(network.prototypes(features).float().cpu())
     return torch.cat(parts)
 
 

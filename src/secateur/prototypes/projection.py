@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from secateur.core.errors import RequestError
-from secateur.core.progress import ProgressOption, reported
+from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import ImageData, LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline import contents
-from secateur.prototypes.boxes import boxes_of
+from secateur.prototypes.boxes import Locator
 from secateur.prototypes.nearest import NearestPatches, feature_batches, nearest_patches
 from secateur.prototypes.numbers import prototype_numbers
 from secateur.prototypes.records import BOX_KINDS, Box, BoxKind, Patch, Projection, PrototypeSource
@@ -69,7 +69,7 @@ def project(
     rows = np.flatnonzero(classes >= 0)
     _check_classes(classes[rows], data, avoid_duplicates)
     most = int(np.bincount(classes[rows]).max()) if avoid_duplicates and len(rows) else 1
-    nearest = nearest_patches(network, data, most, split=split, own_class=True, batch_size=batch_size, progress=False)
+    nearest = nearest_patches(network, data, most, split=split, own_class=True, batch_size=batch_size)
     picks = _distinct(nearest, classes) if avoid_duplicates else np.zeros(len(classes), np.int64)
     patches = {int(row): _patch(nearest, int(row), int(picks[row]), data) for row in rows}
     _copy_features(network, data, patches, batch_size)
@@ -181,11 +181,12 @@ def _located(
 ) -> dict[int, dict[BoxKind, Box]]:
     plain, rows = data.replace(augmentation=None), list(patches)
     found: dict[int, dict[BoxKind, Box]] = {}
-    for begin in range(0, len(rows) if kinds else 0, batch_size):
+    locator = Locator(network, kinds)
+    for begin in track(range(0, len(rows) if kinds else 0, batch_size), "boxes of source images"):
         some = rows[begin : begin + batch_size]
         inputs = plain.batch([patches[row].image for row in some])[0]
         positions = [patches[row].position for row in some]
-        found.update(zip(some, boxes_of(network, inputs, some, positions, kinds), strict=True))
+        found.update(zip(some, locator.boxes(inputs, some, positions), strict=True))
     return found
 
 

@@ -67,11 +67,12 @@ def receptive_field(network: PrototypeNetwork, shape: tuple[int, int, int]) -> R
 def _intervals(
     network: PrototypeNetwork, shape: tuple[int, int, int], length: int, dim: int
 ) -> tuple[tuple[int, int], ...]:
-    device = network.prototypes.weight.device
+    like = network.prototypes.weight
     touched = []
-    with borrowed(network), torch.no_grad():
+    # cuDNN's tiled convolutions may spread what is not a number over a tile
+    with borrowed(network), torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
         for lines in torch.arange(length).split(_BATCH):
-            x = torch.zeros(len(lines), *shape, device=device)
+            x = torch.zeros(len(lines), *shape, device=like.device, dtype=like.dtype)
             for sample, line in enumerate(lines):
                 x[sample].select(dim - 1, int(line)).fill_(torch.nan)
             missing = network.feature_map(x).isnan().any(1)  # [lines, H', W']
@@ -89,7 +90,7 @@ def _check(network: PrototypeNetwork, shape: tuple[int, int, int], field: Recept
     position = (len(field.rows) // 2, len(field.columns) // 2)
     box = field.box(position)
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, *shape, generator=generator).to(network.prototypes.weight.device).requires_grad_(True)
+    x = torch.randn(1, *shape, generator=generator).to(network.prototypes.weight).requires_grad_(True)
     with borrowed(network), torch.enable_grad():
         value = network.feature_map(x)[0, :, position[0], position[1]].sum()
         (gradient,) = torch.autograd.grad(value, x)

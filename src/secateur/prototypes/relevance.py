@@ -6,14 +6,13 @@ Source: Gautam, Höhne, Hansen, Jenssen and Kampffmeyer, "This looks more like t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import nn
 
 from secateur.attribution import attribute
 from secateur.attribution.composites import Composite
-from secateur.models.prototype_network import PrototypeNetwork
+from secateur.models.prototype_network import PrototypeNetwork, Similarity, similarity_maps
 
 COMPOSITE = "epsilon-plus-flat"
 """z⁺ for convolutions, ε for sums and linear layers, a flat rule at the pixels."""
@@ -29,8 +28,8 @@ def prototype_relevance(
 ) -> torch.Tensor:
     """Relevance of pixels for the similarity of one prototype to each image.
 
-    The similarity at its best position is spread over the channels there, in proportion to 1 / ((z - p)⁴ + 1e-12), and
-    from there by the rules of the composite.
+    The similarity at its best position (of linear ones, its logarithmic form) is spread over the channels there, in
+    proportion to 1 / ((z - p)⁴ + 1e-12), and from there by the rules of the composite.
 
     Args:
         network: comes back as it was.
@@ -49,7 +48,9 @@ def prototype_relevance(
         torch.Size([3, 3, 32, 32])
     """
     targets = torch.as_tensor(rows, dtype=torch.int64)
-    inputs = inputs.to(network.prototypes.weight.device)
+    if network.num_prototypes == 1:  # one output is taken for the log-odds of class 1
+        targets = torch.ones_like(targets)
+    inputs = inputs.to(network.prototypes.weight)
     found = attribute(
         _Similarities(network), inputs, targets, composite, start="logit", batch_size=batch_size, progress=False
     )
@@ -57,7 +58,11 @@ def prototype_relevance(
 
 
 class _Similarities(nn.Module):
-    """The network without its last layer: similarities are its outputs."""
+    """The network without its last layer: similarities are its outputs.
+
+    -d², the linear similarity, is 0 at the prototype's own patch, where nothing could be spread; its logarithmic form
+    has the same best position and the same shares.
+    """
 
     def __init__(self, network: PrototypeNetwork) -> None:
         super().__init__()
@@ -65,4 +70,6 @@ class _Similarities(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images to similarities [N, P]."""
-        return cast(torch.Tensor, self.network.prototypes(self.network.feature_map(x)))
+        layer = self.network.prototypes
+        kind: Similarity = "cosine" if layer.similarity == "cosine" else "log"
+        return similarity_maps(self.network.feature_map(x), layer.weight, kind).amax((2, 3))
