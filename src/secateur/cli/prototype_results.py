@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from secateur.cli.present import ALONE, alone, percent, say_notes, show
+from secateur.cli.present import ALONE, alone, command_line, percent, say_notes, show
 from secateur.cli.results import write_split
 from secateur.core.files import atomic_path, write_json
 from secateur.exporting.formats import SUFFIXES
@@ -96,7 +96,7 @@ def show_pruned_prototypes(job: PrunePrototypesJob, out: Path) -> None:
     written = {
         "bundle": _save(job.opened, pruned.network, out, metrics),
         "decisions": _write_rows(rows, out / "decisions.csv"),
-        "report": pruning_page(job, pruned, out / "report.html"),
+        "report": pruning_page(job, pruned, out / "report.html", command_line()),
     }
     write_json(out / "metrics.json", metrics)
     table = [
@@ -111,7 +111,7 @@ def show_pruned_prototypes(job: PrunePrototypesJob, out: Path) -> None:
 
 def show_explained_prototypes(job: ExplainPrototypesJob, out: Path) -> None:
     """Explain; tables and page into ``out``, a table on the terminal."""
-    from secateur.prototypes.pages import explanation_page
+    from secateur.prototypes.pages import FIGURE, explanation_page
 
     say_notes(job.prepared)
     local, both = job.run()
@@ -120,7 +120,8 @@ def show_explained_prototypes(job: ExplainPrototypesJob, out: Path) -> None:
     written = {
         "evidence": _write_rows(evidence, out / "evidence.csv"),
         "nearest": _write_rows(nearest_rows(job.opened.network, both, names), out / "nearest.csv"),
-        "report": explanation_page(job, local, both, out / "report.html"),
+        "report": explanation_page(job, local, both, out / "report.html", command_line()),
+        "figure": out / FIGURE,
     }
     table = []
     for position, item in enumerate(local):

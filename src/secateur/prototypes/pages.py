@@ -38,6 +38,9 @@ _BATCH = 64
 _BY: tuple[BoxKind, ...] = ("relevance", "activation", "receptive-field")  # crops are cut by the first that is there
 
 
+FIGURE = "figure.svg"
+
+
 def gallery(
     network: PrototypeNetwork,
     projection: Projection,
@@ -220,7 +223,7 @@ def explanation_page(
     path: str | Path,
     command: str = "",
 ) -> Path:
-    """Write the page of explained images, and of what all prototypes stand for.
+    """Write the page of explained images, and of what all prototypes stand for; and its figure (`FIGURE`) beside it.
 
     Args:
         job: that was run.
@@ -240,6 +243,7 @@ def explanation_page(
         titles=titles,
         labelled=not job.files,
     )
+    rp.save_prototype_figure(shown, Path(path).with_name(FIGURE))
     sections = [shown, gallery(opened.network, projection, train, both.train)]
     subtitle = f"A decision uses {both.used:.1f} prototypes on average (90 % of the positive contributions)."
     title = f"Prototypes of {job.prepared.data.name}"
@@ -361,6 +365,8 @@ def _chosen(cards: Sequence[rp.PrototypeCard], large: int) -> list[int]:
         for name in order:
             kept, removed = stay.get(name, []), go.get(name, [])
             pair = [*kept[step : step + 1], *removed[step : step + 1]] if removed else kept[2 * step : 2 * step + 2]
+            if step and len(pair) < 2:
+                continue
             if len(found) + len(pair) > large:
                 return sorted(found)
             found += pair

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import RequestError
 from secateur.reports.look import PAPER_INK, picture_path
 from secateur.reports.prototype_explanations import ExplainedImage, PrototypeExplanations, PrototypeMatch, signed
-from secateur.reports.prototype_pictures import BoxedImage, decoded, legend, line
+from secateur.reports.prototype_pictures import BoxedImage, decoded, legend
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST = 8
 """Columns."""
 _SIDE, _GAP, _LEFT = 120.0, 10.0, 16.0  # pixels
-_DASHES = {"activation": (0, (5, 3)), "receptive-field": (0, (1.5, 2)), "relevance": "solid"}
+_DASHES: dict[str, Any] = {"activation": (0, (5, 3)), "receptive-field": (0, (1.5, 2)), "relevance": "solid"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _figure(columns: Sequence[_Column]) -> Figure:
     rows += ["prototype"] if any(column.match.crop for column in columns) else []
     top = 0.0
     for place, row in enumerate(rows):
-        upright = {"rotation": 90, "va": "center", "ha": "right"}
+        upright: dict[str, Any] = {"rotation": 90, "va": "center", "ha": "right"}
         canvas.text(_LEFT - 6, top + _SIDE / 2, row, size=12, **upright)
         for across, column in enumerate(columns):
             x = _LEFT + across * (_SIDE + _GAP)
@@ -82,11 +83,10 @@ def _figure(columns: Sequence[_Column]) -> Figure:
         top += _SIDE + _GAP
     for across, column in enumerate(columns):
         x, match = _LEFT + across * (_SIDE + _GAP), column.match
-        canvas.text(x, top + 6, _short(f"{match.number}: {match.class_name or 'switched off'}", 21), size=11)
+        canvas.text(x, top + 6, _short(f"{match.number} ({match.class_name or 'switched off'})", 20), size=11)
         formula = f"{match.similarity:.2f} × {match.weight:.2f} = {signed(match.contribution)}"
         canvas.text(x, top + 21, formula.replace("-", "\u2212"), size=9.5, alpha=0.8)
-    kinds = [kind for column in columns for kind in column.image.boxes]
-    if kinds:
+    if any(column.image.boxes for column in columns):
         canvas.legend(_LEFT, top + 34, _handles([column.image for column in columns]))
     return canvas.figure
 
@@ -114,20 +114,20 @@ def _look(small: bool) -> str:
 def _boxes(axes: Axes, image: BoxedImage) -> None:
     from matplotlib.patches import Rectangle
 
-    for kind, (top, left, bottom, right) in image.boxes.items():
-        place = ((left, top), right - left, bottom - top)
+    for box in image.rectangles:
+        place = ((box["x"], box["y"]), box["width"], box["height"])
         axes.add_patch(Rectangle(*place, fill=False, edgecolor=PAPER_INK, linewidth=2.8, clip_on=False))
-        style = _DASHES.get(kind, "solid")
-        colour = line(kind)["colour"]
-        axes.add_patch(Rectangle(*place, fill=False, edgecolor=colour, linewidth=1.5, linestyle=style, clip_on=False))
+        look: dict[str, Any] = {"linestyle": _DASHES.get(box["kind"], "solid"), "edgecolor": box["colour"]}
+        axes.add_patch(Rectangle(*place, fill=False, linewidth=1.5, clip_on=False, **look))
 
 
-def _handles(images: Sequence[BoxedImage]) -> list[object]:
+def _handles(images: Sequence[BoxedImage]) -> list[Artist]:
     from matplotlib.lines import Line2D
 
-    kinds = {line(kind)["colour"]: _DASHES.get(kind, "solid") for image in images for kind in image.boxes}
     return [
-        Line2D([], [], color=kind["colour"], linestyle=kinds[kind["colour"]], linewidth=2, label=kind["words"])
+        Line2D(
+            [], [], color=kind["colour"], linestyle=_DASHES.get(kind["kind"], "solid"), linewidth=2, label=kind["words"]
+        )
         for kind in legend(image.boxes for image in images)
     ]
 

@@ -51,7 +51,7 @@ class BoxedImage:
     def rectangles(self) -> list[dict[str, Any]]:
         """What a template draws, largest first: a smaller box stays visible."""
         found = [
-            {"x": left, "y": top, "width": right - left, "height": bottom - top, **line(kind)}
+            {"kind": kind, "x": left, "y": top, "width": right - left, "height": bottom - top, **line(kind)}
             for kind, (top, left, bottom, right) in self.boxes.items()
         ]
         return sorted(found, key=lambda box: -box["width"] * box["height"])
@@ -75,8 +75,8 @@ def line(kind: str) -> dict[str, str]:
 def legend(images: Iterable[Mapping[str, Sides]]) -> list[dict[str, str]]:
     """Colour, dashes and words of the kinds of boxes that occur."""
     there = {kind for boxes in images for kind in boxes}
-    return [{**line(kind), "words": BOX_WORDS.get(kind, kind)} for kind in [*BOX_WORDS, *(there - set(BOX_WORDS))]
-            if kind in there]  # fmt: skip
+    order = [kind for kind in BOX_WORDS if kind in there] + sorted(there - set(BOX_WORDS))
+    return [{"kind": kind, **line(kind), "words": BOX_WORDS.get(kind, kind)} for kind in order]
 
 
 def picture(pixels_HWC: NDArray[Any], longest: int = 256) -> str:

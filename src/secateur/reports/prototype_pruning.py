@@ -169,16 +169,14 @@ def _answers(section: PrototypePruning, conditions: Conditions) -> list[str]:
         words, _ = figures.accuracy_change(first.accuracy, last.accuracy, section.samples or conditions.samples)
         accuracy = f"{figures.percent(first.accuracy)} before, {figures.percent(last.accuracy)} after"
         found.append(f"Accuracy {accuracy} ({words}).")
-    reasons = Counter("removed by hand" if row.reason == "removed by hand" else "" for row in section.decisions)
-    by_hand = reasons["removed by hand"]
-    needed = sum(row.kept and "its class needs it" in row.reason for row in section.decisions)
-    twins = sum(row.duplicate_of is not None for row in section.decisions)
-    parts = [f"{by_hand} removed by hand"] if by_hand else []
-    parts += [f"{needed} kept only because their class needs them"] if needed else []
-    parts += [f"{twins} on the same patch as an earlier one"] if twins else []
     if first.used is not None and last.used is not None and len(section.stages) > 1:
-        parts.append(f"a decision used {first.used:.1f} prototypes before and uses {last.used:.1f} now")
-    return [*found, captions.line(*parts) + "."] if parts else found
+        found.append(f"A decision used {first.used:.1f} prototypes before and uses {last.used:.1f} now.")
+    twins = [row for row in section.decisions if row.duplicate_of is not None]
+    if twins:
+        went = sum(not row.kept for row in twins)
+        words = "prototype was" if len(twins) == 1 else "prototypes were"
+        found.append(f"{len(twins):,} {words} on the same patch as an earlier one; removed of these: {went:,}.")
+    return found
 
 
 def _stages(section: PrototypePruning, conditions: Conditions) -> Table:
@@ -224,7 +222,7 @@ def _view(section: PrototypePruning, conditions: Conditions) -> dict[str, Any]:
         "answers": _answers(section, conditions),
         "stages": _stages(section, conditions),
         "caption": caption,
-        "beneath": captions.line(conditions.data),
+        "beneath": captions.line(f"prototypes from training images of {conditions.data}" if conditions.data else ""),
         "rest": csv_link(rows, "decisions.csv", "Every prototype, and why it stays or goes, as CSV"),
     }
 

@@ -154,7 +154,7 @@ def _answers(cards: Sequence[PrototypeCard]) -> list[str]:
         found.append(f"{words}{split}.")
     twins = sum(card.duplicate_of is not None for card in cards)
     found.append(
-        f"{twins:,} {'is' if twins == 1 else 'are'} on the same patch as an earlier one." if twins
+        f"{twins:,} prototype{'s are' if twins > 1 else ' is'} on the same patch as an earlier one." if twins
         else "No two prototypes are on the same patch."
     )  # fmt: skip
     return found
@@ -179,7 +179,10 @@ def _view(section: PrototypeGallery, conditions: Conditions) -> dict[str, Any]:
         "hidden": len(cards) - len(shown),
         "large": [(name, kept_of(by_class(cards)[name]), beside(own)) for name, own in by_class(large).items()],
         "legend": legend(image.boxes for image in images),
-        "beneath": captions.line(conditions.data, f"crops: {cut}" if cut else ""),
+        "beneath": captions.line(
+            f"training images of {conditions.data}" if conditions.data else "",
+            f"a patch is cut out by its box: {cut}" if cut else "",
+        ),
         "rest": csv_link([card.row() for card in cards], "prototypes.csv", f"All {len(cards):,} prototypes as CSV"),
     }
 
