@@ -23,6 +23,7 @@ from secateur.core.errors import RequestError
 from secateur.criteria import get, parse
 from secateur.models import known_models
 from secateur.pipeline import Recipe
+from secateur.prototypes import PrototypeRecipe
 from secateur.studies.catalogue import study_class
 from secateur.studies.toy import ToySettings
 
@@ -174,7 +175,7 @@ def _check_values(parsed: Parsed) -> None:
     recipes = [name for name in parsed.all("--recipe") if not name.endswith((".yaml", ".yml"))]
     overrides = [text for text in parsed.all("--set") if text.partition("=")[0] not in ("section.key", "a.b", "A.B")]
     settings_from(_settings_of(parsed), recipes[0] if recipes else None, overrides)
-    for text in parsed.all("--criterion"):
+    for text in parsed.all("--criterion") if parsed.path[0] != "prototypes" else ():
         name, parameters = parse(text)
         get(name, **parameters)
     for name in [*parsed.all("--model"), *parsed.all("model")]:
@@ -186,6 +187,8 @@ def _settings_of(parsed: Parsed) -> type[BaseModel]:
     """What the settings of a command are, whose names ``--set`` gives."""
     if parsed.path[0] == "toy":
         return ToySettings
+    if parsed.path[0] == "prototypes":
+        return PrototypeRecipe
     if parsed.path == ("study", "run"):
         return next((study_class(name).settings_type for name in parsed.all("name")), Recipe)
     return Recipe
@@ -228,8 +231,10 @@ def _wrong_option(words: list[str]) -> Iterator[str]:
 
 
 def _check_setting(key: str, value: str | None) -> None:
-    """A key of a recipe, and the value if one is given that stands for itself."""
-    kind: Any = Recipe
+    """A key of a recipe, of prototype networks or of others, and the value if one is given that stands for itself."""
+    known = [whole for whole in (Recipe, PrototypeRecipe) if _has(whole, key)]
+    whole = known[0] if known else Recipe
+    kind: Any = whole
     for part in key.split("."):
         if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
             return  # free-form, as a criterion's parameters
@@ -237,7 +242,18 @@ def _check_setting(key: str, value: str | None) -> None:
             raise RequestError(f"a recipe has no '{key}'; '{part}' is none of: {', '.join(kind.model_fields)}")
         kind = _section(kind.model_fields[part].annotation)
     if value and not _PLACEHOLDER.fullmatch(value) and "..." not in value:
-        settings_from(Recipe, None, [f"{key}={value}"])
+        settings_from(whole, None, [f"{key}={value}"])
+
+
+def _has(kind: Any, key: str) -> bool:
+    """Whether a recipe of this kind has the key, as far as it is made of settings."""
+    for part in key.split("."):
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return True
+        if part not in kind.model_fields:
+            return False
+        kind = _section(kind.model_fields[part].annotation)
+    return True
 
 
 def _section(annotation: Any) -> Any:

@@ -147,7 +147,7 @@ def show_exported_prototypes(model: Path, format: str, out: Path) -> None:
     """Export; the file into ``out``, its difference from PyTorch on the terminal."""
     bundle = read_bundle(model)
     network = prototype_network_of(bundle.model, model)
-    path = out / f"prototypes{SUFFIXES[format]}" if format in SUFFIXES else out / "prototypes"
+    path = out / f"prototypes{SUFFIXES[format]}"
     found = export_prototypes(network, path, format=format, metadata=bundle.architecture.get("data", {}))
     outputs = "logits and similarities" if format in ("onnx", "openvino") else "(logits, similarities)"
     typer.echo(f"outputs: {outputs}; largest difference from PyTorch {found.difference:.1e}")

@@ -181,6 +181,29 @@ def explain(
     show_explained_prototypes(job, out)
 
 
+@app.command()
+def export(
+    model: BundleOption = None,
+    format: Annotated[str, typer.Option("--format", help="onnx, openvino, torch-export or executorch.")] = "onnx",
+    out: OutOption = Path("out/prototypes-exported"),
+) -> None:
+    """Write a network for another runtime that gives logits and similarities; checked against PyTorch."""
+    from secateur.core.files import check_writable
+    from secateur.core.progress import announce
+    from secateur.exporting.formats import check_export
+    from secateur.models.settings import check_model_name
+
+    if model is None:
+        raise RequestError("prototypes export needs --model: the bundle that `secateur prototypes train` wrote")
+    check_model_name(str(model))
+    check_export(format, None, None)
+    check_writable(out)
+    announce("loading PyTorch")
+    from secateur.cli.prototype_results import show_exported_prototypes
+
+    show_exported_prototypes(model, format, out)
+
+
 def _recipe(
     recipe: str | None, overrides: list[str] | None, bundle: Path | None = None, **flags: Any
 ) -> PrototypeRecipe:

@@ -106,7 +106,7 @@ class PrototypeLayer(nn.Module):
 
     @property
     def classes(self) -> torch.Tensor:
-        """Class of each prototype, int64 [P]; -1: switched off."""
+        """Class of each prototype as int64 [P], and -1 for those that are switched off."""
         return torch.where(self.active, self.identity.argmax(1), -1)
 
     @property
