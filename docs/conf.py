@@ -47,7 +47,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|pandas|pd|pydantic|collections|pathlib|nn|v2)\..*|Path|Start|Augmentation"),
     (r"py:.*", r"secateur\.(attribution\.(composites|rules)|selection\.(plan|latency)|structure\.code)\.\w+"),
     (r"py:class", r".* .*|Time"),  # the first words of a property's sentence, which napoleon takes for a type
-    (r"py:class", r"(secateur\.experiments\.study\.)?[CS]|Row|Charts|View|Subject|MappedImages|Similarity|AddOn"),  # aliases
+    (r"py:class", r"(secateur\.experiments\.study\.)?[CS]|Row|Charts|View|Subject|MappedImages"),  # aliases
+    (r"py:class", r"Similarity|AddOn"),
 ]
 
 
