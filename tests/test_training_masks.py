@@ -129,7 +129,7 @@ def test_resumed_training_keeps_the_mask(tmp_path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(network(), Stopping(*points().tensors), None, FAST, state, weight_mask=mask)
     for other in (None, half(network(seed=7))):
-        with pytest.raises(RequestError, match="another teacher or mask"):
+        with pytest.raises(RequestError, match="another teacher, mask or loss"):
             fit(network(), points(), None, FAST, state, weight_mask=other)
     assert fit(again, points(), None, FAST, state, weight_mask=mask) == expected
     assert equal(again, whole)

@@ -143,9 +143,12 @@ def _answers(cards: Sequence[PrototypeCard]) -> list[str]:
     found = [f"{count:,} prototypes of {len(classes):,} classes, each a patch of a training image."]
     if pruned:
         gone = {name: sum(card.kept is False for card in own) for name, own in classes.items()}
-        most = max(gone, key=lambda name: gone[name])
-        share = f"{gone[most]} of its {len(classes[most])}"
-        found = [f"{count - sum(gone.values()):,} of {count:,} prototypes stay. Class {most} loses most: {share}."]
+        largest = max(gone.values())
+        most = [name for name, lost in gone.items() if lost == largest]
+        who = f"{len(most)} classes lose most: {largest} each."
+        if len(most) == 1:
+            who = f"Class {most[0]} loses most: {largest} of its {len(classes[most[0]])}."
+        found = [f"{count - sum(gone.values()):,} of {count:,} prototypes stay. {who}"]
     known = [card for card in cards if card.purity is not None]
     if known:
         words = f"Of the nearest training patches, {_mean(known)} are of the prototype’s own class"
