@@ -34,6 +34,7 @@ from secateur.prototypes import (
     explain_images,
     explain_prototypes,
     fit_last_layer,
+    load_published,
     nearest_patches,
     project,
     prototype_numbers,
@@ -321,6 +322,48 @@ def test_last_layer_training_lowers_its_loss_and_is_the_same_again() -> None:
         results.append((losses, net.last.weight.clone()))
     assert results[0][0][-1] < results[0][0][0]
     assert torch.equal(results[0][1], results[1][1])
+
+
+def published_state(net: PrototypeNetwork) -> dict[str, torch.Tensor]:
+    """The network's weights under the names of the published code."""
+    names = {"features.network.": "features.", "add_on.": "add_on_layers.", "last.": "last_layer."}
+    found = {"ones": torch.ones_like(net.prototypes.weight), "prototype_vectors": net.prototypes.weight.detach()}
+    for name, tensor in net.state_dict().items():
+        for ours, theirs in names.items():
+            if name.startswith(ours):
+                found[theirs + name.removeprefix(ours)] = tensor
+    return found
+
+
+def test_published_checkpoints_are_read(tmp_path: Path) -> None:
+    theirs, net = network(1), network(2)
+    with torch.no_grad():  # prototypes in another order of classes
+        theirs.prototypes.identity.copy_(theirs.prototypes.identity[[2, 0, 3, 1, 5, 4]])
+        theirs.reset_last()
+    torch.save(published_state(theirs), tmp_path / "p.pth")
+    load_published(net, tmp_path / "p.pth")
+    x = torch.randn(2, 3, SIDE, SIDE)
+    torch.testing.assert_close(net(x), theirs.eval()(x), rtol=0, atol=0)
+    assert net.prototypes.classes.tolist() == theirs.prototypes.classes.tolist()
+
+
+def test_published_checkpoints_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    state = published_state(network())
+    torch.save(network(), tmp_path / "whole.pth")
+    with pytest.raises(sc.RequestError, match=r"whole pickled modules are never read.*state_dict"):
+        load_published(network(), tmp_path / "whole.pth")
+    torch.save(state, tmp_path / "p.pth")
+    with pytest.raises(sc.RequestError, match=r"prototype_vectors has shape \[6, 8, 1, 1\], the network's \[9"):
+        load_published(network(per_class=3), tmp_path / "p.pth")
+    torch.save({**state, "features.features.norm5.weight": torch.ones(1)}, tmp_path / "dense.pth")
+    with pytest.raises(sc.RequestError, match="is a DenseNet"):
+        load_published(network(), tmp_path / "dense.pth")
+    torch.save({**state, "last_layer.weight": torch.zeros(3, 6)}, tmp_path / "flat.pth")
+    with pytest.raises(sc.RequestError, match="no prototype has its highest weight for class 1"):
+        load_published(network(), tmp_path / "flat.pth")
+    torch.save({"fc.weight": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(sc.RequestError, match="is no published ProtoPNet"):
+        load_published(network(), tmp_path / "other.pth")
 
 
 class Stopped(Exception):

@@ -114,6 +114,17 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         RequestError: for an unreadable file, names or shapes that do not match, NaN/inf values, or a network that
             cannot take weights: on the meta device, or made inside `torch.inference_mode`.
     """
+    return load_tensors(model, read_tensors(path), path)
+
+
+def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path) -> nn.Module:
+    """Load what was read from a checkpoint; see `load_weights`.
+
+    Args:
+        model: changed in place.
+        tensors: by name.
+        path: of the checkpoint, for messages.
+    """
     check_values(model)
     if not torch.is_inference_mode_enabled():
         for name, tensor in model.state_dict(keep_vars=True).items():
@@ -123,7 +134,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
                     "build the network outside"
                 )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    tensors = _without_wrapper(read_tensors(path), before)
+    tensors = _without_wrapper(tensors, before)
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, f" in checkpoint '{path}'")
     try:

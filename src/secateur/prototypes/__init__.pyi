@@ -14,6 +14,7 @@ from .nearest import NearestPatches, nearest_patches, similarities_of
 from .numbers import prototype_numbers
 from .projection import check_sources, project
 from .pruning import PrunedPrototypes, left_of, prune_prototypes
+from .published import load_published
 from .receptive_field import ReceptiveField
 from .records import BOX_KINDS, Box, BoxKind, Patch, Projection, PrototypeSource
 from .relevance import prototype_relevance
@@ -57,6 +58,7 @@ __all__ = [
     "export_prototypes",
     "fit_last_layer",
     "left_of",
+    "load_published",
     "nearest_patches",
     "project",
     "prototype_numbers",

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from secateur import reports as rp
 from secateur.data import LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline.pages import conditions, new_report
-from secateur.prototypes.boxes import boxes_of
-from secateur.prototypes.explanation import ImageExplanation, PrototypeEvidence, class_heatmap, explain_images
+from secateur.prototypes.explanation import ImageExplanation, PrototypeEvidence, explain_images
 from secateur.prototypes.explanation import PrototypeExplanations as Explained
 from secateur.prototypes.nearest import NONE, NearestPatches
 from secateur.prototypes.numbers import prototype_numbers
+from secateur.prototypes.pictures import (
+    CROPPED_BY,
+    NearPictures,
+    boxed,
+    class_called,
+    cropping_kind,
+    heatmaps,
+    image_called,
+    sides,
+    source_crop,
+)
 from secateur.prototypes.pruning import PrunedPrototypes
-from secateur.prototypes.records import Box, BoxKind, Projection, PrototypeSource
-from secateur.prototypes.relevance import COMPOSITE, prototype_relevance
+from secateur.prototypes.records import BoxKind, Projection, PrototypeSource
+from secateur.prototypes.relevance import COMPOSITE
 from secateur.prototypes.selection import PrototypeDecision
-from secateur.reports.prototype_pictures import Sides, crop, heat_picture, picture
 
 if TYPE_CHECKING:
     from secateur.prototypes.jobs import ExplainPrototypesJob, PrunePrototypesJob
@@ -32,13 +39,7 @@ LARGE = 24
 """Prototypes that a gallery shows with their image and their nearest patches."""
 SHOWN = 24
 """Images that a page explains."""
-_NEAR = 96  # pixels of the images of nearest patches
-_CROP = 96
 _BATCH = 64
-_BY: tuple[BoxKind, ...] = ("relevance", "activation", "receptive-field")  # crops are cut by the first that is there
-
-
-FIGURE = "figure.svg"
 
 
 def gallery(
@@ -66,7 +67,7 @@ def gallery(
     plain = train_images.replace(augmentation=None)
     rows = {int(number): row for row, number in enumerate(prototype_numbers(network))}
     decided = {decision.number: decision for decision in decisions or ()}
-    kind = _kind(projection)
+    kind = cropping_kind(projection)
     sources = sorted(projection.sources, key=lambda source: (source.label, source.prototype))
     cards = []
     for source in sources:
@@ -74,7 +75,7 @@ def gallery(
         cards.append(_card(source, plain, labels, decided.get(source.prototype), kind))
     chosen = _chosen(cards, large)
     if nearest is not None:
-        work = _Near(network, plain, nearest, kind)
+        work = NearPictures(network, plain, nearest, kind)
         for place, patches in work.of({p: rows[cards[p].number] for p in chosen if cards[p].number in rows}).items():
             cards[place] = replace(cards[place], nearest=patches)
     for place in chosen:
@@ -107,13 +108,13 @@ def decisions(
     rows = [
         rp.PrototypeDecisionRow(
             number=decision.number,
-            class_name=_name(names, decision.label),
+            class_name=class_called(names, decision.label),
             kept=decision.kept,
             reason=decision.reason,
             purity=decision.purity,
             score=decision.score,
             duplicate_of=twins.get(decision.number),
-            nearest_classes=[_name(names, label) for label in decision.nearest_labels],
+            nearest_classes=[class_called(names, label) for label in decision.nearest_labels],
         )
         for decision in sorted(pruned.decisions, key=lambda one: (one.label, one.number))
     ]
@@ -152,7 +153,7 @@ def local(
     shown = list(explanations[:most])
     maps = [("", [""] * len(item.evidence)) for item in shown]
     if network is not None:
-        maps = _heatmaps(network, plain, shown)
+        maps = heatmaps(network, plain, shown)
     found = []
     for place, (item, (heat, heats)) in enumerate(zip(shown, maps, strict=True)):
         matches = [
@@ -164,12 +165,12 @@ def local(
             rp.ExplainedImage(
                 title=titles[place] if titles else f"image {place}",
                 image=boxed(plain, place, {}),
-                predicted=_name(plain.class_names, item.predicted),
-                target=_name(plain.class_names, item.target),
+                predicted=class_called(plain.class_names, item.predicted),
+                target=class_called(plain.class_names, item.target),
                 logit=logit,
                 matches=matches,
                 rest=logit - sum(match.contribution for match in matches),
-                label=_name(plain.class_names, int(plain.labels[place])) if labelled else "",
+                label=class_called(plain.class_names, int(plain.labels[place])) if labelled else "",
                 heat=heat,
                 used=item.used,
             )
@@ -271,49 +272,6 @@ def _write(
     return rp.write_report(replace(report, settings=job.opened.recipe.model_dump(mode="json")), path)
 
 
-def boxed(images: LabelledImages, index: int, boxes: Mapping[BoxKind, Box], longest: int = 256) -> rp.BoxedImage:
-    """An image in its own colours, with boxes.
-
-    Args:
-        images: of one split.
-        index: among them.
-        boxes: in pixels of the network's input.
-        longest: pixels that the longer side of the picture has at most.
-    """
-    pixels = _pixels(images, index)
-    height, width = pixels.shape[:2]
-    return rp.BoxedImage(picture(pixels, longest), height, width, {kind: _sides(box) for kind, box in boxes.items()})
-
-
-def _pixels(images: LabelledImages, index: int) -> np.ndarray:
-    """Uint8 [H, W, C], as stored and resized."""
-    found: np.ndarray = images.raw([index])[0].permute(1, 2, 0).numpy()
-    return found
-
-
-def _sides(box: Box) -> Sides:
-    return box.top, box.left, box.bottom, box.right
-
-
-def _name(names: Sequence[str], label: int) -> str:
-    return names[label] if 0 <= label < len(names) else ("switched off" if label < 0 else str(label))
-
-
-def _called(split: str, image: int, name: str = "") -> str:
-    return f"{split} image {image}" + (f" ({name})" if name else "")
-
-
-def _kind(projection: Projection) -> BoxKind | None:
-    """The kind of box that crops are cut by."""
-    return next((kind for kind in _BY if all(kind in source.boxes for source in projection.sources)), None)
-
-
-def _crop(images: LabelledImages, source: PrototypeSource, kind: BoxKind | None) -> str:
-    pixels = _pixels(images, source.patch.image)
-    whole = (0, 0, *pixels.shape[:2])
-    return crop(pixels, whole if kind is None else _sides(source.boxes[kind]), _CROP)
-
-
 def _labels(
     nearest: NearestPatches | None, row: int | None, decision: PrototypeDecision | None
 ) -> tuple[int, ...] | None:
@@ -333,15 +291,15 @@ def _card(
     names = images.class_names
     return rp.PrototypeCard(
         number=source.prototype,
-        class_name=_name(names, source.label),
-        crop=_crop(images, source, kind),
-        source=_called(source.patch.split, source.patch.image, source.patch.name),
+        class_name=class_called(names, source.label),
+        crop=source_crop(images, source, kind),
+        source=image_called(source.patch.split, source.patch.image, source.patch.name),
         kept=None if decision is None else decision.kept,
         reason="" if decision is None else decision.reason,
         purity=labels.count(source.label) / len(labels) if labels else None,
         score=None if decision is None else decision.score,
         duplicate_of=source.duplicate_of,
-        nearest_classes=[_name(names, label) for label in labels or ()],
+        nearest_classes=[class_called(names, label) for label in labels or ()],
     )
 
 
@@ -373,68 +331,19 @@ def _chosen(cards: Sequence[rp.PrototypeCard], large: int) -> list[int]:
     return sorted(found)
 
 
-@dataclass(frozen=True, eq=False)
-class _Near:
-    """Images with the nearest patches of prototypes, the patch marked in each."""
-
-    network: PrototypeNetwork
-    images: LabelledImages
-    nearest: NearestPatches
-    kind: BoxKind | None
-
-    def of(self, rows: Mapping[int, int]) -> dict[int, list[rp.NearPatch]]:
-        """By place, of the prototypes in some rows."""
-        near, classes = self.nearest, self.network.prototypes.classes.tolist()
-        wanted = [(place, row, k) for place, row in rows.items() for k in range(near.images.shape[1])]
-        wanted = [(place, row, k) for place, row, k in wanted if near.images[row, k] != NONE]
-        found: dict[int, list[rp.NearPatch]] = {place: [] for place in rows}
-        for begin in range(0, len(wanted), _BATCH):
-            part = wanted[begin : begin + _BATCH]
-            for (place, row, k), boxes in zip(part, self._boxes(part), strict=True):
-                index, label = int(near.images[row, k]), int(near.labels[row, k])
-                name = _name(self.images.class_names, label)
-                image = boxed(self.images, index, boxes, _NEAR)
-                called = f"{_called(near.split, index)}: {name}"
-                found[place].append(rp.NearPatch(name, label == classes[row], image, called))
-        return found
-
-    def _boxes(self, part: Sequence[tuple[int, int, int]]) -> list[dict[BoxKind, Box]]:
-        if self.kind is None:
-            return [{} for _ in part]
-        near = self.nearest
-        inputs = self.images.batch([int(near.images[row, k]) for _, row, k in part])[0]
-        positions = [(int(near.rows[row, k]), int(near.columns[row, k])) for _, row, k in part]
-        return boxes_of(self.network, inputs, [row for _, row, _ in part], positions, [self.kind])
-
-
-def _heatmaps(
-    network: PrototypeNetwork, images: LabelledImages, explanations: Sequence[ImageExplanation]
-) -> list[tuple[str, list[str]]]:
-    """Relevance for the explained class, and for each prototype of the evidence, of each image."""
-    rows = {int(number): row for row, number in enumerate(prototype_numbers(network))}
-    found = []
-    for place, item in enumerate(explanations):
-        inputs = images.batch([place])[0]
-        whole = class_heatmap(network, inputs, [item.target])[0].numpy()
-        wanted = [rows[evidence.prototype] for evidence in item.evidence]
-        each = prototype_relevance(network, inputs.expand(len(wanted), -1, -1, -1), wanted).sum(1).cpu().numpy()
-        found.append((heat_picture(whole), [heat_picture(one) for one in each]))
-    return found
-
-
 def _match(
     evidence: PrototypeEvidence, source: PrototypeSource | None, train: LabelledImages, heat: str
 ) -> rp.PrototypeMatch:
-    kind = None if source is None else next((kind for kind in _BY if kind in source.boxes), None)
+    kind = None if source is None else next((kind for kind in CROPPED_BY if kind in source.boxes), None)
     return rp.PrototypeMatch(
         number=evidence.prototype,
-        class_name=_name(train.class_names, evidence.label) if evidence.label >= 0 else "",
+        class_name=class_called(train.class_names, evidence.label) if evidence.label >= 0 else "",
         similarity=evidence.similarity,
         weight=evidence.weight,
         contribution=evidence.contribution,
-        boxes={name: _sides(box) for name, box in evidence.boxes.items()},
+        boxes={name: sides(box) for name, box in evidence.boxes.items()},
         heat=heat,
-        crop="" if source is None else _crop(train, source, kind),
+        crop="" if source is None else source_crop(train, source, kind),
         source=None if source is None else boxed(train, source.patch.image, source.boxes),
-        source_name="" if source is None else _called(source.patch.split, source.patch.image, source.patch.name),
+        source_name="" if source is None else image_called(source.patch.split, source.patch.image, source.patch.name),
     )
