@@ -335,6 +335,11 @@ def prototype_network_of(model: nn.Module, bundle: str | Path | None) -> Prototy
             f"'{bundle}' holds a {type(model).__name__}, which has no prototypes; give the bundle of a network that "
             "`secateur prototypes train` made"
         )
+    if model.prototypes.identity.shape[1] != model.num_classes:
+        raise RequestError(
+            f"'{bundle}' has a head that was sliced to {model.num_classes} of {model.prototypes.identity.shape[1]} "
+            "classes, to which its prototypes still belong; give the bundle from before"
+        )
     return model
 
 
