@@ -39,6 +39,8 @@ LARGE = 24
 """Prototypes that a gallery shows with their image and their nearest patches."""
 SHOWN = 24
 """Images that a page explains."""
+FIGURE = "figure.svg"
+"""Name of the figure beside a page of explained images."""
 _BATCH = 64
 
 

@@ -65,6 +65,7 @@ def cropping_kind(projection: Projection) -> BoxKind | None:
 
 
 def source_crop(images: LabelledImages, source: PrototypeSource, kind: BoxKind | None) -> str:
+    """The patch that a prototype is, in the colours of its image; the whole image where there is no box."""
     pixels = _pixels(images, source.patch.image)
     whole = (0, 0, *pixels.shape[:2])
     return crop(pixels, whole if kind is None else sides(source.boxes[kind]), _CROP)
