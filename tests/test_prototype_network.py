@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,8 +14,17 @@ from torch.utils.data import TensorDataset
 
 import secateur as sc
 from secateur.attribution.similarity import similarity_relevance
+from secateur.data import LabelledImages, Normalisation
 from secateur.models.feature_map import FeatureMap
 from secateur.models.prototype_network import PrototypeNetwork, similarity_maps
+from secateur.prototypes import (
+    PrototypePruneSettings,
+    PrototypeTrainSettings,
+    explain_images,
+    project,
+    prune_prototypes,
+    train_prototypes,
+)
 
 HF = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -41,6 +52,7 @@ LARGE = [
     "torchvision/swin_t",
     "torchvision/mobilenet_v3_small",
     "torchvision/efficientnet_b0",
+    "timm/vit_tiny_patch16_224",
 ]
 
 
@@ -58,37 +70,45 @@ def reference(side: int = 32, count: int = 12) -> sc.ReferenceSet:
     return sc.ReferenceSet.sample(data, per_class=count // 3)
 
 
-def trained_a_step(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    net.train()
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
-    nn.functional.cross_entropy(net(images), labels).backward()
-    optimiser.step()
-    net.eval()
+def from_training_to_explanation(net: PrototypeNetwork, side: int, share: float, folder: Path) -> None:
+    """A step of training, projection, pruning of prototypes and of the backbone, bundle, explanation."""
+    pixels = np.random.default_rng(0).integers(0, 255, (12, side, side, 3), np.uint8)
+    data = LabelledImages(pixels, np.arange(12) % 3, ("a", "b", "c"), Normalisation((0.5,) * 3, (0.25,) * 3))
+    once = PrototypeTrainSettings(epochs=1, warm_epochs=0, batch_size=12, last_iterations=1)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    train_prototypes(net, data, None, once, progress=False)
+    assert any(not torch.equal(p, before[name]) for name, p in net.features.named_parameters(prefix="features"))
+    asked = PrototypePruneSettings(criterion="none", disable=(1,), last_iterations=1)
+    fewer = prune_prototypes(net, data, data, asked, progress=False).network
+    samples = sc.ReferenceSet.sample(data, per_class=4)
+    best = sc.compress(
+        fewer, samples, sc.Budget(macs=share), criterion="lrp", settings=sc.PruneSettings(protect=("prototypes",)),
+        progress=False,
+    )  # fmt: skip
+    assert best.plan.achieved["macs"] <= share
+    slim = best.model
+    assert isinstance(slim, PrototypeNetwork)
+    project(slim, data, progress=False)
+    again = sc.load(sc.save(slim, folder / "bundle"))
+    x = data.batch(range(4))[0]
+    torch.testing.assert_close(again(x), slim(x), rtol=0, atol=0)
+    found = explain_images(again, x, top=5, progress=False)[0]
+    assert {evidence.prototype for evidence in found.evidence} == {0, 2, 3, 4, 5}
+    assert sum(e.contribution for e in found.evidence) == pytest.approx(found.logits[found.target], rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize(("backbone", "side", "arguments", "expected"), SMALL, ids=[row[0] for row in SMALL])
 def test_any_backbone_trains_prunes_and_reloads(backbone, side, arguments, expected, tmp_path) -> None:
     net = network(backbone=backbone, image_size=side, backbone_arguments=arguments)
     assert (net.features.place.channels, net.features.place.size) == expected
-    samples = reference(side)
-    trained_a_step(net, samples.inputs, samples.targets)
-    best = sc.compress(net, samples, sc.Budget(macs=0.6), criterion="lrp", progress=False)
-    assert best.plan.achieved["macs"] <= 0.6
-    assert best.model.num_prototypes == len(best.model.prototypes.classes) == best.model.last.in_features
-    again = sc.load(sc.save(best.model, tmp_path / "bundle"))
-    torch.testing.assert_close(again(samples.inputs), best.model(samples.inputs), rtol=0, atol=0)
+    from_training_to_explanation(net, side, 0.6, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", LARGE)
 def test_torchvision_backbones(backbone: str, tmp_path) -> None:
-    net = network(backbone=backbone, image_size=64)
-    samples = reference(64)
-    trained_a_step(net, samples.inputs, samples.targets)
-    best = sc.compress(net, samples, sc.Budget(macs=0.5), criterion="lrp", progress=False)
-    assert best.plan.achieved["macs"] <= 0.5
-    again = sc.load(sc.save(best.model, tmp_path / "bundle"))
-    torch.testing.assert_close(again(samples.inputs), best.model(samples.inputs), rtol=0, atol=0)
+    side = 224 if "vit" in backbone else 64
+    from_training_to_explanation(network(backbone=backbone, image_size=side), side, 0.5, tmp_path)
 
 
 def test_the_head_of_the_backbone_is_gone() -> None:
@@ -130,6 +150,35 @@ def test_channels_last_maps_and_other_output_sizes() -> None:
 def test_what_cannot_be_built_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(sc.RequestError, match=message):
         network(**arguments)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 6), (6, 8), (8, 8)])
+@pytest.mark.parametrize("channels", [6, 8, 11])
+def test_layouts_are_told_apart_by_the_proportions_of_the_image(rows: int, columns: int, channels: int) -> None:
+    class Last(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.permute(0, 2, 3, 1).contiguous()
+
+    example = torch.zeros(1, 3, 4 * rows, 4 * columns)
+    convolution = nn.Conv2d(3, channels, 4, 4)
+    assert FeatureMap(nn.Sequential(convolution), example).place.size == (rows, columns)
+    if channels != rows:  # as long in all directions: taken for channels first
+        place = FeatureMap(nn.Sequential(convolution, Last()), example).place
+        assert (place.size, place.channels, place.layout) == ((rows, columns), channels, "channels-last")
+
+
+def test_maps_without_weights_before_them_work() -> None:
+    features = FeatureMap(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 8, 8))
+    assert features(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 2, 2)
+    assert isinstance(features.network[2], nn.Identity)
+
+
+def test_the_network_given_stays_as_it_is() -> None:
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).train()
+    inner[1].eval()
+    FeatureMap(inner, torch.zeros(1, 3, 8, 8))
+    assert [m.training for m in inner] == [True, False, True, True]
+    assert isinstance(inner[3], nn.Linear)
 
 
 def test_a_backbone_without_a_map_is_refused() -> None:

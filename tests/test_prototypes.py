@@ -656,6 +656,14 @@ def test_commands_work_from_training_to_explanation(bundle, tmp_path, capsys) ->
     pruned = ["--model", str(tmp_path / "pruned" / "bundle")]
     assert run(["prototypes", "explain", *pruned, "--count", "2", "--out", str(tmp_path / "explained")]) == 0
     assert {"evidence.csv", "nearest.csv", "report.html"} <= {p.name for p in (tmp_path / "explained").iterdir()}
+    from PIL import Image
+
+    for row, picture in enumerate(images(3).images):
+        (tmp_path / "loose").mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / "loose" / f"{row}.png")
+    folder = ["--folder", str(tmp_path / "loose"), "--out", str(tmp_path / "folder")]
+    assert run(["prototypes", "explain", *pruned, *folder]) == 0
+    assert (tmp_path / "folder" / "evidence.csv").read_text().count("2.png") == 5
     assert run(["prototypes", "push", *pruned, "--out", str(tmp_path / "pushed")]) == 0
     metrics = json.loads((tmp_path / "pushed" / "bundle" / "metrics.json").read_text())
     assert len(metrics["prototype_sources"]["sources"]) == slim.num_prototypes
@@ -671,6 +679,7 @@ def test_commands_work_from_training_to_explanation(bundle, tmp_path, capsys) ->
         (["prune", "--model", "BUNDLE", "--disable", "three"], "--disable takes numbers"),
         (["prune", "--model", "BUNDLE", "--disable", "99"], "no prototype 99"),
         (["explain", "--model", "BUNDLE", "--image", "999"], "no test image 999"),
+        (["explain", "--model", "BUNDLE", "--folder", "nowhere"], "there is no folder 'nowhere'"),
         (["prune", "--model", "resnet20-cifar10", "--data", "DATA"], "has no prototypes"),
     ],
 )

@@ -284,22 +284,31 @@ class Watch(TorchFunctionMode):
         rest = self._rests.get(x, 0.0)
         if self.layers.at == "readers":
             x = x.view_as(x)
-            self._look(name, x, 1)
+            self._look(name, x, 1, "channels")
         if self.composite.choose is None:
             y: torch.Tensor = func(x, weight, similarity)
         else:
             y = SimilarityFunction.apply(self._given(x), weight.detach(), similarity, rest, compute)
             self._absorbs(y, y)
         if self.layers.at == "makers":
-            self._look(name, y, 1)
+            self._look(name, y, 1, "prototypes")
         return y
 
-    def _look(self, name: str, y: torch.Tensor, dim: int) -> None:
+    def _look(self, name: str, y: torch.Tensor, dim: int, units: str) -> None:
         """Look at the units along a dimension of a tensor, when its gradient comes back."""
         value = y.detach()
+        version = value._version
+
+        def collect(g: torch.Tensor) -> None:
+            if value._version != version:
+                raise SecateurError(
+                    f"the {units} of '{name}' are overwritten later in the pass; avoid in-place operations"
+                )
+            self.layers.look(name, Look(value, g, value * g, dim))
+
         self.layers.order[name] = max(y.shape[dim], self.layers.order.get(name, 0))
         if y.requires_grad:
-            self._handles.append(y.register_hook(lambda g: self.layers.look(name, Look(value, g, value * g, dim))))
+            self._handles.append(y.register_hook(collect))
 
     def _constant_layer(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
         """A weighted layer that reads what does not depend on the inputs; None for any other operation."""
@@ -543,20 +552,8 @@ class Watch(TorchFunctionMode):
 
     def _heads(self, y: torch.Tensor) -> None:
         """Look at the heads [.., H, L, D] that an attention makes, under its module's name."""
-        if y.ndim < 4 or not y.requires_grad or self.layers.at != "makers":
-            return
-        name, value, dim = self._where(), y.detach(), y.ndim - 3
-        version = value._version
-
-        def collect(g: torch.Tensor) -> None:
-            if value._version != version:
-                raise SecateurError(
-                    f"the heads of '{name}' are overwritten later in the pass; avoid in-place operations"
-                )
-            self.layers.look(name, Look(value, g, value * g, dim))
-
-        self.layers.order[name] = max(y.shape[dim], self.layers.order.get(name, 0))
-        self._handles.append(y.register_hook(collect))
+        if y.ndim >= 4 and y.requires_grad and self.layers.at == "makers":
+            self._look(self._where(), y, y.ndim - 3, "heads")
 
     # -- bookkeeping --------------------------------------------------------------------------------------------
 

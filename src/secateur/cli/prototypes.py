@@ -241,7 +241,7 @@ def _begin(recipe: PrototypeRecipe, bundle: Path | None, out: Path, print_config
             f"prototypes {command} needs --data, or a --recipe that names them; for example: secateur prototypes "
             f"{command} --recipe prototypes-fashion-mnist"
         )
-    check_source(recipe.data)
+    check_source(recipe.data, sized=bundle is not None)  # the bundle knows the size of its images
     check_trackers(recipe.tracking.trackers)
     if command == "train":
         check_model_name(recipe.network.backbone)

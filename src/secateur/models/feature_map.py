@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 
 Layout = Literal["channels-first", "channels-last", "tokens"]
@@ -83,18 +84,13 @@ class FeatureMap(nn.Module):
     def _weights_used(self, example: torch.Tensor) -> frozenset[str]:
         """Modules whose parameters the map depends on; attention modules use those of layers that they never call."""
         named = {name: p for name, p in self.network.named_parameters() if p.is_floating_point()}
-        asked = {p: p.requires_grad for p in named.values()}
-        training = self.network.training
-        try:
-            for parameter in asked:
+        with borrowed(self.network), torch.enable_grad():
+            for parameter in named.values():
                 parameter.requires_grad_(True)
-            self.network.eval()
-            with torch.enable_grad():
-                gradients = torch.autograd.grad(self(example).sum(), list(named.values()), allow_unused=True)
-        finally:
-            self.network.train(training)
-            for parameter, wanted in asked.items():
-                parameter.requires_grad_(wanted)
+            made = self(example)
+            if not made.requires_grad:  # nothing with weights comes before the map
+                return frozenset()
+            gradients = torch.autograd.grad(made.sum(), list(named.values()), allow_unused=True)
         used = (name for name, g in zip(named, gradients, strict=True) if g is not None)
         return frozenset(name.rpartition(".")[0] for name in used)
 
@@ -107,7 +103,7 @@ class FeatureMap(nn.Module):
         from torchvision.models.feature_extraction import create_feature_extractor
 
         try:
-            graph = create_feature_extractor(self.network.eval(), {self.place.module: "map"})
+            graph = create_feature_extractor(self.network, {self.place.module: "map"})
         except Exception as error:  # tracing runs the user's code, which may raise anything
             line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RequestError(
@@ -180,15 +176,11 @@ def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple
         if place is not None:
             found.append((place, frozenset(begun)))
 
-    handles = [h for m in names for h in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(example)
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    with borrowed(network), torch.no_grad():  # which takes hooks away again
+        for module in names:
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
+        network(example)
     if not found:
         what = "no module of the network gives" if at is None else f"module '{at}' does not give"
         raise RequestError(
@@ -202,13 +194,18 @@ def _place(name: str, output: Any, example: torch.Tensor) -> MapPlace | None:
     if not isinstance(output, torch.Tensor) or output.shape[:1] != example.shape[:1]:
         return None
     inputs = tuple(example.shape[1:])
+    height, width = example.shape[-2:]
     if output.ndim == 4:
         _, a, b, c = output.shape
-        if a == b != c:
+
+        def stretched(rows: int, columns: int) -> float:
+            """How far the map's proportions are from those of the image."""
+            return abs(math.log(rows * width / (columns * height)))
+
+        if stretched(a, b) < stretched(b, c):
             return MapPlace(name, "channels-last", c, (a, b), inputs) if a * b > 1 else None
         return MapPlace(name, "channels-first", a, (b, c), inputs) if b * c > 1 else None
     if output.ndim == 3:
-        height, width = example.shape[-2:]
         down = int(math.sqrt(output.shape[1] * height / width))
         across = round(down * width / height)
         if down * across > 1 and output.shape[1] - down * across <= _MOST_PREFIX:

@@ -90,7 +90,25 @@ class Locator:
             rows: of the prototype of each image.
             positions: of its patch in the feature map.
         """
-        return _boxes(self, inputs, rows, positions)
+        network, kinds = self.network, self.kinds
+        network_inputs = inputs.to(network.prototypes.weight)
+        size = (int(inputs.shape[2]), int(inputs.shape[3]))
+        found: list[dict[BoxKind, Box]] = [{} for _ in rows]
+        if "activation" in kinds:
+            with borrowed(network), torch.no_grad():
+                maps = network.inspect(network_inputs).maps
+            for boxes, one, row in zip(found, maps, rows, strict=True):
+                boxes["activation"] = activation_box(one[row].cpu(), size)
+        if "receptive-field" in kinds:
+            field = self.field((int(inputs.shape[1]), *size))
+            extent = (network.prototypes.weight.shape[2], network.prototypes.weight.shape[3])
+            for boxes, position in zip(found, positions, strict=True):
+                boxes["receptive-field"] = field.box(position, extent)
+        if "relevance" in kinds:
+            relevance = prototype_relevance(network, inputs, list(rows)).sum(1).cpu()
+            for boxes, one in zip(found, relevance, strict=True):
+                boxes["relevance"] = relevance_box(one)
+        return found
 
 
 def boxes_of(
@@ -102,30 +120,6 @@ def boxes_of(
 ) -> list[dict[BoxKind, Box]]:
     """Boxes of one prototype in each image; see `Locator`."""
     return Locator(network, kinds).boxes(inputs, rows, positions)
-
-
-def _boxes(
-    locator: Locator, inputs: torch.Tensor, rows: Sequence[int], positions: Sequence[tuple[int, int]]
-) -> list[dict[BoxKind, Box]]:
-    network, kinds = locator.network, locator.kinds
-    network_inputs = inputs.to(network.prototypes.weight)
-    size = (int(inputs.shape[2]), int(inputs.shape[3]))
-    found: list[dict[BoxKind, Box]] = [{} for _ in rows]
-    if "activation" in kinds:
-        with borrowed(network), torch.no_grad():
-            maps = network.inspect(network_inputs).maps
-        for boxes, one, row in zip(found, maps, rows, strict=True):
-            boxes["activation"] = activation_box(one[row].cpu(), size)
-    if "receptive-field" in kinds:
-        field = locator.field((int(inputs.shape[1]), *size))
-        extent = (network.prototypes.weight.shape[2], network.prototypes.weight.shape[3])
-        for boxes, position in zip(found, positions, strict=True):
-            boxes["receptive-field"] = field.box(position, extent)
-    if "relevance" in kinds:
-        relevance = prototype_relevance(network, inputs, list(rows)).sum(1).cpu()
-        for boxes, one in zip(found, relevance, strict=True):
-            boxes["relevance"] = relevance_box(one)
-    return found
 
 
 def _around(marked_HW: torch.Tensor) -> Box:

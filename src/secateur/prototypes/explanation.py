@@ -95,7 +95,7 @@ def explain_images(
     *,
     top: int = 5,
     targets: Sequence[int] | None = None,
-    boxes: Sequence[BoxKind] = BOX_KINDS,
+    boxes: Sequence[BoxKind] | Locator = BOX_KINDS,
     projection: Projection | None = None,
     batch_size: int = 64,
     progress: ProgressOption = True,
@@ -107,7 +107,7 @@ def explain_images(
         inputs: images [N, C, H, W].
         top: prototypes of each image.
         targets: class of each image; None: the predicted one.
-        boxes: how patches are located.
+        boxes: how patches are located; or what locates them, which measures receptive fields once for several calls.
         projection: where the prototypes come from.
         batch_size: images per pass.
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
@@ -128,7 +128,7 @@ def explain_images(
     if targets is not None and (len(targets) != len(inputs) or not all(0 <= t < network.num_classes for t in targets)):
         raise RequestError(f"targets must be {len(inputs)} classes from 0 to {network.num_classes - 1}, one per image")
     found: list[ImageExplanation] = []
-    locator = Locator(network, boxes)
+    locator = boxes if isinstance(boxes, Locator) else Locator(network, boxes)
     for begin in track(range(0, len(inputs), batch_size), "batches of images"):
         chosen = None if targets is None else targets[begin : begin + batch_size]
         found += _explained(network, inputs[begin : begin + batch_size], top, chosen, locator, projection)
@@ -198,7 +198,7 @@ def class_heatmap(
     """
     inputs = inputs.to(network.prototypes.weight)
     targets = [1] * len(targets) if network.num_classes == 1 else targets  # one output: log-odds of class 1
-    return attribute(network, inputs, targets, composite, start="logit", progress=False).input.sum(1).cpu()
+    return attribute(network, inputs, targets, composite, start="logit").input.sum(1).cpu()
 
 
 @reported("explaining prototypes")
@@ -221,18 +221,27 @@ def explain_prototypes(
         batch_size: images per pass.
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
     """
-    there = test is not None and len(test) > 0
-    near = nearest_patches(network, train, k, batch_size=batch_size, progress=False)
-    others = (
-        nearest_patches(network, test, k, split="test", batch_size=batch_size, progress=False)
-        if test and there
-        else None
-    )
-    similarities = similarities_of(network, test if test and there else train, batch_size, progress=False)
-    weights = network.last.weight.detach().cpu()
-    contributions = similarities * weights[(similarities @ weights.T).argmax(1)]
+    others = test if test is not None and len(test) else None
+    near = nearest_patches(network, train, k, batch_size=batch_size)
+    far = None if others is None else nearest_patches(network, others, k, split="test", batch_size=batch_size)
     purity = near.purity(network.prototypes.classes.cpu().numpy())
-    return PrototypeExplanations(near, others, purity, float(_used(contributions).double().mean()))
+    return PrototypeExplanations(near, far, purity, prototypes_used(network, others or train, batch_size))
+
+
+def prototypes_used(network: PrototypeNetwork, images: LabelledImages, batch_size: int = 64) -> float:
+    """Mean number of prototypes that make up 90 % of the positive contributions to the predicted class.
+
+    Args:
+        network: comes back as it was.
+        images: to decide on; augmentation is left out.
+        batch_size: images per pass.
+
+    Raises:
+        RequestError: for no images.
+    """
+    similarities, weights = similarities_of(network, images, batch_size), network.last.weight.detach().cpu().float()
+    contributions = similarities * weights[(similarities @ weights.T).argmax(1)]
+    return float(_used(contributions).double().mean())
 
 
 def _used(contributions_NP: torch.Tensor) -> torch.Tensor:

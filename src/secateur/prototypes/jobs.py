@@ -11,6 +11,8 @@ import numpy as np
 from torch import nn
 
 from secateur.core.errors import RequestError
+from secateur.core.files import read_json
+from secateur.core.names import did_you_mean_file
 from secateur.data import LabelledImages
 from secateur.data.folders import SUFFIXES
 from secateur.evaluation import Evaluation
@@ -20,6 +22,7 @@ from secateur.pipeline.estimate import TRAINING, Estimate, forward_seconds
 from secateur.pipeline.jobs import measured, opened, subject
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.run import Prepared
+from secateur.prototypes.boxes import Locator
 from secateur.prototypes.explanation import ImageExplanation, PrototypeExplanations, explain_images, explain_prototypes
 from secateur.prototypes.kept import projection_in
 from secateur.prototypes.projection import check_sources, project
@@ -27,7 +30,6 @@ from secateur.prototypes.pruning import PrunedPrototypes, prune_prototypes
 from secateur.prototypes.records import Projection
 from secateur.prototypes.settings import PrototypeRecipe
 from secateur.prototypes.training import PrototypeTraining, train_prototypes
-from secateur.surgery import read_bundle
 from secateur.training import TrainSettings
 
 _BATCH = 64
@@ -41,13 +43,11 @@ class Opened:
         recipe: the request.
         prepared: data and network, matched to each other.
         projection: where its prototypes come from, if it is known.
-        metrics: of its bundle.
     """
 
     recipe: PrototypeRecipe
     prepared: Prepared
     projection: Projection | None = None
-    metrics: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, recipe: PrototypeRecipe, bundle: Path | None = None) -> Self:
@@ -66,8 +66,7 @@ class Opened:
         prototype_network_of(prepared.model, bundle)
         if bundle is None:
             return cls(recipe, replace(prepared, trained=True))  # it is going to be trained: no word of random weights
-        metrics = read_bundle(bundle).metrics
-        return cls(recipe, prepared, projection_in(metrics, bundle), metrics)
+        return cls(recipe, prepared, projection_in(read_json(bundle / "metrics.json"), bundle))
 
     @property
     def network(self) -> PrototypeNetwork:
@@ -103,20 +102,25 @@ class Opened:
 
 
 @dataclass(frozen=True, eq=False)
-class TrainPrototypesJob:
-    """A prototype network to be trained and projected."""
+class _PrototypeJob:
+    """A checked request; see `secateur.pipeline.jobs.Job`."""
 
     opened: Opened
 
     @classmethod
-    def of(cls, recipe: PrototypeRecipe) -> Self:
-        """Check a request; see `secateur.pipeline.jobs.Job`."""
-        return cls(Opened.of(recipe))
+    def of(cls, recipe: PrototypeRecipe, bundle: Path | None = None) -> Self:
+        """Check a request; see `Opened.of` for what it takes."""
+        return cls(Opened.of(recipe, bundle))
 
     @property
     def prepared(self) -> Prepared:
-        """See `secateur.pipeline.jobs.Job.prepared`."""
+        """Data and network."""
         return self.opened.prepared
+
+
+@dataclass(frozen=True, eq=False)
+class TrainPrototypesJob(_PrototypeJob):
+    """A prototype network to be trained and projected."""
 
     def description(self) -> list[str]:
         """See `secateur.pipeline.jobs.Job.description`."""
@@ -133,9 +137,8 @@ class TrainPrototypesJob:
     def estimate(self) -> Estimate:
         """See `secateur.pipeline.jobs.Job.estimate`."""
         image, data, settings = self.opened.forward_seconds(), self.prepared.data, self.opened.recipe.train
-        epochs = settings.epochs
         pushes = len(settings.pushes)
-        training = epochs * image * (TRAINING * len(data.train) + len(data.val))
+        training = settings.epochs * image * (TRAINING * len(data.train) + len(data.val))
         return Estimate(training + (2 * pushes * len(data.train) + len(data.test)) * image)
 
     def run(
@@ -162,20 +165,8 @@ class TrainPrototypesJob:
 
 
 @dataclass(frozen=True, eq=False)
-class ProjectJob:
+class ProjectJob(_PrototypeJob):
     """A network whose prototypes are to become training patches."""
-
-    opened: Opened
-
-    @classmethod
-    def of(cls, recipe: PrototypeRecipe, bundle: Path) -> Self:
-        """Check a request; see `secateur.pipeline.jobs.Job`."""
-        return cls(Opened.of(recipe, bundle))
-
-    @property
-    def prepared(self) -> Prepared:
-        """See `secateur.pipeline.jobs.Job.prepared`."""
-        return self.opened.prepared
 
     def description(self) -> list[str]:
         """See `secateur.pipeline.jobs.Job.description`."""
@@ -200,20 +191,8 @@ class ProjectJob:
 
 
 @dataclass(frozen=True, eq=False)
-class PrunePrototypesJob:
+class PrunePrototypesJob(_PrototypeJob):
     """A network whose prototypes are to be pruned."""
-
-    opened: Opened
-
-    @classmethod
-    def of(cls, recipe: PrototypeRecipe, bundle: Path) -> Self:
-        """Check a request; see `secateur.pipeline.jobs.Job`."""
-        return cls(Opened.of(recipe, bundle))
-
-    @property
-    def prepared(self) -> Prepared:
-        """See `secateur.pipeline.jobs.Job.prepared`."""
-        return self.opened.prepared
 
     def description(self) -> list[str]:
         """See `secateur.pipeline.jobs.Job.description`."""
@@ -293,7 +272,7 @@ class ExplainPrototypesJob:
 
     @property
     def prepared(self) -> Prepared:
-        """See `secateur.pipeline.jobs.Job.prepared`."""
+        """Data and network."""
         return self.opened.prepared
 
     def description(self) -> list[str]:
@@ -315,11 +294,10 @@ class ExplainPrototypesJob:
         recipe, network = self.opened.recipe, self.opened.network.to(self.prepared.device)
         projection, count = self.opened.sources(), len(self.images)
         local: list[ImageExplanation] = []
+        locator = Locator(network, recipe.explain.boxes)
         for begin in range(0, count, _BATCH):
             inputs = self.images.batch(range(begin, min(begin + _BATCH, count)))[0]
-            local += explain_images(
-                network, inputs, top=recipe.explain.top, boxes=recipe.explain.boxes, projection=projection
-            )
+            local += explain_images(network, inputs, top=recipe.explain.top, boxes=locator, projection=projection)
         both = explain_prototypes(network, self.opened.plain("train"), self.opened.plain("test"), k=recipe.prune.k)
         return local, both
 
@@ -347,9 +325,11 @@ def image_files(folder: Path) -> list[Path]:
     """Image files of a folder, by name.
 
     Raises:
-        RequestError: when there is none.
+        RequestError: when there is no such folder, or none in it.
     """
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not folder.is_dir():
+        raise RequestError(f"there is no folder '{folder}'{did_you_mean_file(str(folder))}")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     if not found:
         raise RequestError(f"'{folder}' holds no image file ({', '.join(sorted(SUFFIXES))})")
     return found

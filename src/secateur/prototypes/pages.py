@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from secateur import reports as rp
 from secateur.data import LabelledImages
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline.pages import conditions, new_report
-from secateur.prototypes.explanation import ImageExplanation, PrototypeEvidence, explain_images
+from secateur.prototypes.explanation import ImageExplanation, PrototypeEvidence, prototypes_used
 from secateur.prototypes.explanation import PrototypeExplanations as Explained
 from secateur.prototypes.nearest import NONE, NearestPatches
 from secateur.prototypes.numbers import prototype_numbers
@@ -41,7 +40,6 @@ SHOWN = 24
 """Images that a page explains."""
 FIGURE = "figure.svg"
 """Name of the figure beside a page of explained images."""
-_BATCH = 64
 
 
 def gallery(
@@ -178,23 +176,6 @@ def local(
             )
         )
     return rp.PrototypeExplanations(found, len(explanations))
-
-
-def prototypes_used(network: PrototypeNetwork, images: LabelledImages) -> float:
-    """Mean number of prototypes that make up 90 % of the positive contributions to the predicted class.
-
-    Args:
-        network: comes back as it was.
-        images: to decide on; augmentation is left out.
-
-    Raises:
-        RequestError: for no images.
-    """
-    plain, found = images.replace(augmentation=None), list[int]()
-    for begin in range(0, max(1, len(plain)), _BATCH):
-        inputs = plain.batch(range(begin, min(begin + _BATCH, len(plain))))[0]
-        found += [item.used for item in explain_images(network, inputs, top=1, boxes=(), progress=False)]
-    return statistics.fmean(found)
 
 
 def pruning_page(job: PrunePrototypesJob, pruned: PrunedPrototypes, path: str | Path, command: str = "") -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from secateur.core.progress import ProgressOption, reported
@@ -70,14 +69,14 @@ def prune_prototypes(
         RequestError: for a class that would have no prototype left.
     """
     settings, training = settings or PrototypePruneSettings(), training or PrototypeTrainSettings()
-    nearest = nearest_patches(network, train, settings.k, batch_size=batch_size, progress=False)
+    nearest = nearest_patches(network, train, settings.k, batch_size=batch_size)
     decisions = decide(network, train, nearest, settings)
     measured = {BEFORE: _evaluated(network, test)}
     slim = remove_prototypes(network, [decision.number for decision in decisions if not decision.kept])
     measured[REMOVED] = _evaluated(slim, test)
     if settings.last_iterations:
-        labels = torch.from_numpy(np.asarray(train.labels))
-        similarities = similarities_of(slim, train, batch_size, progress=False)
+        labels = torch.from_numpy(train.labels)
+        similarities = similarities_of(slim, train, batch_size)
         fit_last_layer(slim, similarities, labels, training, settings.last_iterations)
         measured[REFITTED] = _evaluated(slim, test)
     return PrunedPrototypes(slim, decisions, nearest, measured)
@@ -96,7 +95,6 @@ def _evaluated(network: PrototypeNetwork, images: LabelledImages) -> Evaluation:
         loader(images.replace(augmentation=None)),
         class_names=images.class_names,
         device=device,
-        progress=False,
     )
     network.to(device)
     return found

@@ -51,9 +51,7 @@ def prototype_relevance(
     if network.num_prototypes == 1:  # one output is taken for the log-odds of class 1
         targets = torch.ones_like(targets)
     inputs = inputs.to(network.prototypes.weight)
-    found = attribute(
-        _Similarities(network), inputs, targets, composite, start="logit", batch_size=batch_size, progress=False
-    )
+    found = attribute(_Similarities(network), inputs, targets, composite, start="logit", batch_size=batch_size)
     return found.input
 
 

@@ -45,10 +45,10 @@ def remove_prototypes(network: PrototypeNetwork, numbers: Iterable[int]) -> Prot
     check_classes_left(network, rows)
     weight = network.prototypes.weight
     example = torch.zeros(1, *input_shape(network), device=weight.device, dtype=weight.dtype)
-    structure = trace(network, example, progress=False)
+    structure = trace(network, example)
     keep = np.ones(structure.num_units, bool)
     keep[structure.group(GROUP).first + rows] = False
-    slim = prune(network, Plan.of(structure, keep, {}, "by number", "none"), progress=False)
+    slim = prune(network, Plan.of(structure, keep, {}, "by number", "none"))
     assert isinstance(slim, PrototypeNetwork)
     return slim
 

@@ -70,6 +70,7 @@ def decide(
         go, ranking = np.ones(len(classes), bool), scores
         go[np.argsort(-scores, kind="stable")[:stay]] = False
     spared = _spared(classes, go | forced, forced, ranking, settings.per_class)
+    purity = nearest.purity(classes)
     found = []
     for row, number in enumerate(prototype_numbers(network)):
         kept = not forced[row] and (not go[row] or row in spared)
@@ -79,7 +80,7 @@ def decide(
                 label=int(classes[row]),
                 kept=bool(kept),
                 reason=_reason(settings, int(same[row]), bool(forced[row]), bool(go[row]), row in spared),
-                purity=float(nearest.purity(classes)[row]),
+                purity=float(purity[row]),
                 score=None if scores is None else float(scores[row]),
                 nearest_labels=tuple(int(label) for label in nearest.labels[row] if label >= 0),
             )
@@ -90,10 +91,10 @@ def decide(
 
 def relevance_scores(network: PrototypeNetwork, images: LabelledImages, batch_size: int = 64) -> np.ndarray:
     """Mean |relevance| of each prototype's similarity for the logit of the true class, [P]: ε-rule, start 1."""
-    similarities = similarities_of(network, images, batch_size, progress=False)
-    last, device = _LastLayer(network), network.prototypes.weight.device
+    similarities = similarities_of(network, images, batch_size)
     labels = torch.from_numpy(images.labels)
-    found = attribute(last, similarities.to(device), labels, "epsilon", start="one", batch_size=1024, progress=False)
+    given = similarities.to(network.last.weight)
+    found = attribute(network.last, given, labels, "epsilon", start="one", batch_size=1024)
     scores: np.ndarray = found.input.abs().double().mean(0).cpu().numpy()
     return scores
 
@@ -103,24 +104,11 @@ def usage_scores(network: PrototypeNetwork, images: LabelledImages) -> np.ndarra
 
     A contribution is similarity times weight.
     """
-    similarities, weight = similarities_of(network, images, progress=False), network.last.weight.detach().cpu()
+    similarities, weight = similarities_of(network, images), network.last.weight.detach().cpu()
     contributions = (similarities * weight[torch.from_numpy(images.labels)]).clamp_min(0).double()
     shares = contributions / contributions.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     found: np.ndarray = shares.mean(0).numpy()
     return found
-
-
-class _LastLayer(torch.nn.Module):
-    """The last layer alone: what reads similarities."""
-
-    def __init__(self, network: PrototypeNetwork) -> None:
-        super().__init__()
-        self.last = network.last
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Similarities to logits."""
-        logits: torch.Tensor = self.last(x)
-        return logits
 
 
 def _spared(classes: np.ndarray, go: np.ndarray, forced: np.ndarray, ranking: np.ndarray, least: int) -> set[int]:

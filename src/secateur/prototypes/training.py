@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,6 +30,8 @@ from secateur.prototypes.schedule import Project, RefitLast, Stage, TrainParts
 from secateur.prototypes.settings import PrototypeTrainSettings
 from secateur.training import Epoch, TrainSettings, fit
 
+Kind = Literal["warm", "joint", "projection", "last layer"]
+
 _REQUEST = "request.json"
 
 
@@ -38,6 +40,7 @@ class StageDone:
     """What came of one stage.
 
     Attributes:
+        kind: ``warm``, ``joint``, ``projection`` or ``last layer``.
         stage: in words.
         epochs: rows of `secateur.training.TrainingHistory`, counted over all stages; for the last layer, its losses.
         accuracy: on the validation images, after a projection or the last layer; None: not measured.
@@ -45,6 +48,7 @@ class StageDone:
         epoch: of the whole training, after which the stage ended.
     """
 
+    kind: Kind
     stage: str
     epochs: tuple[Mapping[str, float], ...] = ()
     accuracy: float | None = None
@@ -53,8 +57,8 @@ class StageDone:
 
     def to_values(self) -> dict[str, Any]:
         """Plain values."""
-        found: dict[str, Any] = {"stage": self.stage, "epochs": [dict(row) for row in self.epochs], "epoch": self.epoch}
-        found["accuracy"] = self.accuracy
+        found: dict[str, Any] = {"kind": self.kind, "stage": self.stage, "epoch": self.epoch, "accuracy": self.accuracy}
+        found["epochs"] = [dict(row) for row in self.epochs]
         return found if self.projection is None else {**found, SOURCES: to_values(self.projection)}
 
     @classmethod
@@ -68,7 +72,7 @@ class StageDone:
             rows = tuple({str(k): float(v) for k, v in row.items()} for row in values["epochs"])
             accuracy = values["accuracy"]
             own = projection_in(dict(values), where)
-            return cls(str(values["stage"]), rows, accuracy, own, int(values["epoch"]))
+            return cls(values["kind"], str(values["stage"]), rows, accuracy, own, int(values["epoch"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RequestError(f"'{where}' is not of this version; delete its folder to start anew") from error
 
@@ -97,13 +101,13 @@ class PrototypeTraining:
         """One row for each epoch, projection and training of the last layer."""
         found: list[dict[str, Any]] = []
         for done in self.stages:
-            kind = done.stage.partition(":")[0]
-            if kind in ("warm", "joint"):
-                found += [{"stage": kind, **row} for row in done.epochs]
+            if done.kind in ("warm", "joint"):
+                found += [{"stage": done.kind, **row} for row in done.epochs]
             else:
-                name = "projection" if done.projection is not None else "last layer"
                 loss = done.epochs[-1]["train_loss"] if done.epochs else None
-                found.append({"stage": name, "epoch": done.epoch, "train_loss": loss, "val_accuracy": done.accuracy})
+                found.append(
+                    {"stage": done.kind, "epoch": done.epoch, "train_loss": loss, "val_accuracy": done.accuracy}
+                )
         return found
 
 
@@ -213,15 +217,15 @@ class _Work:
         self.network.to(device)
         if isinstance(stage, Project):
             avoid = self.settings.avoid_duplicates
-            projection = project(self.network, self.plain, epoch=stage.epoch, avoid_duplicates=avoid, progress=False)
-            return StageDone(str(stage), (), self._accuracy(), projection, stage.epoch)
+            projection = project(self.network, self.plain, epoch=stage.epoch, avoid_duplicates=avoid)
+            return StageDone("projection", str(stage), (), self._accuracy(), projection, stage.epoch)
         assert isinstance(stage, RefitLast)
         labels = torch.from_numpy(self.plain.labels)
         losses = fit_last_layer(
             self.network, similarities_of(self.network, self.plain), labels, self.settings, stage.iterations
         )
         rows = tuple({"train_loss": loss} for loss in losses)
-        return StageDone(str(stage), rows, self._accuracy(), None, self._epochs_before(index))
+        return StageDone("last layer", str(stage), rows, self._accuracy(), None, self._epochs_before(index))
 
     def _epochs_before(self, index: int) -> int:
         ended = [stage.end for stage in self.settings.stages()[:index] if isinstance(stage, TrainParts)]
@@ -243,14 +247,14 @@ class _Work:
             seed=derive_seed(settings.seed, "stage", index) % 2**32,
             device=settings.device,
         )
-        told = None
-        if (tell := self.on_epoch) is not None:
-            told = lambda epoch: tell(replace(epoch, index=stage.begin + epoch.index))  # noqa: E731
-        history = fit(
-            self.network, self.train, self.val, how, state, objective=objective, on_epoch=told, progress=False
-        )
+
+        def tell(epoch: Epoch) -> None:
+            if self.on_epoch is not None:
+                self.on_epoch(replace(epoch, index=stage.begin + epoch.index))
+
+        history = fit(self.network, self.train, self.val, how, state, objective=objective, on_epoch=tell)
         rows = tuple({**row, "epoch": stage.begin + row["epoch"] + 1} for row in history.rows)
-        return StageDone(str(stage), rows, epoch=stage.end)
+        return StageDone(stage.kind, str(stage), rows, epoch=stage.end)
 
     def _accuracy(self) -> float | None:
         """On the validation images."""
