@@ -15,6 +15,7 @@ from pathlib import Path
 from secateur.core.errors import RequestError
 from secateur.core.extras import check_installed
 from secateur.core.names import closest, did_you_mean, did_you_mean_file
+from secateur.data.birds import check_birds, find_birds
 from secateur.data.catalogue import NAMED, fetched_file
 from secateur.data.classes import indices_in_order, label_of
 from secateur.data.folders import layout_of
@@ -76,8 +77,10 @@ def _check_meant(settings: DataSettings) -> None:
     """Refuse settings that would do nothing."""
     source, path = settings.source, Path(settings.source).expanduser()
     unused: tuple[str, ...] = () if is_table(source) else ("split", "table", "window")
-    if path.is_dir() and find_lesions(path) is None:
+    if path.is_dir() and find_lesions(path) is None and find_birds(path) is None:
         unused = ("table",)
+    if settings.table.crop and find_birds(path) is None:
+        raise RequestError(f"data.table.crop needs bounding boxes, as CUB-200-2011 has them; '{source}' gives none")
     for name in unused:
         if getattr(settings, name) != DataSettings.model_fields[name].get_default(call_default_factory=True):
             kind = "tables of images" if path.is_dir() else "folders and tables of image files"
@@ -139,6 +142,8 @@ def _check_table(settings: DataSettings) -> tuple[str, ...]:
     elif lesions is not None:
         check_lesions(lesions, settings)
         names, grouped = tuple(DIAGNOSES), True
+    elif (birds := find_birds(path)) is not None:
+        names = check_birds(birds, settings)
     elif path.is_dir():
         names = layout_of(path).class_names
     else:

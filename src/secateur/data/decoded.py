@@ -33,6 +33,7 @@ from secateur.core.progress import announce, track
 from secateur.data.images import read_pixels
 from secateur.data.mapped import release
 from secateur.data.settings import Resize
+from secateur.data.table import PixelBox
 
 try:
     import fcntl
@@ -140,6 +141,7 @@ def decoded_images(
     on_bad: str = "fail",
     where: Sequence[str] = (),
     window: tuple[float, float] | None = None,
+    boxes: Sequence[PixelBox] | None = None,
     workers: int = 0,
 ) -> Decoded:
     """Image files as one memory-mapped array of resized images, decoded by the first call and kept for later ones.
@@ -153,6 +155,7 @@ def decoded_images(
         on_bad: what an unreadable file means: ``fail`` or ``skip``.
         where: what messages call each file, "table.csv row 17" say, [N]; empty: by its path alone.
         window: see `secateur.data.images.read_pixels`.
+        boxes: what is cut out of each image before it is resized, [N]; None: nothing is.
         workers: threads that decode; 0: as many as there are cores.
 
     Returns:
@@ -181,12 +184,15 @@ def decoded_images(
         raise RequestError("there are no images to decode")
     if where and len(where) != len(files):
         raise RequestError(f"{len(files)} images but {len(where)} names of their rows")
-    how = f"{_VERSION} Pillow {PIL.__version__} {resize} {channels} {window}"
+    how = f"{_VERSION} Pillow {PIL.__version__} {resize} {channels} {window}{'' if boxes is None else f' {boxes}'}"
+    cut = {} if boxes is None else dict(zip(files, boxes, strict=True))
     target = cache_folder("images") / f"{_key(files, how)}.npy"
     state = _State(len(files), (resize.side, resize.side, channels), _source(files))
     images = _opened(target, state)
     if images is None:
-        _decode(files, lambda file: read_pixels(Path(file), channels, resize, window), target, state, workers)
+        _decode(
+            files, lambda file: read_pixels(Path(file), channels, resize, window, cut.get(file)), target, state, workers
+        )
         if _key(files, how) != target.stem:
             _remove(target)
             raise SecateurError(f"image files in '{state.source}' changed while they were read; start again")

@@ -39,7 +39,11 @@ def read_image(
 
 
 def read_pixels(
-    path: Path, channels: int = 3, resize: Resize | None = None, window: tuple[float, float] | None = None
+    path: Path,
+    channels: int = 3,
+    resize: Resize | None = None,
+    window: tuple[float, float] | None = None,
+    box: tuple[int, int, int, int] | None = None,
 ) -> np.ndarray:
     """One image as uint8 [H, W, C]; may be called by several threads, and warns as Pillow does.
 
@@ -52,6 +56,7 @@ def read_pixels(
         channels: 1 (grey) or 3 (RGB).
         resize: what comes out; None: the size as stored.
         window: centre and width of the values of DICOM images that are told apart; None: what each file says.
+        box: left, top, right and bottom of what is cut out before resizing, as far as the image goes; None: all.
 
     Raises:
         RequestError: for an empty, truncated, foreign or larger than 100-megapixel file, or 32-bit pixels.
@@ -74,6 +79,8 @@ def read_pixels(
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
         raise RequestError(f"image '{path}' cannot be read ({error}); repair it or use on_bad_sample: skip") from error
+    if box is not None:
+        converted = _cut(converted, box, path)
     if resize is not None:
         converted = _resized(converted, resize)
     pixels = np.array(converted, np.uint8)
@@ -128,6 +135,13 @@ def _resized(picture: Image.Image, resize: Resize) -> Image.Image:
     width, height = (int(resize.size * side / short) for side in picture.size)
     whole = picture.resize((width, height), Image.Resampling[resize.interpolation.upper()])
     return _central(whole, resize.side, resize.side)
+
+
+def _cut(picture: Image.Image, box: tuple[int, int, int, int], path: Path) -> Image.Image:
+    left, top, right, bottom = box[0], box[1], min(box[2], picture.width), min(box[3], picture.height)
+    if left >= right or top >= bottom:
+        raise RequestError(f"image '{path}' has {picture.width}x{picture.height} pixels, its box {box} lies outside")
+    return picture.crop((left, top, right, bottom))
 
 
 def _central(picture: Image.Image, width: int, height: int) -> Image.Image:

@@ -73,6 +73,9 @@ class TableSettings(BaseModel):
         default=None, description="column of train, val, test; null: by usual names; empty: use none"
     )
     root: Path | None = Field(default=None, description="folder of the images; null: that of the table")
+    crop: bool = Field(
+        default=False, description="cut images to the bounding box that the source gives (CUB-200-2011), then resize"
+    )
     extension: str | None = Field(
         default=None, min_length=1, description="of paths without one, e.g. jpg; null: of the file that is there"
     )
@@ -133,7 +136,7 @@ class DataSettings(BaseModel):
     - the path of a MedMNIST-layout ``.npz``;
     - an image folder (``train|val|test/class/*`` or ``class/*``);
     - a table of images (``.csv``, ``.tsv``, ``.parquet``), read as ``table`` says;
-    - a folder of HAM10000 or of the ISIC 2018 challenge, task 3;
+    - a folder of HAM10000, of the ISIC 2018 challenge, task 3, or of CUB-200-2011;
     - ``torchvision/NAME`` with ``root``;
     - ``hf:PATH``, a folder that the package ``datasets`` has saved, or ``hf:NAME`` of its hub with ``download``.
 

@@ -16,6 +16,7 @@ from secateur.core.files import cache_folder
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import numpy_generator
 from secateur.data.archive import Split, Splits, read_splits
+from secateur.data.birds import find_birds, read_birds
 from secateur.data.catalogue import NAMED, fetched_file
 from secateur.data.checks import check_several, check_source, is_table
 from secateur.data.classes import class_indices
@@ -116,9 +117,11 @@ def read_table(settings: DataSettings) -> LabelledTable:
         return read_hugging_face(settings)
     if not is_table(settings.source):
         raise RequestError(f"data '{settings.source}' is no table or folder of image files")
-    lesions = find_lesions(path)
+    lesions, birds = find_lesions(path), find_birds(path)
     if lesions is not None:
         return read_lesions(lesions, settings)
+    if birds is not None:
+        return read_birds(birds, settings)
     return read_folder(path) if path.is_dir() else read_manifest(path, settings)
 
 
@@ -192,19 +195,22 @@ def _trained(assignment: Assignment) -> set[str]:
 def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
     """The images, decoded and resized once and for all; None where they are read when they are asked for."""
     resize, channels = settings.resize, settings.channels or 3
-    if settings.cache == "never":
-        return None
     reason = None
-    if resize is None:
+    if settings.cache == "never":
+        reason = "data.cache=never"
+    elif resize is None:
         reason = "images of files have no common size; give one, e.g. --set data.resize=224"
     elif settings.augmentation == "resized-crop-flip":
         reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
-    if reason is not None and settings.cache == "always":
-        raise RequestError(f"data.cache=always cannot be met: {reason}")
+    asked = "data.table.crop=true" if table.boxes is not None else "data.cache=always"
+    if reason is not None and (settings.cache == "always" or table.boxes is not None):
+        raise RequestError(f"{asked} cannot be met: {reason}")
     if resize is None or reason is not None:
         return None
     # of image folders the paths are kept, which people look at
     if settings.cache == "auto" and not (_where(table) and _fits(len(table), resize.side, channels)):
+        if table.boxes is not None:
+            raise RequestError(f"{asked} cannot be met: resized images do not fit in '{cache_folder('images')}'")
         return None
     return decoded_images(
         table.paths,
@@ -213,6 +219,7 @@ def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
         on_bad=settings.on_bad_sample,
         where=_where(table),
         window=settings.window,
+        boxes=table.boxes,
         workers=settings.workers,
     )
 

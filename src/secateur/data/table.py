@@ -6,7 +6,7 @@ Light: NumPy is loaded by `table_of` only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,9 @@ from secateur.core.names import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
+
+PixelBox = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels of the image as stored; right and bottom are outside."""
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {
@@ -44,6 +47,7 @@ class LabelledTable:
         skipped: what was left out, one line each.
         notes: what a reader of results must know about the data, one line each.
         left_out: ids of the images that were left out, as far as they are known.
+        boxes: left, top, right and bottom of what is to be cut out of each image, [N]; None: they are taken whole.
     """
 
     name: str
@@ -57,6 +61,7 @@ class LabelledTable:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     left_out: frozenset[str] = frozenset()
+    boxes: tuple[PixelBox, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,6 +96,7 @@ class LabelledTable:
             (*self.skipped, *skipped),
             self.notes,
             self.left_out | ({*self.ids} - {self.ids[row] for row in kept}),
+            None if self.boxes is None else tuple(self.boxes[row] for row in kept),
         )
 
 
@@ -156,6 +162,7 @@ def table_of(
     class_names: Sequence[str] | None = None,
     group_column: str | None = None,
     notes: Sequence[str] = (),
+    boxes: Mapping[str, PixelBox] | None = None,
 ) -> LabelledTable:
     """Check rows and number their classes.
 
@@ -167,6 +174,7 @@ def table_of(
         class_names: known ones, in their order; None: those that occur, sorted; numbers stay what they are.
         group_column: name of the column of groups. All images of a lesion are of one class, those of a patient are not.
         notes: of the table.
+        boxes: of all images, by id; None: they are taken whole.
 
     Raises:
         RequestError: for the first row that cannot be used, unless such are skipped; when no rows are left, or one
@@ -200,6 +208,7 @@ def table_of(
         tuple(faults.lines),
         tuple(notes),
         frozenset(faults.ids),
+        None if boxes is None else tuple(boxes[row.id] for row in kept),
     )
 
 
