@@ -644,7 +644,9 @@ def test_commands_work_from_training_to_explanation(bundle, tmp_path, capsys) ->
     from secateur.cli.main import run
 
     data, out = bundle
-    assert {"bundle", "history.csv", "metrics.json", "prototypes.csv", "states"} <= {p.name for p in out.iterdir()}
+    assert {"bundle", "history.csv", "metrics.json", "prototypes.csv", "report.html", "states"} <= {
+        p.name for p in out.iterdir()
+    }
     net = sc.load(out / "bundle")
     assert isinstance(net, PrototypeNetwork)
     model = ["--model", str(out / "bundle")]

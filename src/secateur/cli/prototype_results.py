@@ -52,9 +52,7 @@ def show_trained_prototypes(job: TrainPrototypesJob, out: Path) -> None:
         metrics = {"test": found.to_json(), "history": rows, SOURCES: to_values(trained.last)}
         bundle = _save(job.opened, job.opened.network, out, metrics)
         written = {"bundle": bundle, "history": _write_rows(rows, out / "history.csv")}
-        written["prototypes"] = _write_rows(
-            source_rows(trained.last, prepared.data.class_names), out / "prototypes.csv"
-        )
+        written |= _write_sources(job, trained.last, out)
         write_json(out / "metrics.json", metrics)
         tracking.file(out / "metrics.json")
     write_split(prepared.data, out)
@@ -68,17 +66,27 @@ def show_trained_prototypes(job: TrainPrototypesJob, out: Path) -> None:
 
 
 def show_pushed(job: ProjectJob, out: Path) -> None:
-    """Project; bundle and table into ``out``, accuracy before and after on the terminal."""
+    """Project; bundle, table and page into ``out``, accuracy before and after on the terminal."""
     say_notes(job.prepared)
     projection, before, after = job.run()
     metrics = {"test": after.to_json(), "before": before.to_json(), SOURCES: to_values(projection)}
     written = {"bundle": _save(job.opened, job.opened.network, out, metrics)}
-    rows = source_rows(projection, job.prepared.data.class_names)
-    written["prototypes"] = _write_rows(rows, out / "prototypes.csv")
+    written |= _write_sources(job, projection, out)
     title = f"{job.prepared.data.name}, {after.samples:,} test images, {job.prepared.device}"
     show(ALONE, [alone("before", before), alone("projected", after)], title)
     _say_duplicates(projection)
     _say(written)
+
+
+def _write_sources(job: TrainPrototypesJob | ProjectJob, projection: Projection, out: Path) -> dict[str, Path]:
+    """Where the prototypes come from, as table and page."""
+    from secateur.prototypes.pages import prototypes_page
+
+    rows = source_rows(projection, job.prepared.data.class_names)
+    return {
+        "prototypes": _write_rows(rows, out / "prototypes.csv"),
+        "report": prototypes_page(job, projection, out / "report.html", command_line()),
+    }
 
 
 def show_pruned_prototypes(job: PrunePrototypesJob, out: Path) -> None:

@@ -13,7 +13,7 @@ from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline.pages import conditions, new_report
 from secateur.prototypes.explanation import ImageExplanation, PrototypeEvidence, prototypes_used
 from secateur.prototypes.explanation import PrototypeExplanations as Explained
-from secateur.prototypes.nearest import NONE, NearestPatches
+from secateur.prototypes.nearest import NONE, NearestPatches, nearest_patches
 from secateur.prototypes.numbers import prototype_numbers
 from secateur.prototypes.pictures import (
     CROPPED_BY,
@@ -32,7 +32,7 @@ from secateur.prototypes.relevance import COMPOSITE
 from secateur.prototypes.selection import PrototypeDecision
 
 if TYPE_CHECKING:
-    from secateur.prototypes.jobs import ExplainPrototypesJob, PrunePrototypesJob
+    from secateur.prototypes.jobs import ExplainPrototypesJob, ProjectJob, PrunePrototypesJob, TrainPrototypesJob
 
 LARGE = 24
 """Prototypes that a gallery shows with their image and their nearest patches."""
@@ -178,6 +178,25 @@ def local(
     return rp.PrototypeExplanations(found, len(explanations))
 
 
+def prototypes_page(
+    job: TrainPrototypesJob | ProjectJob, projection: Projection, path: str | Path, command: str = ""
+) -> Path:
+    """Write the page of a projection: each prototype, the patch that it is, and what is near it.
+
+    Args:
+        job: that was run.
+        projection: that came of it.
+        path: ends in ``.html``.
+        command: to get it again.
+    """
+    opened, train = job.opened, job.opened.plain("train")
+    nearest = nearest_patches(opened.network, train, opened.recipe.prune.k)
+    sections = [gallery(opened.network, projection, train, nearest)]
+    title = f"Prototypes of {job.prepared.data.name}"
+    subtitle = f"{len(projection.sources):,} prototypes, each a patch of a training image."
+    return _write(job, title, subtitle, command, sections, train, path, split="train")
+
+
 def pruning_page(job: PrunePrototypesJob, pruned: PrunedPrototypes, path: str | Path, command: str = "") -> Path:
     """Write the page of a pruning: what it did, and the prototypes, kept beside removed.
 
@@ -235,13 +254,14 @@ def explanation_page(
 
 
 def _write(
-    job: ExplainPrototypesJob | PrunePrototypesJob,
+    job: ExplainPrototypesJob | ProjectJob | PrunePrototypesJob | TrainPrototypesJob,
     title: str,
     subtitle: str,
     command: str,
     sections: Sequence[object],
     images: LabelledImages,
     path: str | Path,
+    split: str = "test",
     **held: Any,
 ) -> Path:
     report = new_report(
@@ -250,7 +270,7 @@ def _write(
         job.prepared,
         command,
         sections=sections,
-        conditions=conditions(job.prepared, images, "test", **held),
+        conditions=conditions(job.prepared, images, split, **held),
     )
     return rp.write_report(replace(report, settings=job.opened.recipe.model_dump(mode="json")), path)
 
