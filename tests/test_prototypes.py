@@ -670,6 +670,18 @@ def test_commands_work_from_training_to_explanation(bundle, tmp_path, capsys) ->
     metrics = json.loads((tmp_path / "pushed" / "bundle" / "metrics.json").read_text())
     assert len(metrics["prototype_sources"]["sources"]) == slim.num_prototypes
     assert run(["evaluate", *pruned, "--data", str(data)]) == 0
+    half = ["prune", *pruned, "--data", str(data), "--macs", "0.6", "--set", "prune.protect=[prototypes]"]
+    assert run([*half, "--out", str(tmp_path / "half")]) == 0
+    smaller = ["--model", str(tmp_path / "half" / "bundle")]
+    assert run(["prototypes", "explain", *smaller, "--out", str(tmp_path / "never")]) == 2
+    assert "run `secateur prototypes push` first" in capsys.readouterr().err
+    brief = ["--epochs", "1", "--set", "train.warm_epochs=0", "--set", "train.last_iterations=1"]
+    assert run(["prototypes", "train", *smaller, *brief, "--out", str(tmp_path / "tuned")]) == 0
+    tuned = sc.load(tmp_path / "tuned" / "bundle")
+    assert prototype_numbers(tuned).tolist() == prototype_numbers(slim).tolist()
+    assert sum(p.numel() for p in tuned.features.parameters()) < sum(p.numel() for p in slim.features.parameters())
+    again = ["--model", str(tmp_path / "tuned" / "bundle"), "--data", str(data), "--count", "1"]
+    assert run(["prototypes", "explain", *again, "--out", str(tmp_path / "again")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ BundleOption = Annotated[
 def train(
     recipe: RecipeOption = None,
     data: DataOption = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="Bundle of a prototype network to go on with, as after pruning.")
+    ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="A network by name: resnet20-cifar10, torchvision/NAME, timm/NAME.")
     ] = None,
@@ -56,19 +59,19 @@ def train(
 ) -> None:
     """Train a prototype network and project its prototypes onto training patches.
 
-    An interrupted run goes on from its last finished stage or epoch.
+    A new one on a backbone, or that of a bundle. An interrupted run goes on from its last finished stage or epoch.
     """
     chosen = _recipe(
-        recipe, overrides, data__source=data, network__backbone=backbone, network__per_class=per_class,
+        recipe, overrides, model, data__source=data, network__backbone=backbone, network__per_class=per_class,
         train__epochs=epochs, train__seed=seed, device=device, tracking__trackers=track or None,
     )  # fmt: skip
-    if not _begin(chosen, None, out, print_config, "train"):
+    if not _begin(chosen, model, out, print_config, "train"):
         return
     from secateur.cli.present import show_plan
     from secateur.cli.prototype_results import show_trained_prototypes
     from secateur.prototypes.jobs import TrainPrototypesJob
 
-    job = TrainPrototypesJob.of(chosen)
+    job = TrainPrototypesJob.of(chosen, model)
     if dry_run:
         show_plan(job, out)
         return
@@ -211,7 +214,17 @@ def _recipe(
     from secateur.prototypes.settings import PrototypeRecipe
 
     if recipe is None and bundle is not None and (bundle / "recipe.yaml").is_file():
-        recipe = str(bundle / "recipe.yaml")
+        import yaml
+
+        file = bundle / "recipe.yaml"
+        try:
+            kept = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RequestError(f"'{file}' cannot be read ({str(error).splitlines()[0]}); give --recipe") from error
+        if isinstance(kept, dict) and "network" not in kept:  # what `secateur prune` wrote: its data are the same
+            flags = {"data": kept.get("data"), **flags}
+        else:
+            recipe = str(file)
     return settings_from(PrototypeRecipe, recipe, overrides, **flags)
 
 
@@ -243,17 +256,17 @@ def _begin(recipe: PrototypeRecipe, bundle: Path | None, out: Path, print_config
         )
     check_source(recipe.data, sized=bundle is not None)  # the bundle knows the size of its images
     check_trackers(recipe.tracking.trackers)
-    if command == "train":
+    if bundle is not None:
+        check_model_name(str(bundle))
+    elif command == "train":
         check_model_name(recipe.network.backbone)
         if kind_of(recipe.network.backbone) in ("bundle", "program", "weights", "code"):
             raise RequestError(
                 f"a backbone is built by its name, '{recipe.network.backbone}' is none; for a network of your own, "
                 "secateur.models.prototype_network.PrototypeNetwork takes any module"
             )
-    elif bundle is None:
-        raise RequestError(f"prototypes {command} needs --model: the bundle that `secateur prototypes train` wrote")
     else:
-        check_model_name(str(bundle))
+        raise RequestError(f"prototypes {command} needs --model: the bundle that `secateur prototypes train` wrote")
     check_writable(out)
     announce("loading PyTorch")
     return True
