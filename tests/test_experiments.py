@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import resource
 import sqlite3
 import subprocess
@@ -474,6 +475,19 @@ def test_artefacts_are_found_again_and_damage_is_seen(tmp_path):
             store.artefact("abc", "square.txt")
         with pytest.raises(SecateurError, match="has no file 'cube.txt' of cell abc"):
             store.artefact("abc", "cube.txt")
+
+
+def test_later_cells_are_given_the_files_of_those_that_they_need(tmp_path):
+    with small(tmp_path / "cells.sqlite") as store:
+        store.start([("abc", CELL)], {})
+        store.finish("abc", ROWS, 0.0, 1.0)
+        found = pickle.loads(pickle.dumps(store.results(["abc"])["abc"]))  # as it comes to another process
+        assert dict(found.artefacts) == {"square.txt": b"1.0"}
+        assert found.rows["squares"] == ROWS.rows["squares"]
+        (path,) = (tmp_path / "cells.files").rglob("square.txt")
+        path.write_bytes(b"2.0")
+        with pytest.raises(SecateurError, match="is not what was written"):
+            found.artefacts["square.txt"]
 
 
 def test_artefacts_lie_where_they_are_wanted(tmp_path, monkeypatch):

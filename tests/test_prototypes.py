@@ -17,7 +17,9 @@ import torch
 from torch.nn import functional as F
 
 import secateur as sc
+from secateur.core.errors import RequestError
 from secateur.data import LabelledImages, Normalisation
+from secateur.models import save_weights
 from secateur.models.prototype_network import PrototypeNetwork, squared_distances
 from secateur.pipeline.recipe import known_recipes, load_settings
 from secateur.prototypes import (
@@ -34,6 +36,7 @@ from secateur.prototypes import (
     explain_images,
     explain_prototypes,
     fit_last_layer,
+    load_backbone,
     load_published,
     nearest_patches,
     project,
@@ -638,6 +641,37 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     assert not out.exists()
     assert run(command) == 0
     return folder / "squares.npz", out
+
+
+def test_a_trained_network_gives_its_backbone(tmp_path, capsys) -> None:
+    from secateur.cli.main import run
+
+    trained = sc.build("resnet20", num_classes=5, width=4)
+    for parameter in trained.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = save_weights(trained, tmp_path / "trained.safetensors")
+    net = sc.build(
+        "prototype-network", backbone="resnet20", backbone_arguments={"width": 4}, num_classes=3, per_class=2
+    )
+    load_backbone(net, path)
+    x = torch.randn(2, 3, 32, 32)
+    expected = trained.eval().get_submodule(net.features.place.module)
+    held = []
+    handle = expected.register_forward_hook(lambda _m, _i, output: held.append(output))
+    trained(x)
+    handle.remove()
+    assert torch.equal(net.eval().features(x), held[0])
+    other = save_weights(sc.build("resnet20", width=8), tmp_path / "wide.safetensors")
+    with pytest.raises(RequestError, match="does not fit the network"):
+        load_backbone(net, other)
+    assert torch.equal(net.features(x), held[0])
+    with pytest.raises(RequestError, match="is not of this backbone: it lacks"):
+        load_backbone(net, save_weights(torch.nn.Linear(2, 2), tmp_path / "linear.safetensors"))
+    both = ["--weights", str(path), "--model", "bundle"]
+    assert run(["prototypes", "train", *both]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert run(["prototypes", "train", "--data", "mnist5k", "--weights", str(tmp_path / "traned.safetensors")]) == 2
+    assert "did you mean" in capsys.readouterr().err
 
 
 def test_commands_work_from_training_to_explanation(bundle, tmp_path, capsys) -> None:

@@ -11,6 +11,7 @@ from secateur.pipeline.compare_settings import SubsetSettings
 from secateur.studies import toy
 from secateur.studies.catalogue import PACKAGED, study_class
 from secateur.studies.compare.settings import CompareStudySettings
+from secateur.studies.prototypes import PrototypeStudySettings
 from secateur.studies.skin_lesions import SkinLesionSettings
 from secateur.studies.stepwise import published
 
@@ -124,6 +125,70 @@ STEPWISE = {
     },
 }
 
+
+def prototype_study():
+    """Settings of a small study of prototype networks, on synthetic lesions."""
+    epoch = {"epochs": 1, "warm_epochs": 0, "push_every": 1, "push_start": 1, "last_iterations": 1}
+    return PrototypeStudySettings.model_validate(
+        {
+            "data": {"source": str(lesions(scale=0.01, size=(24, 18))), "resize": 12, "cache": "never"},
+            "network": {
+                "backbone": "resnet20",
+                "backbone_arguments": {"width": 2},
+                "image_size": 12,
+                "per_class": 1,
+                "channels": 4,
+                "add_on": "plain",
+            },
+            "train": epoch,
+            "tune": epoch,
+            "prototypes": {"last_iterations": 1},
+            "reference": {"per_class": 1},
+            "backbone": {"schedule": "one-shot"},
+            "variants": {
+                "ways": (
+                    {"name": "weight", "backbone": "weight"},
+                    {"name": "both", "backbone": "weight", "prototypes": True},
+                    {"name": "prototypes", "prototypes": True},
+                ),
+                "macs": (0.7,),
+                "seeds": (0,),
+            },
+            "device": "cpu",
+        }
+    )
+
+
+def ranked_prototypes():
+    """Under which fields count that purity does not use."""
+    raw = prototype_study().model_dump()
+    raw["prototypes"] |= {"criterion": "usage", "budget": 0.9}
+    return [PrototypeStudySettings.model_validate(raw)]
+
+
+PROTOTYPES = {
+    "settings": prototype_study,
+    "also": ranked_prototypes,
+    "changes": {
+        "variants.ways": ({"name": "weight", "backbone": "weight"},),
+        "variants.macs": (0.6,),
+        "variants.ways.0.backbone": "random",
+        "network.backbone": "resnet56",
+        "network.backbone_arguments": {"width": 3},
+        "network.size": (2, 2),
+        "prototypes.budget": 0.5,
+        "tracking.trackers": ("tensorboard",),
+        "device": "cuda",
+    },
+    "wrong": {
+        "variants.ways": ({"name": "odd", "backbone": "lrq"},),
+        "variants.macs": (0.6, 0.6),
+        "backbone.schedule": "iterative",
+        "network.backbone": "resnet21",
+        "measure.split": "train",
+    },
+}
+
 INSTANCES = {
     "toy": {
         "settings": lambda: toy.ToySettings.model_validate(
@@ -156,6 +221,7 @@ INSTANCES = {
     },
     "stepwise": STEPWISE,
     "skin-lesions": STEPWISE,
+    "prototypes": PROTOTYPES,
 }
 """Small settings of each study; one that is registered without its line here fails below."""
 

@@ -45,6 +45,12 @@ def train(
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="A network by name: resnet20-cifar10, torchvision/NAME, timm/NAME.")
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", help="Checkpoint of a trained network, as `secateur train` writes it, for the backbone."
+        ),
+    ] = None,
     per_class: Annotated[int | None, typer.Option("--per-class", help="Prototypes of each class.")] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Training epochs, warm and joint ones together.")
@@ -61,9 +67,12 @@ def train(
 
     A new one on a backbone, or that of a bundle. An interrupted run goes on from its last finished stage or epoch.
     """
+    if model is not None and weights is not None:
+        raise RequestError("--weights are for the backbone of a new network, and --model has its own; give one of them")
     chosen = _recipe(
-        recipe, overrides, model, data__source=data, network__backbone=backbone, network__per_class=per_class,
-        train__epochs=epochs, train__seed=seed, device=device, tracking__trackers=track or None,
+        recipe, overrides, model, data__source=data, network__backbone=backbone, network__weights=weights,
+        network__per_class=per_class, train__epochs=epochs, train__seed=seed, device=device,
+        tracking__trackers=track or None,
     )  # fmt: skip
     if not _begin(chosen, model, out, print_config, "train"):
         return
@@ -244,11 +253,14 @@ def _begin(recipe: PrototypeRecipe, bundle: Path | None, out: Path, print_config
         echo_settings(recipe)
         return False
     from secateur.core.files import check_writable
+    from secateur.core.names import did_you_mean_file
     from secateur.core.progress import announce
     from secateur.data import check_source
     from secateur.models.settings import check_model_name, kind_of
     from secateur.tracking import check_trackers
 
+    if bundle is not None:
+        check_model_name(str(bundle))  # before the data, which it may name
     if "source" not in recipe.data.model_fields_set:
         raise RequestError(
             f"prototypes {command} needs --data, or a --recipe that names them; for example: secateur prototypes "
@@ -256,16 +268,17 @@ def _begin(recipe: PrototypeRecipe, bundle: Path | None, out: Path, print_config
         )
     check_source(recipe.data, sized=bundle is not None)  # the bundle knows the size of its images
     check_trackers(recipe.tracking.trackers)
-    if bundle is not None:
-        check_model_name(str(bundle))
-    elif command == "train":
+    if bundle is None and command == "train":
         check_model_name(recipe.network.backbone)
+        if recipe.network.weights is not None and not recipe.network.weights.is_file():
+            file = recipe.network.weights
+            raise RequestError(f"network.weights: there is no file '{file}'{did_you_mean_file(file)}")
         if kind_of(recipe.network.backbone) in ("bundle", "program", "weights", "code"):
             raise RequestError(
                 f"a backbone is built by its name, '{recipe.network.backbone}' is none; for a network of your own, "
                 "secateur.models.prototype_network.PrototypeNetwork takes any module"
             )
-    else:
+    elif bundle is None:
         raise RequestError(f"prototypes {command} needs --model: the bundle that `secateur prototypes train` wrote")
     check_writable(out)
     announce("loading PyTorch")

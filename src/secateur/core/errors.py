@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 
 class SecateurError(Exception):
@@ -15,6 +16,27 @@ class RequestError(SecateurError, ValueError):
     """The request was wrong (exit code 2): an unknown name, an unreachable budget, a broken input file."""
 
     exit_code = 2
+
+
+def check_distinct(what: str, values: Sequence[object]) -> None:
+    """Refuse values of which one stands there twice.
+
+    Args:
+        what: their name, for the message.
+        values: of which each is to be given once.
+
+    Raises:
+        RequestError: naming the first value that repeats.
+
+    Example:
+        >>> check_distinct("seeds", [0, 1, 0])
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: seeds: '0' stands there twice; give each once
+    """
+    twice = next((value for value in values if list(values).count(value) > 1), None)
+    if twice is not None:
+        raise RequestError(f"{what}: '{twice}' stands there twice; give each once")
 
 
 def check_count(what: str, count: object) -> None:

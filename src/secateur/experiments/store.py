@@ -7,7 +7,8 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,57 @@ FORMAT = 1
 
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 """States of a cell."""
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file that a cell gave.
+
+    Attributes:
+        cell: its identity.
+        path: of the file.
+        sha256: of its content, when it was written.
+    """
+
+    cell: str
+    path: Path
+    sha256: str
+
+    def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            SecateurError: when it is missing, or not what was written.
+        """
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise SecateurError(
+                f"'{self.path}' cannot be read ({error.strerror}); run cell {self.cell[:12]} again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise SecateurError(f"'{self.path}' is not what was written; delete it and run cell {self.cell[:12]} again")
+        return data
+
+
+class KeptFiles(Mapping[str, bytes]):
+    """Files of a cell by name, each read when it is asked for; other processes can have them.
+
+    Args:
+        files: by name.
+    """
+
+    def __init__(self, files: Mapping[str, KeptFile]) -> None:
+        self._files = dict(files)
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._files[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 class Store:
@@ -201,7 +253,7 @@ class Store:
         self._database.write(lambda c: self._set(c, identity, FAILED, line, started, seconds, host))
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
-        """Rows of the finished ones among some cells, by identity."""
+        """Rows and files of the finished ones among some cells, by identity; files are read when they are asked for."""
         wanted = list(identities)
 
         def read(connection: sa.Connection) -> dict[str, Result]:
@@ -209,7 +261,8 @@ class Store:
             for identity in wanted:
                 query = sa.select(self._cells.c.state).where(self._cells.c.identity == identity)
                 if connection.execute(query).scalar() == FINISHED:
-                    found[identity] = Result({name: self._rows_of(connection, identity, name) for name in self._rows})
+                    rows = {name: self._rows_of(connection, identity, name) for name in self._rows}
+                    found[identity] = Result(rows, self._files_of(connection, identity))
             return found
 
         return self._database.read(read)
@@ -253,16 +306,15 @@ class Store:
         row = self._database.read(read)
         if row is None:
             raise SecateurError(f"'{self}' has no file '{name}' of cell {identity[:12]}; run it again")
-        path = self._folder / row.path
-        try:
-            data: bytes = path.read_bytes()
-        except OSError as error:
-            raise SecateurError(
-                f"'{path}' cannot be read ({error.strerror}); run cell {identity[:12]} again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != row.sha256:
-            raise SecateurError(f"'{path}' is not what was written; delete it and run cell {identity[:12]} again")
-        return data
+        return KeptFile(identity, self._folder / row.path, row.sha256).read()
+
+    def _files_of(self, connection: sa.Connection, identity: str) -> KeptFiles:
+        table = self._artefacts
+        query = sa.select(table.c.name, table.c.path, table.c.sha256).where(table.c.cell == identity)
+        folder = self._folder.absolute()
+        return KeptFiles(
+            {row.name: KeptFile(identity, folder / row.path, row.sha256) for row in connection.execute(query)}
+        )
 
     def status(self) -> Status:
         """How far the last run is."""

@@ -1,3 +1,4 @@
+from .backbone import load_backbone
 from .boxes import activation_box, boxes_of, relevance_box
 from .ensemble import PrototypeEnsemble
 from .explanation import (
@@ -58,6 +59,7 @@ __all__ = [
     "export_prototypes",
     "fit_last_layer",
     "left_of",
+    "load_backbone",
     "load_published",
     "nearest_patches",
     "project",

@@ -22,6 +22,7 @@ from secateur.pipeline.estimate import TRAINING, Estimate, forward_seconds
 from secateur.pipeline.jobs import measured, opened, subject
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.run import Prepared
+from secateur.prototypes.backbone import load_backbone
 from secateur.prototypes.boxes import Locator
 from secateur.prototypes.explanation import ImageExplanation, PrototypeExplanations, explain_images, explain_prototypes
 from secateur.prototypes.kept import projection_in
@@ -63,8 +64,10 @@ class Opened:
         model = recipe.network.model(recipe.data) if bundle is None else ModelSettings(name=str(bundle))
         whole = Recipe(data=recipe.data, model=model, train=TrainSettings(seed=recipe.train.seed), device=recipe.device)
         prepared = opened(whole, trained=False)
-        prototype_network_of(prepared.model, bundle)
+        network = prototype_network_of(prepared.model, bundle)
         if bundle is None:
+            if recipe.network.weights is not None:
+                load_backbone(network, recipe.network.weights)
             return cls(recipe, replace(prepared, trained=True))  # it is going to be trained: no word of random weights
         return cls(recipe, prepared, projection_in(read_json(bundle / "metrics.json"), bundle))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -22,6 +23,10 @@ class NetworkSettings(Section):
     backbone_arguments: dict[str, Any] = Field(
         default_factory=dict, description="of its constructor; {weights: DEFAULT} fetches trained ones"
     )
+    weights: Path | None = Field(
+        default=None,
+        description="checkpoint of a trained network whose backbone this one takes over; its head is left out",
+    )
     image_size: int | tuple[int, int] | None = Field(
         default=None, description="of the images; null: data.resize, or what the backbone is made for"
     )
@@ -38,7 +43,7 @@ class NetworkSettings(Section):
         Args:
             data: whose size images have, where this does not say.
         """
-        arguments = self.model_dump(mode="json")
+        arguments = self.model_dump(mode="json", exclude={"weights"})
         if arguments["image_size"] is None:
             resize = None if data is None else data.resize
             side = None if resize is None else (resize.crop or resize.size)

@@ -12,6 +12,7 @@ from .films import Film, Films, FilmTrack
 from .gains import GainRow, Gains, save_gains
 from .heatmaps import Heatmap, Heatmaps
 from .images import heatmap_png, image_png
+from .joint_pruning import JointPruning, JointPruningLine, joint_cells
 from .layer_shares import LayerShareRow, LayerShares
 from .layers import LayerKept, Layers
 from .look import COLORMAPS, colormap, save_chart
@@ -59,6 +60,8 @@ __all__ = [
     "Gains",
     "Heatmap",
     "Heatmaps",
+    "JointPruning",
+    "JointPruningLine",
     "LayerKept",
     "LayerShareRow",
     "LayerShares",
@@ -91,6 +94,7 @@ __all__ = [
     "heatmap_png",
     "image_jpeg",
     "image_png",
+    "joint_cells",
     "load_report",
     "overlay_png",
     "read_rows",

@@ -10,6 +10,7 @@ PACKAGED = {
     "class-aware": "secateur.studies.class_aware.study",
     "stepwise": "secateur.studies.stepwise.study",
     "skin-lesions": "secateur.studies.skin_lesions.study",
+    "prototypes": "secateur.studies.prototypes.study",
 }
 """Modules of the studies that come with the package."""
 

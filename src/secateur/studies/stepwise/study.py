@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from secateur.core.errors import RequestError
+from secateur.core.errors import RequestError, check_distinct
 from secateur.criteria import get, parse
 from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study, settings_for, write_table
 from secateur.pipeline.requests import check_inputs, check_settings, check_trained
@@ -57,8 +57,8 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
         check_trackers(settings.tracking.trackers)
         if not settings.train.epochs:
             check_trained(settings.model)
-        _refuse_repeats("variants.seeds", settings.variants.seeds)
-        _refuse_repeats("names of variants.protocols", [protocol.name for protocol in settings.variants.protocols])
+        check_distinct("variants.seeds", settings.variants.seeds)
+        check_distinct("names of variants.protocols", [protocol.name for protocol in settings.variants.protocols])
         if settings.train.distillation is not None:
             raise RequestError("the unpruned network has no teacher; leave train.distillation out")
         distillation = settings.finetune.distillation
@@ -69,7 +69,7 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
             )
         for protocol in settings.variants.protocols:
             check_settings(protocol.prune)
-            _refuse_repeats(f"criteria of protocol '{protocol.name}'", protocol.criteria)
+            check_distinct(f"criteria of protocol '{protocol.name}'", protocol.criteria)
             for text in protocol.criteria:
                 name, parameters = parse(text)
                 get(name, **parameters)
@@ -134,9 +134,3 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
         if (tables["steps"]["criterion"] != UNPRUNED).any():
             written["figure"] = write_figure(tables, self.settings, folder / "steps.svg")
         return written
-
-
-def _refuse_repeats(what: str, values: Sequence[object]) -> None:
-    twice = next((value for value in values if list(values).count(value) > 1), None)
-    if twice is not None:
-        raise RequestError(f"{what}: '{twice}' stands there twice; give each once")

@@ -1,0 +1,5 @@
+"""Backbone and prototypes of a prototype network, pruned alone and together."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
