@@ -60,11 +60,11 @@ def run(
         echo_settings(settings)
         return
     study, folder = kind(settings), out or Path("out") / name
-    study.check()
     check_writable(folder)
     if dry_run:
         typer.echo(_planned(study, folder, store))
         return
+    study.check()
     from secateur.cli.studies import work_on
 
     work_on(study, folder, store=store)
@@ -166,12 +166,13 @@ def _processes(kind: type[Study[Any, Any]], processes: int | None) -> dict[str, 
 
 def _planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
     """What a dry run says; nothing is made for it."""
-    cells = study.cells()
+    lines, cells = study.dry_run(), study.cells()
     unready = [resource for resource in study.shared() if not resource.ready()]
-    lines = [
+    said = [
         "the request is right; nothing was done",
         f"{len(cells)} cells of study '{study.name}'",
+        *lines,
         *([f"to make first: {', '.join(map(str, unready))}"] if unready else []),
         f"results: {out}; store: {store or out / 'cells.sqlite'}",
     ]
-    return "\n".join(lines)
+    return "\n".join(said)

@@ -87,7 +87,7 @@ def check_dry(study: AnyStudy, folder: Path, *, sent: bool) -> None:
     unready = [resource for resource in study.shared() if not resource.ready()]
     before = _listing(cache_folder("."))
     with contextlib.chdir(folder):
-        study.check()
+        study.dry_run()
         first, again = _identities(study), _identities(study)
     assert first, f"{study.name}: has no cells"
     assert first == again, f"{study.name}: lists other cells when asked again"

@@ -107,6 +107,15 @@ class Study(ABC, Generic[S, C]):
             RequestError: naming it.
         """
 
+    def dry_run(self) -> Sequence[str]:
+        """What the work would be, a line each: data and networks are opened, and nothing is trained or stored.
+
+        Raises:
+            RequestError: for whatever would stop the work and can be known before it.
+        """
+        self.check()
+        return ()
+
     @abstractmethod
     def cells(self) -> Sequence[C]:
         """All pieces of work, in the order of the table."""

@@ -96,16 +96,17 @@ def nearest_patches(
     best: _Best | None = None
     weight, kind = network.prototypes.weight.detach().double(), network.prototypes.similarity
     classes = network.prototypes.classes
-    for begin, labels, features in feature_batches(network, data, batch_size):
-        maps_NPHW = _distances(features.double(), weight.to(features.device), kind)
-        distances_NP, places_NP = _first_least(maps_NPHW)
-        if own_class:
-            other = classes.to(labels.device)[None, :] != labels[:, None]
-            distances_NP = distances_NP.masked_fill(other, torch.inf)
-        images = torch.arange(begin, begin + len(labels), device=labels.device)
-        found = _Best(distances_NP.T, images.expand(len(weight), -1), labels.expand(len(weight), -1), places_NP.T)
-        best = (found if best is None else best.joined(found)).least(k)
-        width = maps_NPHW.shape[3]
+    with borrowed(network):
+        for begin, labels, features in feature_batches(network, data, batch_size):
+            maps_NPHW = _distances(features.double(), weight.to(features.device), kind)
+            distances_NP, places_NP = _first_least(maps_NPHW)
+            if own_class:
+                other = classes.to(labels.device)[None, :] != labels[:, None]
+                distances_NP = distances_NP.masked_fill(other, torch.inf)
+            images = torch.arange(begin, begin + len(labels), device=labels.device)
+            found = _Best(distances_NP.T, images.expand(len(weight), -1), labels.expand(len(weight), -1), places_NP.T)
+            best = (found if best is None else best.joined(found)).least(k)
+            width = maps_NPHW.shape[3]
     assert best is not None
     return best.padded(k).patches(width, kind, split)
 
@@ -116,7 +117,7 @@ def feature_batches(
     """Index of the first image, labels [N], feature maps [N, D, H, W], batch by batch, on the network's device.
 
     Args:
-        network: in eval mode while it is asked, and as it was between batches and afterwards.
+        network: borrowed by the caller for the whole pass, which costs as much as a tenth of a small batch.
         data: images; without augmentation.
         batch_size: images per pass.
         indices: of the images; None: all.
@@ -127,7 +128,7 @@ def feature_batches(
     device = network.prototypes.weight.device
     for begin in track(range(0, len(order), batch_size), "batches of images"):
         inputs, labels = plain.batch([int(index) for index in order[begin : begin + batch_size]])
-        with borrowed(network), torch.no_grad():
+        with torch.no_grad():
             features = network.feature_map(inputs.to(network.prototypes.weight))
         wrong = ~features.flatten(1).isfinite().all(1)
         if wrong.any():
@@ -148,9 +149,10 @@ def similarities_of(
     if len(data) == 0:
         raise RequestError("there are no images to take similarities of")
     parts = []
-    for _, _, features in feature_batches(network, data, batch_size):
-        with torch.no_grad():
-            parts.append(network.prototypes(features).float().cpu())
+    with borrowed(network):
+        for _, _, features in feature_batches(network, data, batch_size):
+            with torch.no_grad():
+                parts.append(network.prototypes(features).float().cpu())
     return torch.cat(parts)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import ImageData, LabelledImages
@@ -161,13 +162,14 @@ def _copy_features(network: PrototypeNetwork, data: LabelledImages, patches: dic
     weight = network.prototypes.weight.detach().clone()
     height, width = weight.shape[2:]
     images = np.unique([patch.image for patch in patches.values()])
-    for begin, _, features in feature_batches(network, data, batch_size, images):
-        held = {int(image): place for place, image in enumerate(images[begin : begin + batch_size])}
-        for row, patch in patches.items():
-            place = held.get(patch.image)
-            if place is not None:
-                i, j = patch.position
-                weight[row] = features[place, :, i : i + height, j : j + width]
+    with borrowed(network):
+        for begin, _, features in feature_batches(network, data, batch_size, images):
+            held = {int(image): place for place, image in enumerate(images[begin : begin + batch_size])}
+            for row, patch in patches.items():
+                place = held.get(patch.image)
+                if place is not None:
+                    i, j = patch.position
+                    weight[row] = features[place, :, i : i + height, j : j + width]
     with torch.no_grad():
         network.prototypes.weight.copy_(weight)
 

@@ -149,6 +149,13 @@ class CompareStudy(Study[CompareStudySettings, CompareCell]):
                 "compare.variants.published=false or compare.variants.default=false"
             )
 
+    def dry_run(self) -> Sequence[str]:
+        """See `Study.dry_run`."""
+        from secateur.studies.compare.job import CompareJob
+
+        job = CompareJob.of(self)
+        return [*job.description(), str(job.estimate())]
+
     def cells(self) -> Sequence[CompareCell]:
         """See `Study.cells`."""
         return compare_cells(self.settings.compare, self.settings.prune)

@@ -14,7 +14,7 @@ from secateur.models.settings import check_model_name
 from secateur.studies.prototypes.cells import PRUNE, TRAIN, PrototypeCell, PrunedCell, prototype_cells
 from secateur.studies.prototypes.settings import PrototypeStudySettings
 from secateur.studies.prototypes.tables import STORED
-from secateur.studies.prototypes.work import BenchOf, weights_of
+from secateur.studies.prototypes.work import Bench, BenchOf, weights_of
 from secateur.tracking import check_trackers
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class PrototypeStudy(Study[PrototypeStudySettings, PrototypeCell]):
             if way.backbone is not None:
                 name, parameters = parse(way.backbone)
                 get(name, **parameters)
+
+    def dry_run(self) -> Sequence[str]:
+        """See `Study.dry_run`."""
+        self.check()
+        return Bench(self.settings, self.settings.variants.seeds[0]).description()
 
     def cells(self) -> Sequence[PrototypeCell]:
         """See `Study.cells`."""

@@ -22,7 +22,8 @@ from secateur.experiments.cells import canonical
 from secateur.models.prototype_network import PrototypeNetwork
 from secateur.pipeline import compress
 from secateur.pipeline.contents import weights_digest
-from secateur.pipeline.jobs import check_budget
+from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds
+from secateur.pipeline.jobs import check_budget, subject
 from secateur.prototypes import (
     PrototypeTrainSettings,
     fit_last_layer,
@@ -36,7 +37,7 @@ from secateur.prototypes.projection import data_digest
 from secateur.prototypes.selection import decide
 from secateur.selection import Budget
 from secateur.structure import trace
-from secateur.studies.prototypes.cells import PrototypeCell, PrunedCell
+from secateur.studies.prototypes.cells import PrototypeCell, PrunedCell, prototype_cells
 from secateur.studies.prototypes.settings import PrototypeStudySettings
 from secateur.studies.prototypes.tables import LAST, PRUNED, TUNED, UNPRUNED_STAGE
 
@@ -61,16 +62,41 @@ class Bench:
     def __init__(self, settings: PrototypeStudySettings, seed: int) -> None:
         self.settings, self.seed = settings, seed
         opened = Opened.of(settings.recipe(seed))
-        self.network, self.device = opened.network, opened.prepared.device
-        self.data, self.plain = opened.prepared.data, opened.plain("train")
+        self.prepared, self.network = opened.prepared, opened.network
+        self.device, self.data, self.plain = self.prepared.device, self.prepared.data, opened.plain("train")
         self.images: LabelledImages = opened.plain(settings.measure.split)
         self.reference = ReferenceSet.sample(self.plain, settings.reference.per_class, seed)
         if any(way.backbone is not None for way in settings.variants.ways):
             structure = trace(self.network, self.reference.inputs[:1].to(self.device), stream=settings.backbone.stream)
             least = Budget(macs=min(settings.variants.macs))
-            check_budget(opened.prepared, structure, least, settings.protected)
+            check_budget(self.prepared, structure, least, settings.protected)
         splits = [data_digest(self.plain), data_digest(opened.plain("val")), data_digest(self.images)]
         self.fingerprint = fingerprint(weights_digest(self.network), *splits, str(self.data.train.augmentation))
+
+    def description(self) -> list[str]:
+        """What the work would be, and how long it would take at most: pruned networks are faster."""
+        asked, data = self.settings, self.data
+        image = forward_seconds(self.network, self.images, self.device)
+        networks = len(prototype_cells(asked.variants)) - len(asked.variants.seeds)
+        passes = [
+            settings.epochs * (TRAINING * len(data.train) + len(data.val)) + 2 * len(settings.pushes) * len(data.train)
+            for settings in (asked.train, asked.tune)
+        ]
+        measuring = len(self.images) + len(data.train)
+        once = len(asked.variants.seeds) * (passes[0] + measuring) * image
+        later = networks * (passes[1] + 3 * measuring) * image
+        names = ", ".join(way.name for way in asked.variants.ways)
+        shares = ", ".join(f"{share:.0%}" for share in asked.variants.macs)
+        parts = (f"training {duration(once)}", f"at most {duration(later)} for what is pruned, and its scoring")
+        return [
+            subject(self.prepared),
+            f"train a prototype network on {asked.network.backbone} for each of {len(asked.variants.seeds)} seeds, "
+            f"{asked.train.epochs} epochs",
+            f"prune each by {names}; where the backbone is pruned, to {shares} of the MACs",
+            f"train each for {asked.tune.epochs} epochs, and measure it on {len(self.images):,} "
+            f"{asked.measure.split} images",
+            str(Estimate(once + later, parts)),
+        ]
 
     def trained(self, cell: PrototypeCell) -> Result:
         """The unpruned network, trained: its row and its weights."""

@@ -15,7 +15,7 @@ from secateur.pipeline.requests import check_inputs, check_settings, check_train
 from secateur.studies.stepwise.cells import PRUNE, TIME, UNPRUNED, StepCell, TimeCell, step_cells
 from secateur.studies.stepwise.settings import VERSION, StepwiseSettings
 from secateur.studies.stepwise.tables import STORED, assembled
-from secateur.studies.stepwise.work import BenchOf
+from secateur.studies.stepwise.work import Bench, BenchOf
 from secateur.tracking import check_trackers
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
             for text in protocol.criteria:
                 name, parameters = parse(text)
                 get(name, **parameters)
+
+    def dry_run(self) -> Sequence[str]:
+        """See `Study.dry_run`."""
+        self.check()
+        return Bench(self.settings, train=False).description()
 
     def cells(self) -> Sequence[StepCell]:
         """See `Study.cells`."""

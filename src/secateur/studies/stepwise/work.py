@@ -28,7 +28,8 @@ from secateur.experiments import Resource, Resources, Result, fingerprint
 from secateur.experiments.cells import canonical
 from secateur.models import load_weights, save_weights
 from secateur.pipeline.contents import data_digest, weights_digest
-from secateur.pipeline.jobs import TrainJob, check_budget, opened
+from secateur.pipeline.estimate import Estimate, duration, forward_seconds
+from secateur.pipeline.jobs import TrainJob, check_budget, opened, subject, training_seconds
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.stepwise import Stepwise
 from secateur.pipeline.subsets import drawn
@@ -85,19 +86,20 @@ class Bench:
 
     Args:
         settings: of the study.
+        train: the unpruned network, where the settings say so; False: it stays as it is.
 
     Raises:
         RequestError: before the network is trained, for data and network that do not go together, too few images of a
             class, criteria that ask for other samples, steps that go too far, or unknown classes to repeat.
     """
 
-    def __init__(self, settings: StepwiseSettings) -> None:
+    def __init__(self, settings: StepwiseSettings, *, train: bool = True) -> None:
         self.settings, recipe = settings, settings.recipe
         self.prepared = prepared = opened(recipe, trained=not recipe.train.epochs)
         self.model, self.data, self.device = prepared.model, prepared.data, prepared.device
         self._structures: dict[bool, Structure] = {}
         self._check()
-        if recipe.train.epochs:
+        if recipe.train.epochs and train:
             train_or_find(prepared)
             self._structures.clear()  # they were traced with other weights
 
@@ -158,6 +160,27 @@ class Bench:
         self._check_whole()
         inputs, targets = train.batch(range(len(train)))
         return ReferenceSet(inputs, targets, tuple(range(len(train))), train.normalisation.bounds())
+
+    def description(self) -> list[str]:
+        """What the work would be, and how long it would take at most: pruned networks are faster."""
+        asked, steps = self.settings, len(self.settings.steps.shares())
+        ways = [f"{len(protocol.criteria)} criteria by '{protocol.name}'" for protocol in asked.variants.protocols]
+        cells = sum(len(protocol.criteria) for protocol in asked.variants.protocols) * len(asked.variants.seeds)
+        epochs, train = asked.finetune.epochs * steps + asked.final_epochs, self.data.train
+        image = forward_seconds(self.model, self.data.test, self.device)
+        once = training_seconds(self.prepared, asked.train.epochs, image)
+        each = training_seconds(self.prepared, epochs, image) + 2 * steps * len(self.images) * image
+        lines = [subject(self.prepared)]
+        if asked.train.epochs:
+            lines.append(f"train {asked.model.name} for {asked.train.epochs} epochs, unless it was trained before")
+        lines += [
+            f"prune it in {steps} steps by {', '.join(ways)}, {len(asked.variants.seeds)} seeds each",
+            f"train each for {asked.finetune.epochs} epochs of {len(train):,} images after every step"
+            + (f" and {asked.final_epochs} at the end" if asked.final_epochs else ""),
+            f"measure before and after on {len(self.images):,} {asked.measure.split} images",
+        ]
+        parts = (f"training {duration(once)}", f"at most {duration(cells * each)} for what is pruned, and its scoring")
+        return [*lines, str(Estimate(once + cells * each, parts))]
 
     def _check_whole(self) -> None:
         """Refuse all training images as reference samples where they do not fit into memory."""
