@@ -90,6 +90,36 @@ class ReferenceSet:
         bounds = normalisation.bounds() if isinstance(normalisation, Normalisation) else None
         return cls(inputs, targets, tuple(chosen), bounds)
 
+    @classmethod
+    def drawn(cls, dataset: Dataset[Any], count: int, seed: int = 0) -> ReferenceSet:
+        """Draw ``count`` samples by chance, whatever their classes, without replacement; all where there are fewer.
+
+        Args:
+            dataset: see `sample`.
+            count: of samples.
+            seed: of the draw.
+
+        Raises:
+            RequestError: for what is no data set of pairs, or an empty one.
+
+        Example:
+            >>> from torch.utils.data import TensorDataset
+            >>> data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 2)
+            >>> len(ReferenceSet.drawn(data, 5))
+            5
+        """
+        check_count("count", count)
+        check_dataset(dataset, "ReferenceSet.drawn")
+        dataset = _unwrapped(dataset)
+        size = len(_labels(dataset))
+        if size == 0:
+            raise RequestError("cannot draw reference samples from an empty data set")
+        chosen = [int(i) for i in np.sort(numpy_generator(seed, "unlabelled").permutation(size)[:count])]
+        inputs, targets = _stacked(dataset, chosen)
+        normalisation = getattr(dataset, "normalisation", None)
+        bounds = normalisation.bounds() if isinstance(normalisation, Normalisation) else None
+        return cls(inputs, targets, tuple(chosen), bounds)
+
     def __post_init__(self) -> None:
         for what, value in (("inputs", self.inputs), ("targets", self.targets)):
             if not isinstance(value, torch.Tensor):

@@ -16,6 +16,7 @@ from secateur.criteria import Criterion, get
 from secateur.criteria.scores import check_reference
 from secateur.data import ReferenceSet
 from secateur.pipeline.latency import LatencyGoal, latency_model
+from secateur.pipeline.repair import Repair
 from secateur.pipeline.schedules import iterative, one_shot, rescored
 from secateur.pipeline.settings import Compressed, PruneSettings
 from secateur.selection import Budget
@@ -45,7 +46,7 @@ def compress(
         budget: the share that stays.
         criterion: name or object.
         settings: how, see `PruneSettings`.
-        train: for fine-tuning.
+        train: for fine-tuning, and for the refit where it asks for training images.
         val: for choosing the best epoch.
         finetune: training between the steps of an iterative schedule (needs ``train``).
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
@@ -125,5 +126,7 @@ def prune_to_budgets(
     runner = {"one-shot": one_shot, "rescored": rescored, "iterative": iterative}[settings.schedule]
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
-    for found in runner(model, structure, reference, ordered, chosen, settings, goal, train, val, finetune, on_epoch):
+    repair = Repair.of(settings, reference, train)
+    asked = (model, structure, reference, ordered, chosen, settings, goal, repair)
+    for found in runner(*asked, train, val, finetune, on_epoch):
         yield replace(found, structure=structure, latency=None if goal is None else goal.reached)

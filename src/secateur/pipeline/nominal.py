@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from secateur.core.errors import RequestError
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.criteria import Criterion, get, score
 from secateur.data import ReferenceSet
 from secateur.pipeline.compression import traced_for
-from secateur.pipeline.schedules import Clock, cut
+from secateur.pipeline.repair import Repair
+from secateur.pipeline.schedules import Clock
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
 from secateur.selection import select_nominal
 from secateur.structure import Structure
+from secateur.surgery import prune
 
 
 @reported("pruning")
@@ -26,6 +30,7 @@ def prune_to_ratios(
     settings: PruneSettings | None = None,
     *,
     structure: Structure | None = None,
+    train: Dataset[Any] | None = None,
     progress: ProgressOption = True,
 ) -> Iterator[Compressed]:
     """Networks for several nominal ratios from one scoring pass, in the order asked for.
@@ -38,6 +43,7 @@ def prune_to_ratios(
         criterion: name or object.
         settings: of a one-shot schedule; by default as published, per layer.
         structure: of the model, if there is one already.
+        train: for the refit, where it asks for training images.
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
 
     Raises:
@@ -50,7 +56,7 @@ def prune_to_ratios(
         )
     chosen = get(criterion)
     structure = structure or traced_for(model, reference, settings)
-    clock = Clock()
+    clock, repair = Clock(), Repair.of(settings, reference, train)
     with clock("scoring"):
         scores = score(model, structure, reference, chosen, centred=settings.centred, batch_size=settings.batch_size)
     for ratio in track(ratios, f"pruning by {chosen.name}"):
@@ -64,5 +70,5 @@ def prune_to_ratios(
                 protect=settings.protected(structure),
                 nothing=True,  # small ratios of a list may remove nothing; the others are wanted all the same
             )
-            slim = cut(model, plan, reference, settings)
+            slim = repair(prune(model, plan), model, plan)
         yield Compressed(slim, plan, (Step(ratio, dict(plan.achieved)),), clock.seconds())

@@ -18,14 +18,14 @@ from secateur.criteria import Criterion, Scores, score
 from secateur.data import ReferenceSet
 from secateur.pipeline.choice import as_far_as_capped, choose_plan, settle
 from secateur.pipeline.latency import LatencyGoal
-from secateur.pipeline.repair import repaired
+from secateur.pipeline.repair import Repair
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
 from secateur.pipeline.stepwise import Stepwise
 from secateur.selection import Budget, Plan
 from secateur.selection.plan import Cut
 from secateur.structure import Structure
 from secateur.structure.rewritten import bake_weights
-from secateur.surgery import compensate, mask_and_compensate, prune
+from secateur.surgery import mask_and_compensate, prune
 from secateur.surgery.pruning import close
 from secateur.training import Epoch, TrainSettings, fit
 
@@ -38,6 +38,7 @@ def one_shot(
     criterion: Criterion,
     settings: PruneSettings,
     goal: LatencyGoal | None,
+    repair: Repair,
     *_: Any,
 ) -> Iterator[Compressed]:
     """Score once; each budget's plan is chosen on its own, whatever other budgets are asked for."""
@@ -52,16 +53,8 @@ def one_shot(
     for budget in track(budgets, f"pruning by {criterion.name}"):
         with clock("surgery", anew=True):
             plan, note = settle(goal, budget, True, choose, lambda found: prune(model, found))
-            slim = cut(model, plan, reference, settings)
+            slim = repair(prune(model, plan), model, plan)
         yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved), note),), clock.seconds())
-
-
-def cut(model: nn.Module, plan: Plan, reference: ReferenceSet, settings: PruneSettings) -> nn.Module:
-    """The smaller network, repaired as the settings say."""
-    slim = prune(model, plan)
-    if settings.compensate:
-        compensate(slim, model, plan, reference, batch_size=settings.batch_size)
-    return repaired(slim, reference, settings)
 
 
 class Clock:
@@ -130,6 +123,7 @@ def rescored(
     criterion: Criterion,
     settings: PruneSettings,
     goal: LatencyGoal | None,
+    repair: Repair,
     *_: Any,
 ) -> Iterator[Compressed]:
     """Score the masked network, remove up to the next budget, close what goes, and score again."""
@@ -162,7 +156,7 @@ def rescored(
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):
             with clock("surgery"):
-                slim = repaired(prune(current, plan), reference, settings)
+                slim = repair(prune(current, plan), model, plan, compensated=True)
             yield Compressed(slim, plan, tuple(steps), clock.seconds())
 
 
@@ -184,6 +178,7 @@ def iterative(
     criterion: Criterion,
     settings: PruneSettings,
     goal: LatencyGoal | None,
+    repair: Repair,
     train: Dataset[Any] | None,
     val: Dataset[Any] | None,
     finetune: TrainSettings | None,
@@ -198,7 +193,7 @@ def iterative(
     passes, total = _passes(budgets, settings, steps), _known(budgets, settings)
     for budget, wanted in track(passes, f"pruning by {criterion.name} and fine-tuning", total):
         before = stepwise.plan
-        note = stepwise.cut(reference, criterion, budget, wanted)
+        note = stepwise.cut(reference, criterion, budget, wanted, repair)
         plan = stepwise.plan
         assert plan is not None
         if before is None or plan.removed != before.removed:

@@ -38,6 +38,13 @@ class PruneSettings(BaseModel):
     compensate: bool = Field(default=True, description="fold removed units' mean contribution into biases")
     centred: bool = Field(default=True, description="score deviations from a unit's mean activation")
     recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
+    refit: bool = Field(
+        default=False,
+        description="fit what stays to the unpruned network's outputs, in place of compensate and recalibrate",
+    )
+    refit_samples: int | None = Field(
+        default=None, ge=2, description="training images for it, drawn without labels; null: the reference samples"
+    )
     order: Literal["least", "most"] = "least"
     min_keep: int | float = Field(default=1, description="units that stay in every group; below 1: their share of it")
     max_remove: int | float | dict[str, int | float] | None = Field(
@@ -103,7 +110,9 @@ class PruneSettings(BaseModel):
     @property
     def label(self) -> str:
         """Short name for tables."""
-        steps = (("compensated", self.compensate), ("centred", self.centred), ("recalibrated", self.recalibrate))
+        repairs = (("compensated", self.compensate), ("centred", self.centred), ("recalibrated", self.recalibrate))
+        fitted = "refitted" if self.refit_samples is None else f"refitted on {self.refit_samples}"
+        steps = ((fitted, True), repairs[1]) if self.refit else repairs
         extra = "".join(f"+{name}" for name, on in steps if on)
         return f"{self.schedule}/{self.strategy}{extra}"
 

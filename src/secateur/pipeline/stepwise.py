@@ -14,11 +14,11 @@ from torch import nn
 from secateur.criteria import Criterion, Scores, score
 from secateur.data import ReferenceSet
 from secateur.pipeline.choice import as_far_as_capped, choose_plan, settle
-from secateur.pipeline.repair import repaired
+from secateur.pipeline.repair import Repair
 from secateur.pipeline.settings import PruneSettings
 from secateur.selection import Budget, Plan, UnreachableBudgetError
 from secateur.structure import Structure
-from secateur.surgery import compensate, prune, read_bundle, save
+from secateur.surgery import prune, read_bundle, save
 
 if TYPE_CHECKING:
     from secateur.pipeline.latency import LatencyGoal
@@ -64,7 +64,14 @@ class Stepwise:
         """Units of the original that the network still has, [U]."""
         return np.ones(self.structure.num_units, bool) if self.plan is None else self.plan.keep(self.structure)
 
-    def cut(self, reference: ReferenceSet, criterion: Criterion, budget: Budget, wanted: bool = True) -> str:
+    def cut(
+        self,
+        reference: ReferenceSet,
+        criterion: Criterion,
+        budget: Budget,
+        wanted: bool = True,
+        repair: Repair | None = None,
+    ) -> str:
         """Score what is left and remove units up to a budget.
 
         Args:
@@ -72,6 +79,7 @@ class Stepwise:
             criterion: scores the units.
             budget: the share of the original that stays.
             wanted: whether the budget was asked for, or lies on the way; matters to latency budgets.
+            repair: of what is left; None: as the settings say, on the reference samples.
 
         Returns:
             What to know of it, "" for nothing.
@@ -99,10 +107,8 @@ class Stepwise:
         plan, note = settle(self.goal, budget, wanted, choose, build)
         fresh = local(plan)
         if fresh is not None:
-            slim = prune(self.network, fresh)
-            if settings.compensate:
-                compensate(slim, self.network, fresh, reference, batch_size=settings.batch_size)
-            self.network = repaired(slim, reference, settings)
+            repair = Repair(settings, reference) if repair is None else repair
+            self.network = repair(prune(self.network, fresh), self.network, fresh)
         self.plan = plan
         return note
 

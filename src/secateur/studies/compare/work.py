@@ -128,7 +128,9 @@ class Bench:
             criterion = task.blind(criterion, settings.sampling.per_class, cell.seed)
         if settings.targets.kind == "ratio":
             shares = sorted(settings.targets.budgets)
-            found = prune_to_ratios(model, reference, shares, criterion, variant, structure=structure)
+            found = prune_to_ratios(
+                model, reference, shares, criterion, variant, structure=structure, train=task.data.train
+            )
         else:
             shares = sorted(settings.targets.budgets, reverse=True)
             budgets = [Budget.of(settings.targets.kind, share) for share in shares]

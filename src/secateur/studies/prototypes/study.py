@@ -80,10 +80,6 @@ class PrototypeStudy(Study[PrototypeStudySettings, PrototypeCell]):
             return {}
         return {"network and data": resources.get(self.benches[cell.seed]).fingerprint}
 
-    def batch(self, cell: PrototypeCell) -> int:
-        """Cells of a seed share data and network."""
-        return cell.seed
-
     def needs(self, cell: PrototypeCell) -> Sequence[PrototypeCell]:
         """What is pruned was trained before."""
         return [cell.trained] if isinstance(cell, PrunedCell) else []

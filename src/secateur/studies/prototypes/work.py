@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load, save
@@ -191,6 +191,8 @@ class Bench:
 @dataclass(frozen=True, eq=False)
 class BenchOf(Resource[Bench]):
     """The bench of one seed."""
+
+    limit: ClassVar[int] = 3
 
     settings: PrototypeStudySettings
     seed: int

@@ -1,0 +1,195 @@
+"""Watching forward passes: layers, what takes their outputs, and the sums that they go into."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+_FORWARDS = (
+    nn.Linear.forward,
+    nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward,
+    nn.ConvTranspose1d.forward, nn.ConvTranspose2d.forward, nn.ConvTranspose3d.forward,
+)  # fmt: skip
+_SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor comes from: a layer, and the modules behind it that scale and shift each channel."""
+
+    layer: str
+    chain: tuple[str, ...] = ()
+    number: int = 0
+
+
+class Watcher:
+    """What is told of a pass; each may give a tensor that takes the place of what was made."""
+
+    def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
+        """A layer was called."""
+
+    def module(self, origin: Origin, name: str, module: nn.Module) -> None:
+        """A module took a layer's output, as it is behind others."""
+
+    def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+        """A layer's output, as it is behind some modules, was added to another tensor."""
+
+
+class _Sums(TorchFunctionMode):
+    """Tells of sums that outputs of layers go into; of two such outputs the later one counts."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__()
+        self._watcher = watcher
+        self._origins: dict[int, tuple[torch.Tensor, Origin]] = {}  # tensors are held, lest others get their ids
+
+    def note(self, tensor: torch.Tensor, layer: str, chain: tuple[str, ...] = ()) -> None:
+        """A tensor comes from a layer."""
+        self._origins[id(tensor)] = (tensor, Origin(layer, chain, len(self._origins)))
+
+    def origin(self, tensor: Any) -> Origin | None:
+        """Where a tensor comes from, if that is known."""
+        found = self._origins.get(id(tensor))
+        return None if found is None else found[1]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
+        tensors = len(args) == 2 and not kwargs and all(isinstance(arg, torch.Tensor) for arg in args)
+        if not tensors or getattr(func, "__name__", "") not in _SUMS:
+            return func(*args, **(kwargs or {}))
+        sides = [(origin, other) for one, other in (args, args[::-1]) if (origin := self.origin(one)) is not None]
+        if not sides or args[0].shape != args[1].shape:
+            return func(*args)
+        origin, other = max(sides, key=lambda side: side[0].number)
+        held = other.clone()  # it may be what the sum is written into
+        whole = func(*args)
+        changed = self._watcher.sum(origin, whole, held)
+        if changed is not None:
+            whole.copy_(changed)
+        return whole
+
+
+@contextlib.contextmanager
+def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
+    """Tell of each pass of the network inside."""
+    sums, handles = _Sums(watcher), []
+    names = {module: name for name, module in model.named_modules()}
+
+    def at_layer(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        changed = watcher.layer(names[module], module, inputs[0], output)
+        sums.note(output if changed is None else changed, names[module])
+        return changed
+
+    def at_other(module: nn.Module, inputs: Any, output: Any) -> None:
+        origin = sums.origin(inputs[0]) if inputs else None
+        if origin is None or not isinstance(output, torch.Tensor) or output.shape != inputs[0].shape:
+            return
+        watcher.module(origin, names[module], module)
+        if _scales_channels(module):
+            sums.note(output, origin.layer, (*origin.chain, names[module]))
+
+    try:
+        for module in names:
+            if _is_layer(module):
+                handles.append(module.register_forward_hook(at_layer))
+            elif not list(module.children()):
+                handles.append(module.register_forward_hook(at_other))
+        with sums:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, _ConvNd)) and type(module).forward in _FORWARDS
+
+
+def _scales_channels(module: nn.Module) -> bool:
+    """Whether each channel gets a factor and a shift of its own in eval mode, and nothing else."""
+    return isinstance(module, (_BatchNorm, nn.Identity, _DropoutNd)) or type(module).__name__ == "LayerScale"
+
+
+def channel_dim(module: nn.Module) -> int:
+    """Of a layer's output."""
+    return 1 if isinstance(module, _ConvNd) else -1
+
+
+@dataclass
+class Site:
+    """A layer where it is called.
+
+    Attributes:
+        norm: name of the batch norm that takes its output, if one does.
+        chain: modules between it and a sum; None: its output goes into no sum.
+        items: parts along the first dimension of the output that each sample gives.
+        reason: why it cannot be refitted.
+    """
+
+    norm: str | None = None
+    chain: tuple[str, ...] | None = None
+    items: int = 1
+    reason: str = ""
+
+
+class _Discovery(Watcher):
+    def __init__(self, samples: int) -> None:
+        self.sites: dict[str, Site] = {}
+        self._samples = samples
+        self._norms: dict[str, list[str]] = {}
+
+    def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        """See `Watcher`."""
+        if name in self.sites:
+            self.sites[name].reason = "it is called more than once"
+            return
+        reason = "" if output.is_floating_point() else "it does not compute with real numbers"
+        if len(output) % self._samples or (isinstance(module, _ConvNd) and x.ndim != module.weight.ndim):
+            reason = "its outputs are not ordered by sample"
+        self.sites[name] = Site(items=len(output) // self._samples, reason=reason)
+
+    def module(self, origin: Origin, name: str, module: nn.Module) -> None:
+        """See `Watcher`."""
+        if isinstance(module, _BatchNorm) and module.track_running_stats and not origin.chain:
+            self._norms.setdefault(name, []).append(origin.layer)
+
+    def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> None:
+        """See `Watcher`."""
+        site = self.sites[origin.layer]
+        if site.chain is None:
+            site.chain = origin.chain
+
+    def finish(self) -> dict[str, Site]:
+        """All sites, with the norms that are theirs alone."""
+        for norm, layers in self._norms.items():
+            for layer in layers:
+                self.sites[layer].norm = norm
+                if len(layers) > 1 and not self.sites[layer].reason:
+                    self.sites[layer].reason = f"its norm '{norm}' takes other outputs, too"
+        return self.sites
+
+
+def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
+    """Layers in the order of the pass, what follows them, and which cannot be refitted."""
+    found = _Discovery(len(inputs))
+    with followed(model, found):
+        model(inputs)
+    sites = found.finish()
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight")
+        if weight is not None:
+            owners.setdefault(id(weight), []).append(name)
+    for name in (name for names in owners.values() if len(names) > 1 for name in names):
+        if name in sites:
+            sites[name].reason = "its weights are another module's, too"
+    return sites

@@ -1,0 +1,401 @@
+"""Refit: what stays of a pruned network is fitted to give what the unpruned one gave, in closed form, without labels.
+
+Layer by layer, in the order of the forward pass, with X the inputs that a layer of the smaller network gets by now, and
+R what the original layer's output has and its own lacks,
+
+    min over D, b of  |D X + b - R|² + n λ s |D|²,    s = mean of the diagonal of the inputs' covariance,
+
+and the layer gets the weights W + D and the bias b. λ pulls towards the weights as they are. Where a layer's output
+goes into a sum with a residual stream, R is what the whole sum lacks, so that the branch makes up for the stream.
+Axes: N samples, Q positions of each that are looked at, G groups, I inputs of an output, O outputs of a group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from secateur.core.borrowing import borrowed
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.progress import ProgressOption, reported, track
+from secateur.data import ReferenceSet
+from secateur.selection import Plan
+from secateur.surgery.least_squares import Moments, Rows, add_to_weight, columns_of
+from secateur.surgery.passes import Origin, Site, Watcher, channel_dim, discover, followed
+from secateur.surgery.pruning import add_bias
+
+LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""That the hold-out chooses from."""
+
+_FEW_IMAGES, _DEFAULT_LAMBDA, _HELD_OUT = 10, 0.1, 5
+"""Below so many samples none is held out, and λ is the default; otherwise every fifth is."""
+
+_ROWS, _ROWS_PER_INPUT = 20_000, 4
+"""Positions of all samples together that a layer is fitted on: at least so many, or so many times its unknowns."""
+
+_WIDE, _WIDEST = 1536, 8192
+"""Inputs of an output from which on λ is chosen on a part of the rows, and from which on all is fitted on a part."""
+
+_TRIED_ROWS, _MOST_VALUES = 2_000, 50_000_000
+"""Rows of that part, and values that the rows of the widest layers may have."""
+
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """What was done to one layer.
+
+    Attributes:
+        layer: its name.
+        strength: λ; None: nothing but the bias changed, or nothing at all.
+        before: mean squared difference from the original's output, over its variance, as the layer was.
+        mean: with the mean difference added to the bias.
+        after: refitted; all on held-out samples, where there are enough of them.
+        summed: whether the output was fitted within a sum.
+        reason: why the layer was left as it is; "" where it was not.
+    """
+
+    layer: str
+    strength: float | None = None
+    before: float = 0.0
+    mean: float = 0.0
+    after: float = 0.0
+    summed: bool = False
+    reason: str = ""
+
+
+@reported("refitting what stays")
+def refit(
+    slim: nn.Module,
+    model: nn.Module,
+    plan: Plan,
+    reference: ReferenceSet,
+    *,
+    strength: float | None = None,
+    batch_size: int = 64,
+    progress: ProgressOption = True,
+) -> tuple[LayerFit, ...]:
+    """Fit the layers of a pruned network to the outputs of the unpruned one, in place, without labels.
+
+    Linear layers and convolutions of all kinds, where the code of PyTorch calls them; others stay as they are, with the
+    reason. Batch norms behind a refitted layer get the statistics of what they now see, and scales and shifts that keep
+    the function, so that training mode begins with it, too. All samples pass the smaller network in one batch.
+
+    Args:
+        slim: ``prune(model, plan)``; changed in place.
+        model: the network before pruning; it stays as it is.
+        plan: what was removed.
+        reference: samples; their labels are not used.
+        strength: λ; None: chosen for each layer on every fifth sample, and a layer that is not better there than with
+            its mean difference in the bias gets only that.
+        batch_size: samples per pass of the unpruned network.
+        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+
+    Returns:
+        One record for each layer, in the order of the forward pass.
+
+    Raises:
+        RequestError: for a strength that is not positive.
+        SecateurError: for inputs of a layer that are not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> import secateur as sc
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> reference = ReferenceSet(torch.randn(40, 4), torch.zeros(40, dtype=torch.long))
+        >>> plan = Plan.of(sc.trace(net, torch.zeros(1, 4)), np.arange(8) < 6, {}, "by hand", "none")
+        >>> fits = refit(sc.prune(net, plan), net, plan, reference)
+        >>> [(fit.layer, fit.after <= fit.mean) for fit in fits]
+        [('0', True), ('2', True)]
+    """
+    if strength is not None and not (strength > 0 and math.isfinite(strength)):
+        raise RequestError(f"strength is the λ of a ridge regression and must be above 0, got {strength}")
+    kept = {cut.tensor.removesuffix(".weight"): torch.from_numpy(cut.kept()) for cut in plan.cuts if cut.role == "out"}
+    place = next(model.parameters()).device
+    with borrowed(model), _eval_mode(slim), torch.no_grad():
+        known = discover(model, reference.inputs[:2].to(place))
+        sites = {name: site for name, site in known.items() if not site.reason}
+        goals = Goals(sites, kept, len(reference))
+        with followed(model, goals):
+            for inputs, _ in track(list(reference.batches(batch_size)), "batches of the unpruned network"):
+                model(inputs.to(place))
+        fitting = _Fitting(slim, sites, goals, strength)
+        with followed(slim, fitting):
+            slim(reference.inputs.to(next(slim.parameters()).device))
+    return tuple(
+        fitting.done.get(name, LayerFit(name, reason=site.reason or "it was not reached in this pass"))
+        for name, site in known.items()
+    )
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, each module's own mode afterwards; weights may change."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Of each item, the same number of positions, drawn by chance; the same for both networks."""
+
+    item: int
+    space: int
+    count: int
+
+    @classmethod
+    def of(cls, module: nn.Module, output: torch.Tensor, items: int) -> Positions:
+        """For a layer's output; ``items`` there are in all samples."""
+        dim = channel_dim(module)
+        space = math.prod(output.shape[2:] if dim == 1 else output.shape[1:-1])
+        inputs = math.prod(module.get_parameter("weight").shape[1:])
+        wanted = max(_ROWS, _ROWS_PER_INPUT * inputs)
+        return cls(items, space, min(space, math.ceil(wanted / items)))
+
+    @cached_property
+    def _base(self) -> torch.Tensor:
+        return torch.randperm(self.space, generator=torch.Generator().manual_seed(self.space))[: self.count]
+
+    def index(self, begin: int, end: int) -> torch.Tensor:
+        """Of some items, [items, count]: one draw, moved on from item to item."""
+        if self.count == self.space:
+            return torch.arange(self.space).expand(end - begin, -1)
+        shifts = (torch.arange(begin, end) * 7919) % self.space
+        return (self._base[None, :] + shifts[:, None]) % self.space
+
+    def rows(self, output: torch.Tensor, dim: int, begin: int) -> torch.Tensor:
+        """Values of an output at these positions, [items, count, channels]."""
+        flat = output.movedim(dim, -1).flatten(1, -2) if output.ndim > 2 else output[:, None, :]
+        index = self.index(begin, begin + len(flat)).to(flat.device)
+        return flat.gather(1, index[..., None].expand(-1, -1, flat.shape[-1]))
+
+
+class Goals(Watcher):
+    """Outputs of the unpruned network at some positions, of the channels that stay.
+
+    Args:
+        sites: layers to be refitted.
+        kept: channels of each layer that stay, where some go.
+        samples: in all batches.
+    """
+
+    def __init__(self, sites: dict[str, Site], kept: dict[str, torch.Tensor], samples: int) -> None:
+        self.sites, self._kept, self._samples = sites, kept, samples
+        self.positions: dict[str, Positions] = {}
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        self._dims: dict[str, int] = {}
+
+    def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        """See `Watcher`."""
+        site = self.sites.get(name)
+        if site is None:
+            return
+        if name not in self.positions:
+            self.positions[name] = Positions.of(module, output, self._samples * site.items)
+            self._dims[name] = channel_dim(module)
+        if site.chain is None:
+            self._add(name, output)
+
+    def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> None:
+        """See `Watcher`."""
+        site = self.sites.get(origin.layer)
+        if site is not None and site.chain == origin.chain:
+            self._add(origin.layer, whole)
+
+    def _add(self, name: str, output: torch.Tensor) -> None:
+        parts = self._rows.setdefault(name, [])
+        rows = self.positions[name].rows(output, self._dims[name], sum(map(len, parts)))
+        parts.append(rows if name not in self._kept else rows[..., self._kept[name].to(rows.device)])
+
+    def rows(self, name: str) -> torch.Tensor | None:
+        """[items, count, channels that stay], given away; None: there are none."""
+        parts = self._rows.pop(name, None)
+        return None if parts is None else torch.cat(parts)
+
+
+class _Fitting(Watcher):
+    """Refits each layer of the smaller network when it is reached, and lets the pass go on with its new output."""
+
+    def __init__(self, slim: nn.Module, sites: dict[str, Site], goals: Goals, strength: float | None) -> None:
+        self._slim, self._sites, self._goals, self._strength = slim, sites, goals, strength
+        self._inputs: dict[str, torch.Tensor] = {}
+        self.done: dict[str, LayerFit] = {}
+
+    def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
+        """See `Watcher`."""
+        site = self._sites.get(name)
+        if site is None:
+            return None
+        if site.chain is not None:  # when its sum is made
+            self._inputs[name] = x.clone()  # sums may be written into it
+            return None
+        goal = self._goals.rows(name)
+        if goal is None:
+            return None
+        rows = self._goals.positions[name].rows(output, channel_dim(module), 0)
+        if not self._fit(name, module, x, goal - rows, goal, summed=False):
+            return None
+        return self._again(name, module, x)
+
+    def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+        """See `Watcher`."""
+        name, x = origin.layer, self._inputs.pop(origin.layer, None)
+        goal = None if x is None or self._sites[name].chain != origin.chain else self._goals.rows(name)
+        if x is None or goal is None:
+            return None
+        module, dim = self._slim.get_submodule(name), channel_dim(self._slim.get_submodule(name))
+        chain = [self._slim.get_submodule(link) for link in origin.chain]
+        scale = _scale(chain, whole, dim)
+        lacking = goal - self._goals.positions[name].rows(whole, dim, 0)
+        seen = scale.abs() > 1e-6 * scale.abs().max()
+        residual = torch.where(seen, lacking / torch.where(seen, scale, 1.0), 0.0)
+        if not self._fit(name, module, x, residual, goal, summed=True):
+            return None
+        made = self._again(name, module, x)
+        for link in chain:
+            made = link.forward(made)
+        return made + other
+
+    def _again(self, name: str, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """The layer's new output; its batch norm gets true statistics of it, and computes the same."""
+        output: torch.Tensor = module.forward(x)
+        norm = self._sites[name].norm
+        if norm is not None:
+            _with_true_statistics(self._slim.get_submodule(norm), output)
+        return output
+
+    def _fit(
+        self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor, goal: torch.Tensor, *, summed: bool
+    ) -> bool:
+        """Give the layer its new weights; False: nothing changed."""
+        kept, held, whole = self._sums(name, module, x, residual)
+        if not (math.isfinite(kept.error(None, None)) and bool(x.isfinite().all())):
+            raise SecateurError(f"inputs or outputs of layer '{name}' are not finite; the refit stops there")
+        test = held if held.count else kept
+        base = test.error(None, None)
+        variance = float((goal - goal.mean((0, 1))).double().square().mean())
+        unit = max(variance * test.count * goal.shape[-1], 1e-300)
+        mean = test.error(None, kept.mean())
+        grid = LAMBDAS if self._strength is None else (self._strength,)
+        if self._strength is None and not held.count:
+            grid = (_DEFAULT_LAMBDA,)
+        tried = {strength: test.error(*kept.solve(strength)) for strength in grid}
+        best = min(tried, key=tried.__getitem__)
+        record = LayerFit(name, None, base / unit, mean / unit, base / unit, summed)
+        if tried[best] < min(mean, base):
+            change, bias = whole.solve(best)
+            add_to_weight(module, change)
+            self._add_to_bias(name, module, bias)
+            self.done[name] = replace(record, strength=best, after=tried[best] / unit)
+            return True
+        if mean < base:
+            self._add_to_bias(name, module, residual.double().mean((0, 1)))
+            self.done[name] = replace(record, after=mean / unit)
+            return True
+        self.done[name] = record
+        return False
+
+    def _sums(
+        self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
+    ) -> tuple[Moments | Rows, Moments | Rows, Moments | Rows]:
+        """Of the samples that are fitted, of those that are held out, and what the last fit is made from."""
+        inputs = math.prod(module.get_parameter("weight").shape[1:])
+        if isinstance(module, _ConvTransposeNd):
+            inputs = module.in_channels // module.groups * math.prod(module.kernel_size)
+        rows = residual.shape[0] * residual.shape[1]
+        if inputs <= _WIDE and inputs <= rows:
+            fitted, held = Moments(), Moments()
+            for columns, lacking, out in self._chunks(name, module, x, residual):
+                for moments, which in ((fitted, ~out), (held, out)):
+                    moments.add(columns[which], lacking[which])
+            return fitted, held, fitted + held
+        narrow = rows < inputs or inputs > _WIDEST
+        most = max(2, _MOST_VALUES // inputs) if narrow else _TRIED_ROWS
+        kept, tested = self._rows(name, module, x, residual, most)
+        if narrow:
+            return kept, tested, kept + tested
+        whole = Moments()
+        for columns, lacking, _ in self._chunks(name, module, x, residual):
+            whole.add(columns, lacking)
+        return kept, tested, whole
+
+    def _rows(
+        self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor, most: int
+    ) -> tuple[Rows, Rows]:
+        """At most so many rows, evenly from all of them: fitted and held out."""
+        every = math.ceil(residual.shape[0] * residual.shape[1] / most)
+        parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for columns, lacking, out in self._chunks(name, module, x, residual):
+            some = slice(len(parts) % every, None, every)
+            parts.append((columns[some], lacking[some], out[some]))
+        columns, lacking, out = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Rows(columns[~out], lacking[~out]), Rows(columns[out], lacking[out])
+
+    def _chunks(
+        self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Inputs [rows, G, I], residuals [rows, G, O], and whether the row's sample is held out, part by part."""
+        positions, items = self._goals.positions[name], self._sites[name].items
+        few = len(residual) < _FEW_IMAGES * items
+        step = max(1, _CHUNK // positions.count)
+        for begin in range(0, len(residual), step):
+            end = min(begin + step, len(residual))
+            columns = columns_of(module, x[begin:end], positions.index(begin, end).to(x.device))
+            lacking = residual[begin:end].unflatten(-1, (_groups(module), -1))
+            out = (torch.arange(begin, end) // items) % _HELD_OUT == _HELD_OUT - 1
+            out = (out & (not few)).to(x.device).repeat_interleave(positions.count)
+            yield columns.flatten(0, 1), lacking.flatten(0, 1), out
+
+    def _add_to_bias(self, name: str, module: nn.Module, bias: torch.Tensor) -> None:
+        flat, norm = bias.flatten(), self._sites[name].norm
+        own = module._parameters.get("bias")
+        if own is not None:
+            own.add_(flat.to(own))
+        elif norm is not None:
+            mean = self._slim.get_submodule(norm).get_buffer("running_mean")
+            mean.sub_(flat.to(mean))
+        else:
+            add_bias(module, flat)
+
+
+def _groups(module: nn.Module) -> int:
+    return module.groups if isinstance(module, _ConvNd) else 1
+
+
+def _scale(chain: list[nn.Module], like: torch.Tensor, dim: int) -> torch.Tensor:
+    """Factor that modules give each channel, [channels]."""
+    shape = [2] + [1] * (like.ndim - 1)
+    shape[dim] = like.shape[dim]
+    probe = torch.zeros(shape, dtype=like.dtype, device=like.device)
+    probe[1] = 1
+    for link in chain:
+        probe = link.forward(probe)
+    return (probe[1] - probe[0]).flatten()
+
+
+def _with_true_statistics(norm: nn.Module, output: torch.Tensor) -> None:
+    """Running statistics of what the norm now takes; scale and shift keep the function of eval mode."""
+    assert isinstance(norm, _BatchNorm)
+    if not norm.affine or norm.running_mean is None or norm.running_var is None or output.shape[0] < 2:
+        return
+    dims = [dim for dim in range(output.ndim) if dim != 1]
+    var, mean = torch.var_mean(output.double(), dims)
+    before, scale = norm.running_mean.double(), norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    norm.weight.copy_((scale * (var + norm.eps).sqrt()).to(norm.weight))
+    norm.bias.add_((scale * (mean - before)).to(norm.bias))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
