@@ -46,6 +46,7 @@ def without_limits(settings):
     raw["compare"]["variants"] |= {"seeds": (0, 1), "published": True}
     raw["compare"]["timing"] |= {"repeats": 1}
     raw["finetune"] |= {"patience": 2, "distillation": {}}
+    raw["prune"] |= {"refit": True}
     return type(settings).model_validate(raw)
 
 
@@ -102,6 +103,8 @@ def other_stepwise():
     raw["steps"] |= {"total": None, "count": 2}
     raw["finetune"] |= {"patience": 2}
     raw["timing"] |= {"repeats": 1}
+    for protocol in raw["variants"]["protocols"]:
+        protocol["prune"] |= {"refit": True}
     return [type(stepwise()).model_validate(raw)]
 
 
@@ -163,6 +166,7 @@ def ranked_prototypes():
     """Under which fields count that purity does not use."""
     raw = prototype_study().model_dump()
     raw["prototypes"] |= {"criterion": "usage", "budget": 0.9}
+    raw["backbone"] |= {"refit": True}
     return [PrototypeStudySettings.model_validate(raw)]
 
 
@@ -177,6 +181,7 @@ PROTOTYPES = {
         "network.backbone_arguments": {"width": 3},
         "network.size": (2, 2),
         "prototypes.budget": 0.5,
+        "backbone.strategy": "global",
         "tracking.trackers": ("tensorboard",),
         "device": "cuda",
     },
@@ -184,6 +189,7 @@ PROTOTYPES = {
         "variants.ways": ({"name": "odd", "backbone": "lrq"},),
         "variants.macs": (0.6, 0.6),
         "backbone.schedule": "iterative",
+        "backbone.strategy": "globa",
         "network.backbone": "resnet21",
         "measure.split": "train",
     },

@@ -141,6 +141,8 @@ def check_settings(settings: PruneSettings) -> None:
     if settings.strategy not in STRATEGY_NAMES:
         hint = did_you_mean(settings.strategy, STRATEGY_NAMES)
         raise RequestError(f"unknown strategy '{settings.strategy}'{hint}; known: {', '.join(STRATEGY_NAMES)}")
+    if settings.refit_samples is not None and not settings.refit:
+        raise RequestError("prune.refit_samples are for the refit; set prune.refit=true (--refit), or leave them out")
     if settings.latency_table is not None:
         check_writable(Path(settings.latency_table).expanduser().parent)
 

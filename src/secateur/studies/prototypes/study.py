@@ -11,6 +11,7 @@ from secateur.criteria import get, parse
 from secateur.data import check_source
 from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study, write_table
 from secateur.models.settings import check_model_name
+from secateur.pipeline.requests import check_settings
 from secateur.studies.prototypes.cells import PRUNE, TRAIN, PrototypeCell, PrunedCell, prototype_cells
 from secateur.studies.prototypes.settings import PrototypeStudySettings
 from secateur.studies.prototypes.tables import STORED
@@ -55,6 +56,7 @@ class PrototypeStudy(Study[PrototypeStudySettings, PrototypeCell]):
         check_distinct("variants.seeds", asked.seeds)
         check_distinct("variants.macs", asked.macs)
         check_distinct("names of variants.ways", [way.name for way in asked.ways])
+        check_settings(settings.backbone)
         if settings.backbone.schedule == "iterative":
             raise RequestError(
                 "backbone.schedule=iterative trains by cross-entropy between its steps, which prototypes do not "

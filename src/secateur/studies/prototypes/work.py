@@ -136,7 +136,8 @@ class Bench:
             criterion = get(name, **parameters).seeded(cell.seed)
             # of the unpruned network's MACs as many stay in every way, whether prototypes went before or not
             share = min(1.0, cell.macs * self._macs(whole) / self._macs(slim))
-            found = compress(slim, self.reference, Budget(macs=share), criterion, self.settings.protected).model
+            how = self.settings.protected
+            found = compress(slim, self.reference, Budget(macs=share), criterion, how, train=self.plain).model
             assert isinstance(found, PrototypeNetwork)
             slim = found
         return slim.to(self.device)

@@ -30,6 +30,7 @@ from secateur.models import load_weights, save_weights
 from secateur.pipeline.contents import data_digest, weights_digest
 from secateur.pipeline.estimate import Estimate, duration, forward_seconds
 from secateur.pipeline.jobs import TrainJob, check_budget, opened, subject, training_seconds
+from secateur.pipeline.repair import Repair
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.stepwise import Stepwise
 from secateur.pipeline.subsets import drawn
@@ -355,7 +356,9 @@ class Chain:
 
     def _cut(self, share: float) -> tuple[int, float | None]:
         reference = self.bench.reference(self.cell.per_class, self.cell.seed)
-        self.stepwise.cut(reference, self.criterion, Budget.of(self.settings.steps.kind, share))
+        assert self.cell.prune is not None
+        repair = Repair.of(self.cell.prune, reference, self.bench.data.train.replace(augmentation=None))
+        self.stepwise.cut(reference, self.criterion, Budget.of(self.settings.steps.kind, share), repair=repair)
         return 0, None
 
     def _train(self, settings: TrainSettings, name: str) -> tuple[int, float | None]:
