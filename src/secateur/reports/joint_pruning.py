@@ -64,16 +64,15 @@ class JointPruning:
     purity: float
 
 
-HEAD = ("pruned", "MACs, %", "parameters, %", "prototypes", "after the cut, %", "last layer trained, %",
-        "all trained, %", "change", "purity, %")  # fmt: skip
+HEAD = ("pruned", "MACs, %", "params, %", "prototypes", "cut, %", "last layer, %", "trained, %", "change", "purity, %")
 """Heads of the table's columns."""
 
 
 def joint_cells(line: JointPruningLine) -> list[str]:
     """A line as the cells of a table."""
-    change = figures.points(line.change)
+    change = f"{100 * line.change:+.1f}"
     if line.interval is not None:
-        change += f" ({figures.points(line.interval[0])} to {figures.points(line.interval[1])})"
+        change += f" [{100 * line.interval[0]:+.1f}, {100 * line.interval[1]:+.1f}]"
     return [
         line.way,
         f"{100 * line.macs:.0f}",
@@ -92,7 +91,8 @@ def _view(section: JointPruning, conditions: Conditions) -> dict[str, Any]:
     beneath = captions.line(
         conditions.measured(),
         f"mean over {runs} trained networks" if runs > 1 else "",
-        "change: points from the unpruned network" + (", with its 95 % interval over them" if runs > 1 else ""),
+        "accuracy after the cut, after training of the last layer, and of all; change: points from the unpruned network"
+        + (", with its 95 % interval over them" if runs > 1 else ""),
     )
     purity = "purity: share of a prototype's nearest training patches that are of its class, after all training"
     lines = [joint_cells(line) for line in section.lines]

@@ -58,7 +58,7 @@ def _curves(tables: Tables, settings: PrototypeStudySettings) -> pd.DataFrame:
         model=settings.network.backbone,
         dataset=Path(settings.data.source).stem,
         criterion=shown["way"],
-        strategy=pruned.map({True: "backbone and prototypes", False: "unpruned"}),
+        strategy=pruned.map({True: "", False: "unpruned"}),
         budget_kind="macs",
         budget=shown["budget"],
         finetuned=shown["stage"] == TUNED,
