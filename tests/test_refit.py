@@ -302,9 +302,23 @@ def test_wrong_requests_and_broken_inputs():
     broken = ReferenceSet(reference.inputs.clone().fill_(float("nan")), reference.targets, reference.indices)
     with pytest.raises(SecateurError, match="layer '2.conv1' are not finite|layer '0' are not finite"):
         refit(slim, net, plan, broken)
+    small = ReferenceSet(reference.inputs[..., :2, 0], reference.targets, reference.indices)
+    with pytest.raises(RequestError, match="fails on reference samples of shape"):
+        refit(slim, net, plan, small)
     few = ReferenceSet(reference.inputs[:3], reference.targets[:3], (0, 1, 2))
     fits = refit(slim, net, plan, few)
     assert {fit.strength for fit in fits} <= {None, 0.1}
+
+
+def test_networks_of_half_precision_are_fitted_in_single():
+    net, reference = opened("residual")
+    plan = plan_of(net, reference, 0.6)
+    coarse = ReferenceSet(reference.inputs.bfloat16(), reference.targets, reference.indices)
+    net = net.bfloat16()
+    plain, slim = sc.prune(net, plan), sc.prune(net, plan)
+    refit(slim, net, plan, coarse)
+    assert slim[2].conv1.weight.dtype == torch.bfloat16
+    assert output_error(slim, net, coarse.inputs) < output_error(plain, net, coarse.inputs)
 
 
 def test_dead_inputs_leave_weights_alone():

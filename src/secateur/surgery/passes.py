@@ -14,6 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
+from secateur.core.errors import RequestError
+from secateur.structure.tracing import failure
+
 _FORWARDS = (
     nn.Linear.forward,
     nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward,
@@ -182,7 +185,10 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
     """Layers in the order of the pass, what follows them, and which cannot be refitted."""
     found = _Discovery(len(inputs))
     with followed(model, found):
-        model(inputs)
+        try:
+            model(inputs)
+        except Exception as error:  # whatever the network's code raises, the remedy is the same
+            raise RequestError(failure(error, [inputs], model, "reference samples")) from error
     sites = found.finish()
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):

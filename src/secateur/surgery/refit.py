@@ -355,7 +355,9 @@ class _Fitting(Watcher):
         for begin in range(0, len(residual), step):
             end = min(begin + step, len(residual))
             columns = columns_of(module, x[begin:end], positions.index(begin, end).to(x.device))
-            lacking = residual[begin:end].unflatten(-1, (_groups(module), -1))
+            if columns.dtype in (torch.float16, torch.bfloat16):  # too coarse for sums
+                columns = columns.float()
+            lacking = residual[begin:end].to(columns.dtype).unflatten(-1, (_groups(module), -1))
             out = (torch.arange(begin, end) // items) % _HELD_OUT == _HELD_OUT - 1
             out = (out & (not few)).to(x.device).repeat_interleave(positions.count)
             yield columns.flatten(0, 1), lacking.flatten(0, 1), out
