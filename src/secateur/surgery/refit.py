@@ -111,7 +111,7 @@ def refit(
         >>> import numpy as np
         >>> import secateur as sc
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> reference = ReferenceSet(torch.randn(40, 4), torch.zeros(40, dtype=torch.long))
+        >>> reference = ReferenceSet(torch.randn(40, 4), torch.zeros(40, dtype=torch.long), tuple(range(40)))
         >>> plan = Plan.of(sc.trace(net, torch.zeros(1, 4)), np.arange(8) < 6, {}, "by hand", "none")
         >>> fits = refit(sc.prune(net, plan), net, plan, reference)
         >>> [(fit.layer, fit.after <= fit.mean) for fit in fits]
