@@ -19,11 +19,11 @@ class Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.xx: Any = 0.0  # [G, I, I]
-        self.rx: Any = 0.0  # [G, O, I]
-        self.x: Any = 0.0  # [G, I]
-        self.r: Any = 0.0  # [G, O]
-        self.rr: Any = 0.0
+        self.xx = torch.zeros((), dtype=torch.float64)  # [G, I, I]
+        self.rx = torch.zeros((), dtype=torch.float64)  # [G, O, I]
+        self.x = torch.zeros((), dtype=torch.float64)  # [G, I]
+        self.r = torch.zeros((), dtype=torch.float64)  # [G, O]
+        self.rr = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: torch.Tensor, r: torch.Tensor) -> None:
         """Rows of inputs [rows, G, I] and residuals [rows, G, O]."""
@@ -42,8 +42,7 @@ class Moments:
 
     def mean(self) -> torch.Tensor:
         """Mean residual, [G, O]."""
-        found: torch.Tensor = self.r / self.count
-        return found
+        return self.r / self.count
 
     def solve(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Change of the weights [G, O, I] and of the bias [G, O]."""

@@ -1,0 +1,93 @@
+"""What the unpruned network gives at some positions of its layers' outputs: what a refit aims at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from secateur.surgery.passes import Origin, Site, Watcher, channel_dim
+
+_ROWS, _ROWS_PER_INPUT = 20_000, 4
+"""Positions of all samples together that a layer is fitted on: at least so many, or so many times its unknowns."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Of each item, the same number of positions, drawn by chance; the same for both networks."""
+
+    item: int
+    space: int
+    count: int
+
+    @classmethod
+    def of(cls, module: nn.Module, output: torch.Tensor, items: int) -> Positions:
+        """For a layer's output; ``items`` there are in all samples."""
+        dim = channel_dim(module)
+        space = math.prod(output.shape[2:] if dim == 1 else output.shape[1:-1])
+        inputs = math.prod(module.get_parameter("weight").shape[1:])
+        wanted = max(_ROWS, _ROWS_PER_INPUT * inputs)
+        return cls(items, space, min(space, math.ceil(wanted / items)))
+
+    @cached_property
+    def _base(self) -> torch.Tensor:
+        return torch.randperm(self.space, generator=torch.Generator().manual_seed(self.space))[: self.count]
+
+    def index(self, begin: int, end: int) -> torch.Tensor:
+        """Of some items, [items, count]: one draw, moved on from item to item."""
+        if self.count == self.space:
+            return torch.arange(self.space).expand(end - begin, -1)
+        shifts = (torch.arange(begin, end) * 7919) % self.space
+        return (self._base[None, :] + shifts[:, None]) % self.space
+
+    def rows(self, output: torch.Tensor, dim: int, begin: int) -> torch.Tensor:
+        """Values of an output at these positions, [items, count, channels]."""
+        flat = output.movedim(dim, -1).flatten(1, -2) if output.ndim > 2 else output[:, None, :]
+        index = self.index(begin, begin + len(flat)).to(flat.device)
+        return flat.gather(1, index[..., None].expand(-1, -1, flat.shape[-1]))
+
+
+class Goals(Watcher):
+    """Outputs of the unpruned network at some positions, of the channels that stay.
+
+    Args:
+        sites: layers to be refitted.
+        kept: channels of each layer that stay, where some go.
+        samples: in all batches.
+    """
+
+    def __init__(self, sites: dict[str, Site], kept: dict[str, torch.Tensor], samples: int) -> None:
+        self.sites, self._kept, self._samples = sites, kept, samples
+        self.positions: dict[str, Positions] = {}
+        self._rows: dict[str, list[torch.Tensor]] = {}
+        self._dims: dict[str, int] = {}
+
+    def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        """See `Watcher`."""
+        site = self.sites.get(name)
+        if site is None:
+            return
+        if name not in self.positions:
+            self.positions[name] = Positions.of(module, output, self._samples * site.items)
+            self._dims[name] = channel_dim(module)
+        if site.chain is None:
+            self._add(name, output)
+
+    def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> None:
+        """See `Watcher`."""
+        site = self.sites.get(origin.layer)
+        if site is not None and site.chain == origin.chain:
+            self._add(origin.layer, whole)
+
+    def _add(self, name: str, output: torch.Tensor) -> None:
+        parts = self._rows.setdefault(name, [])
+        rows = self.positions[name].rows(output, self._dims[name], sum(map(len, parts)))
+        parts.append(rows if name not in self._kept else rows[..., self._kept[name].to(rows.device)])
+
+    def rows(self, name: str) -> torch.Tensor | None:
+        """[items, count, channels that stay], given away; None: there are none."""
+        parts = self._rows.pop(name, None)
+        return None if parts is None else torch.cat(parts)
