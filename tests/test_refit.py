@@ -293,6 +293,22 @@ def test_what_cannot_be_refitted_is_named():
     assert fits == {"first": "", "shared": "it is called more than once", "last": ""}
 
 
+def test_layers_whose_channels_cannot_be_matched_are_left():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2, groups=2), nn.ReLU(),
+        nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    reference = ReferenceSet(images(), torch.arange(40) % 2, tuple(range(40)))
+    for seed in range(4):
+        plan = plan_of(net, reference, 0.6, seed)
+        plain, slim = sc.prune(net, plan), sc.prune(net, plan)
+        fits = {fit.layer: fit for fit in refit(slim, net, plan, reference)}
+        assert set(fits) == {"0", "2", "4", "7"}
+        assert not any(fits[layer].reason for layer in ("0", "4", "7"))
+        assert output_error(slim, net, reference.inputs) < output_error(plain, net, reference.inputs)
+
+
 def test_wrong_requests_and_broken_inputs():
     net, reference = opened("residual")
     plan = plan_of(net, reference, 0.6)

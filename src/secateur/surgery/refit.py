@@ -166,6 +166,8 @@ class _Fitting(Watcher):
         if goal is None:
             return None
         rows = self._goals.positions[name].rows(output, channel_dim(module), 0)
+        if self._differs(name, rows, goal):
+            return None
         if not self._fit(name, module, x, goal - rows, goal, summed=False):
             return None
         return self._again(name, module, x)
@@ -179,7 +181,10 @@ class _Fitting(Watcher):
         module, dim = self._slim.get_submodule(name), channel_dim(self._slim.get_submodule(name))
         chain = [self._slim.get_submodule(link) for link in origin.chain]
         scale = _scale(chain, whole, dim)
-        lacking = goal - self._goals.positions[name].rows(whole, dim, 0)
+        rows = self._goals.positions[name].rows(whole, dim, 0)
+        if self._differs(name, rows, goal):
+            return None
+        lacking = goal - rows
         seen = scale.abs() > 1e-6 * scale.abs().max()
         residual = torch.where(seen, lacking / torch.where(seen, scale, 1.0), 0.0)
         if not self._fit(name, module, x, residual, goal, summed=True):
@@ -188,6 +193,13 @@ class _Fitting(Watcher):
         for link in chain:
             made = link.forward(made)
         return made + other
+
+    def _differs(self, name: str, rows: torch.Tensor, goal: torch.Tensor) -> bool:
+        """Whether what stays of the output is not known by channel."""
+        if rows.shape == goal.shape:
+            return False
+        self.done[name] = LayerFit(name, reason="which channels of the original's output stay is not known")
+        return True
 
     def _again(self, name: str, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """The layer's new output; its batch norm gets true statistics of it, and computes the same."""
