@@ -11,6 +11,7 @@ from secateur.core.errors import RequestError
 from secateur.experiments import Resources, run
 from secateur.experiments.opening import opened_store
 from secateur.studies.prototypes import PrototypeStudy, PrototypeStudySettings
+from secateur.studies.prototypes.cells import PrototypeCell
 from secateur.studies.prototypes.findings import lines, prototype_findings
 from secateur.studies.prototypes.work import WEIGHTS
 from test_studies import prototype_study
@@ -66,11 +67,14 @@ def test_the_backbone_is_not_pruned_of_prototypes_and_rows_are_of_all_stages(out
 
 
 def test_what_is_trained_is_kept_with_the_cells_and_used(outcome, monkeypatch):
-    study, _, folder = outcome
+    study, tables, folder = outcome
     monkeypatch.setenv("SECATEUR_CACHE", str(folder / "cache"))
     (path,) = (folder / "cells.files").rglob(WEIGHTS)
     bench = Resources().get(study.benches[0])
     bench.network.load_state_dict(load(path.read_bytes()))
+    again = bench.row(bench.network, bench.network, PrototypeCell(seed=0), "unpruned", 0.0)
+    row = tables["measured"].iloc[0]
+    assert (again["accuracy"], again["purity"]) == (row["accuracy"], row["purity"])
     assert not list((folder / "cache").rglob("*.state"))
 
 

@@ -101,7 +101,7 @@ def refit(
         One record for each layer, in the order of the forward pass.
 
     Raises:
-        RequestError: for a strength that is not positive.
+        RequestError: for a strength that is not positive, or samples that the network does not take.
         SecateurError: for inputs of a layer that are not finite.
 
     Example:
