@@ -186,28 +186,39 @@ def slow(*arguments):
     time.sleep(0.01)
     return original(*arguments)
 decoded.read_pixels = slow
-print("begin", flush=True)
+print("ready", flush=True)
+sys.stdin.readline()
 found = decoded.decoded_images(sorted(Path(sys.argv[1]).iterdir()), Resize(size=10, crop=8), workers=1)
 print(found.images.sum())
 """
 
 
 def start(folder: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SLOW, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    assert process.stdout.readline() == "begin\n"
+    assert process.stdout.readline() == "ready\n"
     return process
+
+
+def begin(process: subprocess.Popen) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def test_killed_and_simultaneous_processes_leave_the_same_bytes(tmp_path, cache):
     paths = files(tmp_path / "images", 40)
     killed = start(tmp_path / "images")
+    begin(killed)
     while not list(cache.glob("*.json")):  # the first images are kept
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not [file for file in cache.glob("*.npy") if ".part" not in file.name]
     both = [start(tmp_path / "images") for _ in range(2)]
+    for process in both:  # both are there before either starts, so that one has to wait
+        begin(process)
     sums = {process.communicate()[0] for process in both}
     assert sums == {f"{read(paths).sum()}\n"}
     assert [process.returncode for process in both] == [0, 0]

@@ -259,8 +259,10 @@ def _decode(files: Sequence[str], read: Callable[[str], np.ndarray], target: Pat
     kept = "images decoded so far are kept; the same command goes on from there"
     try:
         with _claimed(target) as part:
-            if _opened(target, state) is not None:
-                return  # another process has just done it
+            if _opened(target, state) is not None:  # another process has just done it
+                _closed_without_locks(part)
+                Path(part.name).unlink()
+                return
             journal = target.with_suffix(".json")
             state.read(journal)
             if part.seek(0, io.SEEK_END) < state.size() or state.done > state.files:
@@ -276,8 +278,7 @@ def _decode(files: Sequence[str], read: Callable[[str], np.ndarray], target: Pat
             part.seek(0)
             part.write(state.header(state.kept))
             _sync(part)
-            if _locks is None:
-                part.close()  # open files cannot be renamed there
+            _closed_without_locks(part)
             Path(part.name).replace(target)
     except OSError as error:
         raise SecateurError(
@@ -360,6 +361,11 @@ def _lock(part: IO[bytes]) -> None:
     except BlockingIOError:
         announce("waiting for another process that decodes the same images")
         _locks.flock(part, _locks.LOCK_EX)
+
+
+def _closed_without_locks(part: IO[bytes]) -> None:
+    if _locks is None:
+        part.close()  # open files can be neither renamed nor removed there
 
 
 def _is_at(part: IO[bytes], path: Path) -> bool:
