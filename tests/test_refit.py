@@ -151,6 +151,32 @@ def transformer():
     return nn.Sequential(nn.Linear(5, 16), Attention(), Attention(), nn.Flatten(), nn.Linear(6 * 16, 4)).eval()
 
 
+class Encoder(nn.Module):
+    """PyTorch's own encoder layers, whose attention calls none of its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(5, 16)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True, norm_first=True) for _ in range(2)
+        )
+        self.head = nn.Linear(6 * 16, 4)
+
+    def forward(self, x):
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.flatten(1))
+
+
+def encoder():
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    for layer in net.layers:
+        nn.init.normal_(layer.self_attn.in_proj_weight, std=0.5)
+    return net
+
+
 def mixed():
     """Depthwise, grouped, dilated, strided and transposed layers."""
     torch.manual_seed(0)
@@ -173,6 +199,7 @@ NETWORKS = {
     "residual, in place": (residual, images()),
     "residual": (lambda: residual(inplace=False), images()),
     "transformer": (transformer, torch.randn(60, 6, 5, generator=torch.Generator().manual_seed(1))),
+    "encoder": (encoder, torch.randn(60, 6, 5, generator=torch.Generator().manual_seed(1))),
     "mixed": (mixed, images()),
 }
 
@@ -208,14 +235,14 @@ def test_the_refit_brings_the_output_back_where_the_mean_does_not(name):
     fits = refit(fitted, net, plan, reference)
     errors = [output_error(slim, net, reference.inputs) for slim in (plain, shifted, fitted)]
     assert errors[2] < 0.7 * min(errors[:2]), errors
-    assert {fit.layer for fit in fits} == {
-        n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))
-    }
+    layers = {n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.modules.conv._ConvNd))}
+    packed = {f"{n}.in_proj" for n, m in net.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    assert {fit.layer for fit in fits} == layers | packed
     assert not any(fit.reason for fit in fits)
     assert all(fit.after <= min(fit.before, fit.mean) + 1e-12 for fit in fits)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     sums = [fit.layer for fit in fits if fit.summed]
-    assert len(sums) == {"residual, in place": 2, "residual": 2, "transformer": 4, "mixed": 0}[name]
+    assert len(sums) == {"residual, in place": 2, "residual": 2, "transformer": 4, "encoder": 4, "mixed": 0}[name]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

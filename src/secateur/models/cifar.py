@@ -38,7 +38,8 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
-def _check_sizes(**sizes: int) -> None:
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1."""
     for name, value in sizes.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
@@ -56,7 +57,7 @@ class CifarResNet(nn.Module):
 
     def __init__(self, depth: int = 20, num_classes: int = 10, in_channels: int = 3, width: int = 16) -> None:
         super().__init__()
-        _check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth must be 6n + 2 (20, 32, 44, 56, ...), got {depth}")
         self.conv1 = nn.Conv2d(in_channels, width, 3, 1, 1, bias=False)
@@ -98,7 +99,7 @@ class CifarVGG(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()
-        _check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_sizes(num_classes=num_classes, in_channels=in_channels, width=width)
         plan = (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8, 0)
         layers: list[nn.Module] = []
         channels = in_channels

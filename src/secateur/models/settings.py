@@ -24,6 +24,7 @@ registered: Registry[nn.Module] = Registry(
     "model",
     {
         **dict.fromkeys(("resnet20", "resnet56", "vgg11-bn-32"), "secateur.models.cifar"),
+        "vit-32": "secateur.models.vit",
         "prototype-network": "secateur.models.prototype_network",
     },
 )
@@ -43,7 +44,7 @@ Kind = Literal["registered", "shipped", "torchvision", "timm", "transformers", "
 class ModelSettings(BaseModel):
     """Which network, and where its weights are.
 
-    ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``), a shipped trained network
+    ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``, ``vit-32``), a shipped trained network
     (``resnet20-cifar10``), ``torchvision/NAME``, ``timm/NAME``, ``transformers/CLASS``, a bundle folder, a file of
     weights (``.safetensors``; ``architecture`` says whose they are where the file does not), an exported program
     (``.pt2``), or with ``trust_code`` the user's own: ``package.module:factory`` or ``path/to/file.py:factory``.

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from secateur.core.errors import RequestError
+from secateur.structure.attention import multi_head_attention
 from secateur.structure.tracing import failure
 
 _FORWARDS = (
@@ -27,11 +29,19 @@ _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a tensor comes from: a layer, and the modules behind it that scale and shift each channel."""
+    """Where a tensor comes from.
+
+    Attributes:
+        layer: whose output it is.
+        chain: modules behind it that scale and shift each channel.
+        number: of tensors that were noted before.
+        swapped: whether its first two dimensions have changed places.
+    """
 
     layer: str
     chain: tuple[str, ...] = ()
     number: int = 0
+    swapped: bool = False
 
 
 class Watcher:
@@ -47,17 +57,41 @@ class Watcher:
         """A layer's output, as it is behind some modules, was added to another tensor."""
 
 
-class _Sums(TorchFunctionMode):
-    """Tells of sums that outputs of layers go into; of two such outputs the later one counts."""
+def projections(model: nn.Module) -> dict[str, nn.Linear]:
+    """Linear layers of attention modules that are not called as modules, by name; they share the parameters."""
+    found = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.MultiheadAttention):
+            continue
+        prefix = f"{name}." if name else ""
+        if module.in_proj_weight is not None:
+            found[f"{prefix}in_proj"] = _linear(module.in_proj_weight, module.in_proj_bias)
+        found[f"{prefix}out_proj"] = module.out_proj
+    return found
 
-    def __init__(self, watcher: Watcher) -> None:
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = weight
+    layer.register_parameter("bias", bias)
+    return layer
+
+
+class _Functions(TorchFunctionMode):
+    """Tells of sums that outputs of layers go into, and of linear layers within attention modules.
+
+    Of two outputs of layers in one sum the later one counts.
+    """
+
+    def __init__(self, watcher: Watcher, layers: Mapping[str, nn.Linear]) -> None:
         super().__init__()
         self._watcher = watcher
+        self._layers = {id(layer.weight): (name, layer) for name, layer in layers.items()}
         self._origins: dict[int, tuple[torch.Tensor, Origin]] = {}  # tensors are held, lest others get their ids
 
-    def note(self, tensor: torch.Tensor, layer: str, chain: tuple[str, ...] = ()) -> None:
+    def note(self, tensor: torch.Tensor, layer: str, chain: tuple[str, ...] = (), swapped: bool = False) -> None:
         """A tensor comes from a layer."""
-        self._origins[id(tensor)] = (tensor, Origin(layer, chain, len(self._origins)))
+        self._origins[id(tensor)] = (tensor, Origin(layer, chain, len(self._origins), swapped))
 
     def origin(self, tensor: Any) -> Origin | None:
         """Where a tensor comes from, if that is known."""
@@ -66,10 +100,39 @@ class _Sums(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `torch.overrides.TorchFunctionMode`."""
-        tensors = len(args) == 2 and not kwargs and all(isinstance(arg, torch.Tensor) for arg in args)
-        if not tensors or getattr(func, "__name__", "") not in _SUMS:
-            return func(*args, **(kwargs or {}))
-        sides = [(origin, other) for one, other in (args, args[::-1]) if (origin := self.origin(one)) is not None]
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:  # in steps, of which this is told
+                return multi_head_attention(*args, **kwargs)
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name == "transpose" and not kwargs and sorted(args[1:]) == [0, 1]:
+            return self._swapped(func, args)
+        if name in _SUMS and len(args) == 2 and not kwargs and all(isinstance(arg, torch.Tensor) for arg in args):
+            return self._sum(func, args)
+        return func(*args, **kwargs)
+
+    def _linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        output: torch.Tensor = F.linear(x, weight, bias)
+        name, layer = self._layers.get(id(weight), ("", None))
+        if layer is None:
+            return output
+        changed = self._watcher.layer(name, layer, x, output)
+        output = output if changed is None else changed
+        self.note(output, name)
+        return output
+
+    def _swapped(self, func: Callable[..., torch.Tensor], args: Any) -> torch.Tensor:
+        """Attention modules compute with samples in the second place and put them back."""
+        origin, output = self.origin(args[0]), func(*args)
+        if origin is not None and not origin.chain:
+            self.note(output, origin.layer, swapped=not origin.swapped)
+        return output
+
+    def _sum(self, func: Callable[..., torch.Tensor], args: Any) -> torch.Tensor:
+        known = [(self.origin(one), other) for one, other in (args, args[::-1])]
+        sides = [(origin, other) for origin, other in known if origin is not None and not origin.swapped]
         if not sides or args[0].shape != args[1].shape:
             return func(*args)
         origin, other = max(sides, key=lambda side: side[0].number)
@@ -84,21 +147,21 @@ class _Sums(TorchFunctionMode):
 @contextlib.contextmanager
 def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     """Tell of each pass of the network inside."""
-    sums, handles = _Sums(watcher), []
+    functions, handles = _Functions(watcher, projections(model)), []
     names = {module: name for name, module in model.named_modules()}
 
     def at_layer(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
         changed = watcher.layer(names[module], module, inputs[0], output)
-        sums.note(output if changed is None else changed, names[module])
+        functions.note(output if changed is None else changed, names[module])
         return changed
 
     def at_other(module: nn.Module, inputs: Any, output: Any) -> None:
-        origin = sums.origin(inputs[0]) if inputs else None
-        if origin is None or not isinstance(output, torch.Tensor) or output.shape != inputs[0].shape:
+        origin = functions.origin(inputs[0]) if inputs else None
+        if origin is None or origin.swapped or not isinstance(output, torch.Tensor) or output.shape != inputs[0].shape:
             return
         watcher.module(origin, names[module], module)
         if _scales_channels(module):
-            sums.note(output, origin.layer, (*origin.chain, names[module]))
+            functions.note(output, origin.layer, (*origin.chain, names[module]))
 
     try:
         for module in names:
@@ -106,7 +169,7 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
                 handles.append(module.register_forward_hook(at_layer))
             elif not list(module.children()):
                 handles.append(module.register_forward_hook(at_other))
-        with sums:
+        with functions:
             yield
     finally:
         for handle in handles:
@@ -190,6 +253,10 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
         except Exception as error:  # whatever the network's code raises, the remedy is the same
             raise RequestError(failure(error, [inputs], model, "reference samples")) from error
     sites = found.finish()
+    for name, layer in projections(model).items():
+        site = sites.setdefault(name, Site(reason="it is not computed by itself"))
+        if layer._parameters.get("bias") is None and not site.reason:
+            site.reason = "its attention module has no biases"
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight")

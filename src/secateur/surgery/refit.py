@@ -28,7 +28,7 @@ from secateur.core.progress import ProgressOption, reported, track
 from secateur.data import ReferenceSet
 from secateur.selection import Plan
 from secateur.surgery.least_squares import Moments, Rows, add_to_weight, columns_of
-from secateur.surgery.passes import Origin, Site, Watcher, channel_dim, discover, followed
+from secateur.surgery.passes import Origin, Site, Watcher, channel_dim, discover, followed, projections
 from secateur.surgery.pruning import add_bias
 from secateur.surgery.targets import Goals
 
@@ -116,7 +116,7 @@ def refit(
     """
     if strength is not None and not (strength > 0 and math.isfinite(strength)):
         raise RequestError(f"strength is the λ of a ridge regression and must be above 0, got {strength}")
-    kept = {cut.tensor.removesuffix(".weight"): torch.from_numpy(cut.kept()) for cut in plan.cuts if cut.role == "out"}
+    kept = {_layer_of(cut.tensor): torch.from_numpy(cut.kept()) for cut in plan.cuts if cut.role == "out"}
     place = next(model.parameters()).device
     with borrowed(model), _eval_mode(slim), torch.no_grad():
         known = discover(model, reference.inputs[:2].to(place))
@@ -132,6 +132,11 @@ def refit(
         fitting.done.get(name, LayerFit(name, reason=site.reason or "it was not reached in this pass"))
         for name, site in known.items()
     )
+
+
+def _layer_of(tensor: str) -> str:
+    """The layer that a weight is of: ``conv1`` of ``conv1.weight``, ``attn.in_proj`` of ``attn.in_proj_weight``."""
+    return tensor.removesuffix("weight").rstrip("._")
 
 
 @contextlib.contextmanager
@@ -151,6 +156,7 @@ class _Fitting(Watcher):
 
     def __init__(self, slim: nn.Module, sites: dict[str, Site], goals: Goals, strength: float | None) -> None:
         self._slim, self._sites, self._goals, self._strength = slim, sites, goals, strength
+        self._projections = projections(slim)
         self._inputs: dict[str, torch.Tensor] = {}
         self.done: dict[str, LayerFit] = {}
 
@@ -178,7 +184,8 @@ class _Fitting(Watcher):
         goal = None if x is None or self._sites[name].chain != origin.chain else self._goals.rows(name)
         if x is None or goal is None:
             return None
-        module, dim = self._slim.get_submodule(name), channel_dim(self._slim.get_submodule(name))
+        module = self._projections.get(name) or self._slim.get_submodule(name)
+        dim = channel_dim(module)
         chain = [self._slim.get_submodule(link) for link in origin.chain]
         scale = _scale(chain, whole, dim)
         rows = self._goals.positions[name].rows(whole, dim, 0)
