@@ -30,10 +30,10 @@ from secateur.pipeline import PruneSettings
 from secateur.pipeline.repair import Repair
 
 REPAIRS = {
-    "nothing": {"compensate": False, "recalibrate": False},
-    "mean": {},
-    "refit": {"refit": True},
-    "refit on 500": {"refit": True, "refit_samples": 500},
+    "nothing": {"repair": "none", "recalibrate": False},
+    "mean": {"repair": "mean"},
+    "refit": {"repair": "refit"},
+    "refit on 500": {"repair": "refit", "repair_samples": 500},
 }
 
 
@@ -83,7 +83,7 @@ def speed(rounds: int) -> None:
     reference = ReferenceSet(inputs, torch.arange(100), tuple(range(100)))
     plan = sc.compress(
         model, ReferenceSet(inputs[:8], torch.arange(8), tuple(range(8))), sc.Budget(macs=0.5), "weight",
-        PruneSettings(schedule="one-shot", compensate=False, recalibrate=False),
+        PruneSettings(schedule="one-shot", repair="none", recalibrate=False),
     ).plan  # fmt: skip
     ratios = []
     for turn in range(rounds + 1):

@@ -31,6 +31,7 @@ from secateur.studies.compare.findings import overhead
 
 SPENT = ("scoring_s", "surgery_s", "evaluation_s", "retraining_s", "part_s", *column_names())
 ONE_SHOT = PruneSettings(schedule="one-shot")
+RESCORED = PruneSettings(schedule="rescored")
 ODD = SubsetSettings(name="odd", classes=(1, "3", 5))
 
 
@@ -215,11 +216,11 @@ def test_wrong_comparisons_fail_before_any_work(model, tiny_data):
     wrong("onnx_budgets has 0.3", onnx_budgets=(0.3,))
     wrong("give compare.variants.subsets", subsets=(), blind=("lrp",))
     wrong("both false", default=False)
-    wrong("one shot", PruneSettings(), kind="ratio")
+    wrong("one shot", RESCORED, kind="ratio")
     wrong("in \\(0, 1\\), got 1", kind="ratio", budgets=(1.0,))
     wrong("in \\(0, 1\\), got 1", budgets=(0.5, 1.0))
     wrong("compare.variants.seeds is empty", seeds=())
-    wrong("taken once", PruneSettings(), blind=("lrp",))
+    wrong("taken once", RESCORED, blind=("lrp",))
     wrong("ocap.*asks for 30.*6", criteria=("weight", "ocap:images=30"))
 
 
@@ -269,7 +270,7 @@ def test_wrong_ratios(setting):
     assert nothing.plan.achieved == {"units": 1.0, "params": 1.0, "macs": 1.0}
     torch.testing.assert_close(nothing.model.eval()(reference.inputs), model.eval()(reference.inputs))
     assert half.plan.achieved["units"] < 0.6
-    refused("schedule one-shot", lambda: next(prune_to_ratios(model, reference, [0.5], "weight", PruneSettings())))
+    refused("schedule one-shot", lambda: next(prune_to_ratios(model, reference, [0.5], "weight", RESCORED)))
 
 
 def test_like_is_compared_with_like(setting):

@@ -107,7 +107,7 @@ def test_print_config_and_dry_run_do_no_work(trained, tmp_path, capsys):
     assert run(["prune", "--dry-run", *network(trained), "--out", str(tmp_path / "a")]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("the request is right; nothing was done\ndata: 'mnist5k' with 10 classes (120 train")
-    assert "25 scoring(s) on 20 train images" in printed
+    assert "1 scoring(s) on 20 train images, one-shot/auto+refitted" in printed
     assert re.search(r"time: about \d+ (s|min)", printed)
     assert not (tmp_path / "a").exists()
 

@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 from checks import problems  # noqa: E402
 from checks.pages import Page  # noqa: E402
 
+from secateur.criteria.base import _registry  # noqa: E402
+
 
 def test_pages() -> None:
     found = problems()
@@ -145,7 +147,10 @@ def test_own_network_and_own_criterion_of_the_guide_run(tmp_path: Path, monkeypa
     network, criterion = (next(text for text in blocks if mark in text) for mark in ("class MyNet", "my-bn-scale"))
     names: dict[str, object] = {"__name__": "guide"}
     monkeypatch.setitem(sys.modules, "guide", type(sys)("guide"))
-    exec(compile(f"{network}\nscores = None\n{criterion}", "guide.md", "exec"), names)
+    try:
+        exec(compile(f"{network}\nscores = None\n{criterion}", "guide.md", "exec"), names)
+    finally:
+        _registry.remove("my-bn-scale")  # other tests look at all criteria
     assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
     assert names["scores"] is not None
 

@@ -54,7 +54,7 @@ def test_schedules_reach_nested_budgets_and_leave_the_original(setting, schedule
 
 def test_rescored_without_repair_equals_plain_surgery(setting):
     model, _, reference = setting
-    settings = sc.PruneSettings(compensate=False, centred=False, recalibrate=False, step=0.1)
+    settings = sc.PruneSettings(repair="none", centred=False, recalibrate=False, step=0.1)
     best = sc.compress(model, reference, sc.Budget(macs=0.5), "taylor", settings)
     x = reference.inputs
     torch.testing.assert_close(best.model(x), sc.prune(model, best.plan)(x))

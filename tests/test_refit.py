@@ -380,17 +380,18 @@ def test_dead_inputs_leave_weights_alone():
 def test_pruning_refits_when_it_is_asked_to(schedule, tmp_path):
     net, reference = opened("residual")
     asked = {"schedule": schedule, "step": 0.2}
-    plain = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(**asked))
-    fitted = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(refit=True, **asked))
+    mean = PruneSettings(repair="mean", **asked)
+    plain = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", mean)
+    fitted = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(repair="refit", **asked))
     assert fitted.plan.removed == plain.plan.removed
     assert output_error(fitted.model, net, reference.inputs) < output_error(plain.model, net, reference.inputs)
     sc.save(fitted.model, tmp_path / "bundle")
     loaded = sc.load(tmp_path / "bundle", residual())
     assert torch.equal(loaded(reference.inputs), fitted.model(reference.inputs))
-    with pytest.raises(RequestError, match="refit_samples=20 are drawn from training images"):
-        sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(refit=True, refit_samples=20))
+    with pytest.raises(RequestError, match="repair_samples=20 are drawn from training images"):
+        sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(repair="refit", repair_samples=20))
     data = torch.utils.data.TensorDataset(reference.inputs, reference.targets)
-    asked = PruneSettings(refit=True, refit_samples=20, schedule="one-shot")
+    asked = PruneSettings(repair="refit", repair_samples=20, schedule="one-shot")
     assert "refitted on 20" in asked.label
     again = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", asked, train=data)
     assert output_error(again.model, net, reference.inputs) < 1

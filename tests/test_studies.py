@@ -46,7 +46,7 @@ def without_limits(settings):
     raw["compare"]["variants"] |= {"seeds": (0, 1), "published": True}
     raw["compare"]["timing"] |= {"repeats": 1}
     raw["finetune"] |= {"patience": 2, "distillation": {}}
-    raw["prune"] |= {"refit": True}
+    raw["prune"] |= {"repair": "mean"}
     return type(settings).model_validate(raw)
 
 
@@ -104,7 +104,7 @@ def other_stepwise():
     raw["finetune"] |= {"patience": 2}
     raw["timing"] |= {"repeats": 1}
     for protocol in raw["variants"]["protocols"]:
-        protocol["prune"] |= {"refit": True}
+        protocol["prune"] |= {"repair": "mean"}
     return [type(stepwise()).model_validate(raw)]
 
 
@@ -166,7 +166,7 @@ def ranked_prototypes():
     """Under which fields count that purity does not use."""
     raw = prototype_study().model_dump()
     raw["prototypes"] |= {"criterion": "usage", "budget": 0.9}
-    raw["backbone"] |= {"refit": True}
+    raw["backbone"] |= {"repair": "mean"}
     return [PrototypeStudySettings.model_validate(raw)]
 
 

@@ -52,9 +52,9 @@ def complete_composite(incomplete: str) -> list[str]:
 
 def complete_strategy(incomplete: str) -> list[str]:
     """For the shell: names of strategies."""
-    from secateur.selection.names import STRATEGY_NAMES
+    from secateur.selection.names import AUTO, STRATEGY_NAMES
 
-    return _beginning(incomplete, STRATEGY_NAMES)
+    return _beginning(incomplete, (AUTO, *STRATEGY_NAMES))
 
 
 RecipeOption = Annotated[

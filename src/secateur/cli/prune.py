@@ -49,15 +49,16 @@ def command(
     schedule: Annotated[str | None, typer.Option("--schedule", help="one-shot, rescored, iterative.")] = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", help="global, per-layer, per-cost, isomorphic.", autocompletion=complete_strategy),
+        typer.Option(
+            "--strategy", help="auto, global, per-layer, per-cost, isomorphic.", autocompletion=complete_strategy
+        ),
     ] = None,
     stream: StreamOption = None,
-    refit: Annotated[
-        bool | None,
-        typer.Option("--refit", help="Fit what stays to the unpruned network's outputs, without labels or training."),
+    repair: Annotated[
+        str | None, typer.Option("--repair", help="Of what stays, without labels or training: none, mean, refit.")
     ] = None,
-    refit_samples: Annotated[
-        int | None, typer.Option("--refit-samples", help="Training images for it; default: the reference samples.")
+    repair_samples: Annotated[
+        int | None, typer.Option("--repair-samples", help="Training images for it; default: the reference samples.")
     ] = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Fine-tuning epochs.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the reference samples.")] = None,
@@ -89,8 +90,8 @@ def command(
         model__weights=weights, model__architecture=architecture, model__trust_code=trust_code,
         model__allow_untrained=allow_untrained, model__replace_head=head, criterion__name=name,
         criterion__parameters=parameters, budget__kind=kind, budget__share=share, prune__schedule=schedule,
-        prune__strategy=strategy, prune__stream=stream, prune__refit=refit,
-        prune__refit_samples=refit_samples, finetune__epochs=finetune, reference__seed=seed, device=device,
+        prune__strategy=strategy, prune__stream=stream, prune__repair=repair,
+        prune__repair_samples=repair_samples, finetune__epochs=finetune, reference__seed=seed, device=device,
         tracking__trackers=track or None,
     )  # fmt: skip
     if not begin(chosen, "prune", out, print_config):

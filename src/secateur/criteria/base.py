@@ -57,6 +57,10 @@ class Criterion(ABC):
     standing: ClassVar[bool] = False
     """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
 
+    strategy: ClassVar[str] = "per-layer"
+    """How units are ranked where nothing else is asked for, by what did best on validation images (see the results page
+    of the docs): ``per-cost`` suits scores that estimate what a loss loses, where norms would empty whole layers."""
+
     quick: ClassVar[bool] = True
     """Whether a scoring takes a few passes; Shapley values take one for each unit and permutation."""
 

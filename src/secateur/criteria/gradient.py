@@ -35,6 +35,7 @@ class Taylor(SampleCriterion):
     reduce: str = "square"
     normalise: str | None = None
     at: Literal["makers", "readers"] = "readers"
+    strategy: ClassVar[str] = "per-cost"
 
     def view(self) -> View:
         """See `SampleCriterion.view`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from secateur.attribution.composites import Composite, SmoothGrad
 from secateur.attribution.composites import get as get_composite
@@ -48,6 +48,7 @@ class LRP(SampleCriterion):
     at: Literal["makers", "readers"] = "readers"
     positions: Literal["sum", "abs"] = "sum"
     bias: bool = True
+    strategy: ClassVar[str] = "per-cost"
 
     def seeded(self, seed: int) -> Self:
         """See `Criterion.seeded`: SmoothGrad draws its noise; a composite object keeps the seed that it was given."""

@@ -10,7 +10,7 @@ Fisher pruning" (2018); Fang et al., "DepGraph: towards any structural pruning" 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from secateur.criteria.base import Criterion, register
 from secateur.criteria.names import NORMALISATIONS, check_known
@@ -36,6 +36,7 @@ class Hessian(Criterion):
     """
 
     normalise: str | None = None
+    strategy: ClassVar[str] = "per-cost"
 
     def __post_init__(self) -> None:
         check_known("normalisation", self.normalise, NORMALISATIONS)
@@ -72,6 +73,7 @@ class TaylorGroup(Criterion):
 
     inner: Literal["abs", "signed"] = "abs"
     normalise: str | None = None
+    strategy: ClassVar[str] = "per-cost"
 
     def __post_init__(self) -> None:
         check_known("inner sum", self.inner, ("abs", "signed"))

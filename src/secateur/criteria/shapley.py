@@ -46,6 +46,7 @@ class Shapley(Criterion):
     normalise: str | None = None
     equivariant: ClassVar[bool] = False
     quick: ClassVar[bool] = False
+    strategy: ClassVar[str] = "per-cost"
 
     def __post_init__(self) -> None:
         check_count("permutations", self.permutations)

@@ -18,7 +18,7 @@ from secateur.criteria.samples import first_balanced
 from secateur.data import LabelledImages, ReferenceSet, loader
 from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency, measure_memory
 from secateur.pipeline.compression import prune_to_budgets
-from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds, scoring_seconds
+from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds, removal_seconds, scoring_seconds
 from secateur.pipeline.latency import latency_model
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.requests import untrained_error
@@ -29,6 +29,7 @@ from secateur.pipeline.tracked import log_measured
 from secateur.pipeline.unstructured import teacher_of
 from secateur.selection import Budget, select
 from secateur.selection.caps import Caps
+from secateur.selection.names import AUTO
 from secateur.structure import Structure, trace
 from secateur.tracking import Tracking
 from secateur.training import TrainingHistory, curves, fit
@@ -262,8 +263,7 @@ class PruneJob:
         )
         if scoring is None:
             return Estimate(None)
-        # beside each scoring, means are measured before and after the units are closed
-        removal = self.scorings * (scoring + 2 * image * len(self.reference))
+        removal = removal_seconds(recipe.prune, self.scorings, scoring, image, len(self.reference))
         test = (3 if recipe.finetune.epochs else 2) * image * len(prepared.data.test)
         rounds = self.scorings if recipe.prune.schedule == "iterative" else 1
         tuning = rounds * training_seconds(prepared, recipe.finetune.epochs, image)
@@ -359,7 +359,7 @@ def check_budget(prepared: Prepared, structure: Structure, budget: Budget, setti
     select(
         Scores(structure, np.arange(structure.num_units, dtype=np.float64), "any"),
         budget,
-        settings.strategy,
+        "per-layer" if settings.strategy == AUTO else settings.strategy,  # the least that can stay is the same
         order=settings.order,
         min_keep=settings.min_keep,
         max_remove=settings.max_remove if sure else None,

@@ -17,6 +17,7 @@ from secateur.pipeline.repair import Repair
 from secateur.pipeline.schedules import Clock
 from secateur.pipeline.settings import Compressed, PruneSettings, Step
 from secateur.selection import select_nominal
+from secateur.selection.names import AUTO
 from secateur.structure import Structure
 from secateur.surgery import prune
 
@@ -54,6 +55,7 @@ def prune_to_ratios(
         raise RequestError(
             "nominal ratios go with schedule one-shot, order least and round_to 1; choose those, or a budget in MACs"
         )
+    strategy = "per-layer" if settings.strategy == AUTO else settings.strategy  # ratios count units, not costs
     chosen = get(criterion)
     structure = structure or traced_for(model, reference, settings)
     clock, repair = Clock(), Repair.of(settings, reference, train)
@@ -64,7 +66,7 @@ def prune_to_ratios(
             plan = select_nominal(
                 scores,
                 ratio,
-                settings.strategy,
+                strategy,
                 min_keep=settings.min_keep,
                 max_remove=settings.max_remove,
                 protect=settings.protected(structure),

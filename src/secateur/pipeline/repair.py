@@ -24,29 +24,27 @@ class Repair:
 
     Attributes:
         settings: which repairs.
-        reference: samples for means and statistics.
-        samples: for the refit; None: the reference samples.
+        samples: that it looks at.
     """
 
     settings: PruneSettings
-    reference: ReferenceSet
-    samples: ReferenceSet | None = None
+    samples: ReferenceSet
 
     @classmethod
     def of(cls, settings: PruneSettings, reference: ReferenceSet, train: Dataset[Any] | None) -> Repair:
-        """With as many training samples as the settings ask for.
+        """On the reference samples, or on as many training images as the settings ask for.
 
         Raises:
             RequestError: when they ask for some, and there are no training images.
         """
-        if not settings.refit or settings.refit_samples is None:
+        if settings.repair == "none" or settings.repair_samples is None:
             return cls(settings, reference)
         if train is None:
             raise RequestError(
-                f"refit_samples={settings.refit_samples} are drawn from training images; give them (train=...), or "
-                "leave it out to refit on the reference samples"
+                f"repair_samples={settings.repair_samples} are drawn from training images; give them (train=...), or "
+                "leave it out to repair on the reference samples"
             )
-        return cls(settings, reference, ReferenceSet.drawn(train, settings.refit_samples))
+        return cls(settings, ReferenceSet.drawn(train, settings.repair_samples))
 
     def __call__(self, slim: nn.Module, model: nn.Module, plan: Plan, *, compensated: bool = False) -> nn.Module:
         """Repair in place.
@@ -57,13 +55,13 @@ class Repair:
             plan: what was removed of it.
             compensated: whether the biases of ``slim`` hold the mean of what went already.
         """
-        settings, reference = self.settings, self.reference
-        if settings.refit:  # batch norms get their statistics with it
-            refit(slim, model, plan, self.samples or reference, batch_size=settings.batch_size)
+        settings, samples = self.settings, self.samples
+        if settings.repair == "refit":  # batch norms get their statistics with it
+            refit(slim, model, plan, samples, batch_size=settings.batch_size)
             return slim
-        if settings.compensate and not compensated:
-            compensate(slim, model, plan, reference, batch_size=settings.batch_size)
+        if settings.repair == "mean" and not compensated:
+            compensate(slim, model, plan, samples, batch_size=settings.batch_size)
         if settings.recalibrate:
             place = next(slim.parameters()).device
-            recalibrate(slim, (x for x, _ in reference.batches(_WHOLE)), device=place)
+            recalibrate(slim, (x for x, _ in samples.batches(_WHOLE)), device=place)
         return slim

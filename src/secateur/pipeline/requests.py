@@ -23,7 +23,7 @@ from secateur.models.settings import ModelSettings, check_model, fetched, has_ra
 from secateur.pipeline.compare_settings import CompareSettings
 from secateur.pipeline.recipe import Recipe
 from secateur.pipeline.settings import PruneSettings
-from secateur.selection.names import STRATEGY_NAMES
+from secateur.selection.names import AUTO, STRATEGY_NAMES
 from secateur.tracking import check_trackers
 
 EXAMPLES: Mapping[str, str] = MappingProxyType(
@@ -138,11 +138,12 @@ def _check_teacher(recipe: Recipe) -> None:
 
 def check_settings(settings: PruneSettings) -> None:
     """Refuse an unknown strategy, and a table of times that cannot be kept."""
-    if settings.strategy not in STRATEGY_NAMES:
-        hint = did_you_mean(settings.strategy, STRATEGY_NAMES)
-        raise RequestError(f"unknown strategy '{settings.strategy}'{hint}; known: {', '.join(STRATEGY_NAMES)}")
-    if settings.refit_samples is not None and not settings.refit:
-        raise RequestError("prune.refit_samples are for the refit; set prune.refit=true (--refit), or leave them out")
+    known = (AUTO, *STRATEGY_NAMES)
+    if settings.strategy not in known:
+        hint = did_you_mean(settings.strategy, known)
+        raise RequestError(f"unknown strategy '{settings.strategy}'{hint}; known: {', '.join(known)}")
+    if settings.repair_samples is not None and settings.repair == "none":
+        raise RequestError("prune.repair_samples are for repairs; set prune.repair to mean or refit, or leave them out")
     if settings.latency_table is not None:
         check_writable(Path(settings.latency_table).expanduser().parent)
 

@@ -148,8 +148,8 @@ def rescored(
             stepwise = as_far_as_capped(choose, plan) if goal is None else choose
             chosen, note = settle(goal, budget, wanted, stepwise, lambda found: prune(current, found))
             fresh = _difference(chosen, plan)
-            if settings.compensate:
-                mask_and_compensate(current, fresh, reference, batch_size=settings.batch_size)
+            if settings.repair != "none":  # a refit comes at the end; until then means stand in for it
+                mask_and_compensate(current, fresh, repair.samples, batch_size=settings.batch_size)
             else:
                 close(current, fresh)
             plan = chosen

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from secateur.core.errors import RequestError
 from secateur.core.html import table_html
 from secateur.selection.budget import check_max_remove, check_min_keep
-from secateur.selection.names import STRATEGY_NAMES
+from secateur.selection.names import AUTO, STRATEGY_NAMES
 
 if TYPE_CHECKING:
     from torch import nn
 
     from secateur.core.timing import Latency
+    from secateur.criteria import Criterion
     from secateur.evaluation import Evaluation
     from secateur.selection import Plan
     from secateur.structure import Structure
@@ -26,25 +27,27 @@ if TYPE_CHECKING:
 class PruneSettings(BaseModel):
     """How to prune; the defaults are what ranked best on our benchmark (see the results page of the docs).
 
-    ``rescored``: score, remove ``step`` of the budget's measure, score again, without training; ``one-shot``: one
-    scoring pass; ``iterative``: like rescored, with fine-tuning after each step.
+    ``one-shot``: one scoring pass; ``rescored``: score, remove ``step`` of the budget's measure, score again, without
+    training; ``iterative``: like rescored, with fine-tuning after each step.
+
+    ``strategy`` auto is the criterion's own, see `secateur.criteria.Criterion.strategy`.
+
+    ``repair`` of what stays, without labels: ``mean`` folds the removed units' mean contributions into biases;
+    ``refit`` fits all layers to the outputs of the unpruned network (`secateur.refit`), which gives batch norms their
+    statistics, too, so that ``recalibrate`` does not matter.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schedule: Literal["one-shot", "rescored", "iterative"] = "rescored"
-    strategy: str = Field(default="per-cost", description=", ".join(STRATEGY_NAMES))
+    schedule: Literal["one-shot", "rescored", "iterative"] = "one-shot"
+    strategy: str = Field(default=AUTO, description=", ".join((AUTO, *STRATEGY_NAMES)))
     step: float = Field(default=0.02, gt=0, le=1, description="share of the whole removed between two scorings")
-    compensate: bool = Field(default=True, description="fold removed units' mean contribution into biases")
-    centred: bool = Field(default=True, description="score deviations from a unit's mean activation")
-    recalibrate: bool = Field(default=True, description="measure batch norms anew on the reference samples, unlabelled")
-    refit: bool = Field(
-        default=False,
-        description="fit what stays to the unpruned network's outputs, in place of compensate and recalibrate",
-    )
-    refit_samples: int | None = Field(
+    repair: Literal["none", "mean", "refit"] = Field(default="refit", description="of what stays, without training")
+    repair_samples: int | None = Field(
         default=None, ge=2, description="training images for it, drawn without labels; null: the reference samples"
     )
+    centred: bool = Field(default=False, description="score deviations from a unit's mean activation")
+    recalibrate: bool = Field(default=True, description="measure batch norms anew on the samples of the repair")
     order: Literal["least", "most"] = "least"
     min_keep: int | float = Field(default=1, description="units that stay in every group; below 1: their share of it")
     max_remove: int | float | dict[str, int | float] | None = Field(
@@ -86,12 +89,15 @@ class PruneSettings(BaseModel):
             **{
                 "schedule": "one-shot",
                 "strategy": "global",
-                "compensate": False,
-                "centred": False,
+                "repair": "none",
                 "recalibrate": False,
                 **changes,
             }
         )
+
+    def of(self, criterion: Criterion) -> PruneSettings:
+        """For one criterion: with its own strategy, where none is asked for."""
+        return self if self.strategy != AUTO else self.model_copy(update={"strategy": criterion.strategy})
 
     def protected(self, structure: Structure) -> tuple[str, ...]:
         """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it.
@@ -110,10 +116,11 @@ class PruneSettings(BaseModel):
     @property
     def label(self) -> str:
         """Short name for tables."""
-        repairs = (("compensated", self.compensate), ("centred", self.centred), ("recalibrated", self.recalibrate))
-        fitted = "refitted" if self.refit_samples is None else f"refitted on {self.refit_samples}"
-        steps = ((fitted, True), repairs[1]) if self.refit else repairs
-        extra = "".join(f"+{name}" for name, on in steps if on)
+        names = {"none": "", "mean": "compensated", "refit": "refitted"}
+        samples = "" if self.repair == "none" or self.repair_samples is None else f" on {self.repair_samples}"
+        recalibrated = self.recalibrate and self.repair != "refit"
+        steps = (names[self.repair] + samples, "centred" * self.centred, "recalibrated" * recalibrated)
+        extra = "".join(f"+{name}" for name in steps if name)
         return f"{self.schedule}/{self.strategy}{extra}"
 
 

@@ -87,12 +87,12 @@ class Stepwise:
         Raises:
             UnreachableBudgetError: see `secateur.select`.
         """
-        settings, alive = self.settings, self.alive
+        settings, alive = self.settings.of(criterion), self.alive
         here = self.structure.reduced(alive)
         scores = score(
             self.network, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size
         )
-        choose = self._chooser(here, scores, alive)
+        choose = self._chooser(here, scores, alive, settings)
         if self.goal is None:
             choose = as_far_as_capped(choose, self.plan)
 
@@ -141,9 +141,11 @@ class Stepwise:
         record: dict[str, Any] = kept["record"]
         return record
 
-    def _chooser(self, here: Structure, scores: Scores, alive: np.ndarray) -> Callable[[Budget], Plan]:
+    def _chooser(
+        self, here: Structure, scores: Scores, alive: np.ndarray, settings: PruneSettings
+    ) -> Callable[[Budget], Plan]:
         """Chooses plans of the original network from scores of what it has become."""
-        structure, settings, goal = self.structure, self.settings, self.goal
+        structure, goal = self.structure, self.goal
         latency = None if goal is None else goal.of(here)
 
         def choose(target: Budget) -> Plan:

@@ -198,12 +198,14 @@ class Site:
         norm: name of the batch norm that takes its output, if one does.
         chain: modules between it and a sum; None: its output goes into no sum.
         items: parts along the first dimension of the output that each sample gives.
+        size: bytes of its inputs and outputs for each sample.
         reason: why it cannot be refitted.
     """
 
     norm: str | None = None
     chain: tuple[str, ...] | None = None
     items: int = 1
+    size: int = 0
     reason: str = ""
 
 
@@ -221,7 +223,8 @@ class _Discovery(Watcher):
         reason = "" if output.is_floating_point() else "it does not compute with real numbers"
         if len(output) % self._samples or (isinstance(module, _ConvNd) and x.ndim != module.weight.ndim):
             reason = "its outputs are not ordered by sample"
-        self.sites[name] = Site(items=len(output) // self._samples, reason=reason)
+        size = (x.nbytes + output.nbytes) // self._samples
+        self.sites[name] = Site(items=len(output) // self._samples, size=size, reason=reason)
 
     def module(self, origin: Origin, name: str, module: nn.Module) -> None:
         """See `Watcher`."""

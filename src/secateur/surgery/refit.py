@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError, SecateurError
-from secateur.core.progress import ProgressOption, reported, track
+from secateur.core.progress import ProgressOption, announce, reported, track
 from secateur.data import ReferenceSet
 from secateur.selection import Plan
 from secateur.surgery.least_squares import Moments, Rows, add_to_weight, columns_of
@@ -45,6 +45,9 @@ _TRIED_ROWS, _MOST_VALUES = 2_000, 50_000_000
 """Rows of that part, and values that the rows of the widest layers may have."""
 
 _CHUNK = 4096
+
+_MEMORY, _COPIES = 4 * 2**30, 4
+"""Bytes that a pass of all samples may take, and how often it holds inputs and outputs of the widest layer."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def refit(
 
     Linear layers and convolutions of all kinds, where the code of PyTorch calls them; others stay as they are, with the
     reason. Batch norms behind a refitted layer get the statistics of what they now see, and scales and shifts that keep
-    the function, so that training mode begins with it, too. All samples pass the smaller network in one batch.
+    the function, so that training mode begins with it, too. All samples pass the smaller network in one batch; where
+    they need more than 4 GiB for it, as many of them as do not, evenly chosen, are used.
 
     Args:
         slim: ``prune(model, plan)``; changed in place.
@@ -120,6 +124,7 @@ def refit(
     place = next(model.parameters()).device
     with borrowed(model), _eval_mode(slim), torch.no_grad():
         known = discover(model, reference.inputs[:2].to(place))
+        reference = _fitting_in_memory(reference, known)
         sites = {name: site for name, site in known.items() if not site.reason}
         goals = Goals(sites, kept, len(reference))
         with followed(model, goals):
@@ -132,6 +137,18 @@ def refit(
         fitting.done.get(name, LayerFit(name, reason=site.reason or "it was not reached in this pass"))
         for name, site in known.items()
     )
+
+
+def _fitting_in_memory(reference: ReferenceSet, sites: dict[str, Site]) -> ReferenceSet:
+    """As many samples as can pass at once, evenly chosen."""
+    largest = max((site.size for site in sites.values()), default=0)
+    most = max(_FEW_IMAGES, _MEMORY // max(1, _COPIES * largest))
+    if len(reference) <= most:
+        return reference
+    announce(f"refitting on {most:,} of {len(reference):,} samples, which take {_MEMORY / 2**30:.0f} GiB of memory")
+    rows = torch.arange(most) * len(reference) // most
+    indices = tuple(reference.indices[row] for row in rows.tolist())
+    return ReferenceSet(reference.inputs[rows], reference.targets[rows], indices, reference.bounds)
 
 
 def _layer_of(tensor: str) -> str:

@@ -8,7 +8,7 @@ from typing import Self
 from secateur.criteria import get, parse
 from secateur.data import LabelledImages, ReferenceSet
 from secateur.experiments import Resources
-from secateur.pipeline.estimate import Estimate, duration, forward_seconds, scoring_seconds
+from secateur.pipeline.estimate import Estimate, duration, forward_seconds, removal_seconds, scoring_seconds
 from secateur.pipeline.jobs import check_budget, subject, training_seconds
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.schedules import targets
@@ -98,11 +98,15 @@ class CompareJob:
             once[text] = found
         removal = 0.0
         for cell in self.cells:
+            if cell.variant is None:
+                continue
+            shares, scoring = sorted(asked.targets.budgets, reverse=True), once[cell.criterion]
             scorings = 1
-            if cell.variant is not None and cell.variant.schedule != "one-shot":
-                budgets = [Budget.of(asked.targets.kind, s) for s in sorted(asked.targets.budgets, reverse=True)]
-                scorings = len(list(targets(budgets, cell.variant.step)))
-            removal += scorings * (once.get(cell.criterion, 0.0) + 2 * image * len(reference))
+            if cell.variant.schedule != "one-shot":
+                scorings = len(list(targets([Budget.of(asked.targets.kind, s) for s in shares], cell.variant.step)))
+            removal += removal_seconds(cell.variant, scorings, scoring, image, len(reference))
+            # the other networks of one scoring are repaired, too
+            removal += (len(shares) - 1) * removal_seconds(cell.variant, 0, 0.0, image, len(reference))
         measuring = self.networks * image * len(self._images)
         tuning = self.networks * training_seconds(prepared, settings.finetune.epochs, image)
         parts = [f"removal {duration(removal)}", f"measuring {duration(measuring)}"]
