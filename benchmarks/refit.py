@@ -56,7 +56,8 @@ def accuracies(asked: argparse.Namespace) -> list[dict[str, Any]]:
                 for name, changes in REPAIRS.items():
                     repair = Repair.of(PruneSettings(schedule="one-shot", **changes), reference, data.train)
                     begin = time.perf_counter()
-                    slim = repair(sc.prune(model, found.plan, check=False), model, found.plan)
+                    slim = sc.prune(model, found.plan, check=False)
+                    repair(slim, model, found.plan)
                     seconds = time.perf_counter() - begin
                     accuracy = sc.evaluate(slim, loader(test)).accuracy
                     keys = {"criterion": criterion, "macs": share, "seed": seed, "repair": name}

@@ -377,14 +377,22 @@ def test_dead_inputs_leave_weights_alone():
 
 
 @pytest.mark.parametrize("schedule", ["one-shot", "rescored"])
-def test_pruning_refits_when_it_is_asked_to(schedule, tmp_path):
+def test_pruning_refits_by_default(schedule, tmp_path):
     net, reference = opened("residual")
     asked = {"schedule": schedule, "step": 0.2}
     mean = PruneSettings(repair="mean", **asked)
     plain = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", mean)
-    fitted = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(repair="refit", **asked))
+    fitted = sc.compress(net, reference, sc.Budget(macs=0.5), "weight", PruneSettings(**asked))
+    assert not plain.fits
+    assert {fit.layer for fit in fitted.fits} == {
+        n for n, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+    }
     assert fitted.plan.removed == plain.plan.removed
     assert output_error(fitted.model, net, reference.inputs) < output_error(plain.model, net, reference.inputs)
+    page = fitted.report(tmp_path / "page.html").read_text()
+    assert "What the refit brought back" in page
+    assert "Left as they are" not in page
+    assert "What the refit brought back" not in plain.report(tmp_path / "plain.html").read_text()
     sc.save(fitted.model, tmp_path / "bundle")
     loaded = sc.load(tmp_path / "bundle", residual())
     assert torch.equal(loaded(reference.inputs), fitted.model(reference.inputs))

@@ -24,7 +24,7 @@ from secateur.data.splits import write_assignment
 from secateur.evaluation import Evaluation
 from secateur.models import origin_of, save_weights
 from secateur.pipeline.jobs import EvaluateJob, PruneJob, PruneRun, TrainJob
-from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, timing_conditions
+from secateur.pipeline.pages import conditions, heatmaps, layers, measurement, new_report, refits, timing_conditions
 from secateur.pipeline.requests import HEATMAP_COMPOSITE
 from secateur.reports import BeforeAfter, write_report
 from secateur.selection.plan import Edits
@@ -104,6 +104,7 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
             sections=[
                 BeforeAfter(measurement(run.before, left.removable), measurement(run.after, left.kept)),
                 layers(structure, plan),
+                *refits(run.compressed.fits),
                 heatmaps(prepared.model, slim, prepared),
             ],
             conditions=conditions(

@@ -72,5 +72,6 @@ def prune_to_ratios(
                 protect=settings.protected(structure),
                 nothing=True,  # small ratios of a list may remove nothing; the others are wanted all the same
             )
-            slim = repair(prune(model, plan), model, plan)
-        yield Compressed(slim, plan, (Step(ratio, dict(plan.achieved)),), clock.seconds())
+            slim = prune(model, plan)
+            fits = repair(slim, model, plan)
+        yield Compressed(slim, plan, (Step(ratio, dict(plan.achieved)),), clock.seconds(), fits=fits)

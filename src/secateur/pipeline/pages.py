@@ -19,6 +19,7 @@ from secateur.pipeline.explanation import Explanation, explain, first_of_classes
 from secateur.pipeline.run import Prepared
 from secateur.selection import Plan
 from secateur.structure import Structure
+from secateur.surgery import LayerFit
 
 LRP_NOTE = (
     "Layer-wise relevance propagation is described as patented, free for personal and scientific use; see NOTICE."
@@ -88,6 +89,12 @@ def layers(structure: Structure, plan: Plan) -> rp.Layers:
     keep = plan.keep(structure)
     kept = [rp.LayerKept(*row) for row in structure.kept_per_layer(keep)]
     return rp.Layers(kept, kept=int(keep.sum()), total=structure.num_units)
+
+
+def refits(fits: Sequence[LayerFit]) -> list[rp.LayerRefits]:
+    """What a refit did, as a section; none where there was no refit."""
+    rows = [rp.LayerRefit(f.layer, f.before, f.mean, f.after, f.strength, f.reason) for f in fits]
+    return [rp.LayerRefits(rows)] if rows else []
 
 
 def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> rp.Heatmaps:

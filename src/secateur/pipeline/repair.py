@@ -12,7 +12,7 @@ from secateur.core.errors import RequestError
 from secateur.data import ReferenceSet
 from secateur.pipeline.settings import PruneSettings
 from secateur.selection import Plan
-from secateur.surgery import compensate, recalibrate, refit
+from secateur.surgery import LayerFit, compensate, recalibrate, refit
 
 _WHOLE = 256
 """Samples per pass where statistics are measured; a cumulative average over batches of nearly equal size."""
@@ -46,7 +46,9 @@ class Repair:
             )
         return cls(settings, ReferenceSet.drawn(train, settings.repair_samples))
 
-    def __call__(self, slim: nn.Module, model: nn.Module, plan: Plan, *, compensated: bool = False) -> nn.Module:
+    def __call__(
+        self, slim: nn.Module, model: nn.Module, plan: Plan, *, compensated: bool = False
+    ) -> tuple[LayerFit, ...]:
         """Repair in place.
 
         Args:
@@ -54,14 +56,16 @@ class Repair:
             model: the network before.
             plan: what was removed of it.
             compensated: whether the biases of ``slim`` hold the mean of what went already.
+
+        Returns:
+            What a refit did to each layer.
         """
         settings, samples = self.settings, self.samples
         if settings.repair == "refit":  # batch norms get their statistics with it
-            refit(slim, model, plan, samples, batch_size=settings.batch_size)
-            return slim
+            return refit(slim, model, plan, samples, batch_size=settings.batch_size)
         if settings.repair == "mean" and not compensated:
             compensate(slim, model, plan, samples, batch_size=settings.batch_size)
         if settings.recalibrate:
             place = next(slim.parameters()).device
             recalibrate(slim, (x for x, _ in samples.batches(_WHOLE)), device=place)
-        return slim
+        return ()

@@ -13,7 +13,7 @@ from secateur.attribution import Relevance
 from secateur.core.errors import RequestError
 from secateur.evaluation import Evaluation
 from secateur.pipeline.explanation import Explanation
-from secateur.pipeline.pages import heatmap, layers, measurement, origin, timing_conditions
+from secateur.pipeline.pages import heatmap, layers, measurement, origin, refits, timing_conditions
 from secateur.pipeline.settings import Compressed
 
 
@@ -77,7 +77,7 @@ def _(result: Compressed) -> rp.Report:
     return rp.Report(
         f"Pruned by {result.plan.criterion}",
         result.plan.summary,
-        sections=[] if result.structure is None else [layers(result.structure, result.plan)],
+        sections=[*([] if result.structure is None else [layers(result.structure, result.plan)]), *refits(result.fits)],
         notes=[*result.plan.notes, f"Scored {len(result.history)} time(s), on the way to budgets of {steps}."],
     )
 

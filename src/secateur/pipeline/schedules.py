@@ -53,8 +53,9 @@ def one_shot(
     for budget in track(budgets, f"pruning by {criterion.name}"):
         with clock("surgery", anew=True):
             plan, note = settle(goal, budget, True, choose, lambda found: prune(model, found))
-            slim = repair(prune(model, plan), model, plan)
-        yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved), note),), clock.seconds())
+            slim = prune(model, plan)
+            fits = repair(slim, model, plan)
+        yield Compressed(slim, plan, (Step(budget.share, dict(plan.achieved), note),), clock.seconds(), fits=fits)
 
 
 class Clock:
@@ -156,8 +157,9 @@ def rescored(
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):
             with clock("surgery"):
-                slim = repair(prune(current, plan), model, plan, compensated=True)
-            yield Compressed(slim, plan, tuple(steps), clock.seconds())
+                slim = prune(current, plan)
+                fits = repair(slim, model, plan, compensated=True)
+            yield Compressed(slim, plan, tuple(steps), clock.seconds(), fits=fits)
 
 
 def _difference(plan: Plan, before: Plan | None) -> list[Cut]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from secateur.evaluation import Evaluation
     from secateur.selection import Plan
     from secateur.structure import Structure
+    from secateur.surgery import LayerFit
 
 
 class PruneSettings(BaseModel):
@@ -152,6 +153,7 @@ class Compressed:
             cutting, repairing; in re-scored schedules of all steps up to here).
         latency: of the original and of the model, measured in turn, where the budget was one of latency.
         structure: of the original.
+        fits: what a refit did to each layer, where there was one.
     """
 
     model: nn.Module
@@ -160,6 +162,7 @@ class Compressed:
     seconds: Mapping[str, float] = field(default_factory=dict)
     latency: tuple[Latency, Latency] | None = None
     structure: Structure | None = None
+    fits: tuple[LayerFit, ...] = ()
 
     def report(
         self, path: str | Path, *, title: str = "", before: Evaluation | None = None, after: Evaluation | None = None

@@ -108,7 +108,9 @@ class Stepwise:
         fresh = local(plan)
         if fresh is not None:
             repair = Repair(settings, reference) if repair is None else repair
-            self.network = repair(prune(self.network, fresh), self.network, fresh)
+            smaller = prune(self.network, fresh)
+            repair(smaller, self.network, fresh)
+            self.network = smaller
         self.plan = plan
         return note
 

@@ -13,6 +13,7 @@ from .gains import GainRow, Gains, save_gains
 from .heatmaps import Heatmap, Heatmaps
 from .images import heatmap_png, image_png
 from .joint_pruning import JointPruning, JointPruningLine, joint_cells
+from .layer_refits import LayerRefit, LayerRefits
 from .layer_shares import LayerShareRow, LayerShares
 from .layers import LayerKept, Layers
 from .look import COLORMAPS, colormap, save_chart
@@ -63,6 +64,8 @@ __all__ = [
     "JointPruning",
     "JointPruningLine",
     "LayerKept",
+    "LayerRefit",
+    "LayerRefits",
     "LayerShareRow",
     "LayerShares",
     "Layers",

@@ -57,6 +57,7 @@ _HOMES = {
     "sample-accuracy": "samples",
     "rankings": "ranks",
     "layers": "layers",
+    "layer-refits": "layer_refits",
     "heatmaps": "heatmaps",
     "agreement": "agreement",
     "class-units": "class_units",
