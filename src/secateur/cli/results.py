@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import typer
@@ -47,7 +48,7 @@ def write_split(data: ImageData, out: Path) -> None:
 def show_trained(job: TrainJob, history: TrainingHistory, found: Evaluation, out: Path) -> None:
     """Weights (of a network that was cut: a bundle) and metrics into ``out``, a table on the terminal."""
     prepared, recipe = job.prepared, job.prepared.recipe
-    model, name = prepared.model.to("cpu"), recipe.model.name.replace("/", "-")
+    model, name = prepared.model.to("cpu"), re.sub(r"[^\w.-]+", "-", recipe.model.name)
     metrics = {"test": found.to_json(), "history": history.to_json()}
     if edits_of(model) == Edits():
         origin = origin_of(model) or {"arguments": {}}

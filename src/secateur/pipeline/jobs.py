@@ -195,6 +195,10 @@ class PruneRun:
         return self.tuned or self.pruned
 
 
+_REPORT = 7.0
+"""Seconds that timing both networks in turn, their memory, heatmaps, bundle and page take, about."""
+
+
 @dataclass(frozen=True, eq=False)
 class PruneJob:
     """A network to be pruned to one budget.
@@ -271,7 +275,8 @@ class PruneJob:
         tuning *= 2 if distillation is not None and distillation.teacher == "masked" else 1
         parts = [f"removal {duration(removal)}", f"measuring {duration(test)}"]
         parts += [f"fine-tuning {duration(tuning)}"] if tuning else []
-        return Estimate(removal + test + tuning, tuple(parts))
+        parts += [f"timing and report {duration(_REPORT)}"]
+        return Estimate(removal + test + tuning + _REPORT, tuple(parts))
 
     def run(self, folder: Path | None = None, tracking: Tracking | None = None) -> PruneRun:
         """Prune, fine-tune where the recipe has epochs for it, and measure.
