@@ -117,6 +117,32 @@ def check_twice(case: Case) -> bool:
     return True
 
 
+def check_refit(case: Case) -> bool:
+    """Whether anything could be removed; no layer, and not the network, is worse off for having been refitted."""
+    model = case.recipe.build()
+    made = try_plan(case, model)
+    if made is None:
+        return False
+    x = case.recipe.inputs(24, seed=1)
+    reference = sc.ReferenceSet(x, torch.zeros(24, dtype=torch.long), tuple(range(24)))
+    plain, slim = sc.prune(model, made[1]), sc.prune(model, made[1])
+    fits = sc.refit(slim, model, made[1], reference)
+    assert fits
+    for fit in fits:
+        assert fit.after <= min(fit.before, fit.mean) + 1e-12, fit
+    with torch.no_grad():
+        expected = model(x)
+        before, after = ((net(x) - expected).square().mean() for net in (plain, slim))
+    assert after <= 1.05 * before + 1e-9, [fit for fit in fits if fit.reason]
+    return True
+
+
+@settings(QUICK, max_examples=40)
+@given(cases())
+def test_a_refit_brings_no_network_further_from_the_original(case):
+    assume(check_refit(case))
+
+
 @settings(QUICK, max_examples=60)
 @given(cases())
 def test_removal_equals_masking_and_costs_what_was_foretold(case):

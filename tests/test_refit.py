@@ -320,6 +320,31 @@ def test_what_cannot_be_refitted_is_named():
     assert fits == {"first": "", "shared": "it is called more than once", "last": ""}
 
 
+class Tied(nn.Module):
+    """An autoencoder whose decoder is the encoder transposed."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.inner, self.head = nn.Linear(6, 10), nn.Linear(10, 10), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(F.linear(F.relu(self.inner(F.relu(self.up(x)))), self.up.weight.t()))
+
+
+def test_weights_that_are_used_transposed_stay():
+    net = Tied().eval()
+    inputs = torch.randn(30, 6)
+    reference = ReferenceSet(inputs, torch.zeros(30, dtype=torch.long), tuple(range(30)))
+    plan = plan_of(net, reference, 0.7)
+    slim = sc.prune(net, plan)
+    weight = slim.up.weight.clone()
+    fits = {fit.layer: fit.reason for fit in refit(slim, net, plan, reference)}
+    assert fits == {"up": "its weight is used in another way, too", "inner": "", "head": ""}
+    assert torch.equal(slim.up.weight, weight)
+    with pytest.raises(RequestError, match="the weight of 'up' reads 6 and 10 channels"):
+        sc.score(net, sc.trace(net, inputs[:1]), reference, "activation")
+
+
 def test_layers_whose_channels_cannot_be_matched_are_left():
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -104,7 +104,8 @@ def reads(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, Read]:
         batches: inputs, [N, ...] each.
 
     Raises:
-        RequestError: without inputs, or for a network without a layer that can be watched.
+        RequestError: without inputs, for a network without a layer that can be watched, or for a weight that is used
+            as it is and transposed.
     """
     found: dict[str, _Sums] = {}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -203,6 +204,11 @@ class _Reader(TorchFunctionMode):
             rows = max(owner.rows, made_sizes.shape[1])
             self.found[owner.name] = _Sums(op, read.shape[1], rows)
         sums = self.found[owner.name]
+        if sums.read_sums.shape != read.shape:
+            raise RequestError(
+                f"the weight of '{owner.name}' reads {sums.read_sums.shape[1]} and {read.shape[1]} channels (it is "
+                "used transposed, too), which have no common mean; take a criterion such as lrp, and repair=refit"
+            )
         sums.whole = sums.whole and not owner.rows
         sums.add(count, values.mean(0), read, made_sizes, owner.first)
 

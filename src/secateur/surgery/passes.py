@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,7 @@ class _Functions(TorchFunctionMode):
 def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     """Tell of each pass of the network inside."""
     functions, handles = _Functions(watcher, projections(model)), []
+    modules = {**dict(model.named_modules()), **projections(model)}
     names = {module: name for name, module in model.named_modules()}
 
     def at_layer(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
@@ -159,6 +161,8 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
         origin = functions.origin(inputs[0]) if inputs else None
         if origin is None or origin.swapped or not isinstance(output, torch.Tensor) or output.shape != inputs[0].shape:
             return
+        if _is_batch_norm(module) and output.ndim > 2 and not isinstance(modules[origin.layer], _ConvNd):
+            return  # of tokens, and not of what the layer makes
         watcher.module(origin, names[module], module)
         if _scales_channels(module):
             functions.note(output, origin.layer, (*origin.chain, names[module]))
@@ -177,12 +181,20 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd)) and type(module).forward in _FORWARDS
+    """Whether it computes by PyTorch's code, from a weight of its own (others are made from parameters)."""
+    known = isinstance(module, (nn.Linear, _ConvNd)) and type(module).forward in _FORWARDS
+    return known and module._parameters.get("weight") is not None
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is one by PyTorch's code, with channels in the second place."""
+    return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
 def _scales_channels(module: nn.Module) -> bool:
     """Whether each channel gets a factor and a shift of its own in eval mode, and nothing else."""
-    return isinstance(module, (_BatchNorm, nn.Identity, _DropoutNd)) or type(module).__name__ == "LayerScale"
+    plain = _is_batch_norm(module) or isinstance(module, (nn.Identity, _DropoutNd))
+    return plain or type(module).__name__ == "LayerScale"
 
 
 def channel_dim(module: nn.Module) -> int:
@@ -228,7 +240,7 @@ class _Discovery(Watcher):
 
     def module(self, origin: Origin, name: str, module: nn.Module) -> None:
         """See `Watcher`."""
-        if isinstance(module, _BatchNorm) and module.track_running_stats and not origin.chain:
+        if _is_batch_norm(module) and module.track_running_stats and not origin.chain:
             self._norms.setdefault(name, []).append(origin.layer)
 
     def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> None:
@@ -247,10 +259,33 @@ class _Discovery(Watcher):
         return self.sites
 
 
+class _Uses(TorchFunctionMode):
+    """Counts what is computed from each weight, by where it lies in memory: views of it are it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `torch.overrides.TorchFunctionMode`."""
+        result = func(*args, **(kwargs or {}))
+        made = result[0] if isinstance(result, (tuple, list)) and result else result
+        if isinstance(made, torch.Tensor):
+            given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
+            self.count.update({_memory(value) for value in given} - {_memory(made)})
+        return result
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse ones, for example
+        return tensor.untyped_storage().data_ptr()
+    return 0
+
+
 def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
     """Layers in the order of the pass, what follows them, and which cannot be refitted."""
-    found = _Discovery(len(inputs))
-    with followed(model, found):
+    found, uses = _Discovery(len(inputs)), _Uses()
+    with uses, followed(model, found):
         try:
             model(inputs)
         except Exception as error:  # whatever the network's code raises, the remedy is the same
@@ -260,6 +295,10 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
         site = sites.setdefault(name, Site(reason="it is not computed by itself"))
         if layer._parameters.get("bias") is None and not site.reason:
             site.reason = "its attention module has no biases"
+    layers = {**projections(model), **{name: module for name, module in model.named_modules() if name in sites}}
+    for name, site in sites.items():
+        if not site.reason and uses.count[_memory(layers[name].get_parameter("weight"))] > 1:
+            site.reason = "its weight is used in another way, too"
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight")

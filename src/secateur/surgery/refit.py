@@ -30,7 +30,7 @@ from secateur.selection import Plan
 from secateur.surgery.least_squares import Moments, Rows, add_to_weight, columns_of
 from secateur.surgery.passes import Origin, Site, Watcher, channel_dim, discover, followed, projections
 from secateur.surgery.pruning import add_bias
-from secateur.surgery.targets import Goals
+from secateur.surgery.targets import Goals, space_of
 
 LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """That the hold-out chooses from."""
@@ -188,8 +188,8 @@ class _Fitting(Watcher):
         goal = self._goals.rows(name)
         if goal is None:
             return None
-        rows = self._goals.positions[name].rows(output, channel_dim(module), 0)
-        if self._differs(name, rows, goal):
+        rows = self._rows_of(name, output, channel_dim(module), goal)
+        if rows is None:
             return None
         if not self._fit(name, module, x, goal - rows, goal, summed=False):
             return None
@@ -205,8 +205,8 @@ class _Fitting(Watcher):
         dim = channel_dim(module)
         chain = [self._slim.get_submodule(link) for link in origin.chain]
         scale = _scale(chain, whole, dim)
-        rows = self._goals.positions[name].rows(whole, dim, 0)
-        if self._differs(name, rows, goal):
+        rows = self._rows_of(name, whole, dim, goal)
+        if rows is None:
             return None
         lacking = goal - rows
         seen = scale.abs() > 1e-6 * scale.abs().max()
@@ -218,12 +218,17 @@ class _Fitting(Watcher):
             made = link.forward(made)
         return made + other
 
-    def _differs(self, name: str, rows: torch.Tensor, goal: torch.Tensor) -> bool:
-        """Whether what stays of the output is not known by channel."""
-        if rows.shape == goal.shape:
-            return False
-        self.done[name] = LayerFit(name, reason="which channels of the original's output stay is not known")
-        return True
+    def _rows_of(self, name: str, output: torch.Tensor, dim: int, goal: torch.Tensor) -> torch.Tensor | None:
+        """The output at the positions of the goal; None where these, or the channels that stay, are not known."""
+        positions = self._goals.positions[name]
+        reason = "of its outputs' positions some went, too"
+        if space_of(output, dim) == positions.space:
+            rows = positions.rows(output, dim, 0)
+            if rows.shape == goal.shape:
+                return rows
+            reason = "which channels of the original's output stay is not known"
+        self.done[name] = LayerFit(name, reason=reason)
+        return None
 
     def _again(self, name: str, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         """The layer's new output; its batch norm gets true statistics of it, and computes the same."""

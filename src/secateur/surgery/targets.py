@@ -15,6 +15,11 @@ _ROWS, _ROWS_PER_INPUT = 20_000, 4
 """Positions of all samples together that a layer is fitted on: at least so many, or so many times its unknowns."""
 
 
+def space_of(output: torch.Tensor, dim: int) -> int:
+    """Positions of each item, in an output with channels along ``dim``."""
+    return math.prod(output.shape[2:] if dim == 1 else output.shape[1:-1])
+
+
 @dataclass(frozen=True)
 class Positions:
     """Of each item, the same number of positions, drawn by chance; the same for both networks."""
@@ -26,8 +31,7 @@ class Positions:
     @classmethod
     def of(cls, module: nn.Module, output: torch.Tensor, items: int) -> Positions:
         """For a layer's output; ``items`` there are in all samples."""
-        dim = channel_dim(module)
-        space = math.prod(output.shape[2:] if dim == 1 else output.shape[1:-1])
+        space = space_of(output, channel_dim(module))
         inputs = math.prod(module.get_parameter("weight").shape[1:])
         wanted = max(_ROWS, _ROWS_PER_INPUT * inputs)
         return cls(items, space, min(space, math.ceil(wanted / items)))
