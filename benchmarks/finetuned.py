@@ -1,16 +1,16 @@
 """Half the MACs, then k epochs of the same fine-tuning: Secateur's default recipe beside Torch-Pruning 1.6.1.
 
-    python benchmarks/finetuned.py [--epochs 0 1] [--seeds 0 1 2] [--rates 0.003 0.01 0.03] [--images N] [--macs 0.5]
-                                   [--methods ...] [--out FOLDER]
+    python benchmarks/finetuned.py [--epochs 0 1] [--seeds 0 1 2] [--rates 0.003 0.01 0.03] [--images N]
+                                   [--rate-images N] [--macs 0.5] [--methods ...] [--out FOLDER]
 
 The shipped ResNet-20 on CIFAR-10 (`secateur data fetch cifar10`). Secateur: LRP-ε on ten images of each class, by
 the defaults of `secateur prune`. Torch-Pruning (`pip install torch-pruning`): global, by group importance (magnitude,
 Taylor, Hessian; the latter two from the same reference images), the last layer left alone, at the ratio that comes
 closest to the same MACs from below. All are fine-tuned on the same images by SGD with crops and flips, with labels
 alone and distilled from the unpruned network (T = 4, w = 0.7), each at the rate that gave the best accuracy on 2,000
-validation images after one epoch with the first seed. Accuracy on all test images. Intervals are 95 % over the seeds:
-of reference samples and of the order of images. Rows are kept in ``OUT/finetuned.csv`` as they are measured, and not
-measured again.
+validation images after one epoch of ``--rate-images`` images with the first seed. Accuracy on all test images.
+Intervals are 95 % over the seeds: of reference samples and of the order of images. Rows are kept in
+``OUT/finetuned.csv`` as they are measured, and not measured again.
 """
 
 from __future__ import annotations
@@ -100,6 +100,7 @@ class Key:
     epochs: int
     seed: int
     rate: float
+    images: int
 
     def text(self) -> str:
         return json.dumps(list(vars(self).values()))
@@ -112,9 +113,9 @@ class Bench:
         self.asked = asked
         self.plain: ImageData = sc.open_data("cifar10")
         augmented = sc.open_data(DataSettings(source="cifar10", augmentation="crop-flip"))
-        count = asked.images or len(augmented.train)
         generator = torch.Generator().manual_seed(0)
-        self.train = augmented.train.subset(torch.randperm(len(augmented.train), generator=generator)[:count].tolist())
+        order = torch.randperm(len(augmented.train), generator=generator)
+        self.train = augmented.train.subset(order[: asked.images].tolist())
         drawn = torch.randperm(len(self.plain.val), generator=generator)[:2000]
         self.splits: dict[str, LabelledImages] = {
             "val": self.plain.val.subset(drawn.tolist()),
@@ -138,11 +139,11 @@ class Bench:
                     distillation=DISTILLED if key.learned == TEACHER else None,
                 )  # fmt: skip
                 teacher = self.model if key.learned == TEACHER else None
-                fit(slim, self.train, None, settings, teacher=teacher)
+                fit(slim, self.train.subset(list(range(key.images))), None, settings, teacher=teacher)
             example = self.splits["val"].batch([0])[0]
             share = count_macs(slim, example) / count_macs(self.model, example)
             found = {name: sc.evaluate(slim, loader(images)).accuracy for name, images in self.splits.items()}
-            self.rows[key.text()] = {**vars(key), "images": len(self.train), "macs": share, **found}
+            self.rows[key.text()] = {**vars(key), "macs": share, **found}
             self._write()
             print(key, found, flush=True)  # noqa: T201
         return float(self.rows[key.text()][split])
@@ -161,9 +162,10 @@ class Bench:
             writer.writerows({"key": key, **row} for key, row in self.rows.items())
 
     def best_rate(self, method: str, learned: str) -> float:
-        """By validation images after one epoch."""
-        seed = self.asked.seeds[0]
-        return max(self.asked.rates, key=lambda rate: self.accuracy(Key(method, learned, 1, seed, rate), "val"))
+        """By validation images after one short epoch."""
+        seed, images = self.asked.seeds[0], min(self.asked.rate_images, len(self.train))
+        keys = {rate: Key(method, learned, 1, seed, rate, images) for rate in self.asked.rates}
+        return max(keys, key=lambda rate: self.accuracy(keys[rate], "val"))
 
 
 def main() -> None:
@@ -173,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--images", type=int, help="of the training set; all of them where it is not given")
+    parser.add_argument("--rate-images", type=int, default=20_000, help="that the rate is chosen with")
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--out", type=Path, default=Path("out/finetuned"))
     asked = parser.parse_args()
@@ -183,7 +186,8 @@ def main() -> None:
             for method in asked.methods:
                 for learned in (LABELS, TEACHER) if epochs else (LABELS,):
                     rate = bench.best_rate(method, learned) if epochs else 0.0
-                    keys = [Key(method, learned, epochs, seed, rate) for seed in asked.seeds]
+                    images = len(bench.train) if epochs else 0
+                    keys = [Key(method, learned, epochs, seed, rate, images) for seed in asked.seeds]
                     found = [100 * bench.accuracy(key, "test") for key in keys]
                     interval = mean_interval(found)
                     half = "" if interval.low is None else f" ±{interval.mean - interval.low:4.1f}"
