@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -88,16 +89,19 @@ class _Functions(TorchFunctionMode):
         super().__init__()
         self._watcher = watcher
         self._layers = {id(layer.weight): (name, layer) for name, layer in layers.items()}
-        self._origins: dict[int, tuple[torch.Tensor, Origin]] = {}  # tensors are held, lest others get their ids
+        # by id, with the tensor that had it: when that is gone, others may get its id; holding it would cost memory
+        self._origins: dict[int, tuple[weakref.ref[torch.Tensor], Origin]] = {}
+        self._noted = 0
 
     def note(self, tensor: torch.Tensor, layer: str, chain: tuple[str, ...] = (), swapped: bool = False) -> None:
         """A tensor comes from a layer."""
-        self._origins[id(tensor)] = (tensor, Origin(layer, chain, len(self._origins), swapped))
+        self._noted += 1
+        self._origins[id(tensor)] = (weakref.ref(tensor), Origin(layer, chain, self._noted, swapped))
 
     def origin(self, tensor: Any) -> Origin | None:
         """Where a tensor comes from, if that is known."""
-        found = self._origins.get(id(tensor))
-        return None if found is None else found[1]
+        held, origin = self._origins.get(id(tensor), (None, None))
+        return origin if held is not None and held() is tensor else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `torch.overrides.TorchFunctionMode`."""
