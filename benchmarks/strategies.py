@@ -1,6 +1,6 @@
 """How units of different layers are best compared before a refit: every criterion under every strategy.
 
-    python benchmarks/strategies.py [--budgets 0.7 0.5 0.3] [--seeds 0 1] [--criteria ...] [--images 1000] [--out FOLDER]
+    python benchmarks/strategies.py [--budgets 0.7 0.5 0.3] [--seeds 0 1] [--criteria ...] [--images N] [--out FOLDER]
 
 The shipped ResNet-20 on CIFAR-10 (`secateur data fetch cifar10`): one scoring on ten images of each class, units ranked
 by each strategy, plain or centred scores, a refit on the same images; accuracy on validation images. The defaults of
