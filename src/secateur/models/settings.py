@@ -29,7 +29,7 @@ registered: Registry[nn.Module] = Registry(
     },
 )
 
-SHIPPED = {"resnet20-cifar10": "resnet20"}
+SHIPPED = {"resnet20-cifar10": "resnet20", "vit-cifar10": "vit-32"}
 """Trained networks that come with this package, and what they are."""
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -45,7 +45,8 @@ class ModelSettings(BaseModel):
     """Which network, and where its weights are.
 
     ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``, ``vit-32``), a shipped trained network
-    (``resnet20-cifar10``), ``torchvision/NAME``, ``timm/NAME``, ``transformers/CLASS``, a bundle folder, a file of
+    (``resnet20-cifar10``, ``vit-cifar10``), ``torchvision/NAME``, ``timm/NAME``, ``transformers/CLASS``, a bundle
+    folder, a file of
     weights (``.safetensors``; ``architecture`` says whose they are where the file does not), an exported program
     (``.pt2``), or with ``trust_code`` the user's own: ``package.module:factory`` or ``path/to/file.py:factory``.
     """
