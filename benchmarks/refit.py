@@ -6,9 +6,9 @@
 
 A shipped network on CIFAR-10 (`secateur data fetch cifar10`), scored once on ten images of each class, units ranked by
 each criterion's own strategy. Repairs of the same plan: nothing; mean compensation and recalibrated norms; the refit on
-the same 100 images (the default of `secateur prune`); the refit on 500 training images without labels. Intervals are 95 % over
-seeds. ``--speed``: the refit of a ResNet-18 at 224 pixels on 100 images, in plain forward passes of these images by the
-unpruned network, both timed in turn.
+the same 100 images (the default of `secateur prune`); the refit on 500 training images without labels. Intervals are
+95 % over seeds. ``--speed``: the refit of a ResNet-18 at 224 pixels on 100 images, in plain forward passes of these
+images by the unpruned network, both timed in turn.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 import secateur as sc
 from secateur.core.progress import reporting, track
 from secateur.core.statistics import mean_interval
+from secateur.criteria import get, parse
 from secateur.data import ReferenceSet, loader
 from secateur.pipeline import PruneSettings
 from secateur.pipeline.repair import Repair
@@ -47,10 +48,12 @@ def accuracies(asked: argparse.Namespace) -> list[dict[str, Any]]:
         reference = ReferenceSet.sample(data.train, 10, seed)
         for criterion in asked.criteria:
             plain = PruneSettings(schedule="one-shot", **REPAIRS["nothing"])
+            name, parameters = parse(criterion)
+            scored_by = get(name, **parameters)
             budgets = [sc.Budget(macs=share) for share in sorted(asked.budgets, reverse=True)]
             for share, found in zip(
                 sorted(asked.budgets, reverse=True),
-                sc.prune_to_budgets(model, reference, budgets, criterion, plain),
+                sc.prune_to_budgets(model, reference, budgets, scored_by, plain),
                 strict=True,
             ):
                 for name, changes in REPAIRS.items():

@@ -46,9 +46,9 @@ class ModelSettings(BaseModel):
 
     ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``, ``vit-32``), a shipped trained network
     (``resnet20-cifar10``, ``vit-cifar10``), ``torchvision/NAME``, ``timm/NAME``, ``transformers/CLASS``, a bundle
-    folder, a file of
-    weights (``.safetensors``; ``architecture`` says whose they are where the file does not), an exported program
-    (``.pt2``), or with ``trust_code`` the user's own: ``package.module:factory`` or ``path/to/file.py:factory``.
+    folder, a file of weights (``.safetensors``; ``architecture`` says whose they are where the file does not), an
+    exported program (``.pt2``), or with ``trust_code`` the user's own: ``package.module:factory`` or
+    ``path/to/file.py:factory``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
