@@ -16,7 +16,7 @@ def command(
 ) -> None:
     """Train on digits, prune by four criteria, report.
 
-    Real digits; to half the MACs; with an epoch of fine-tuning.
+    Real digits; to a fifth of the MACs; with an epoch of fine-tuning.
     """
     recipe = recipe_from("demo", overrides, device=device)
     if not begin(recipe, "demo", out, print_config):

@@ -7,7 +7,7 @@ mean activations.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from secateur.criteria.base import Criterion, register
 from secateur.criteria.names import NORMALISATIONS, check_known
@@ -30,7 +30,6 @@ class Activation(Criterion):
     """
 
     normalise: str | None = None
-    strategy: ClassVar[str] = "per-cost"
 
     def __post_init__(self) -> None:
         check_known("normalisation", self.normalise, NORMALISATIONS)

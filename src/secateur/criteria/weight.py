@@ -6,7 +6,7 @@ Source: Li et al., "Pruning filters for efficient ConvNets" (2017).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from secateur.core.errors import RequestError
 from secateur.criteria.base import Criterion, register
@@ -32,7 +32,6 @@ class Weight(Criterion):
 
     p: int = 2
     normalise: str | None = None
-    strategy: ClassVar[str] = "isomorphic"
 
     def __post_init__(self) -> None:
         if self.p not in (1, 2):
