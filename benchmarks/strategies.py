@@ -1,8 +1,9 @@
 """How units of different layers are best compared before a refit: every criterion under every strategy.
 
-    python benchmarks/strategies.py [--budgets 0.7 0.5 0.3] [--seeds 0 1] [--criteria ...] [--images N] [--out FOLDER]
+    python benchmarks/strategies.py [--model resnet20-cifar10] [--budgets 0.7 0.5 0.3] [--seeds 0 1]
+                                    [--criteria ...] [--images N] [--out FOLDER]
 
-The shipped ResNet-20 on CIFAR-10 (`secateur data fetch cifar10`): one scoring on ten images of each class, units ranked
+A shipped network on CIFAR-10 (`secateur data fetch cifar10`): one scoring on ten images of each class, units ranked
 by each strategy, plain or centred scores, a refit on the same images; accuracy on validation images. The defaults of
 `secateur prune` and `Criterion.strategy` were chosen by it. Rows are written to ``OUT/strategies.csv``.
 """
@@ -32,7 +33,7 @@ NEVER_CENTRED = ("weight", "random", "grad")
 
 def measure(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each seed, criterion, strategy, kind of scores, and budget."""
-    data, model = sc.open_data("cifar10"), sc.build("resnet20-cifar10").eval()
+    data, model = sc.open_data("cifar10"), sc.build(asked.model).eval()
     order = torch.randperm(len(data.val), generator=torch.Generator().manual_seed(0))
     val = data.val.subset(order[: asked.images].tolist())
     budgets = [sc.Budget(macs=share) for share in sorted(asked.budgets, reverse=True)]
@@ -69,6 +70,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet20-cifar10")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA))

@@ -307,9 +307,9 @@ def test_latency_is_a_measure_where_it_was_timed() -> None:
 
 def test_a_stage_with_fewer_budgets_has_its_own_mean() -> None:
     page = Page(render(compared(rows(budgets=(0.9, 0.8, 0.5)))))
-    assert "Per-cost strategy · fine-tuned" in page.text
-    table = page.text.split("Per-cost strategy · fine-tuned")[1]
-    assert "90\u202f%" not in table.split("Masked weights strategy")[0]
+    assert "Per-cost · fine-tuned" in page.text
+    table = page.text.split("Per-cost · fine-tuned")[1]
+    assert "90\u202f%" not in table.split("Masked weights")[0]
 
 
 @pytest.mark.slow
@@ -462,8 +462,8 @@ def test_static_pictures_are_drawn(tmp_path: Path, suffix: str) -> None:
     if suffix == ".svg":
         text = "".join(ElementTree.parse(curves).getroot().itertext())
         for word in (
-            "Per-cost strategy, not fine-tuned",
-            "Per-cost strategy, fine-tuned",
+            "Per-cost, not fine-tuned",
+            "Per-cost, fine-tuned",
             "class-blind",
             "unpruned 94.0%",
         ):

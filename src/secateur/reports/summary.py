@@ -181,6 +181,11 @@ def split_unpruned(rows: Iterable[Row]) -> tuple[dict[str, float], list[Row]]:
     return {name: statistics.fmean(values) for name, values in found.items()}, pruned
 
 
+def _in_words(strategy: str) -> str:
+    """Of a strategy's label, "one-shot/auto+refitted" say."""
+    return strategy.replace("/", ", ").replace("+", ", ")
+
+
 def panels(points: Sequence[Point]) -> list[Panel]:
     """Group points by what must not be mixed in one chart; the title names only what differs."""
     groups: dict[tuple[Any, ...], list[Point]] = {}
@@ -191,7 +196,7 @@ def panels(points: Sequence[Point]) -> list[Panel]:
     found = []
     for key, members in groups.items():
         words = [
-            {"strategy": f"{value} strategy", "budget_kind": f"budget in {value}"}.get(name, value)
+            {"strategy": _in_words(value), "budget_kind": f"budget in {value}"}.get(name, value)
             for name, value, shown in zip(PANEL_KEYS, key, varying, strict=True)
             if shown and value
         ]
