@@ -345,6 +345,17 @@ def test_weights_that_are_used_transposed_stay():
         sc.score(net, sc.trace(net, inputs[:1]), reference, "activation")
 
 
+def test_a_head_without_a_bias_gets_none():
+    net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3, bias=False)).eval()
+    inputs = torch.randn(30, 6)
+    reference = ReferenceSet(inputs, torch.zeros(30, dtype=torch.long), tuple(range(30)))
+    plan = plan_of(net, reference, 0.7)
+    slim = sc.prune(net, plan)
+    fits = {fit.layer: fit.reason for fit in refit(slim, net, plan, reference)}
+    assert fits == {"0": "", "2": "it gives the network's output without a bias, which it should not get"}
+    assert slim[2].bias is None
+
+
 def test_layers_whose_channels_cannot_be_matched_are_left():
     torch.manual_seed(0)
     net = nn.Sequential(

@@ -215,6 +215,7 @@ class Site:
         chain: modules between it and a sum; None: its output goes into no sum.
         items: parts along the first dimension of the output that each sample gives.
         size: bytes of its inputs and outputs for each sample.
+        last: whether its output is the network's.
         reason: why it cannot be refitted.
     """
 
@@ -222,6 +223,7 @@ class Site:
     chain: tuple[str, ...] | None = None
     items: int = 1
     size: int = 0
+    last: bool = False
     reason: str = ""
 
 
@@ -229,6 +231,7 @@ class _Discovery(Watcher):
     def __init__(self, samples: int) -> None:
         self.sites: dict[str, Site] = {}
         self._samples = samples
+        self._made: dict[str, torch.Tensor] = {}
         self._norms: dict[str, list[str]] = {}
 
     def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
@@ -239,6 +242,7 @@ class _Discovery(Watcher):
         reason = "" if output.is_floating_point() else "it does not compute with real numbers"
         if len(output) % self._samples or (isinstance(module, _ConvNd) and x.ndim != module.weight.ndim):
             reason = "its outputs are not ordered by sample"
+        self._made[name] = output
         size = (x.nbytes + output.nbytes) // self._samples
         self.sites[name] = Site(items=len(output) // self._samples, size=size, reason=reason)
 
@@ -253,8 +257,16 @@ class _Discovery(Watcher):
         if site.chain is None:
             site.chain = origin.chain
 
-    def finish(self) -> dict[str, Site]:
-        """All sites, with the norms that are theirs alone."""
+    def finish(self, result: Any) -> dict[str, Site]:
+        """All sites, with the norms that are theirs alone.
+
+        Args:
+            result: of the pass.
+        """
+        values = result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple) else (result,)
+        given = [id(value) for value in values]
+        for name, output in self._made.items():
+            self.sites[name].last = id(output) in given
         for norm, layers in self._norms.items():
             for layer in layers:
                 self.sites[layer].norm = norm
@@ -291,10 +303,10 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
     found, uses = _Discovery(len(inputs)), _Uses()
     with uses, followed(model, found):
         try:
-            model(inputs)
+            result = model(inputs)
         except Exception as error:  # whatever the network's code raises, the remedy is the same
             raise RequestError(failure(error, [inputs], model, "reference samples")) from error
-    sites = found.finish()
+    sites = found.finish(result)
     for name, layer in projections(model).items():
         site = sites.setdefault(name, Site(reason="it is not computed by itself"))
         if layer._parameters.get("bias") is None and not site.reason:
@@ -303,6 +315,8 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
     for name, site in sites.items():
         if not site.reason and uses.count[_memory(layers[name].get_parameter("weight"))] > 1:
             site.reason = "its weight is used in another way, too"
+        if not site.reason and site.last and layers[name]._parameters.get("bias") is None:
+            site.reason = "it gives the network's output without a bias, which it should not get"
     owners: dict[int, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight")
