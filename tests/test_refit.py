@@ -345,6 +345,31 @@ def test_weights_that_are_used_transposed_stay():
         sc.score(net, sc.trace(net, inputs[:1]), reference, "activation")
 
 
+class Named(nn.Module):
+    """Its layers take their inputs by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.last(input=F.relu(self.first(input=x)))
+
+
+def test_weights_in_one_storage_and_inputs_by_name_are_taken():
+    net = Named().eval()
+    whole = torch.cat([p.detach().flatten() for p in net.parameters()])
+    at = 0
+    for parameter in net.parameters():  # as those lie that a file is mapped for
+        parameter.data = whole[at : at + parameter.numel()].view(parameter.shape)
+        at += parameter.numel()
+    inputs = torch.randn(30, 6)
+    reference = ReferenceSet(inputs, torch.zeros(30, dtype=torch.long), tuple(range(30)))
+    plan = plan_of(net, reference, 0.7)
+    slim = sc.prune(net, plan)
+    assert {fit.layer: fit.reason for fit in refit(slim, net, plan, reference)} == {"first": "", "last": ""}
+
+
 def test_a_head_without_a_bias_gets_none():
     net = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 3, bias=False)).eval()
     inputs = torch.randn(30, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import weakref
 from collections import Counter
@@ -156,8 +157,8 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     modules = {**dict(model.named_modules()), **projections(model)}
     names = {module: name for name, module in model.named_modules()}
 
-    def at_layer(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
-        changed = watcher.layer(names[module], module, inputs[0], output)
+    def at_layer(module: nn.Module, inputs: Any, named: Any, output: torch.Tensor) -> torch.Tensor | None:
+        changed = watcher.layer(names[module], module, inputs[0] if inputs else named["input"], output)
         functions.note(output if changed is None else changed, names[module])
         return changed
 
@@ -174,7 +175,7 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
     try:
         for module in names:
             if _is_layer(module):
-                handles.append(module.register_forward_hook(at_layer))
+                handles.append(module.register_forward_hook(at_layer, with_kwargs=True))
             elif not list(module.children()):
                 handles.append(module.register_forward_hook(at_other))
         with functions:
@@ -276,11 +277,21 @@ class _Discovery(Watcher):
 
 
 class _Uses(TorchFunctionMode):
-    """Counts what is computed from each weight, by where it lies in memory: views of it are it."""
+    """Counts what is computed from each weight, by where it lies in memory: views of it are it.
 
-    def __init__(self) -> None:
+    Weights may share a storage, as those do that were read from one file; their places in it tell them apart.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.count: Counter[int] = Counter()
+        weights = {p.data_ptr(): p.nbytes for p in model.parameters() if p.numel()}
+        self._starts = sorted(weights)
+        self._ends = [start + weights[start] for start in self._starts]
+        self._count: Counter[int] = Counter()
+
+    def of(self, weight: torch.Tensor) -> int:
+        """Of one weight."""
+        return self._count[weight.data_ptr()]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `torch.overrides.TorchFunctionMode`."""
@@ -288,19 +299,21 @@ class _Uses(TorchFunctionMode):
         made = result[0] if isinstance(result, (tuple, list)) and result else result
         if isinstance(made, torch.Tensor):
             given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
-            self.count.update({_memory(value) for value in given} - {_memory(made)})
+            self._count.update({self._weight(value) for value in given} - {self._weight(made)})
         return result
 
-
-def _memory(tensor: torch.Tensor) -> int:
-    with contextlib.suppress(NotImplementedError, RuntimeError):  # sparse ones, for example
-        return tensor.untyped_storage().data_ptr()
-    return 0
+    def _weight(self, tensor: torch.Tensor) -> int:
+        """Where the weight begins that a tensor is, or is a view of; -1: none."""
+        if tensor.layout != torch.strided or tensor.is_nested:
+            return -1
+        where = tensor.data_ptr()
+        index = bisect.bisect_right(self._starts, where) - 1
+        return self._starts[index] if index >= 0 and where < self._ends[index] else -1
 
 
 def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
     """Layers in the order of the pass, what follows them, and which cannot be refitted."""
-    found, uses = _Discovery(len(inputs)), _Uses()
+    found, uses = _Discovery(len(inputs)), _Uses(model)
     with uses, followed(model, found):
         try:
             result = model(inputs)
@@ -313,7 +326,7 @@ def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
             site.reason = "its attention module has no biases"
     layers = {**projections(model), **{name: module for name, module in model.named_modules() if name in sites}}
     for name, site in sites.items():
-        if not site.reason and uses.count[_memory(layers[name].get_parameter("weight"))] > 1:
+        if not site.reason and uses.of(layers[name].get_parameter("weight")) > 1:
             site.reason = "its weight is used in another way, too"
         if not site.reason and site.last and layers[name]._parameters.get("bias") is None:
             site.reason = "it gives the network's output without a bias, which it should not get"
