@@ -331,7 +331,7 @@ def test_processes_give_the_same_and_outlive_one_study(tmp_path):
 def test_needs_that_no_earlier_stage_meets_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(TinyStudy, "needs", lambda self, cell: [SquareCell(number=99)])
     with pytest.raises(
-        RequestError, match=r"cell \(number=1\) of study 'tiny' needs \(number=99\) of no earlier stage"
+        RequestError, match=r"cell \(number=1\) of study 'tiny' needs \(number=99\), which is not before it"
     ):
         worked(tiny(), tmp_path / "cells.sqlite")
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, PlusWeights, Rule, WSquare, ZBox, ZPlus
 from secateur.core.errors import RequestError, check_count
+from secateur.core.parameters import read_parameters, write_parameters
 from secateur.core.registry import Registry
 
 registry: Registry[Composite] = Registry("composite")
@@ -107,22 +108,32 @@ class Composite:
 def get(composite: str | Composite, **parameters: Any) -> Composite:
     """A composite by name, with its parameters; a composite object passes.
 
+    A name may have parameters behind it, ``graded(low=z-plus, gamma=0.1)``: so composites are written in recipes and
+    commands, and so they call themselves.
+
     Raises:
         RequestError: for an unknown name or parameters it does not take.
 
     Example:
         >>> get("epsilon-gamma-box", low=-3.0, high=3.0)
         Composite(epsilon-gamma-box(high=3.0, low=-3.0))
+        >>> get("graded(gamma=0.1, low=z-plus)")
+        Composite(graded(gamma=0.1, low=z-plus))
     """
     if isinstance(composite, Composite):
         if parameters:
             raise RequestError(f"parameters {sorted(parameters)} go with a composite's name, not with an object")
         return composite
-    made = registry.create(composite, **parameters)
-    if not parameters:
-        return made
-    described = ", ".join(f"{key}={value}" for key, value in sorted(parameters.items()))
-    return replace(made, name=f"{composite}({described})")
+    name, bracket, rest = composite.partition("(")
+    if bracket:
+        if not rest.rstrip().endswith(")"):
+            raise RequestError(f"composite '{composite}' should read NAME(key=value, key=value)")
+        given = read_parameters(rest.rstrip()[:-1], f"composite '{composite}'")
+        if both := given.keys() & parameters.keys():
+            raise RequestError(f"composite '{composite}': '{min(both)}' is given twice")
+        parameters = given | parameters
+    made = registry.create(name.strip(), **parameters)
+    return replace(made, name=f"{name.strip()}({write_parameters(parameters)})") if parameters else made
 
 
 def known() -> list[str]:

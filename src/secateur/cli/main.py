@@ -17,6 +17,7 @@ from secateur.cli import (
     evaluate,
     explain,
     export,
+    optimise,
     prototypes,
     prune,
     report,
@@ -53,7 +54,7 @@ def _root(
     """Global options."""
 
 
-for _module in (demo, doctor, train, prune, compare, evaluate, explain, export, report):
+for _module in (demo, doctor, train, prune, compare, optimise, evaluate, explain, export, report):
     app.command(_module.__name__.rpartition(".")[2])(_module.command)
 app.add_typer(data.app, name="data")
 app.add_typer(prototypes.app, name="prototypes")

@@ -62,7 +62,7 @@ def run(
     study, folder = kind(settings), out or Path("out") / name
     check_writable(folder)
     if dry_run:
-        typer.echo(_planned(study, folder, store))
+        typer.echo(planned(study, folder, store))
         return
     study.check()
     from secateur.cli.studies import work_on
@@ -164,7 +164,7 @@ def _processes(kind: type[Study[Any, Any]], processes: int | None) -> dict[str, 
     return {f"{found[0].replace('.', '__')}__processes": processes}
 
 
-def _planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
+def planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
     """What a dry run says; nothing is made for it."""
     lines, cells = study.dry_run(), study.cells()
     unready = [resource for resource in study.shared() if not resource.ready()]

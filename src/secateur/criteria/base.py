@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast, get_args
 
-import yaml
-
 from secateur.attribution.composites import Composite
 from secateur.attribution.composites import get as get_composite
 from secateur.attribution.names import At, Start
 from secateur.core.errors import RequestError
+from secateur.core.parameters import read_parameters
 from secateur.core.registry import Registry
 from secateur.criteria.names import NORMALISATIONS, REDUCTIONS, check_known
 
@@ -235,23 +234,14 @@ def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of ``name:key=value,key=value``.
+    """Name and parameters of ``name:key=value,key=value``; a composite may have its own, ``composite=NAME(key=value)``.
 
     Example:
         >>> parse("weight:p=1")
         ('weight', {'p': 1})
     """
     name, _, rest = text.partition(":")
-    parameters: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() in parameters:
-            raise RequestError(f"criterion '{text}': '{part}' should read key=value, each key once")
-        try:
-            parameters[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RequestError(f"criterion '{text}': '{value}' is no value; quote it, or leave it out") from error
-    return name.strip(), parameters
+    return name.strip(), read_parameters(rest, f"criterion '{text}'")
 
 
 def known() -> list[str]:

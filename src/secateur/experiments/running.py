@@ -93,7 +93,7 @@ def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str,
             not those that a run has.
 
     Raises:
-        RequestError: for two cells of the same identity, an unknown stage, or a need that no earlier stage meets.
+        RequestError: for two cells of the same identity, an unknown stage, or a need that no cell before it meets.
     """
     cells = list(study.cells())
     unknown = [cell for cell in cells if cell.stage not in study.stages]
@@ -103,19 +103,18 @@ def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str,
     names: dict[Cell, str] = {}
     found: set[str] = set()
     for stage in study.stages:
-        sections, made = study.sections(stage), {}
+        sections = study.sections(stage)
         for cell in (cell for cell in cells if cell.stage == stage):
             inputs = {} if resources is None else dict(study.inputs(cell, resources))
             for other in study.needs(cell):
                 if other not in names:
-                    raise RequestError(f"cell ({cell}) of study '{study.name}' needs ({other}) of no earlier stage")
+                    raise RequestError(f"cell ({cell}) of study '{study.name}' needs ({other}), which is not before it")
                 inputs[f"result of {names[other]}"] = names[other]
             name = identity(study.name, study.version, cell, sections, inputs)
             if name in found:
                 raise RequestError(f"study '{study.name}' has two cells with the same identity: {cell}; leave one out")
-            made[cell] = name
+            names[cell] = name
             found.add(name)
-        names |= made
     return {names[cell]: cell for cell in cells}
 
 
@@ -150,15 +149,23 @@ def _run(
 def _worked(
     study: Study[Any, Any], store: Store, executor: Executor, names: Sequence[str], cells: Mapping[str, Cell]
 ) -> Iterator[str]:
-    """Work on cells of one stage and keep what they give; gives each identity when its result is kept."""
-    jobs, blocked = _jobs(study, store, names, cells)
-    for name, reason in blocked.items():
-        store.fail(name, reason, time.time(), 0.0)
-        yield name
-    for finished in executor.work(study, jobs):
-        for done in finished:
-            _keep(store, done)
-            yield done.identity
+    """Work on cells of one stage and keep what they give; gives each identity when its result is kept.
+
+    Cells that need others of the stage are worked on when these are finished.
+    """
+    known, waiting = {cell: name for name, cell in cells.items()}, list(names)
+    while waiting:
+        there = set(waiting)
+        later = {name for name in waiting if any(known[cell] in there for cell in study.needs(cells[name]))}
+        jobs, blocked = _jobs(study, store, [name for name in waiting if name not in later], cells)
+        for name, reason in blocked.items():
+            store.fail(name, reason, time.time(), 0.0)
+            yield name
+        for finished in executor.work(study, jobs):
+            for done in finished:
+                _keep(store, done)
+                yield done.identity
+        waiting = [name for name in waiting if name in later]
 
 
 def _keep(store: Store, done: Done) -> None:

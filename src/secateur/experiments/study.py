@@ -137,7 +137,7 @@ class Study(ABC, Generic[S, C]):
         return cell
 
     def needs(self, cell: C) -> Sequence[C]:
-        """Cells of earlier stages whose results are given to the work on this one."""
+        """Cells whose results are given to the work on this one: of earlier stages, or before it in its own."""
         return ()
 
     @abstractmethod

@@ -29,6 +29,7 @@ from .regions import film_png, to_base64
 from .registry import register_section
 from .rows import read_rows
 from .samples import SampleAccuracy, SampleAccuracyRow, save_samples
+from .search import Search, SearchCandidate, SearchedParameter, TriedSetting
 from .steps import RecallRow, StepRow, Steps, StepSummary, save_steps
 from .summary import ComparisonRow
 from .table import Cell, Table, csv_link
@@ -84,12 +85,16 @@ __all__ = [
     "Report",
     "SampleAccuracy",
     "SampleAccuracyRow",
+    "Search",
+    "SearchCandidate",
+    "SearchedParameter",
     "StepRow",
     "StepSummary",
     "Steps",
     "Table",
     "TimingRow",
     "Timings",
+    "TriedSetting",
     "colormap",
     "csv_link",
     "field_png",

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from secateur.core.errors import RequestError
 from secateur.reports import captions
@@ -162,9 +162,13 @@ def curve_chart(
 
 
 def save_curves(
-    rows: Rows, path: str | Path, baseline: float | None = None, conditions: Conditions | None = None
+    rows: Rows,
+    path: str | Path,
+    baseline: float | None = None,
+    conditions: Conditions | None = None,
+    measure: Literal["macs", "params", "units"] = "macs",
 ) -> Path:
-    """Draw accuracy against MACs as a static picture on white, one panel by strategy, for a page or a paper.
+    """Draw accuracy against what stays as a static picture on white, one panel by strategy, for a page or a paper.
 
     Masked weights and class-blind scores are left out: the former save no MACs, for the latter see
     `secateur.reports.save_subset_curves`.
@@ -174,23 +178,25 @@ def save_curves(
         path: ends in ``.svg``, ``.png`` (drawn at twice the size) or ``.pdf``.
         baseline: accuracy of the unpruned network, 0..1.
         conditions: of the report, named beneath the picture.
+        measure: what stays: shares of MACs, parameters or units.
 
     Raises:
-        RequestError: for another ending, or rows without accuracy and MACs.
+        RequestError: for another ending, or rows without accuracy and what is measured.
         SecateurError: when the file cannot be written.
     """
     import altair as alt
 
     found = read_rows(ComparisonRow, rows)
-    points = [point for point in _by_macs(found, path) if point["scored_on"] == "subset"]
+    points = [point for point in _by_size(found, path, measure) if point["scored_on"] == "subset"]
     baselines = {} if baseline is None else {MEAN: baseline}
     drawn = Curves(points, [], baselines, style([point["base"] for point in points]), aware=False)
     charts = [
-        curve_chart(drawn, panel.points, across_title="MACs that stay", static=True, width=400, height=300).properties(
-            title=panel.title
-        )
+        curve_chart(
+            drawn, panel.points, measure=measure, across_title=f"{_WORDS[measure]} that stay", static=True, width=400,
+            height=300,
+        ).properties(title=panel.title)
         for panel in panels(points)
-    ]
+    ]  # fmt: skip
     return _save(alt.hconcat(*charts, spacing=36), points, found, path, conditions)
 
 
@@ -213,7 +219,7 @@ def save_subset_curves(rows: Rows, path: str | Path, conditions: Conditions | No
 
     found = read_rows(ComparisonRow, rows)
     unpruned, pruned = split_unpruned(found)
-    points = _by_macs(pruned, path)
+    points = _by_size(pruned, path, "macs")
     baselines = {MEAN: sum(unpruned.values()) / len(unpruned)} if unpruned else {}
     looks = looks_of(points)
     points = [point for point in points if point["scored_on"] == "subset" or point["base"] in list(looks)[:TOP]]
@@ -235,17 +241,20 @@ def save_subset_curves(rows: Rows, path: str | Path, conditions: Conditions | No
     return _save(alt.vconcat(*lines, spacing=30), points, found, path, conditions)
 
 
-def _by_macs(rows: Sequence[ComparisonRow], path: str | Path) -> list[Point]:
-    """Points of structured criteria that have accuracy and MACs, the one measure that their axis spans."""
+_WORDS = {"macs": "MACs", "params": "parameters", "units": "units"}
+
+
+def _by_size(rows: Sequence[ComparisonRow], path: str | Path, measure: str) -> list[Point]:
+    """Points of structured criteria that have accuracy and one measure, which alone their axis spans."""
     picture_path(path)
-    alone = {"subset": MEAN} | dict.fromkeys(name for name in MEASURES if name != "macs")
+    alone = {"subset": MEAN} | dict.fromkeys(name for name in MEASURES if name != measure)
     points = [
         point | alone
         for point in aggregate(rows)
-        if point["structured"] and None not in (point["accuracy"], point["macs"])
+        if point["structured"] and None not in (point["accuracy"], point[measure])
     ]
     if not any(point["scored_on"] == "subset" for point in points):
-        raise RequestError(f"cannot draw '{path}': no row has both accuracy and macs; run compare first")
+        raise RequestError(f"cannot draw '{path}': no row has both accuracy and {measure}; run compare first")
     return points
 
 

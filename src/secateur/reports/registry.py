@@ -63,6 +63,7 @@ _HOMES = {
     "class-units": "class_units",
     "data-check": "data_check",
     "steps": "steps",
+    "search": "search",
     "prototypes/gallery": "prototypes",
     "prototypes/decisions": "prototype_pruning",
     "prototypes/local": "prototype_explanations",

@@ -11,6 +11,7 @@ PACKAGED = {
     "stepwise": "secateur.studies.stepwise.study",
     "skin-lesions": "secateur.studies.skin_lesions.study",
     "prototypes": "secateur.studies.prototypes.study",
+    "search": "secateur.studies.search.study",
 }
 """Modules of the studies that come with the package."""
 

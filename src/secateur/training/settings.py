@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class DistillationSettings(BaseModel):
@@ -72,6 +72,11 @@ class TrainSettings(BaseModel):
     seed: int = 0
     device: str = "auto"
     distillation: DistillationSettings | None = Field(default=None, description="learn from a teacher as well")
+
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _no_in_yaml(cls, value: object) -> object:
+        return "no" if value is False else value  # what YAML reads in an unquoted no
 
     @model_validator(mode="after")
     def _min_delta_of_patience(self) -> TrainSettings:

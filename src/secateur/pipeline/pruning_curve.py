@@ -1,0 +1,236 @@
+"""Accuracy over pruning rates, without training: what a ranking of units is worth.
+
+Source: Hatefi et al., "Pruning by explaining revisited" (2024), for A_PR.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.attribution.starts import logits_of
+from secateur.core.errors import RequestError, SecateurError
+from secateur.criteria import Scores
+from secateur.pipeline.repair import Repair
+from secateur.selection import Plan, select_nominal
+from secateur.surgery import mask, prune
+
+RATES = tuple(round(0.05 * step, 2) for step in range(20))
+"""Shares of the units that go: 0, 5, ... 95 %."""
+
+KEEPING = 0.95
+"""Share of the accuracy that counts as kept."""
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """A network at one pruning rate.
+
+    Attributes:
+        rate: nominal share of the units that go.
+        accuracy: share of right answers.
+        units: share that stays.
+        params: likewise.
+        macs: likewise.
+    """
+
+    rate: float
+    accuracy: float
+    units: float = 1.0
+    params: float = 1.0
+    macs: float = 1.0
+
+
+@dataclass(frozen=True)
+class PruningCurve:
+    """Accuracy over pruning rates.
+
+    Attributes:
+        points: by rate, ascending.
+        whole: whether all rates were measured; otherwise it was not worth going on.
+    """
+
+    points: tuple[RatePoint, ...]
+    whole: bool = True
+
+    @property
+    def a_pr(self) -> float:
+        """Mean accuracy over the rates."""
+        return float(np.mean([point.accuracy for point in self.points]))
+
+    def area(self, kind: str) -> float:
+        """Mean accuracy over the share that is gone, by the trapezoidal rule, up to the largest one reached.
+
+        Args:
+            kind: ``units``, ``params`` or ``macs``.
+
+        Example:
+            >>> PruningCurve((RatePoint(0, 0.9), RatePoint(0.5, 0.7, macs=0.6))).area("macs").__round__(6)
+            0.8
+        """
+        gone = np.array([1 - getattr(point, kind) for point in self.points])
+        accuracy = np.array([point.accuracy for point in self.points])
+        order = np.argsort(gone, kind="stable")
+        gone, accuracy = gone[order], accuracy[order]
+        width = np.diff(gone)
+        if not width.sum():
+            return float(accuracy[0])
+        return float((width * (accuracy[1:] + accuracy[:-1]) / 2).sum() / width.sum())
+
+    def highest(self, keeping: float = KEEPING) -> float:
+        """The highest rate up to which each network keeps this share of the unpruned one's accuracy."""
+        least = keeping * self.points[0].accuracy
+        found = 0.0
+        for point in self.points:
+            if point.accuracy < least:
+                break
+            found = point.rate
+        return found
+
+
+Proceed = Callable[[PruningCurve], bool]
+
+
+class CurveMeter:
+    """Measures pruning curves of one network on images that stay in memory.
+
+    Networks are pruned physically, so that each rate costs what is left, and the unpruned one is measured once. The
+    accuracy is that of `secateur.evaluate` on each network by itself. All networks of the first curve are checked
+    against masked ones, see `secateur.verify`, and one of each later curve.
+
+    Args:
+        model: unpruned; untouched.
+        inputs: [N, ...], on the device of the network.
+        labels: class indices, [N].
+        batch_size: samples per pass.
+
+    Example:
+        >>> import numpy as np
+        >>> import secateur as sc
+        >>> net = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 2))
+        >>> inputs, labels = torch.randn(8, 4), torch.tensor([0, 1] * 4)
+        >>> scores = Scores(sc.trace(net, inputs[:1]), np.arange(20.0), "by hand")
+        >>> curve = CurveMeter(net, inputs, labels).curve(scores)
+        >>> len(curve.points), curve.points[-1].units
+        (20, 0.05)
+    """
+
+    def __init__(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, batch_size: int = 250) -> None:
+        if not len(inputs):
+            raise RequestError("there are no images to measure a pruning curve on")
+        layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
+        self.model, self._batch_size = model, batch_size
+        self._inputs, self._labels = inputs.contiguous(memory_format=layout), labels.to(inputs.device)
+        self._unpruned: float | None = None
+        self._checked = False
+
+    @property
+    def unpruned(self) -> float:
+        """Accuracy of the unpruned network; measured once."""
+        if self._unpruned is None:
+            self._unpruned = self.accuracy(self.model)
+        return self._unpruned
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Share of right answers of any network."""
+        right = 0
+        with _in_eval_mode(model), torch.inference_mode():
+            for x, y in zip(self._inputs.split(self._batch_size), self._labels.split(self._batch_size), strict=True):
+                logits = logits_of(model(x))
+                if not torch.isfinite(logits).all():
+                    raise SecateurError("logits of a pruned network are not finite")
+                right += int((logits.argmax(1) == y).sum())
+        return right / len(self._labels)
+
+    def curve(
+        self,
+        scores: Scores,
+        rates: Sequence[float] = RATES,
+        strategy: str = "global",
+        *,
+        protect: Sequence[str] = (),
+        order: str = "least",
+        repair: Repair | None = None,
+        masked: bool = False,
+        proceed: Proceed | None = None,
+    ) -> PruningCurve:
+        """Accuracy at each rate; the lowest scores go first.
+
+        Rates are measured from coarse to fine: every fourth of them, those between, the rest.
+
+        Args:
+            scores: of the units of this network.
+            rates: nominal shares that go, ascending, the first 0.
+            strategy: how units are ranked, see `secateur.selection.select_nominal`.
+            protect: names of layers and groups whose units stay.
+            order: ``least`` or ``most`` relevant first.
+            repair: of each pruned network.
+            masked: mask units in place of removing them: the same accuracies, at full cost.
+            proceed: asked after the first pass, with the rates that it measured; False ends the measurement.
+
+        Raises:
+            RequestError: for rates that do not begin with 0, or repair of masked networks.
+            SecateurError: where a network's logits are not finite.
+        """
+        if not rates or rates[0] != 0 or list(rates) != sorted(set(rates)) or rates[-1] >= 1:
+            raise RequestError(f"rates are shares of the units that go, ascending from 0 to below 1, got {list(rates)}")
+        if masked and repair is not None:
+            raise RequestError("masked units are not repaired; prune, or leave the repair out")
+        if order == "most":
+            scores = Scores(scores.structure, -scores.values, scores.criterion)
+        found = {0: RatePoint(rates[0], self.unpruned)}
+        measured: dict[bytes, float] = {}
+        passes = _coarse_to_fine(len(rates))
+        for number, places in enumerate(passes):
+            for place in places:
+                if place:
+                    plan = select_nominal(scores, rates[place], strategy, protect=protect, nothing=True)
+                    stays = plan.keep(scores.structure)
+                    if stays.all():
+                        measured[stays.tobytes()] = self.unpruned
+                    if stays.tobytes() not in measured:
+                        check = not self._checked or len(measured) == 0
+                        measured[stays.tobytes()] = self._pruned_accuracy(plan, repair, masked, check)
+                    shares = {kind: float(plan.achieved[kind]) for kind in ("units", "params", "macs")}
+                    found[place] = RatePoint(rates[place], measured[stays.tobytes()], **shares)
+            last = number + 1 == len(passes)
+            self._checked |= last
+            curve = PruningCurve(tuple(found[place] for place in sorted(found)), last)
+            if number == 0 and not last and proceed is not None and not proceed(curve):
+                return curve
+        return curve
+
+    def _pruned_accuracy(self, plan: Plan, repair: Repair | None, masked: bool, check: bool) -> float:
+        if masked:
+            return self.accuracy(mask(self.model, plan))
+        slim = prune(self.model, plan, check=check)
+        if repair is not None:
+            repair(slim, self.model, plan)
+        return self.accuracy(slim)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _coarse_to_fine(count: int) -> list[list[int]]:
+    """Places 0 ... count - 1 in passes: every fourth, then those in the middle between, then the rest.
+
+    Example:
+        >>> _coarse_to_fine(9)
+        [[0, 4, 8], [2, 6], [1, 3, 5, 7]]
+    """
+    passes = [list(range(0, count, 4)), list(range(2, count, 4)), list(range(1, count, 2))]
+    return [places for places in passes if places]

@@ -1,0 +1,4 @@
+from .settings import SearchStudySettings, SpaceSettings
+from .study import SearchStudy
+
+__all__ = ["SearchStudy", "SearchStudySettings", "SpaceSettings"]
