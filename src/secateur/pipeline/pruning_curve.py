@@ -16,6 +16,7 @@ from torch import nn
 from secateur.attribution.starts import logits_of
 from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import Scores
+from secateur.pipeline.folding import Folding
 from secateur.pipeline.repair import Repair
 from secateur.selection import Plan, select_nominal
 from secateur.surgery import mask, prune
@@ -99,9 +100,10 @@ Proceed = Callable[[PruningCurve], bool]
 class CurveMeter:
     """Measures pruning curves of one network on images that stay in memory.
 
-    Networks are pruned physically, so that each rate costs what is left, and the unpruned one is measured once. The
-    accuracy is that of `secateur.evaluate` on each network by itself. All networks of the first curve are checked
-    against masked ones, see `secateur.verify`, and one of each later curve.
+    Networks are pruned physically, so that each rate costs what is left, batch norms are folded into the layers before
+    them, and the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
+    itself. All networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each
+    later curve.
 
     Args:
         model: unpruned; untouched.
@@ -123,9 +125,11 @@ class CurveMeter:
     def __init__(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, batch_size: int = 250) -> None:
         if not len(inputs):
             raise RequestError("there are no images to measure a pruning curve on")
-        layout = torch.channels_last if inputs.ndim == 4 else torch.contiguous_format
+        self._layout = torch.channels_last if inputs.ndim == 4 else torch.preserve_format
         self.model, self._batch_size = model, batch_size
-        self._inputs, self._labels = inputs.contiguous(memory_format=layout), labels.to(inputs.device)
+        self._inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+        self._labels = labels.to(inputs.device)
+        self._folding = Folding.of(model, self._inputs[:2])
         self._unpruned: float | None = None
         self._checked = False
 
@@ -211,7 +215,8 @@ class CurveMeter:
         slim = prune(self.model, plan, check=check)
         if repair is not None:
             repair(slim, self.model, plan)
-        return self.accuracy(slim)
+        self._folding(slim)
+        return self.accuracy(slim.to(memory_format=self._layout))
 
 
 @contextlib.contextmanager
