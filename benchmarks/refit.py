@@ -2,9 +2,11 @@
 
     python benchmarks/refit.py [--model resnet20-cifar10] [--budgets 0.7 0.5 0.3] [--seeds 0 1 2]
                                [--criteria lrp taylor weight] [--limit N] [--out FOLDER]
+    python benchmarks/refit.py --recipe RECIPE --weights FILE ...
     python benchmarks/refit.py --speed
 
-A shipped network on CIFAR-10 (`secateur data fetch cifar10`), scored once on ten images of each class, units ranked by
+A shipped network, or one that `secateur train --recipe RECIPE` has trained, on CIFAR-10 (`secateur data fetch
+cifar10`), scored once on ten images of each class, units ranked by
 each criterion's own strategy. Repairs of the same plan: nothing; mean compensation and recalibrated norms; the refit on
 the same 100 images (the default of `secateur prune`); the refit on 500 training images without labels. Intervals are
 95 % over seeds. ``--speed``: the refit of a ResNet-18 at 224 pixels on 100 images, in plain forward passes of these
@@ -27,7 +29,7 @@ from secateur.core.progress import reporting, track
 from secateur.core.statistics import mean_interval
 from secateur.criteria import get, parse
 from secateur.data import ReferenceSet, loader
-from secateur.pipeline import PruneSettings
+from secateur.pipeline import PruneSettings, load_recipe, prepare
 from secateur.pipeline.repair import Repair
 
 REPAIRS = {
@@ -40,8 +42,11 @@ REPAIRS = {
 
 def accuracies(asked: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each seed, criterion, budget and repair."""
-    data = sc.open_data("cifar10")
-    model = sc.build(asked.model).eval()
+    if asked.recipe is None:
+        data, model = sc.open_data("cifar10"), sc.build(asked.model).eval()
+    else:
+        prepared = prepare(load_recipe(asked.recipe, {"data.source": "cifar10", "model.weights": str(asked.weights)}))
+        data, model, asked.model = prepared.data, prepared.model.eval(), asked.recipe
     test = data.test if asked.limit is None else data.test.subset(list(range(asked.limit)))
     rows = []
     for seed in track(asked.seeds, "seeds"):
@@ -108,6 +113,8 @@ def speed(rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet20-cifar10")
+    parser.add_argument("--recipe")
+    parser.add_argument("--weights", type=Path)
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--criteria", nargs="+", default=["lrp", "taylor", "weight"])

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
@@ -60,12 +60,14 @@ class Pool:
                 process.terminate()
         self._executor.shutdown(cancel_futures=True)
 
-    def work(self, function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[tuple[J, R]]:
+    def work(self, function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[tuple[J, R]]:
         """Finished jobs with their results, in any order."""
-        if not self._always and (self.workers == 1 or len(jobs) < 2):
-            for job in jobs:
-                yield job, function(job)
-            return
+        if not self._always:
+            jobs = list(jobs)
+            if self.workers == 1 or len(jobs) < 2:
+                for job in jobs:
+                    yield job, function(job)
+                return
         waiting = iter(jobs)
         running: dict[Future[R], J] = {}
         # few at a time, so that an interruption has little to wait for

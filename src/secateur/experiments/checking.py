@@ -2,7 +2,7 @@
 
 import contextlib
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ class _Stopping(Here):
         super().__init__()
         self._left = after
 
-    def work(self, study: AnyStudy, jobs: Sequence[Job]) -> Iterator[list[Done]]:
+    def work(self, study: AnyStudy, jobs: Iterable[Job]) -> Iterator[list[Done]]:
         """See `Executor.work`."""
         for done in super().work(study, jobs):
             if not self._left:
@@ -262,6 +262,6 @@ class _Stopping(Here):
 class _Reversed(Here):
     """Works on the last cell first."""
 
-    def work(self, study: AnyStudy, jobs: Sequence[Job]) -> Iterator[list[Done]]:
+    def work(self, study: AnyStudy, jobs: Iterable[Job]) -> Iterator[list[Done]]:
         """See `Executor.work`."""
-        yield from super().work(study, [Job(job.cells[::-1], job.earlier) for job in jobs[::-1]])
+        yield from super().work(study, [Job(job.cells[::-1], job.earlier) for job in list(jobs)[::-1]])

@@ -12,7 +12,7 @@ import pickle
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,8 +64,11 @@ class Executor(Protocol):
     def prepare(self, study: Study[Any, Any], resources: Sequence[Resource[Any]]) -> Iterator[Resource[Any]]:
         """Make and store resources, side by side; gives each when it is stored."""
 
-    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
-        """Work on jobs, in any order; gives the cells of a job when they are done."""
+    def work(self, study: Study[Any, Any], jobs: Iterable[Job]) -> Iterator[list[Done]]:
+        """Work on jobs, in any order; gives the cells of a job when they are done.
+
+        A job is another run's until it is taken from ``jobs``: take few before their turn.
+        """
 
 
 class Here:
@@ -84,7 +87,7 @@ class Here:
             self.resources.get(resource)
             yield resource
 
-    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+    def work(self, study: Study[Any, Any], jobs: Iterable[Job]) -> Iterator[list[Done]]:
         """See `Executor.work`; gives each cell as it is done."""
         for job in jobs:
             for done in work_on(study, job, self.resources):
@@ -115,7 +118,7 @@ class Processes:
         for resource, _ in self._started(study).work(_make, resources):
             yield resource
 
-    def work(self, study: Study[Any, Any], jobs: Sequence[Job]) -> Iterator[list[Done]]:
+    def work(self, study: Study[Any, Any], jobs: Iterable[Job]) -> Iterator[list[Done]]:
         """See `Executor.work`."""
         for _, done in self._started(study).work(_work, jobs):
             yield done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.core.errors import RequestError, SecateurError
@@ -13,10 +13,14 @@ from secateur.core.interruption import keeping
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
 from secateur.experiments.executors import Done, Executor, Here, Job, local
+from secateur.experiments.leases import Holder, holding
 from secateur.experiments.resources import Resources
 from secateur.experiments.status import Failure
 from secateur.experiments.store import Store
 from secateur.experiments.study import Study
+
+_LOOK, _LONGEST_LOOK = 0.25, 5.0
+"""Seconds between two looks at cells that another run works on, at first and at most."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def run(
     """Work out the cells of a study that the store does not have, failed ones included.
 
     Results do not depend on the order of the cells, the number of processes, or how often the run was interrupted.
+    Several runs may work on one store at a time: each cell is worked on by one of them, and all end when all is done.
 
     Args:
         study: with its settings.
@@ -138,34 +143,73 @@ def _run(
             names = [name for name, cell in cells.items() if cell.stage == stage and name in wanted]
             where = Here(here) if stage in study.alone else executor
             title = "cells" if len(study.stages) == 1 else f"cells: {stage}"
-            work = _worked(study, store, where, names, cells)
             before = sum(cell.stage == stage for cell in cells.values()) - len(names)
-            for _ in track(work, title, before + len(names), done=before) if names else ():
-                pass
+            with holding(store) as holder:
+                work = _worked(study, store, where, names, cells, holder)
+                for _ in track(work, title, before + len(names), done=before) if names else ():
+                    pass
     failures = [failure for failure in store.failures() if failure.identity in wanted]
     return Outcome(len(wanted) - len(failures), found, failures)
 
 
 def _worked(
-    study: Study[Any, Any], store: Store, executor: Executor, names: Sequence[str], cells: Mapping[str, Cell]
+    study: Study[Any, Any],
+    store: Store,
+    executor: Executor,
+    names: Sequence[str],
+    cells: Mapping[str, Cell],
+    holder: Holder,
 ) -> Iterator[str]:
     """Work on cells of one stage and keep what they give; gives each identity when its result is kept.
 
-    Cells that need others of the stage are worked on when these are finished.
+    Cells that need others of the stage are worked on when these are finished. Those that another run works on are
+    waited for, and taken over when it ends without a result.
     """
     known, waiting = {cell: name for name, cell in cells.items()}, list(names)
     while waiting:
         there = set(waiting)
         later = {name for name in waiting if any(known[cell] in there for cell in study.needs(cells[name]))}
-        jobs, blocked = _jobs(study, store, [name for name in waiting if name not in later], cells)
+        ready = [name for name in waiting if name not in later]
+        yield from _round(study, store, executor, ready, cells, holder)
+        waiting = [name for name in waiting if name in later]
+
+
+def _round(
+    study: Study[Any, Any],
+    store: Store,
+    executor: Executor,
+    names: Sequence[str],
+    cells: Mapping[str, Cell],
+    holder: Holder,
+) -> Iterator[str]:
+    """Cells that need none of each other."""
+    left, pause = list(names), _LOOK
+    while left:
+        jobs, blocked = _jobs(study, store, left, cells)
         for name, reason in blocked.items():
             store.fail(name, reason, time.time(), 0.0)
             yield name
-        for finished in executor.work(study, jobs):
+        done_here = set(blocked)
+        for finished in executor.work(study, _taken(jobs, holder)):
             for done in finished:
                 _keep(store, done)
+                done_here.add(done.identity)
                 yield done.identity
-        waiting = [name for name in waiting if name in later]
+        left = [name for name in left if name not in done_here]
+        ended = store.ended(left) if left else set()
+        yield from ended
+        left = [name for name in left if name not in ended]
+        pause = _LOOK if done_here or ended else min(_LONGEST_LOOK, 2 * pause)
+        if left:
+            time.sleep(pause)
+
+
+def _taken(jobs: Sequence[Job], holder: Holder) -> Iterator[Job]:
+    """Jobs as they are begun, with those of their cells that no other run works on."""
+    for job in jobs:
+        mine = holder.take([identity for identity, _ in job.cells])
+        if mine:
+            yield replace(job, cells=tuple(cell for cell in job.cells if cell[0] in mine))
 
 
 def _keep(store: Store, done: Done) -> None:
