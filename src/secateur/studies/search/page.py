@@ -149,8 +149,8 @@ def _winner(best: Row, settings: SearchStudySettings, folder: Path) -> dict[str,
     name, parameters = parse(criterion)
     recipe = {
         "schema_version": 1,
-        "data": settings.data.model_dump(mode="json", exclude_defaults=True),
-        "model": settings.model.model_dump(mode="json", exclude_defaults=True),
+        "data": settings.data.model_dump(mode="json", exclude_unset=True),
+        "model": settings.model.model_dump(mode="json", exclude_unset=True),
         "reference": {"per_class": best["per_class"]},
         "criterion": {"name": name, "parameters": parameters},
         "compare": {
