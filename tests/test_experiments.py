@@ -661,3 +661,111 @@ def test_status_needs_neither_the_study_nor_pytorch(tmp_path):
         f"assert run(['study', 'status', '--out', {str(tmp_path)!r}]) == 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_runs_on_one_store_do_each_cell_once(tmp_path, monkeypatch):
+    log, path = tmp_path / "log.txt", tmp_path / "cells.sqlite"
+    monkeypatch.setenv("TINY_LOG", str(log))
+    monkeypatch.setenv("TINY_SECONDS", "0.02")
+    outcomes = []
+
+    def one():
+        with opened_store(path, tiny(*range(20))) as store:
+            outcomes.append(run(tiny(*range(20)), store, Here(), progress=False))
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with opened_store(path, tiny(*range(20))) as store:
+        assert store.status().total("finished") == len(tiny(*range(20)).cells())
+        assert store.frames()["squares"]["square"].tolist() == [float(number**2) for number in range(20)]
+    assert len(outcomes) == 3
+    assert log.read_text().count("\n") == len(tiny(*range(20)).cells())
+
+
+def leased(store, owner, seconds=60.0):
+    return store.take([identity for identity, _ in store_cells(store)], owner, seconds)
+
+
+def store_cells(store):
+    study = tiny()
+    from secateur.experiments.running import identities
+
+    return list(identities(study, None).items())
+
+
+def started(path):
+    store = Store(path, "tiny", TinyStudy.version, TinyStudy.tables)
+    store.start(store_cells(store), {})
+    return store
+
+
+def test_a_lease_keeps_others_away_until_it_ends(tmp_path):
+    with started(tmp_path / "cells.sqlite") as store:
+        every = {identity for identity, _ in store_cells(store)}
+        assert leased(store, "first") == every
+        assert leased(store, "first") == every
+        assert leased(store, "second") == set()
+        store.give_up("first")
+        assert leased(store, "second", -1.0) == every
+        assert leased(store, "third") == every  # the second one's are over
+
+
+def test_a_lease_that_is_renewed_goes_on(tmp_path):
+    with started(tmp_path / "cells.sqlite") as store:
+        leased(store, "first", -1.0)
+        store.renew("first", 60.0)
+        assert leased(store, "second") == set()
+
+
+def test_cells_that_are_finished_are_nobodys(tmp_path):
+    with started(tmp_path / "cells.sqlite") as store:
+        (name, cell), *rest = store_cells(store)
+        leased(store, "first")
+        assert store.ended([name]) == set()
+        store.finish(name, TinyStudy(TinySettings()).work(cell, Resources(), {}), 0.0, 1.0)
+        assert store.ended([name, rest[0][0]]) == {name}
+        store.fail(rest[0][0], "broken", 0.0, 1.0)
+        assert store.ended([name, rest[0][0]]) == {name, rest[0][0]}
+        store.give_up("first")
+        assert leased(store, "second") == {identity for identity, _ in rest}  # one that has failed may be tried again
+
+
+def test_cells_of_a_process_that_was_killed_are_taken_over_at_once(tmp_path, monkeypatch):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with started(tmp_path / "cells.sqlite") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: int(gone.stdout))
+            every = leased(store, "killed")
+        assert leased(store, "next") == every
+        with monkeypatch.context() as patch:
+            patch.setattr("platform.node", lambda: "elsewhere")
+            leased(store, "far")
+        assert leased(store, "next") == every
+    with started(tmp_path / "other.sqlite") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.getpid", lambda: int(gone.stdout))
+            patch.setattr("platform.node", lambda: "elsewhere")
+            leased(store, "far")
+        assert leased(store, "next") == set()  # of another host nobody knows
+
+
+def test_a_run_waits_for_cells_of_another_and_takes_what_that_leaves(tmp_path):
+    path = tmp_path / "cells.sqlite"
+    with started(path) as store:
+        leased(store, "other")
+        found = []
+
+        def one():
+            with opened_store(path, tiny()) as mine:
+                found.append(run(tiny(), mine, Here(), progress=False))
+
+        thread = threading.Thread(target=one)
+        thread.start()
+        thread.join(1.0)
+        assert thread.is_alive()
+        store.give_up("other")
+        thread.join(60)
+        assert found[0].made == len(store_cells(store))

@@ -12,6 +12,7 @@ from secateur.studies import toy
 from secateur.studies.catalogue import PACKAGED, study_class
 from secateur.studies.compare.settings import CompareStudySettings
 from secateur.studies.prototypes import PrototypeStudySettings
+from secateur.studies.search import SearchStudySettings
 from secateur.studies.skin_lesions import SkinLesionSettings
 from secateur.studies.stepwise import published
 
@@ -195,6 +196,73 @@ PROTOTYPES = {
     },
 }
 
+
+
+def search():
+    """Settings of a small search."""
+    return SearchStudySettings.model_validate(
+        {
+            "data": {"source": "mnist5k", "limit": 200},
+            "model": TINY,
+            "space": {"gamma": (0.25,), "per_class": (1,), "first": ("none", "flat"), "softmax": ("attnlrp",)},
+            "objective": {"rates": (0.0, 0.4, 0.8)},
+            "sampler": {"kind": "tpe", "together": 2, "startup": 2},
+            "trials": {"count": 4},
+            "search": {"limit": 20},
+            "measure": {"criteria": ("weight",), "seeds": (0,)},
+            "measured": {"limit": 20, "per_class": 1},
+            "device": "cpu",
+        }
+    )
+
+
+def faithful_search():
+    """Under which fields count that `search` does not use."""
+    raw = search().model_dump()
+    raw["objective"] |= {"faithfulness": True}
+    raw["measure"] |= {"samples": (1,)}
+    raw["search"] |= {"split": "train"}
+    return [SearchStudySettings.model_validate(raw)]
+
+
+SEARCH = {
+    "settings": search,
+    "also": faithful_search,
+    "changes": {
+        "space.low": ("epsilon",),
+        "space.middle": ("epsilon",),
+        "space.high": ("epsilon",),
+        "space.classifier": ("epsilon",),
+        "space.gamma": (0.1, 0.5),
+        "space.first": ("flat",),
+        "space.softmax": ("cp-lrp",),
+        "space.start": ("one",),
+        "space.reduce": ("abs",),
+        "space.normalise": ("l1",),
+        "space.at": ("makers",),
+        "space.order": ("most",),
+        "space.per_class": (2,),
+        "objective.rates": (0.0, 0.5),
+        "objective.classes": 3,
+        "measure.criteria": ("random",),
+        "measure.seeds": (1,),
+        "measure.samples": (2,),
+        "measure.sampled": ("lrp",),
+        "search.seeds": (1,),
+        "search.split": "train",
+        "tracking.trackers": ("tensorboard",),
+        "device": "cuda",
+    },
+    "wrong": {
+        "space.low": ("epsilom",),
+        "measure.criteria": ("lrq",),
+        "sampler.kind": "gb",
+        "objective.goal": "apr",
+        "objective.units": "filter",
+        "measured.split": "tset",
+    },
+}
+
 INSTANCES = {
     "toy": {
         "settings": lambda: toy.ToySettings.model_validate(
@@ -228,6 +296,7 @@ INSTANCES = {
     "stepwise": STEPWISE,
     "skin-lesions": STEPWISE,
     "prototypes": PROTOTYPES,
+    "search": SEARCH,
 }
 """Small settings of each study; one that is registered without its line here fails below."""
 
