@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 import re
 import struct
 import subprocess
@@ -840,3 +841,38 @@ def test_nothing_here_warns(tiny_data):
         warnings.simplefilter("error")
         for _ in loader(tiny_data.train, 64, shuffle=True):
             pass
+
+
+def listed(tmp_path, samples):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(samples))
+    return path
+
+
+def twelve():
+    return TensorDataset(torch.arange(36.0).reshape(12, 3), torch.arange(12) % 3)
+
+
+def test_reference_samples_are_shared_as_a_list(tmp_path):
+    reference = ReferenceSet.sample(twelve(), per_class=2, seed=5)
+    found = ReferenceSet.read(reference.save(tmp_path / "reference.json"), twelve())
+    assert found.indices == reference.indices
+    assert torch.equal(found.inputs, reference.inputs)
+    assert torch.equal(found.targets, reference.targets)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"samples": [[0, 1]]}, "sample 0 here is of class 0, not 1; give the data that it was drawn from"),
+        ({"samples": [[99, 0]]}, "sample 99 here does not exist"),
+        ({"samples": []}, "is no list of reference samples"),
+        ({"samples": [[0]]}, "is no list of reference samples"),
+        ({"samples": [[True, 0]]}, "is no list of reference samples"),
+        ({"samples": [[-1, 2]]}, "is no list of reference samples"),
+        ([0, 1], "is no list of reference samples"),
+    ],
+)
+def test_lists_of_other_data_are_refused(tmp_path, value, message):
+    with pytest.raises(RequestError, match=message):
+        ReferenceSet.read(listed(tmp_path, value), twelve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sqlite3
 
@@ -168,7 +169,7 @@ def test_areas_are_means_where_shares_go_in_equal_steps(accuracies):
         for place, accuracy in enumerate(accuracies)
     )
     curve = PruningCurve(points)
-    between = [(a + b) / 2 for a, b in zip(accuracies, accuracies[1:], strict=False)]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(accuracies)]
     assert curve.a_pr == pytest.approx(np.mean(accuracies))
     assert curve.area("macs") == pytest.approx(np.mean(between))
     assert min(accuracies) - 1e-9 <= curve.area("macs") <= max(accuracies) + 1e-9
@@ -509,6 +510,6 @@ def test_a_round_proposes_the_same_whoever_asks_first(number):
     space = Space(SpaceSettings(), attention=True)
     sampler = SamplerSettings(kind="tpe", startup=2, together=3, known=False, seed=number)
     rows = searched(space, sampler, 3, pretended)
-    again = [proposal(space, sampler, rows, place, ["estimate"]) for place in (5, 3, 4)]
-    assert [again[1], again[2], again[0]] == [proposal(space, sampler, rows, place, ["estimate"]) for place in (3, 4, 5)]
-    assert len({space.key(each) for each in (*rows, *again)}) == 6
+    again = {place: proposal(space, sampler, rows, place, ["estimate"]) for place in (5, 3, 4)}
+    assert again == {place: proposal(space, sampler, rows, place, ["estimate"]) for place in (3, 4, 5)}
+    assert len({space.key(each) for each in (*rows, *again.values())}) == 6

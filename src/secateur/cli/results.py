@@ -95,6 +95,7 @@ def show_pruned(job: PruneJob, run: PruneRun, out: Path) -> None:
     settings, record = recipe.model_dump(mode="json"), prepared.data_record()
     bundle = save(slim, out / "bundle", plan=plan, recipe=settings, metrics=metrics, data=record)
     write_json(out / "metrics.json", metrics)
+    job.reference.save(out / "reference.json")
     write_split(prepared.data, out)
     page = write_report(
         new_report(

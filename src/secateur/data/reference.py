@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from secateur.core.errors import RequestError, check_count
+from secateur.core.files import read_json, write_json
 from secateur.core.layouts import laid_out
 from secateur.core.randomness import numpy_generator
 from secateur.data.classes import indices_in_order
@@ -85,10 +87,7 @@ class ReferenceSet:
                 )
             draw = numpy_generator(seed, "reference", index).permutation(len(where))[:per_class]
             chosen.extend(int(i) for i in where[np.sort(draw)])
-        inputs, targets = _stacked(dataset, chosen)
-        normalisation = getattr(dataset, "normalisation", None)
-        bounds = normalisation.bounds() if isinstance(normalisation, Normalisation) else None
-        return cls(inputs, targets, tuple(chosen), bounds)
+        return cls._at(dataset, chosen)
 
     @classmethod
     def drawn(cls, dataset: Dataset[Any], count: int, seed: int = 0) -> ReferenceSet:
@@ -115,10 +114,63 @@ class ReferenceSet:
         if size == 0:
             raise RequestError("cannot draw reference samples from an empty data set")
         chosen = [int(i) for i in np.sort(numpy_generator(seed, "unlabelled").permutation(size)[:count])]
+        return cls._at(dataset, chosen)
+
+    @classmethod
+    def read(cls, path: str | Path, dataset: Dataset[Any]) -> ReferenceSet:
+        """The samples of a list that `save` wrote, or somebody shared, out of the same data set.
+
+        Args:
+            path: of the list.
+            dataset: see `sample`.
+
+        Raises:
+            RequestError: for a file that is no such list, positions that the data set does not have, or samples of
+                other classes: then the list is for other data.
+        """
+        check_dataset(dataset, "ReferenceSet.read")
+        dataset, value = _unwrapped(dataset), read_json(path)
+        listed = value.get("samples") if isinstance(value, dict) else None
+        if not isinstance(listed, list) or not listed or not all(_is_listed(pair) for pair in listed):
+            raise RequestError(
+                f"'{path}' is no list of reference samples; ReferenceSet.save and `secateur prune` write them: "
+                '{"samples": [[position, class index], ...]}'
+            )
+        labels = _labels(dataset)
+        for position, label in listed:
+            found = int(labels[position]) if position < len(labels) else None
+            if found != label:
+                said = "does not exist" if found is None else f"is of class {found}, not {label}"
+                raise RequestError(
+                    f"'{path}' is a list of other data: sample {position} here {said}; give the data that it was drawn "
+                    "from, in the same order"
+                )
+        return cls._at(dataset, [position for position, _ in listed])
+
+    @classmethod
+    def _at(cls, dataset: Dataset[Any], chosen: list[int]) -> ReferenceSet:
         inputs, targets = _stacked(dataset, chosen)
         normalisation = getattr(dataset, "normalisation", None)
         bounds = normalisation.bounds() if isinstance(normalisation, Normalisation) else None
         return cls(inputs, targets, tuple(chosen), bounds)
+
+    def save(self, path: str | Path) -> Path:
+        """Write which samples these are, not the samples: positions in the data set, and their classes, as JSON.
+
+        Args:
+            path: of the file.
+
+        Example:
+            >>> import tempfile
+            >>> from torch.utils.data import TensorDataset
+            >>> data = TensorDataset(torch.randn(20, 3), torch.arange(20) % 2)
+            >>> reference = ReferenceSet.sample(data, per_class=3)
+            >>> file = reference.save(Path(tempfile.mkdtemp()) / "reference.json")
+            >>> ReferenceSet.read(file, data).indices == reference.indices
+            True
+        """
+        pairs = [[int(i), int(label)] for i, label in zip(self.indices, self.targets.tolist(), strict=True)]
+        return write_json(path, {"samples": pairs})
 
     def __post_init__(self) -> None:
         for what, value in (("inputs", self.inputs), ("targets", self.targets)):
@@ -179,6 +231,11 @@ class ReferenceSet:
             inputs, targets = self.inputs[start : start + size], self.targets[start : start + size]
             # what `torch.inference_mode` made takes part in no gradient, a copy does
             yield inputs.clone() if inputs.is_inference() else inputs, targets.clone()
+
+
+def _is_listed(pair: object) -> bool:
+    """Whether this is a position and a class index."""
+    return isinstance(pair, list) and len(pair) == 2 and all(type(number) is int and number >= 0 for number in pair)
 
 
 def _unwrapped(dataset: Dataset[Any]) -> Dataset[Any]:

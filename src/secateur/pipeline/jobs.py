@@ -226,7 +226,11 @@ class PruneJob:
         """
         prepared = opened(recipe)
         data, asked = prepared.data, recipe.reference
-        reference = ReferenceSet.sample(getattr(data, asked.split), asked.per_class, asked.seed, asked.classes)
+        images = getattr(data, asked.split)
+        if asked.samples is None:
+            reference = ReferenceSet.sample(images, asked.per_class, asked.seed, asked.classes)
+        else:
+            reference = ReferenceSet.read(asked.samples, images)
         criterion = get(recipe.criterion.name, **recipe.criterion.parameters)
         first_balanced(reference, criterion.asks_for, criterion.name)
         example = data.test.batch([0])[0].to(prepared.device)

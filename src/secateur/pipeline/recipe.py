@@ -35,6 +35,9 @@ class ReferenceSettings(BaseModel):
     seed: int = 0
     classes: tuple[int | str, ...] | None = None
     split: Literal["train", "val"] = "train"
+    samples: str | None = Field(
+        default=None, description="file that lists them, as prune writes it (reference.json); null: they are drawn"
+    )
 
 
 class CriterionSettings(BaseModel):
