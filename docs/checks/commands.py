@@ -25,6 +25,7 @@ from secateur.models import known_models
 from secateur.pipeline import Recipe
 from secateur.prototypes import PrototypeRecipe
 from secateur.studies.catalogue import study_class
+from secateur.studies.search import SearchStudySettings
 from secateur.studies.toy import ToySettings
 
 SHELLS = ("sh", "bash", "console")
@@ -175,7 +176,7 @@ def _check_values(parsed: Parsed) -> None:
     recipes = [name for name in parsed.all("--recipe") if not name.endswith((".yaml", ".yml"))]
     overrides = [text for text in parsed.all("--set") if text.partition("=")[0] not in ("section.key", "a.b", "A.B")]
     settings_from(_settings_of(parsed), recipes[0] if recipes else None, overrides)
-    for text in parsed.all("--criterion") if parsed.path[0] != "prototypes" else ():
+    for text in (text for text in parsed.all("--criterion") if not text.startswith("$(")) if parsed.path[0] != "prototypes" else ():
         name, parameters = parse(text)
         get(name, **parameters)
     for name in [*parsed.all("--model"), *parsed.all("model")]:
@@ -189,6 +190,8 @@ def _settings_of(parsed: Parsed) -> type[BaseModel]:
         return ToySettings
     if parsed.path[0] == "prototypes":
         return PrototypeRecipe
+    if parsed.path == ("optimise",):
+        return SearchStudySettings
     if parsed.path == ("study", "run"):
         return next((study_class(name).settings_type for name in parsed.all("name")), Recipe)
     return Recipe
@@ -232,7 +235,7 @@ def _wrong_option(words: list[str]) -> Iterator[str]:
 
 def _check_setting(key: str, value: str | None) -> None:
     """A key of a recipe, of prototype networks or of others, and the value if one is given that stands for itself."""
-    known = [whole for whole in (Recipe, PrototypeRecipe) if _has(whole, key)]
+    known = [whole for whole in (Recipe, PrototypeRecipe, SearchStudySettings) if _has(whole, key)]
     whole = known[0] if known else Recipe
     kind: Any = whole
     for part in key.split("."):

@@ -1,4 +1,5 @@
 from .cost import count_macs, count_params, size_on_disk
+from .faithfulness import Faithfulness, pixel_flipping
 from .latency import compare_latency, measure_latency
 from .memory import measure_memory
 from .metrics import Evaluation, area_under_curve, evaluate
@@ -6,6 +7,7 @@ from .times import Latency, LatencyShare, Memory
 
 __all__ = [
     "Evaluation",
+    "Faithfulness",
     "Latency",
     "LatencyShare",
     "Memory",
@@ -16,5 +18,6 @@ __all__ = [
     "evaluate",
     "measure_latency",
     "measure_memory",
+    "pixel_flipping",
     "size_on_disk",
 ]
