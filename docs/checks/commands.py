@@ -176,7 +176,8 @@ def _check_values(parsed: Parsed) -> None:
     recipes = [name for name in parsed.all("--recipe") if not name.endswith((".yaml", ".yml"))]
     overrides = [text for text in parsed.all("--set") if text.partition("=")[0] not in ("section.key", "a.b", "A.B")]
     settings_from(_settings_of(parsed), recipes[0] if recipes else None, overrides)
-    for text in (text for text in parsed.all("--criterion") if not text.startswith("$(")) if parsed.path[0] != "prototypes" else ():
+    criteria = parsed.all("--criterion") if parsed.path[0] != "prototypes" else ()
+    for text in (text for text in criteria if not text.startswith("$(")):
         name, parameters = parse(text)
         get(name, **parameters)
     for name in [*parsed.all("--model"), *parsed.all("model")]:

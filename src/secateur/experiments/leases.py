@@ -8,6 +8,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -48,17 +49,18 @@ def clock(connection: sa.Connection) -> float:
 
 def is_over(host: str, process: int) -> bool:
     """Whether the process that holds a lease has ended: known of this host alone."""
-    if host != platform.node():
-        return False
-    if process == os.getpid():
+    if host != platform.node() or process == os.getpid():
         return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    except OSError:
-        return False  # another user's
-    return False
+    except OSError:  # another user's
+        return False
+    try:  # where nobody has asked for its exit code yet, it still has its number
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (OSError, IndexError):
+        return False
 
 
 class Holder:

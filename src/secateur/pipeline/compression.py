@@ -124,7 +124,7 @@ def prune_to_budgets(
         times = latency_model(model, structure, settings) if goal is None else goal.predicted
         settings = settings.model_copy(update={"round_to": times.round_to()})
     runner = {"one-shot": one_shot, "rescored": rescored, "iterative": iterative}[settings.schedule]
-    settings = settings.of(chosen)
+    settings = settings.of(chosen, structure)
     if settings.schedule == "iterative" and (train is None or finetune is None or not finetune.epochs):
         raise RequestError("an iterative schedule needs training images and fine-tuning of at least one epoch per step")
     repair = Repair.of(settings, reference, train)

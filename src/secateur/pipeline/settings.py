@@ -31,7 +31,8 @@ class PruneSettings(BaseModel):
     ``one-shot``: one scoring pass; ``rescored``: score, remove ``step`` of the budget's measure, score again, without
     training; ``iterative``: like rescored, with fine-tuning after each step.
 
-    ``strategy`` auto is the criterion's own, see `secateur.criteria.Criterion.strategy`.
+    ``strategy`` auto is the criterion's own, see `secateur.criteria.Criterion.strategy`, and per layer on networks with
+    depthwise convolutions.
 
     ``repair`` of what stays, without labels: ``mean`` folds the removed units' mean contributions into biases;
     ``refit`` fits all layers to the outputs of the unpruned network (`secateur.refit`), which gives batch norms their
@@ -96,9 +97,15 @@ class PruneSettings(BaseModel):
             }
         )
 
-    def of(self, criterion: Criterion) -> PruneSettings:
-        """For one criterion: with its own strategy, where none is asked for."""
-        return self if self.strategy != AUTO else self.model_copy(update={"strategy": criterion.strategy})
+    def of(self, criterion: Criterion, structure: Structure) -> PruneSettings:
+        """For one criterion and network: with the criterion's own strategy, where none is asked for.
+
+        Networks with depthwise convolutions are ranked per layer: per cost, LRP and Taylor kept up to 45 points less of
+        a MobileNetV2 on validation images.
+        """
+        if self.strategy != AUTO:
+            return self
+        return self.model_copy(update={"strategy": "per-layer" if structure.depthwise else criterion.strategy})
 
     def protected(self, structure: Structure) -> tuple[str, ...]:
         """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it.

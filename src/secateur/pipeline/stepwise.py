@@ -87,7 +87,7 @@ class Stepwise:
         Raises:
             UnreachableBudgetError: see `secateur.select`.
         """
-        settings, alive = self.settings.of(criterion), self.alive
+        settings, alive = self.settings.of(criterion, self.structure), self.alive
         here = self.structure.reduced(alive)
         scores = score(
             self.network, here, reference, criterion, centred=settings.centred, batch_size=settings.batch_size

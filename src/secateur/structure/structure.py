@@ -98,6 +98,11 @@ class Structure:
         return np.repeat(np.arange(len(self.groups)), [group.size for group in self.groups])
 
     @cached_property
+    def depthwise(self) -> bool:
+        """Whether some convolution looks at each channel by itself."""
+        return any(work.passes_on and work.call.weight_shape[1] == 1 for work in self.work)
+
+    @cached_property
     def makes(self) -> tuple[tuple[object, ...], ...]:
         """How each group is made and read, whatever its width: groups with the same make are isomorphic.
 
