@@ -47,6 +47,7 @@ def measured(name: str, criteria: list[str], limit: int, rounds: int) -> list[di
             begin = time.perf_counter()
             meter.accuracy(model)
             single = time.perf_counter() - begin
+            meter._known.clear()  # or nothing would be measured again
             begin = time.perf_counter()
             meter.curve(scores)
             again = time.perf_counter() - begin

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import secateur as sc
@@ -141,3 +142,17 @@ def test_recipes(tmp_path):
         load_recipe("nothing")
     with pytest.raises(sc.RequestError, match="schema_version"):
         load_recipe(None, {"schema_version": 2})
+
+
+@pytest.mark.parametrize(("groups", "strategy"), [(1, "per-cost"), (2, "per-cost"), (8, "per-layer")])
+def test_networks_with_depthwise_convolutions_are_ranked_per_layer(groups, strategy):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=groups), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+    ).eval()  # fmt: skip
+    reference = sc.ReferenceSet(torch.randn(6, 1, 8, 8), torch.arange(6) % 2, tuple(range(6)))
+    assert sc.compress(net, reference, sc.Budget(macs=0.6)).plan.strategy == strategy
+    assert sc.compress(net, reference, sc.Budget(macs=0.6), "weight").plan.strategy == "per-layer"
+    asked = sc.PruneSettings(strategy="per-cost")
+    assert sc.compress(net, reference, sc.Budget(macs=0.6), settings=asked).plan.strategy == "per-cost"

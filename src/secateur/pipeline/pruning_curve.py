@@ -6,6 +6,7 @@ Source: Hatefi et al., "Pruning by explaining revisited" (2024), for A_PR.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ class CurveMeter:
     Networks are pruned physically, so that each rate costs what is left, batch norms are folded into the layers before
     them, and the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
     itself. All networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each
-    later curve.
+    later curve. Different scores often rank alike: a network that was measured before is not measured again.
 
     Args:
         model: unpruned; untouched.
@@ -131,6 +132,7 @@ class CurveMeter:
         self._labels = labels.to(inputs.device)
         self._folding = Folding.of(model, self._inputs[:2])
         self._unpruned: float | None = None
+        self._known: dict[bytes, float] = {}
         self._checked = False
 
     @property
@@ -174,7 +176,8 @@ class CurveMeter:
             protect: names of layers and groups whose units stay.
             order: ``least`` or ``most`` relevant first.
             repair: of each pruned network.
-            masked: mask units in place of removing them: the same accuracies, at full cost.
+            masked: mask units in place of removing them: the same accuracies, at full cost. Nothing that was measured
+                before is looked up.
             proceed: asked after the first pass, with the rates that it measured; False ends the measurement.
 
         Raises:
@@ -188,20 +191,19 @@ class CurveMeter:
         if order == "most":
             scores = Scores(scores.structure, -scores.values, scores.criterion)
         found = {0: RatePoint(rates[0], self.unpruned)}
-        measured: dict[bytes, float] = {}
+        checked = False
         passes = _coarse_to_fine(len(rates))
         for number, places in enumerate(passes):
             for place in places:
                 if place:
                     plan = select_nominal(scores, rates[place], strategy, protect=protect, nothing=True)
-                    stays = plan.keep(scores.structure)
-                    if stays.all():
-                        measured[stays.tobytes()] = self.unpruned
-                    if stays.tobytes() not in measured:
-                        check = not self._checked or len(measured) == 0
-                        measured[stays.tobytes()] = self._pruned_accuracy(plan, repair, masked, check)
+                    key = hashlib.sha256(plan.keep(scores.structure).tobytes()).digest()
+                    if masked or repair is not None or key not in self._known:
+                        check = not self._checked or not checked
+                        self._known[key] = self._pruned_accuracy(plan, repair, masked, check)
+                        checked = True
                     shares = {kind: float(plan.achieved[kind]) for kind in ("units", "params", "macs")}
-                    found[place] = RatePoint(rates[place], measured[stays.tobytes()], **shares)
+                    found[place] = RatePoint(rates[place], self._known[key], **shares)
             last = number + 1 == len(passes)
             self._checked |= last
             curve = PruningCurve(tuple(found[place] for place in sorted(found)), last)

@@ -13,7 +13,7 @@ from secateur.core.statistics import MeanInterval, mean_interval, paired_differe
 from secateur.criteria import parse
 from secateur.experiments import Finding, Tables, TextTable
 from secateur.studies.search.settings import OPTIMISED, SearchStudySettings
-from secateur.studies.search.space import best_of
+from secateur.studies.search.space import best_of, shown
 from secateur.studies.search.tables import COMPLETE, PARAMETERS
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def overview(tables: Tables, settings: SearchStudySettings) -> list[TextTable]:
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         title = f"best of {len(trials)} trials ({counts})"
         settled = [("trial", best["number"]), (GOALS[goal], f"{best[goal]:.3f}")]
-        settled += [(name, f"{best[name]:.3g}" if name == "gamma" else best[name]) for name in PARAMETERS]
+        settled += [(name, shown(best, name)) for name in PARAMETERS]
         found.append(TextTable(title, ("of the winner", ""), settled))
     return found
 

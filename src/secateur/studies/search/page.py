@@ -21,7 +21,7 @@ from secateur.experiments import Tables, write_table
 from secateur.pipeline.pages import origin
 from secateur.studies.search.findings import GOALS, candidates, paired_goals, rank_correlation, rows_of
 from secateur.studies.search.settings import SearchStudySettings
-from secateur.studies.search.space import Space, best_of, composite_of, criterion_of, optuna_study
+from secateur.studies.search.space import Space, best_of, composite_of, criterion_of, optuna_study, shown
 from secateur.studies.search.tables import COMPLETE, FAILED, PARAMETERS
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def _parameters(trials: Sequence[Row], settings: SearchStudySettings, best: Row 
         if len(tried) >= _FEWEST and name != "gamma":
             value, number = Counter(row[name] for row in top).most_common(1)[0]
             often = f"{value} ({100 * number / len(top):.0f} %)"
-        value = best[name]
-        text = f"{value:.3g}" if isinstance(value, float) else str(value)
-        found.append(rp.SearchedParameter(name, text, often, weights.get(name)))
+        found.append(rp.SearchedParameter(name, shown(best, name), often, weights.get(name)))
     return found
 
 
@@ -113,7 +111,8 @@ def importances(trials: Sequence[Row], settings: SearchStudySettings) -> dict[st
 
     space = _space(trials, settings)
     study = optuna_study(space, tried, ["estimate"], "importance", None)
-    names = [name for name in space.distributions() if len({row[name] for row in tried}) > 1]
+    # of γ nothing can be said: it matters to the settings alone that have its rule
+    names = [name for name in space.distributions() if name != "gamma" and len({row[name] for row in tried}) > 1]
     if not names or len({row["estimate"] for row in tried}) < 2:
         return {}
     found = optuna.importance.get_param_importances(
@@ -123,7 +122,7 @@ def importances(trials: Sequence[Row], settings: SearchStudySettings) -> dict[st
 
 
 def _space(trials: Sequence[Row], settings: SearchStudySettings) -> Space:
-    return Space(settings.space, attention=len({row["softmax"] for row in trials}) > 1)
+    return Space.of(settings.space, settings.objective, attention=len({row["softmax"] for row in trials}) > 1)
 
 
 def write_results(tables: Tables, settings: SearchStudySettings, folder: Path) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from secateur.core.errors import SecateurError
 from secateur.core.parameters import write_parameters
 from secateur.core.randomness import derive_seed, numpy_generator
-from secateur.studies.search.settings import SamplerSettings, SpaceSettings
+from secateur.studies.search.settings import ObjectiveSettings, SamplerSettings, SpaceSettings
 from secateur.studies.search.tables import COMPLETE, FAILED, PARAMETERS
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ class Space:
     Attributes:
         settings: what each parameter may be.
         attention: whether the network has any; without, its rule is fixed.
+        heatmaps: whether they count; the rule of the first layer, which no unit's relevance passes, is fixed otherwise.
     """
 
     settings: SpaceSettings
     attention: bool
+    heatmaps: bool = False
 
     @cached_property
     def choices(self) -> dict[str, list[Any]]:
@@ -43,7 +45,14 @@ class Space:
         found = {name: list(getattr(self.settings, name)) for name in PARAMETERS if name != "gamma"}
         if not self.attention:
             found["softmax"] = found["softmax"][:1]
+        if not self.heatmaps:
+            found["first"] = found["first"][:1]
         return found
+
+    @classmethod
+    def of(cls, settings: SpaceSettings, objective: ObjectiveSettings, attention: bool) -> Space:
+        """As far as the objective looks at it."""
+        return cls(settings, attention, objective.faithfulness)
 
     @property
     def gammas(self) -> tuple[float, float]:
@@ -142,6 +151,15 @@ def composite_of(parameters: Mapping[str, Any]) -> str:
     if parameters["softmax"] != "attnlrp":
         found["softmax"] = parameters["softmax"]
     return f"graded({write_parameters(found)})"
+
+
+def shown(parameters: Mapping[str, Any], name: str) -> str:
+    """A parameter in words; γ where no rule takes it is a dash."""
+    value = parameters[name]
+    if name != "gamma":
+        return str(value)
+    used = any(parameters[part] == "gamma" for part in ("low", "middle", "high", "classifier"))
+    return f"{value:.3g}" if used else "-"
 
 
 def criterion_of(parameters: Mapping[str, Any]) -> str:

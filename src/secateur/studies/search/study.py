@@ -93,7 +93,7 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         """See `Study.cells`; a grid may have fewer settings than are asked for."""
         count = self.settings.trials.count
         if self.settings.sampler.kind == "grid":
-            count = min(count, len(Space(self.settings.space, attention=True).grid))
+            count = min(count, len(Space.of(self.settings.space, self.settings.objective, attention=True).grid))
         return search_cells(self.settings, count)
 
     def inputs(self, cell: SearchCell, resources: Resources) -> Mapping[str, str]:

@@ -107,7 +107,8 @@ class Bench:
         self._meters: dict[tuple[str, int], CurveMeter] = {}
         self._references: dict[tuple[int, int], ReferenceSet] = {}
         first = self.subject(settings.search.seeds[0])
-        self.space = Space(settings.space, any(group.kind == "heads" for group in first.structure.groups))
+        attention = any(group.kind == "heads" for group in first.structure.groups)
+        self.space = Space.of(settings.space, settings.objective, attention)
 
     @cached_property
     def fingerprint(self) -> str:
