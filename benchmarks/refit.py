@@ -1,16 +1,16 @@
 """Accuracy of pruned networks by repair, without training; and the time of a refit in forward passes.
 
     python benchmarks/refit.py [--model resnet20-cifar10] [--budgets 0.7 0.5 0.3] [--seeds 0 1 2]
-                               [--criteria lrp taylor weight] [--limit N] [--out FOLDER]
+                               [--criteria lrp taylor weight] [--strategy auto] [--limit N] [--out FOLDER]
     python benchmarks/refit.py --recipe RECIPE --weights FILE ...
     python benchmarks/refit.py --speed
 
 A shipped network, or one that `secateur train --recipe RECIPE` has trained, on CIFAR-10 (`secateur data fetch
-cifar10`), scored once on ten images of each class, units ranked by
-each criterion's own strategy. Repairs of the same plan: nothing; mean compensation and recalibrated norms; the refit on
-the same 100 images (the default of `secateur prune`); the refit on 500 training images without labels. Intervals are
-95 % over seeds. ``--speed``: the refit of a ResNet-18 at 224 pixels on 100 images, in plain forward passes of these
-images by the unpruned network, both timed in turn.
+cifar10`), scored once on ten images of each class, units ranked by the strategy that `secateur prune` takes. Repairs of
+the same plan: nothing; mean compensation and recalibrated norms; the refit on the same 100 images (the default of
+`secateur prune`); the refit on 500 training images without labels. Intervals are 95 % over seeds. ``--speed``: the
+refit of a ResNet-18 at 224 pixels on 100 images, in plain forward passes of these images by the unpruned network,
+both timed in turn.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def accuracies(asked: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in track(asked.seeds, "seeds"):
         reference = ReferenceSet.sample(data.train, 10, seed)
         for criterion in asked.criteria:
-            plain = PruneSettings(schedule="one-shot", **REPAIRS["nothing"])
+            plain = PruneSettings(schedule="one-shot", strategy=asked.strategy, **REPAIRS["nothing"])
             name, parameters = parse(criterion)
             scored_by = get(name, **parameters)
             budgets = [sc.Budget(macs=share) for share in sorted(asked.budgets, reverse=True)]
@@ -68,7 +68,8 @@ def accuracies(asked: argparse.Namespace) -> list[dict[str, Any]]:
                     repair(slim, model, found.plan)
                     seconds = time.perf_counter() - begin
                     accuracy = sc.evaluate(slim, loader(test)).accuracy
-                    keys = {"model": asked.model, "criterion": criterion, "macs": share, "seed": seed, "repair": name}
+                    keys = {"model": asked.model, "criterion": criterion, "strategy": found.plan.strategy}
+                    keys |= {"macs": share, "seed": seed, "repair": name}
                     rows.append({**keys, "accuracy": accuracy, "samples": len(test), "seconds": seconds})
     return rows
 
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.7, 0.5, 0.3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--criteria", nargs="+", default=["lrp", "taylor", "weight"])
+    parser.add_argument("--strategy", default="auto")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--out", type=Path)

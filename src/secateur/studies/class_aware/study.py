@@ -22,7 +22,7 @@ class ClassAwareStudy(CompareStudy):
     """Criteria side by side for subsets of the classes, beside class-blind scores and at equal latency."""
 
     name = "class-aware"
-    version = 1
+    version = 2
     summary = "Criteria for subsets of the classes: gains over class-blind scores, accuracy at equal latency."
 
     def check(self) -> None:

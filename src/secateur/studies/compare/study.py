@@ -115,7 +115,7 @@ class CompareStudy(Study[CompareStudySettings, CompareCell]):
     """
 
     name = "compare"
-    version = 1
+    version = 2
     summary = "Criteria side by side: pruned by the same strategies to the same budgets, over seeds and class subsets."
     settings_type = CompareStudySettings
     tables = STORED

@@ -14,7 +14,7 @@ from secateur.pipeline import PruneSettings, Recipe
 from secateur.tracking import TrackingSettings
 from secateur.training import TrainSettings
 
-VERSION = 1
+VERSION = 2
 """Of the studies that prune in steps; raised when their results change."""
 
 PUBLISHED_CRITERIA = (
