@@ -42,9 +42,12 @@ def begun(folder, store):
     recipe.write_text(yaml.safe_dump({"schema_version": 1, **SMALL}))
     words = ["optimise", "--recipe", str(recipe), "--store", store, "--out", str(folder / f"out-{random.random()}")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "secateur", *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen([sys.executable, "-m", "secateur", *words], env=environment, stdout=said, stderr=said)
+
+
+def done(driver, folder):
+    assert driver.wait() == 0, (folder / "said.txt").read_text()[-2000:]
 
 
 def tables(store):
@@ -71,8 +74,7 @@ def same(first, second):
 def undisturbed(tmp_path_factory):
     pytest.importorskip("mlxtend")
     folder = tmp_path_factory.mktemp("undisturbed")
-    driver = begun(folder, str(folder / "cells.sqlite"))
-    assert driver.wait() == 0, driver.stderr.read().decode()
+    done(begun(folder, str(folder / "cells.sqlite")), folder)
     return tables(folder / "cells.sqlite")
 
 
@@ -92,7 +94,7 @@ def test_a_search_killed_again_and_again_loses_nothing(tmp_path, undisturbed):
         after = finished(path)
         assert before.items() <= after.items()  # none is lost, and none is done again
         before = after
-    assert driver.wait() == 0, driver.stderr.read().decode()
+    done(driver, tmp_path)
     assert killed >= 10, "the search ended before it was killed often enough; give it more trials"
     same(tables(path), undisturbed)
 
@@ -100,7 +102,7 @@ def test_a_search_killed_again_and_again_loses_nothing(tmp_path, undisturbed):
 def together(folder, store, undisturbed):
     drivers = [begun(folder, store) for _ in range(2)]
     for driver in drivers:
-        assert driver.wait() == 0, driver.stderr.read().decode()
+        done(driver, folder)
     same(tables(store), undisturbed)
 
 
@@ -108,7 +110,8 @@ def together(folder, store, undisturbed):
 def test_two_searches_share_a_sqlite_file(tmp_path, undisturbed):
     path = tmp_path / "cells.sqlite"
     together(tmp_path, str(path), undisturbed)
-    seconds = pd.read_sql("SELECT started, finished FROM cells ORDER BY started", sqlite3.connect(path))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        seconds = pd.read_sql("SELECT started, finished FROM cells ORDER BY started", database)
     assert (seconds["started"].shift(-1) < seconds["finished"]).any()  # both have worked
 
 
