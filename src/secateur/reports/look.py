@@ -48,6 +48,7 @@ _AXIS = {
 }
 _LEGEND = {
     "labelColor": INK,
+    "labelLimit": 320,
     "titleColor": INK,
     "labelFontSize": 12,
     "titleFontSize": 12,
@@ -222,7 +223,8 @@ def save_chart(chart: Chart, path: str | Path, beneath: str = "") -> Path:
     spec = specification(chart, ink=PAPER_INK)
     if beneath:
         spec = _captioned(spec, beneath)
-    spec |= {"background": "white", "padding": 16}
+    # texts at the right end are longer in some viewers' fonts than in the one that they are measured with
+    spec |= {"background": "white", "padding": {"left": 16, "top": 16, "bottom": 16, "right": 48}}
     with atomic_path(target) as temporary:
         if target.suffix == ".svg":
             temporary.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")

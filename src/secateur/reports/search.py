@@ -191,7 +191,7 @@ def _importance(parameters: list[SearchedParameter]) -> Chart:
     values = [{"parameter": each.name, "importance": each.importance, "best": each.best} for each in parameters]
     base = alt.Chart(alt.InlineData(values=values)).encode(
         y=alt.Y("parameter:N", sort="-x", title=None, axis=alt.Axis(**PLAIN_AXIS)),
-        x=alt.X("importance:Q", title="importance", axis=alt.Axis(format="%")),
+        x=alt.X("importance:Q", title="importance", axis=alt.Axis(format="%", tickCount=5)),
     )
     bars = base.mark_bar(color=PALETTE[0], opacity=0.85).encode(
         tooltip=["parameter:N", alt.Tooltip("importance:Q", format=".0%"), "best:N"]
