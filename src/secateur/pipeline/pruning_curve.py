@@ -5,9 +5,8 @@ Source: Hatefi et al., "Pruning by explaining revisited" (2024), for A_PR.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from secateur.attribution.starts import logits_of
+from secateur.core.borrowing import eval_mode
 from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import Scores
 from secateur.pipeline.folding import Folding
@@ -145,7 +145,7 @@ class CurveMeter:
     def accuracy(self, model: nn.Module) -> float:
         """Share of right answers of any network."""
         right = 0
-        with _in_eval_mode(model), torch.inference_mode():
+        with eval_mode(model), torch.inference_mode():
             for x, y in zip(self._inputs.split(self._batch_size), self._labels.split(self._batch_size), strict=True):
                 logits = logits_of(model(x))
                 if not torch.isfinite(logits).all():
@@ -219,17 +219,6 @@ class CurveMeter:
             repair(slim, self.model, plan)
         self._folding(slim)
         return self.accuracy(slim.to(memory_format=self._layout))
-
-
-@contextlib.contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _coarse_to_fine(count: int) -> list[list[int]]:

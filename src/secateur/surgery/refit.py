@@ -12,7 +12,6 @@ Axes: N samples, Q positions of each that are looked at, G groups, I inputs of a
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from secateur.core.borrowing import borrowed
+from secateur.core.borrowing import borrowed, eval_mode
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.progress import ProgressOption, announce, reported, track
 from secateur.data import ReferenceSet
@@ -122,7 +121,7 @@ def refit(
         raise RequestError(f"strength is the λ of a ridge regression and must be above 0, got {strength}")
     kept = {_layer_of(cut.tensor): torch.from_numpy(cut.kept()) for cut in plan.cuts if cut.role == "out"}
     place = next(model.parameters()).device
-    with borrowed(model), _eval_mode(slim), torch.no_grad():
+    with borrowed(model), eval_mode(slim), torch.no_grad():
         known = discover(model, reference.inputs[:2].to(place))
         reference = _fitting_in_memory(reference, known)
         sites = {name: site for name, site in known.items() if not site.reason}
@@ -154,18 +153,6 @@ def _fitting_in_memory(reference: ReferenceSet, sites: dict[str, Site]) -> Refer
 def _layer_of(tensor: str) -> str:
     """The layer that a weight is of: ``conv1`` of ``conv1.weight``, ``attn.in_proj`` of ``attn.in_proj_weight``."""
     return tensor.removesuffix("weight").rstrip("._")
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, each module's own mode afterwards; weights may change."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 class _Fitting(Watcher):
