@@ -686,7 +686,7 @@ def test_two_runs_on_one_store_do_each_cell_once(tmp_path, monkeypatch):
 
 
 def leased(store, owner, seconds=60.0):
-    return store.take([identity for identity, _ in store_cells(store)], owner, seconds)
+    return store.leases.take([identity for identity, _ in store_cells(store)], owner, seconds)
 
 
 def store_cells(store):
@@ -708,7 +708,7 @@ def test_a_lease_keeps_others_away_until_it_ends(tmp_path):
         assert leased(store, "first") == every
         assert leased(store, "first") == every
         assert leased(store, "second") == set()
-        store.give_up("first")
+        store.leases.give_up("first")
         assert leased(store, "second", -1.0) == every
         assert leased(store, "third") == every  # the second one's are over
 
@@ -716,7 +716,7 @@ def test_a_lease_keeps_others_away_until_it_ends(tmp_path):
 def test_a_lease_that_is_renewed_goes_on(tmp_path):
     with started(tmp_path / "cells.sqlite") as store:
         leased(store, "first", -1.0)
-        store.renew("first", 60.0)
+        store.leases.renew("first", 60.0)
         assert leased(store, "second") == set()
 
 
@@ -724,12 +724,12 @@ def test_cells_that_are_finished_are_nobodys(tmp_path):
     with started(tmp_path / "cells.sqlite") as store:
         (name, cell), *rest = store_cells(store)
         leased(store, "first")
-        assert store.ended([name]) == set()
+        assert store.leases.ended([name]) == set()
         store.finish(name, TinyStudy(TinySettings()).work(cell, Resources(), {}), 0.0, 1.0)
-        assert store.ended([name, rest[0][0]]) == {name}
+        assert store.leases.ended([name, rest[0][0]]) == {name}
         store.fail(rest[0][0], "broken", 0.0, 1.0)
-        assert store.ended([name, rest[0][0]]) == {name, rest[0][0]}
-        store.give_up("first")
+        assert store.leases.ended([name, rest[0][0]]) == {name, rest[0][0]}
+        store.leases.give_up("first")
         assert leased(store, "second") == {identity for identity, _ in rest}  # one that has failed may be tried again
 
 
@@ -766,6 +766,6 @@ def test_a_run_waits_for_cells_of_another_and_takes_what_that_leaves(tmp_path):
         thread.start()
         thread.join(1.0)
         assert thread.is_alive()
-        store.give_up("other")
+        store.leases.give_up("other")
         thread.join(60)
         assert found[0].made == len(store_cells(store))

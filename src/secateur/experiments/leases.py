@@ -9,14 +9,12 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from secateur.core.errors import SecateurError
-
-if TYPE_CHECKING:
-    from secateur.experiments.store import Store
+from secateur.experiments.database import Database, take_turns, upsert
+from secateur.experiments.status import FINISHED, WAITING
 
 SECONDS = 120.0
 """That a lease holds unless it is renewed."""
@@ -49,7 +47,7 @@ def clock(connection: sa.Connection) -> float:
 
 def is_over(host: str, process: int) -> bool:
     """Whether the process that holds a lease has ended: known of this host alone."""
-    if host != platform.node() or process == os.getpid():
+    if host != platform.node() or process == os.getpid() or os.name != "posix":
         return False
     try:
         os.kill(process, 0)
@@ -63,15 +61,94 @@ def is_over(host: str, process: int) -> bool:
         return False
 
 
+class Leases:
+    """Who works on which cell of a store.
+
+    Args:
+        database: of the store.
+        metadata: that the table joins.
+        cells: table of the cells.
+    """
+
+    def __init__(self, database: Database, metadata: sa.MetaData, cells: sa.Table) -> None:
+        self._database, self._cells, self._table = database, cells, lease_table(metadata)
+
+    def take(self, identities: Sequence[str], owner: str, seconds: float) -> set[str]:
+        """Lease cells that are not finished and that no other run works on; the identities of those.
+
+        Args:
+            identities: of the cells.
+            owner: name of the run.
+            seconds: that the lease holds unless it is renewed.
+        """
+
+        def write(connection: sa.Connection) -> set[str]:
+            take_turns(connection)
+            now, cells, table = clock(connection), self._cells, self._table
+            found = set()
+            for some in _parts(identities):
+                query = sa.select(cells.c.identity).where(cells.c.identity.in_(some), cells.c.state != FINISHED)
+                found |= {identity for (identity,) in connection.execute(query)}
+                for row in connection.execute(sa.select(table).where(table.c.cell.in_(some))).all():
+                    others = row.owner != owner and row.until > now and not is_over(row.host, row.process)
+                    found -= {row.cell} if others else set()
+            values = {"owner": owner, "host": platform.node(), "process": os.getpid(), "until": now + seconds}
+            if found:
+                taken = [{"cell": identity, **values} for identity in sorted(found)]
+                connection.execute(upsert(table, self._database.url, tuple(values)), taken)
+            return found
+
+        return self._database.write(write)
+
+    def renew(self, owner: str, seconds: float) -> None:
+        """Let the leases of a run hold for so many seconds from now."""
+        table = self._table
+
+        def write(connection: sa.Connection) -> None:
+            until = clock(connection) + seconds
+            connection.execute(table.update().where(table.c.owner == owner).values(until=until))
+
+        self._database.write(write)
+
+    def give_up(self, owner: str) -> None:
+        """End all leases of a run."""
+        self._database.write(lambda c: c.execute(self._table.delete().where(self._table.c.owner == owner)))
+
+    def end(self, connection: sa.Connection, identity: str) -> None:
+        """End the lease of a cell, within a transaction that keeps its result."""
+        connection.execute(self._table.delete().where(self._table.c.cell == identity))
+
+    def ended(self, identities: Sequence[str]) -> set[str]:
+        """Those of the cells that are finished, or have failed, and that no run works on."""
+
+        def read(connection: sa.Connection) -> set[str]:
+            cells, table = self._cells, self._table
+            query = (
+                sa.select(cells.c.identity)
+                .outerjoin(table, table.c.cell == cells.c.identity)
+                .where(cells.c.state != WAITING, table.c.cell.is_(None))
+            )
+            found = [connection.execute(query.where(cells.c.identity.in_(some))) for some in _parts(identities)]
+            return {identity for rows in found for (identity,) in rows}
+
+        return self._database.read(read)
+
+
+def _parts(identities: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """In parts that fit into a statement."""
+    for start in range(0, len(identities), size):
+        yield identities[start : start + size]
+
+
 class Holder:
     """A run that takes cells of a store, and renews its leases while it works; as a context, it gives them up.
 
     Args:
-        store: shared with other runs.
+        leases: of the store, shared with other runs.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store, self.owner = store, uuid.uuid4().hex
+    def __init__(self, leases: Leases) -> None:
+        self._leases, self.owner = leases, uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -83,23 +160,16 @@ class Holder:
         if self._thread is not None:
             self._thread.join()
         with contextlib.suppress(SecateurError):  # they end by themselves
-            self._store.give_up(self.owner)
+            self._leases.give_up(self.owner)
 
     def take(self, identities: Sequence[str]) -> set[str]:
         """Those of the cells that are this run's now: not finished, and no other run's."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._renew, daemon=True)
             self._thread.start()
-        return self._store.take(identities, self.owner, SECONDS)
+        return self._leases.take(identities, self.owner, SECONDS)
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEWED):
             with contextlib.suppress(SecateurError):  # the run itself says that the database is away
-                self._store.renew(self.owner, SECONDS)
-
-
-@contextlib.contextmanager
-def holding(store: Store) -> Iterator[Holder]:
-    """Take cells of a store."""
-    with Holder(store) as holder:
-        yield holder
+                self._leases.renew(self.owner, SECONDS)

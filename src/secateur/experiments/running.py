@@ -13,7 +13,7 @@ from secateur.core.interruption import keeping
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
 from secateur.experiments.executors import Done, Executor, Here, Job, local
-from secateur.experiments.leases import Holder, holding
+from secateur.experiments.leases import Holder
 from secateur.experiments.resources import Resources
 from secateur.experiments.status import Failure
 from secateur.experiments.store import Store
@@ -144,72 +144,65 @@ def _run(
             where = Here(here) if stage in study.alone else executor
             title = "cells" if len(study.stages) == 1 else f"cells: {stage}"
             before = sum(cell.stage == stage for cell in cells.values()) - len(names)
-            with holding(store) as holder:
-                work = _worked(study, store, where, names, cells, holder)
+            with Holder(store.leases) as holder:
+                work = _Work(study, store, where, cells, holder).on(names)
                 for _ in track(work, title, before + len(names), done=before) if names else ():
                     pass
     failures = [failure for failure in store.failures() if failure.identity in wanted]
     return Outcome(len(wanted) - len(failures), found, failures)
 
 
-def _worked(
-    study: Study[Any, Any],
-    store: Store,
-    executor: Executor,
-    names: Sequence[str],
-    cells: Mapping[str, Cell],
-    holder: Holder,
-) -> Iterator[str]:
-    """Work on cells of one stage and keep what they give; gives each identity when its result is kept.
+@dataclass(frozen=True)
+class _Work:
+    """Cells that are worked on somewhere, and kept; each identity is given when its result is.
 
-    Cells that need others of the stage are worked on when these are finished. Those that another run works on are
+    Cells that need others of the same call are worked on when these are finished. Those that another run works on are
     waited for, and taken over when it ends without a result.
     """
-    known, waiting = {cell: name for name, cell in cells.items()}, list(names)
-    while waiting:
-        there = set(waiting)
-        later = {name for name in waiting if any(known[cell] in there for cell in study.needs(cells[name]))}
-        ready = [name for name in waiting if name not in later]
-        yield from _round(study, store, executor, ready, cells, holder)
-        waiting = [name for name in waiting if name in later]
 
+    study: Study[Any, Any]
+    store: Store
+    executor: Executor
+    cells: Mapping[str, Cell]
+    holder: Holder
 
-def _round(
-    study: Study[Any, Any],
-    store: Store,
-    executor: Executor,
-    names: Sequence[str],
-    cells: Mapping[str, Cell],
-    holder: Holder,
-) -> Iterator[str]:
-    """Cells that need none of each other."""
-    left, pause = list(names), _LOOK
-    while left:
-        jobs, blocked = _jobs(study, store, left, cells)
-        for name, reason in blocked.items():
-            store.fail(name, reason, time.time(), 0.0)
-            yield name
-        done_here = set(blocked)
-        for finished in executor.work(study, _taken(jobs, holder)):
-            for done in finished:
-                _keep(store, done)
-                done_here.add(done.identity)
-                yield done.identity
-        left = [name for name in left if name not in done_here]
-        ended = store.ended(left) if left else set()
-        yield from ended
-        left = [name for name in left if name not in ended]
-        pause = _LOOK if done_here or ended else min(_LONGEST_LOOK, 2 * pause)
-        if left:
-            time.sleep(pause)
+    def on(self, names: Sequence[str]) -> Iterator[str]:
+        """Round by round."""
+        known, waiting = {cell: name for name, cell in self.cells.items()}, list(names)
+        while waiting:
+            there = set(waiting)
+            needs = {name: {known[cell] for cell in self.study.needs(self.cells[name])} for name in waiting}
+            yield from self._round([name for name in waiting if not needs[name] & there])
+            waiting = [name for name in waiting if needs[name] & there]
 
+    def _round(self, names: Sequence[str]) -> Iterator[str]:
+        """Cells that need none of each other."""
+        left, pause = list(names), _LOOK
+        while left:
+            jobs, blocked = _jobs(self.study, self.store, left, self.cells)
+            for name, reason in blocked.items():
+                self.store.fail(name, reason, time.time(), 0.0)
+                yield name
+            done_here = set(blocked)
+            for finished in self.executor.work(self.study, self._taken(jobs)):
+                for done in finished:
+                    _keep(self.store, done)
+                    done_here.add(done.identity)
+                    yield done.identity
+            left = [name for name in left if name not in done_here]
+            ended = self.store.leases.ended(left) if left else set()
+            yield from ended
+            left = [name for name in left if name not in ended]
+            pause = _LOOK if done_here or ended else min(_LONGEST_LOOK, 2 * pause)
+            if left:
+                time.sleep(pause)
 
-def _taken(jobs: Sequence[Job], holder: Holder) -> Iterator[Job]:
-    """Jobs as they are begun, with those of their cells that no other run works on."""
-    for job in jobs:
-        mine = holder.take([identity for identity, _ in job.cells])
-        if mine:
-            yield replace(job, cells=tuple(cell for cell in job.cells if cell[0] in mine))
+    def _taken(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Jobs as they are begun, with those of their cells that no other run works on."""
+        for job in jobs:
+            mine = self.holder.take([identity for identity, _ in job.cells])
+            if mine:
+                yield replace(job, cells=tuple(cell for cell in job.cells if cell[0] in mine))
 
 
 def _keep(store: Store, done: Done) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
+"""States of a cell."""
+
 
 @dataclass(frozen=True)
 class Failure:

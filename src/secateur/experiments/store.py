@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import tempfile
 import time
@@ -31,9 +30,9 @@ from secateur.experiments.database import (
     take_turns,
     upsert,
 )
-from secateur.experiments.leases import clock, is_over, lease_table
+from secateur.experiments.leases import Leases
 from secateur.experiments.schema import Schema
-from secateur.experiments.status import Failure, Status
+from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Status
 from secateur.experiments.study import Result
 
 if TYPE_CHECKING:
@@ -43,9 +42,6 @@ R = TypeVar("R")
 
 FORMAT = 1
 """Of the database; a store of another one is refused."""
-
-WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
-"""States of a cell."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Store:
         self._database = Database(self.url)
         self._metadata = sa.MetaData()
         self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
-        self._leases = lease_table(self._metadata)
+        self.leases = Leases(self._database, self._metadata, self._cells)
         self._rows = {name: table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
         try:
             self._database.write(self._begin, OPENING)
@@ -254,62 +250,6 @@ class Store:
         """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
         line = " ".join(error.replace("\x00", " ").encode(errors="replace").decode().split())
         self._database.write(lambda c: self._set(c, identity, FAILED, line, started, seconds, host))
-
-    def take(self, identities: Sequence[str], owner: str, seconds: float) -> set[str]:
-        """Lease cells that are not finished and that no other run works on; the identities of those.
-
-        Args:
-            identities: of the cells.
-            owner: name of the run.
-            seconds: that the lease holds unless it is renewed.
-        """
-
-        def write(connection: sa.Connection) -> set[str]:
-            take_turns(connection)
-            now, cells, leases = clock(connection), self._cells, self._leases
-            found = set()
-            for some in _parts(identities):
-                query = sa.select(cells.c.identity).where(cells.c.identity.in_(some), cells.c.state != FINISHED)
-                found |= {identity for (identity,) in connection.execute(query)}
-                for row in connection.execute(sa.select(leases).where(leases.c.cell.in_(some))).all():
-                    others = row.owner != owner and row.until > now and not is_over(row.host, row.process)
-                    found -= {row.cell} if others else set()
-            values = {"owner": owner, "host": platform.node(), "process": os.getpid(), "until": now + seconds}
-            if found:
-                taken = [{"cell": identity, **values} for identity in sorted(found)]
-                connection.execute(upsert(leases, self.url, tuple(values)), taken)
-            return found
-
-        return self._database.write(write)
-
-    def renew(self, owner: str, seconds: float) -> None:
-        """Let the leases of a run hold for so many seconds from now."""
-        table = self._leases
-
-        def write(connection: sa.Connection) -> None:
-            until = clock(connection) + seconds
-            connection.execute(table.update().where(table.c.owner == owner).values(until=until))
-
-        self._database.write(write)
-
-    def give_up(self, owner: str) -> None:
-        """End all leases of a run."""
-        self._database.write(lambda c: c.execute(self._leases.delete().where(self._leases.c.owner == owner)))
-
-    def ended(self, identities: Sequence[str]) -> set[str]:
-        """Those of the cells that are finished, or have failed, and that no run works on."""
-
-        def read(connection: sa.Connection) -> set[str]:
-            cells, leases = self._cells, self._leases
-            query = (
-                sa.select(cells.c.identity)
-                .outerjoin(leases, leases.c.cell == cells.c.identity)
-                .where(cells.c.state != WAITING, leases.c.cell.is_(None))
-            )
-            found = [connection.execute(query.where(cells.c.identity.in_(some))) for some in _parts(identities)]
-            return {identity for rows in found for (identity,) in rows}
-
-        return self._database.read(read)
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
         """Rows and files of the finished ones among some cells, by identity; files are read when they are asked for."""
@@ -449,7 +389,7 @@ class Store:
         known = connection.execute(sa.select(cells.c.state).where(cells.c.identity == identity)).scalar()
         if known is None:
             raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
-        connection.execute(self._leases.delete().where(self._leases.c.cell == identity))
+        self.leases.end(connection, identity)
         if known == FINISHED and state == FAILED:
             return
         connection.execute(
@@ -496,12 +436,6 @@ class Store:
         self._metadata.create_all(connection)
         if self._meta.name not in there:
             connection.execute(self._meta.insert(), [{"key": k, "value": v} for k, v in expected.items()])
-
-
-def _parts(identities: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
-    """In parts that fit into a statement."""
-    for start in range(0, len(identities), size):
-        yield identities[start : start + size]
 
 
 def _now() -> str:

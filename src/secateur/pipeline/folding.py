@@ -57,6 +57,8 @@ class Folding:
         with torch.no_grad():
             for name, norm_name in self.pairs:
                 layer, norm = model.get_submodule(name), model.get_submodule(norm_name)
+                if type(layer).forward not in _FORWARDS or not isinstance(norm, _BatchNorm):
+                    continue  # surgery has put another module in its place
                 given = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
                 if isinstance(layer, nn.Linear):
                     layer.weight, layer.bias = fuse_linear_bn_weights(layer.weight, layer.bias, *given)  # type: ignore[arg-type]

@@ -104,7 +104,8 @@ class CurveMeter:
     Networks are pruned physically, so that each rate costs what is left, batch norms are folded into the layers before
     them, and the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
     itself. All networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each
-    later curve. Different scores often rank alike: a network that was measured before is not measured again.
+    later curve. Different scores often rank alike: a network that was measured before is not measured again, unless it
+    is masked or repaired.
 
     Args:
         model: unpruned; untouched.
@@ -142,6 +143,11 @@ class CurveMeter:
             self._unpruned = self.accuracy(self.model)
         return self._unpruned
 
+    def forget(self) -> None:
+        """Measure everything anew."""
+        self._unpruned = None
+        self._known.clear()
+
     def accuracy(self, model: nn.Module) -> float:
         """Share of right answers of any network."""
         right = 0
@@ -176,8 +182,7 @@ class CurveMeter:
             protect: names of layers and groups whose units stay.
             order: ``least`` or ``most`` relevant first.
             repair: of each pruned network.
-            masked: mask units in place of removing them: the same accuracies, at full cost. Nothing that was measured
-                before is looked up.
+            masked: mask units in place of removing them: the same accuracies, at full cost.
             proceed: asked after the first pass, with the rates that it measured; False ends the measurement.
 
         Raises:
@@ -191,21 +196,23 @@ class CurveMeter:
         if order == "most":
             scores = Scores(scores.structure, -scores.values, scores.criterion)
         found = {0: RatePoint(rates[0], self.unpruned)}
-        checked = False
+        checked, plain = False, repair is None and not masked
         passes = _coarse_to_fine(len(rates))
         for number, places in enumerate(passes):
             for place in places:
                 if place:
                     plan = select_nominal(scores, rates[place], strategy, protect=protect, nothing=True)
                     key = hashlib.sha256(plan.keep(scores.structure).tobytes()).digest()
-                    if masked or repair is not None or key not in self._known:
-                        check = not self._checked or not checked
-                        self._known[key] = self._pruned_accuracy(plan, repair, masked, check)
+                    accuracy = self._known.get(key) if plain else None
+                    if accuracy is None:
+                        accuracy = self._pruned_accuracy(plan, repair, masked, not self._checked or not checked)
                         checked = True
+                    if plain:
+                        self._known[key] = accuracy
                     shares = {kind: float(plan.achieved[kind]) for kind in ("units", "params", "macs")}
-                    found[place] = RatePoint(rates[place], self._known[key], **shares)
+                    found[place] = RatePoint(rates[place], accuracy, **shares)
             last = number + 1 == len(passes)
-            self._checked |= last
+            self._checked |= last and not masked
             curve = PruningCurve(tuple(found[place] for place in sorted(found)), last)
             if number == 0 and not last and proceed is not None and not proceed(curve):
                 return curve

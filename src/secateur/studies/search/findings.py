@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from secateur.attribution.composites import get as get_composite
 from secateur.core.randomness import numpy_generator
 from secateur.core.statistics import MeanInterval, mean_interval, paired_difference
 from secateur.criteria import parse
@@ -85,10 +86,9 @@ def candidates(tables: Tables, goal: str) -> list[Candidate]:
 
 
 def is_relevance(criterion: str) -> bool:
-    """Whether a criterion is LRP: integrated gradients, which share its code, are not."""
+    """Whether a criterion is LRP: integrated gradients and other gradient methods, which share its code, are not."""
     name, parameters = parse(criterion)
-    gradient = ("integrated-gradients", "gradient", "gradient-input", "smoothgrad")
-    return name == "lrp" and str(parameters.get("composite", "")).partition("(")[0] not in gradient
+    return name == "lrp" and get_composite(parameters.get("composite", "epsilon")).choose is not None
 
 
 def search_findings(tables: Tables, settings: SearchStudySettings) -> list[Finding]:

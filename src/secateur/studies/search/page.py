@@ -34,7 +34,7 @@ _FEWEST = 10
 def search_page(tables: Tables, settings: SearchStudySettings) -> rp.Report:
     """The report."""
     trials, curves = rows_of(tables["trials"]), tables["curves"]
-    units = {"all": "units", "filters": "filters", "neurons": "neurons", "heads": "heads"}[settings.objective.units]
+    units = "units" if settings.objective.units == "all" else settings.objective.units
     sections: list[Any] = [search_section(tables, settings)]
     if len(curves):
         sections.append(rp.Comparison(rp.read_rows(rp.ComparisonRow, _comparison(curves, settings))))
@@ -175,11 +175,13 @@ def _for_optuna(trials: Sequence[Row], settings: SearchStudySettings, path: Path
 
     goals = ["estimate"] + ["faithfulness"] * settings.objective.faithfulness
     with atomic_path(path) as temporary:
-        study = optuna_study(_space(trials, settings), trials, goals, "search", f"sqlite:///{temporary}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{temporary}")
+        study = optuna_study(_space(trials, settings), trials, goals, "search", storage)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([GOALS[settings.objective.goal], "faithfulness"][: len(goals)])
-        study._storage.remove_session()
+        storage.remove_session()
+        storage.engine.dispose()  # or the file would stay open while it gets its name
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -194,7 +194,3 @@ class SearchStudySettings(StudySettings):
     def recipe(self) -> Recipe:
         """Data and network, as a recipe."""
         return Recipe(data=self.data, model=self.model, device=self.device)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return self.model_dump(mode="json")

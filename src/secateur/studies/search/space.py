@@ -109,9 +109,8 @@ class Space:
         found: dict[str, optuna.distributions.BaseDistribution] = {
             name: CategoricalDistribution(values) for name, values in self.choices.items() if len(values) > 1
         }
-        low, high = self.gammas
-        if low < high and self.uses_gamma:
-            found["gamma"] = FloatDistribution(low, high, log=True)
+        if self.open_gamma:
+            found["gamma"] = FloatDistribution(*self.gammas, log=True)
         return found
 
     def whole(self, chosen: Mapping[str, Any]) -> Parameters:
@@ -129,9 +128,14 @@ class Space:
         """By which settings are told apart."""
         return tuple(self.canonical(parameters)[name] for name in PARAMETERS)
 
+    @property
+    def open_gamma(self) -> bool:
+        """Whether γ is any value of a range."""
+        return self.gammas[0] < self.gammas[1] and self.uses_gamma
+
     def size(self) -> int | None:
         """How many settings there are; None: without end."""
-        return None if "gamma" in self.distributions() else len(self.grid)
+        return None if self.open_gamma else len(self.grid)
 
 
 def composite_of(parameters: Mapping[str, Any]) -> str:
@@ -204,11 +208,15 @@ def proposal(
             if space.key(chosen) not in tried:
                 break
             chosen = _by_chance(space, derive_seed(sampler.seed, "trial", place, again))
+        if space.key(chosen) in tried and not space.open_gamma:
+            chosen = next((each for each in space.grid if space.key(each) not in tried), chosen)
         tried.add(space.key(chosen))
     return chosen
 
 
-def optuna_study(space: Space, rows: Sequence[Row], goals: Sequence[str], name: str, storage: str | None) -> Any:
+def optuna_study(
+    space: Space, rows: Sequence[Row], goals: Sequence[str], name: str, storage: optuna.storages.BaseStorage | None
+) -> optuna.Study:
     """All trials as a study of Optuna, failed ones too.
 
     Args:
@@ -216,7 +224,7 @@ def optuna_study(space: Space, rows: Sequence[Row], goals: Sequence[str], name: 
         rows: of the trials.
         goals: columns that were maximised.
         name: of the study.
-        storage: URL of a database; None: in memory.
+        storage: a database; None: in memory.
     """
     return _study(space, rows, goals, name, storage, failed=True)
 
@@ -226,7 +234,7 @@ def _study(
     rows: Sequence[Row],
     goals: Sequence[str],
     name: str | None = None,
-    storage: str | None = None,
+    storage: optuna.storages.BaseStorage | None = None,
     failed: bool = False,
 ) -> optuna.Study:
     import optuna

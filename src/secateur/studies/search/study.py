@@ -50,7 +50,7 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         if "source" not in settings.data.model_fields_set:
             raise RequestError(
                 f"study '{self.name}' needs data.source; for example: --recipe search-cifar10, or --set "
-                "data.source=cifar10"
+                "data.source=cifar10 (optimise --data cifar10)"
             )
         check_installed("optuna", "search", "a search for settings")
         check_source(settings.data)
@@ -90,11 +90,10 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         return Bench(self.settings).description(len(cells) - measured, measured)
 
     def cells(self) -> Sequence[SearchCell]:
-        """See `Study.cells`; a grid may have fewer settings than are asked for."""
-        count = self.settings.trials.count
-        if self.settings.sampler.kind == "grid":
-            count = min(count, len(Space.of(self.settings.space, self.settings.objective, attention=True).grid))
-        return search_cells(self.settings, count)
+        """See `Study.cells`; there may be fewer settings than trials are asked for."""
+        space = Space.of(self.settings.space, self.settings.objective, attention=True)
+        size = len(space.grid) if self.settings.sampler.kind == "grid" else space.size()
+        return search_cells(self.settings, min(self.settings.trials.count, size or self.settings.trials.count))
 
     def inputs(self, cell: SearchCell, resources: Resources) -> Mapping[str, str]:
         """Network and data."""

@@ -136,8 +136,11 @@ class Bench:
                 if not curves[-1].whole:
                     break
             row |= self._judged(parameters, curves)
-        except SecateurError as error:  # of this setting alone: the search goes on
-            row |= {"reason": " ".join(str(error).split())}
+        except (MemoryError, torch.OutOfMemoryError):
+            raise  # of this machine, not of the setting: the cell may be worked on again
+        except Exception as error:  # noqa: BLE001 - of this setting alone: the search goes on
+            kind = "" if isinstance(error, SecateurError) else f"{type(error).__name__}: "
+            row |= {"reason": kind + " ".join(str(error).split())}
         row["seconds"] = time.perf_counter() - begin
         seeds = settings.search.seeds
         points = [
