@@ -23,13 +23,16 @@ from secateur.core.parameters import read_parameters, write_parameters
 from secateur.criteria import Scores, parse
 from secateur.data import ReferenceSet
 from secateur.evaluation.faithfulness import pixel_flipping
+from secateur.pipeline import pruning_curve
 from secateur.pipeline.folding import Folding
 from secateur.pipeline.pruning_curve import RATES, CurveMeter, PruningCurve, RatePoint
 from secateur.pipeline.repair import Repair
 from secateur.pipeline.settings import PruneSettings
 from secateur.selection import select_nominal
-from secateur.studies.search.settings import SamplerSettings, SpaceSettings
+from secateur.studies.search.findings import is_relevance
+from secateur.studies.search.settings import SamplerSettings, SearchStudySettings, SpaceSettings
 from secateur.studies.search.space import Space, best_of, composite_of, criterion_of, proposal
+from secateur.studies.search.study import SearchStudy
 
 
 class Small(nn.Module):
@@ -146,6 +149,36 @@ def test_repaired_curves_are_repaired_and_masked_ones_cannot_be(trained, images)
         meter.curve(scores, rates, repair=repair, masked=True)
 
 
+def test_what_was_masked_or_repaired_is_not_taken_for_plain(trained, images):
+    scores, rates = scored(trained, *images), (0.0, 0.3, 0.5)
+    plain = CurveMeter(trained, *images).curve(scores, rates)
+    meter = CurveMeter(trained, *images)
+    repair = Repair(PruneSettings(repair="refit"), ReferenceSet(*images, tuple(range(60))))
+    repaired = meter.curve(scores, rates, repair=repair)
+    assert repaired.points != plain.points
+    assert meter.curve(scores, rates).points == plain.points
+    assert meter.curve(scores, rates, repair=repair).points == repaired.points
+
+
+def test_networks_are_checked_also_behind_masked_ones_and_not_measured_twice(trained, images, monkeypatch):
+    scores, checks = scored(trained, *images), []
+    cut = pruning_curve.prune
+    monkeypatch.setattr(pruning_curve, "prune", lambda *a, check: checks.append(check) or cut(*a, check=check))
+    meter = CurveMeter(trained, *images)
+    meter.curve(scores, masked=True)
+    assert checks == []
+    first = meter.curve(scores)
+    assert checks
+    assert all(checks)
+    count = len(checks)
+    assert meter.curve(scores) == first
+    assert len(checks) == count
+    meter.forget()
+    assert meter.curve(scores) == first
+    assert len(checks) == 2 * count
+    assert checks[count:] == [True] + [False] * (count - 1)
+
+
 @pytest.mark.parametrize("rates", [(), (0.1, 0.2), (0.0, 0.5, 0.3), (0.0, 0.3, 0.3), (0.0, 1.0)])
 def test_rates_that_are_none_are_refused(trained, images, rates):
     with pytest.raises(RequestError, match="rates are shares of the units that go, ascending from 0 to below 1"):
@@ -234,6 +267,15 @@ def test_layers_of_all_kinds_are_folded(layer, norm, shape):
     before = net(x)
     folding(net)
     assert torch.allclose(net(x), before, atol=1e-5)
+
+
+def test_what_surgery_has_replaced_is_not_folded(trained, images):
+    folding = Folding.of(trained, images[0][:2])
+    trained.norm = nn.Identity()
+    before = trained(images[0])
+    folding(trained)
+    assert isinstance(trained.inner_norm, nn.Identity)
+    assert torch.allclose(trained(images[0]), before, atol=1e-4)
 
 
 # pixel flipping
@@ -411,6 +453,28 @@ def test_a_grid_has_every_setting_once():
         proposal(space, SamplerSettings(kind="grid"), [], 8, ["estimate"])
 
 
+def test_a_space_of_few_settings_is_tried_whole(monkeypatch):
+    few = SpaceSettings(
+        low=("epsilon",), middle=("epsilon",), high=("epsilon",), classifier=("epsilon", "z-plus"), start=("one",),
+        reduce=("abs", "square", "signed"), normalise=("none",), at=("makers",), softmax=("attnlrp",),
+    )  # fmt: skip
+    space = Space(few, attention=False)
+    assert space.size() == 6
+    rows = searched(space, SamplerSettings(kind="random", together=2), 6, pretended)
+    assert len({space.key(each) for each in rows}) == 6
+    asked = SearchStudySettings(space=few, trials={"count": 50})
+    assert sum(cell.stage == "search" for cell in SearchStudy(asked).cells()) == 6
+
+
+@pytest.mark.parametrize(
+    ("criterion", "relevance"),
+    [("lrp", True), ("lrp:composite=graded(low=z-plus)", True), ("lrp:composite=integrated-gradients", False),
+     ("lrp:composite=guided-backprop,start=logit", False), ("taylor", False)],
+)  # fmt: skip
+def test_gradient_methods_are_no_relevance(criterion, relevance):
+    assert is_relevance(criterion) == relevance
+
+
 def test_the_best_is_complete_and_of_equal_ones_the_first():
     space = Space(SpaceSettings(), attention=False)
     rows = [row(space.known[0], number, value) for number, value in enumerate((0.2, 0.5, 0.5))]
@@ -502,6 +566,23 @@ def test_a_space_with_no_composite_for_the_network_says_why(tmp_path, capsys):
     assert command(broken) == 1
     said = capsys.readouterr().err
     assert "no trial of the search is complete; the first failed because" in said
+
+
+def test_a_setting_that_breaks_does_not_stop_the_search(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("mlxtend")
+    whole = CurveMeter.curve
+
+    def breaks(self, scores, *rest, **more):
+        if "z-plus" in scores.criterion:
+            raise ZeroDivisionError("division by zero")
+        return whole(self, scores, *rest, **more)
+
+    monkeypatch.setattr(CurveMeter, "curve", breaks)
+    out = tmp_path / "out"
+    assert command([*COMMAND, "--trials", "3", "--out", str(out)]) == 0
+    with sqlite3.connect(out / "cells.sqlite") as database:
+        found = database.execute("SELECT state, reason, a_pr IS NULL FROM rows_trials ORDER BY number").fetchall()
+    assert found == [("complete", None, 0), ("failed", "ZeroDivisionError: division by zero", 1), ("complete", None, 0)]
 
 
 @settings(max_examples=20, deadline=None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ from secateur.studies.search.space import (
     proposal,
 )
 from secateur.studies.search.tables import COMPLETE, FAILED, STOPPED
+
+T = TypeVar("T")
 
 _COARSE = 0.6
 """Of the cost of all rates beside as many evaluations of the unpruned network, for estimates of time."""
@@ -89,6 +92,23 @@ class Subject:
         return replace(found, inputs=found.inputs.to(device), targets=found.targets.to(device))
 
 
+class _Last(Generic[T]):
+    """Values that take time or memory, of which the last ones are kept."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Hashable, T] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of a key, made now unless it is at hand."""
+        if key not in self._kept:
+            while len(self._kept) >= self._limit:
+                self._kept.popitem(last=False)
+            self._kept[key] = make()
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
 class Bench:
     """Network, data and images in memory, and what is done with them.
 
@@ -103,9 +123,10 @@ class Bench:
         self.settings = settings
         self.prepared = opened(settings.recipe)
         self.prepared.model.eval()
-        self._subjects: dict[int, Subject] = {}
-        self._meters: dict[tuple[str, int], CurveMeter] = {}
-        self._references: dict[tuple[int, int], ReferenceSet] = {}
+        seeds = len(settings.search.seeds)
+        self._subjects: _Last[Subject] = _Last(seeds)
+        self._meters: _Last[CurveMeter] = _Last(seeds)
+        self._references: _Last[ReferenceSet] = _Last(seeds * len(settings.space.per_class))
         first = self.subject(settings.search.seeds[0])
         attention = any(group.kind == "heads" for group in first.structure.groups)
         self.space = Space.of(settings.space, settings.objective, attention)
@@ -118,9 +139,7 @@ class Bench:
     def subject(self, seed: int) -> Subject:
         """The network of a seed; without drawn classes, the same for all."""
         key = seed if self.settings.objective.classes is not None else 0
-        if key not in self._subjects:
-            self._subjects[key] = Subject.of(self.prepared, self.settings.objective, key)
-        return self._subjects[key]
+        return self._subjects.get(key, lambda: Subject.of(self.prepared, self.settings.objective, key))
 
     def trial(self, cell: TrialCell, earlier: Sequence[Row]) -> Result:
         """Propose a setting, and try it; one that fails is a row, too."""
@@ -200,11 +219,11 @@ class Bench:
     def _curve(
         self, criterion: str, parameters: Parameters, seed: int, images: str, proceed: Any = None
     ) -> PruningCurve:
-        objective, subject = self.settings.objective, self.subject(seed)
+        objective, pruned = self.settings.objective, self.subject(seed)
         name, given = parse(criterion)
         chosen = get(name, **given).seeded(seed)
         reference = self._reference(parameters["per_class"], seed)
-        scores = score(subject.model, subject.structure, reference, chosen)
+        scores = score(pruned.model, pruned.structure, reference, chosen)
         repair = None
         if objective.repair != "none":
             repair = Repair.of(PruneSettings(repair=objective.repair), reference, None)
@@ -212,16 +231,15 @@ class Bench:
             scores,
             objective.rates,
             objective.strategy,
-            protect=subject.protect,
+            protect=pruned.protect,
             order=parameters["order"],
             repair=repair,
             proceed=proceed,
         )
 
     def _reference(self, per_class: int, seed: int) -> ReferenceSet:
-        if (per_class, seed) not in self._references:
-            self._references[per_class, seed] = self.subject(seed).reference(per_class, seed, self.prepared.device)
-        return self._references[per_class, seed]
+        place = self.prepared.device
+        return self._references.get((per_class, seed), lambda: self.subject(seed).reference(per_class, seed, place))
 
     def images(self, which: str, seed: int) -> LabelledImages:
         """Images of the search, or of the measurement: drawn by chance, without augmentation."""
@@ -231,14 +249,14 @@ class Bench:
 
     def _meter(self, which: str, seed: int) -> CurveMeter:
         """Images stay in memory as long as the network of a seed is the same."""
-        key = (which, seed if self.settings.objective.classes is not None else 0)
-        if key not in self._meters:
-            inputs, labels = self.images(which, seed).batch(range(len(self.images(which, seed))))
-            place = self.prepared.device
-            self._meters[key] = CurveMeter(
-                self.subject(seed).model, inputs.to(place), labels.to(place), self.settings.search.batch_size
-            )
-        return self._meters[key]
+
+        def made() -> CurveMeter:
+            images, place = self.images(which, seed), self.prepared.device
+            inputs, labels = images.batch(range(len(images)))
+            size = self.settings.search.batch_size
+            return CurveMeter(self.subject(seed).model, inputs.to(place), labels.to(place), size)
+
+        return self._meters.get((which, seed if self.settings.objective.classes is not None else 0), made)
 
     def _faithful(self, parameters: Parameters) -> tuple[Faithfulness, float]:
         """Of heatmaps of the first seed's network; and what they lack of the start relevance."""
