@@ -546,7 +546,7 @@ BETWEEN = {
 }
 
 
-@pytest.mark.parametrize("composite", ["attnlrp", "cp-lrp"])
+@pytest.mark.parametrize("composite", ["attnlrp", "epsilon(softmax=attnlrp-plus)", "cp-lrp"])
 @pytest.mark.parametrize("name", BETWEEN)
 def test_the_account_closes_around_operations(name, composite):
     torch.manual_seed(1)
@@ -592,7 +592,7 @@ def test_biases_absorb_at_their_layer():
     torch.testing.assert_close(found.absorbed["2"], torch.zeros(3).double(), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("composite", ["attnlrp", "cp-lrp", "gradient-input"])
+@pytest.mark.parametrize("composite", ["attnlrp", "epsilon(softmax=attnlrp-plus)", "cp-lrp", "gradient-input"])
 def test_heads_have_the_relevance_that_the_output_projection_reads(composite):
     model, x, targets = six_samples("transformer")
     found = sc.attribute(model, x, targets, composite)
@@ -606,7 +606,7 @@ def test_heads_have_the_relevance_that_the_output_projection_reads(composite):
         torch.testing.assert_close(found.units[attention], expected, **SMALL)
 
 
-@pytest.mark.parametrize("composite", ["attnlrp", "cp-lrp", "gradient-input"])
+@pytest.mark.parametrize("composite", ["attnlrp", "epsilon(softmax=attnlrp-plus)", "cp-lrp", "gradient-input"])
 def test_attention_spelt_out_is_attention(composite):
     class SpeltOut(FusedBlock):
         def forward(self, x):

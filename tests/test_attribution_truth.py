@@ -193,14 +193,22 @@ def attention_truth(layer, x, relevance, softmax):
         r_q = r_k = torch.zeros_like(q)
     else:
         r_weights, r_v = through_product(weights, v, r_out)
-        r_scores = through_softmax(scores, r_weights)
+        r_scores = (through_softmax_plus if softmax == "attnlrp-plus" else through_softmax)(scores, r_weights)
         r_q, r_k_t = through_product(q, k.transpose(-2, -1) * scale, r_scores)
         r_k = r_k_t.transpose(-2, -1)
     r_qkv = torch.stack([r_q, r_k, r_v]).permute(1, 3, 0, 2, 4).reshape(n, tokens, -1)
     return through_linear(x, qkv_weight, qkv_bias, r_qkv), r_out.sum((2, 3))
 
 
-@pytest.mark.parametrize("softmax", ["attnlrp", "cp-lrp"])
+def through_softmax_plus(x, relevance):
+    """z⁺ on the terms of the softmax's Taylor expansion, all of them spelt out."""
+    s = x.softmax(-1)
+    terms = s[..., :, None] * (torch.eye(x.shape[-1], dtype=x.dtype) - s[..., None, :]) * x[..., None, :]
+    positive = terms.clamp(min=0)
+    return (positive / positive.sum(-1, keepdim=True).clamp(min=1e-300) * relevance[..., :, None]).sum(-2)
+
+
+@pytest.mark.parametrize("softmax", ["attnlrp", "attnlrp-plus", "cp-lrp"])
 @pytest.mark.parametrize("how", ["module", "fused", "matmul", "einsum"])
 def test_attention(how, softmax):
     torch.manual_seed(0)
@@ -208,7 +216,8 @@ def test_attention(how, softmax):
     x = torch.randn(2, 4, 6).double()
     y = layer(x).detach()
     start = torch.randn_like(y) * y
-    found = sc.attribute(ReadOut(layer), x, [0, 0], sc.composites.get(softmax, epsilon=0.0), start=start.flatten(1))
+    composite = sc.composites.get("epsilon", epsilon=0.0, softmax=softmax)
+    found = sc.attribute(ReadOut(layer), x, [0, 0], composite, start=start.flatten(1))
     expected, heads = attention_truth(layer, x, start, softmax)
     torch.testing.assert_close(found.input, expected, rtol=1e-10, atol=1e-10)
     name = "inner.attention" if how == "module" else "inner"
@@ -370,3 +379,46 @@ def test_relevance_is_conserved_without_biases(seed, composite):
     assert float(unaccounted.abs().max()) <= 1e-6 * flowed
     if composite == "epsilon":
         assert float(found.gap.abs().max()) <= 1e-4 * flowed
+
+
+@pytest.mark.parametrize("how", ["causal", "boolean mask", "float mask", "grouped queries", "softmin"])
+def test_attention_by_the_plus_rule_however_it_is_called(how):
+    """Logits, masks and grouped heads spelt out give what the fused call gives, and all relevance is passed on."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 5, 3).double(), torch.randn(2, 4, 5, 3).double(), torch.randn(2, 4, 5, 3).double()
+    masks = {
+        "causal": torch.ones(5, 5).tril().log().double(),
+        "boolean mask": torch.eye(5).log().double().roll(1, 0).logaddexp(torch.eye(5).log().double()),
+        "float mask": torch.randn(5, 5).double(),
+    }
+
+    class Fused(nn.Module):
+        def forward(self, x):
+            arguments = {
+                "causal": {"is_causal": True},
+                "boolean mask": {"attn_mask": masks["boolean mask"].isfinite()},
+                "float mask": {"attn_mask": masks["float mask"]},
+                "grouped queries": {"enable_gqa": True},
+            }.get(how, {})
+            if how == "softmin":
+                return F.softmin(-x @ k.mT * 3**-0.5, -1) @ v
+            if how == "grouped queries":
+                return F.scaled_dot_product_attention(x, k[:, ::2], v[:, ::2], **arguments)
+            return F.scaled_dot_product_attention(x, k, v, **arguments)
+
+    class SpeltOut(nn.Module):
+        def forward(self, x):
+            keys, values = k, v
+            if how == "grouped queries":
+                keys, values = (t[:, ::2].repeat_interleave(2, 1) for t in (k, v))
+            logits = x @ keys.mT * 3**-0.5
+            return torch.softmax(logits + masks.get(how, torch.zeros(())), dim=-1) @ values
+
+    composite = sc.composites.get("epsilon", softmax="attnlrp-plus", epsilon=1e-12)
+    found, expected = (
+        sc.attribute(ReadOut(model()).double(), q, [0, 0], composite, start=torch.ones(2, 60).double(), account=True)
+        for model in (Fused, SpeltOut)
+    )
+    torch.testing.assert_close(found.logits, expected.logits)
+    torch.testing.assert_close(found.input, expected.input, rtol=1e-8, atol=1e-10)
+    assert found.input.abs().sum() > 0

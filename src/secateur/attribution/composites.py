@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from secateur.attribution.rules import AlphaBeta, Epsilon, Flat, Gamma, PlusWeights, Rule, WSquare, ZBox, ZPlus
 from secateur.core.errors import RequestError, check_count
@@ -20,7 +20,7 @@ from secateur.core.registry import Registry
 
 registry: Registry[Composite] = Registry("composite")
 
-Softmax = Literal["attnlrp", "cp-lrp"]
+Softmax = Literal["attnlrp", "attnlrp-plus", "cp-lrp"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class Composite:
         epsilon: stabiliser of norm layers and activations.
         by_depth: whether ``choose`` looks at depth or classifier.
         softmax: ``attnlrp``: relevance also goes through the attention weights (softmax by its Taylor expansion, half
-            of a product to each factor); ``cp-lrp``: the attention weights are constants.
+            of a product to each factor); ``attnlrp-plus``: likewise, but the terms of that expansion share by the
+            z⁺-rule; ``cp-lrp``: the attention weights are constants.
         activations: what ReLU and its kin do in a plain gradient: ``guided`` lets only positive gradients through,
             ``deconvnet`` looks at nothing but the gradient's sign.
         gives: ``relevance`` (R = a·g) or the ``gradient`` g itself, for inputs and units alike.
@@ -98,8 +99,8 @@ class Composite:
     average: IntegratedGradients | SmoothGrad | None = None
 
     def __post_init__(self) -> None:
-        if self.softmax not in ("attnlrp", "cp-lrp"):
-            raise RequestError(f"unknown softmax rule '{self.softmax}'; known: attnlrp, cp-lrp")
+        if self.softmax not in get_args(Softmax):
+            raise RequestError(f"unknown softmax rule '{self.softmax}'; known: {', '.join(get_args(Softmax))}")
 
     def __repr__(self) -> str:
         return f"Composite({self.name})"

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from secateur.attribution.rules import LinearMap, damped
+from secateur.core.errors import RequestError
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -217,6 +218,65 @@ class NormFunction(torch.autograd.Function):
         rstd, weight = ctx.saved_tensors
         g = grads[0] if weight is None else grads[0] * weight
         return (g - g.mean(ctx.dims, keepdim=True)).mul_(rstd.to(g.dtype)), None, None, None, None
+
+
+class SoftmaxPlusFunction(torch.autograd.Function):
+    """A softmax whose Taylor expansion shares relevance by the z⁺-rule.
+
+    At x the softmax s is linear in the terms z_ij = s_j (δ_ij - s_i) x_i; input i takes (z_ij)⁺ / Σ_k (z_kj)⁺ of R_j.
+    So a positive logit takes from its own output, and a negative one from all others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dim: int, dtype: torch.dtype | None, epsilon: float) -> torch.Tensor:
+        """Softmax over ``dim``."""
+        y = torch.softmax(x, dim, dtype)
+        ctx.dim, ctx.epsilon = dim, epsilon
+        ctx.save_for_backward(x, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """R / x: no x divides, because each term is proportional to its own."""
+        x, s = ctx.saved_tensors
+        seen = s > 0  # a masked logit is -inf
+        negative = torch.where(seen, s * x.clamp(max=0), 0).neg()
+        total = negative.sum(ctx.dim, keepdim=True)
+        own = torch.where(seen, (1 - s) * x.clamp(min=0), 0)
+        shared = own + total - negative  # 0 where no term is positive: that relevance is kept by the softmax
+        rate = torch.where(shared > 0, grads[0] * s / (shared + ctx.epsilon), 0)
+        others = rate.sum(ctx.dim, keepdim=True) - rate
+        g = torch.where(x > 0, rate * (1 - s), torch.where(x < 0, -s * others, 0))
+        return g.to(x.dtype), None, None, None
+
+
+def attention_plus(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    epsilon: float,
+) -> torch.Tensor:
+    """`torch.nn.functional.scaled_dot_product_attention` with `SoftmaxPlusFunction` for its softmax."""
+    if dropout_p:
+        raise RequestError("attention with dropout gives no fixed relevance; put the network in eval mode")
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        ones = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(ones.tril().logical_not(), -torch.inf)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(attn_mask.logical_not(), -torch.inf)
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    weights: torch.Tensor = SoftmaxPlusFunction.apply(logits, -1, None, epsilon)
+    return weights @ value
 
 
 class IdentityFunction(torch.autograd.Function):

@@ -26,6 +26,8 @@ from secateur.attribution.functional import (
     MatrixMap,
     NormFunction,
     RectifiedFunction,
+    SoftmaxPlusFunction,
+    attention_plus,
 )
 from secateur.attribution.layers import (
     Call,
@@ -352,7 +354,10 @@ class Watch(TorchFunctionMode):
             if self.composite.softmax == "cp-lrp":
                 return self._constant(func(*_detached(args), **_detached(kwargs)), attention=True)
             x = self._given(tensors[0])
-            y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
+            if self.composite.softmax == "attnlrp-plus":
+                y = self._softmax_plus(name, x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+            else:
+                y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
             self._absorbs(y, y)
             return y
         if name in _MATRIX_PRODUCTS:
@@ -520,12 +525,33 @@ class Watch(TorchFunctionMode):
             query, key, weighed = query.detach(), key.detach(), False
         share = 0.5 if weighed and self._depends(query) and self._depends(key) else 1.0
         parts = [self._given(t, f) if self._depends(t) else t for t, f in ((query, share), (key, share), (value, 1.0))]
+        if weighed and self.composite.softmax == "attnlrp-plus":
+            func = partial(attention_plus, epsilon=self.composite.epsilon)
         y: torch.Tensor = func(*parts, *args, **kwargs)
         self._absorbs(y, y)
         self._heads(y)  # looks before the gradient is halved
         if weighed and self._depends(value):
             _hook(y, _halve)
         return y
+
+    def _softmax_plus(
+        self,
+        name: str,
+        x: torch.Tensor,
+        dim: int | None = None,
+        _stacklevel: Any = None,
+        dtype: torch.dtype | None = None,
+        **others: Any,
+    ) -> torch.Tensor:
+        """A softmax under the z⁺-rule, however it is called."""
+        if dim is None or others:
+            raise RequestError(f"attnlrp-plus needs a softmax with a dimension of its own at {self._where()}; give dim")
+        if isinstance(_stacklevel, torch.dtype):  # softmax(x, dim, dtype) of torch and of tensors
+            dtype = _stacklevel
+        result: torch.Tensor = SoftmaxPlusFunction.apply(
+            -x if name == "softmin" else x, dim, dtype, self.composite.epsilon
+        )
+        return result
 
     def _given(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
         """An alias of x whose gradient is scaled; what it passes on is counted as not absorbed."""

@@ -49,8 +49,10 @@ class SpaceSettings(Section):
     first: tuple[Literal["none", "flat", "w-square", "z-box"], ...] = Field(
         default=("none", "flat", "z-box"), min_length=1, description="of the layer that reads the input"
     )
-    softmax: tuple[Literal["attnlrp", "cp-lrp"], ...] = Field(
-        default=("attnlrp", "cp-lrp"), min_length=1, description="of attention; fixed where a network has none"
+    softmax: tuple[Literal["attnlrp", "attnlrp-plus", "cp-lrp"], ...] = Field(
+        default=("attnlrp", "attnlrp-plus", "cp-lrp"),
+        min_length=1,
+        description="of attention; fixed where a network has none",
     )
     start: tuple[Literal["one", "logit", "contrast"], ...] = Field(default=("one", "logit", "contrast"), min_length=1)
     reduce: tuple[Literal["square", "abs", "signed", "abs-of-mean"], ...] = Field(
