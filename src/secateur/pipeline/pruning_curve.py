@@ -5,6 +5,7 @@ Source: Hatefi et al., "Pruning by explaining revisited" (2024), for A_PR.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from secateur.core.errors import RequestError, SecateurError
 from secateur.criteria import Scores
 from secateur.pipeline.folding import Folding
 from secateur.pipeline.repair import Repair
+from secateur.pipeline.unchanged import Unchanged
 from secateur.selection import Plan, select_nominal
 from secateur.surgery import mask, prune
 
@@ -102,7 +104,8 @@ class CurveMeter:
     """Measures pruning curves of one network on images that stay in memory.
 
     Networks are pruned physically, so that each rate costs what is left, batch norms are folded into the layers before
-    them, and the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
+    them, what the networks have in common with the unpruned one at their begin is computed once (see `Unchanged`), and
+    the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
     itself. All networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each
     later curve. Different scores often rank alike: a network that was measured before is not measured again, unless it
     is masked or repaired.
@@ -132,6 +135,8 @@ class CurveMeter:
         self._inputs = inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
         self._labels = labels.to(inputs.device)
         self._folding = Folding.of(model, self._inputs[:2])
+        self._batches = self._inputs.split(batch_size)
+        self._unchanged: Unchanged | None = None
         self._unpruned: float | None = None
         self._known: dict[bytes, float] = {}
         self._checked = False
@@ -145,14 +150,14 @@ class CurveMeter:
 
     def forget(self) -> None:
         """Measure everything anew."""
-        self._unpruned = None
+        self._unpruned = self._unchanged = None
         self._known.clear()
 
     def accuracy(self, model: nn.Module) -> float:
         """Share of right answers of any network."""
         right = 0
         with eval_mode(model), torch.inference_mode():
-            for x, y in zip(self._inputs.split(self._batch_size), self._labels.split(self._batch_size), strict=True):
+            for x, y in zip(self._batches, self._labels.split(self._batch_size), strict=True):
                 logits = logits_of(model(x))
                 if not torch.isfinite(logits).all():
                     raise SecateurError("logits of a pruned network are not finite")
@@ -224,8 +229,16 @@ class CurveMeter:
         slim = prune(self.model, plan, check=check)
         if repair is not None:
             repair(slim, self.model, plan)
-        self._folding(slim)
-        return self.accuracy(slim.to(memory_format=self._layout))
+        slim = self._ready(slim)
+        if self._unchanged is None:
+            self._unchanged = Unchanged(self._ready(copy.deepcopy(self.model)), self._batches)
+        with self._unchanged.shortened(slim):
+            return self.accuracy(slim)
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """For fast passes."""
+        self._folding(model)
+        return model.eval().to(memory_format=self._layout)
 
 
 def _coarse_to_fine(count: int) -> list[list[int]]:
