@@ -385,7 +385,7 @@ def test_taylor_and_activation_of_a_gpt2_are_those_of_hooks():
 # one logit
 
 
-@pytest.mark.parametrize("name", [n for n in known() if n not in ("bn-scale", "random")])
+@pytest.mark.parametrize("name", [n for n in known() if n not in ("bn-scale", "random", "mixture")])
 def test_one_logit_is_scored_as_two_logits_are(name):
     """A network with the one output f is scored as one with the logits 0 and f, where the loss is looked at."""
     torch.manual_seed(0)
@@ -546,3 +546,37 @@ def test_a_layer_that_some_samples_alone_run_is_scored():
         others = np.concatenate([scores.group("experts.0"), scores.group("experts.2")])
         assert (scores.group("experts.1") == others.max() + 1).all()
         assert (others > 0).all()
+
+
+def test_a_mixture_is_the_mean_of_ranks(setting):
+    from scipy.stats import rankdata
+
+    model, structure, reference = setting
+    parts = [sc.score(model, structure, reference, name).values for name in ("lrp", "weight")]
+    expected = (3 * rankdata(parts[0]) + rankdata(parts[1])) / 4 / 6
+    mixed = get("mixture", of=["lrp", "weight"], weights=[3, 1])
+    np.testing.assert_allclose(sc.score(model, structure, reference, mixed).values, expected, rtol=1e-12)
+
+
+def test_a_mixture_draws_anew_for_another_seed(setting):
+    model, structure, reference = setting
+    mixed = get("mixture", of=["random", "weight"])
+    one, two, again = (sc.score(model, structure, reference, mixed.seeded(seed)).values for seed in (1, 2, 1))
+    assert (one == again).all()
+    assert (one != two).any()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"of": ["lrp"]}, "two criteria at least"),
+        ({"of": "lrp"}, "two criteria at least"),
+        ({"of": ["lrp", "nothing"]}, "unknown criterion 'nothing'"),
+        ({"of": ["lrp", "weight:q=1"]}, "q"),
+        ({"weights": [1]}, "a positive weight for each of its 2 criteria"),
+        ({"weights": [1, 0]}, "a positive weight for each of its 2 criteria"),
+    ],
+)
+def test_wrong_mixtures_are_refused(parameters, message):
+    with pytest.raises(sc.RequestError, match=message):
+        get("mixture", **parameters)

@@ -4,6 +4,7 @@ from .filters import FPGM, LAMP
 from .gradient import Gradient, Sensitivity, Taylor
 from .lrp import LRP
 from .maps import CAP, OCAP, APoZ, kept_at
+from .mixture import Mixture
 from .norm import BNScale
 from .parameters import Hessian, TaylorGroup
 from .random import Random
@@ -23,6 +24,7 @@ __all__ = [
     "Criterion",
     "Gradient",
     "Hessian",
+    "Mixture",
     "Random",
     "SampleCriterion",
     "Scores",

@@ -33,6 +33,7 @@ _FILES = {
     "gradient": ["grad", "sensitivity", "taylor"],
     "lrp": ["lrp"],
     "maps": ["apoz", "cap", "ocap"],
+    "mixture": ["mixture"],
     "norm": ["bn-scale"],
     "parameters": ["hessian", "taylor-group"],
     "random": ["random"],

@@ -29,7 +29,7 @@ from .regions import film_png, to_base64
 from .registry import register_section
 from .rows import read_rows
 from .samples import SampleAccuracy, SampleAccuracyRow, save_samples
-from .search import Search, SearchCandidate, SearchedParameter, TriedSetting
+from .search import Search, SearchCandidate, SearchedParameter, SearchPicture, TriedSetting
 from .steps import RecallRow, StepRow, Steps, StepSummary, save_steps
 from .summary import ComparisonRow
 from .table import Cell, Table, csv_link
@@ -87,6 +87,7 @@ __all__ = [
     "SampleAccuracyRow",
     "Search",
     "SearchCandidate",
+    "SearchPicture",
     "SearchedParameter",
     "StepRow",
     "StepSummary",

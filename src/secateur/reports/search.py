@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from secateur.reports import captions
@@ -82,6 +82,35 @@ class SearchCandidate:
 
 
 @dataclass(frozen=True)
+class SearchPicture:
+    """An image, and where the network looks by the best settings; base64 PNGs without prefix.
+
+    Attributes:
+        title: of it.
+        image_png: it.
+        pruning_png: heatmap under the setting that prunes best.
+        people_png: under the most faithful one; "" where faithfulness was not searched for.
+    """
+
+    __pydantic_config__ = STRICT
+
+    title: str
+    image_png: str
+    pruning_png: str
+    people_png: str = ""
+
+    @property
+    def pictures(self) -> list[tuple[str, str, str]]:
+        """Label, meaning and PNG of those that are there."""
+        every = (
+            ("image", "Image", self.image_png),
+            ("best for pruning", "Relevance by the setting that prunes best", self.pruning_png),
+            ("most faithful", "Relevance by the most faithful setting", self.people_png),
+        )
+        return [each for each in every if each[2]]
+
+
+@dataclass(frozen=True)
 class Search:
     """Section of a search.
 
@@ -94,6 +123,7 @@ class Search:
         candidates: the highest first.
         searched: images that trials were judged by, in words.
         correlation: of both objectives over settings, in words; "" where there is one.
+        pictures: heatmaps under the best settings.
     """
 
     __pydantic_config__ = STRICT
@@ -106,6 +136,7 @@ class Search:
     candidates: list[SearchCandidate]
     searched: str
     correlation: str = ""
+    pictures: list[SearchPicture] = field(default_factory=list)
 
 
 def _charts(section: Search, conditions: Conditions) -> dict[str, Chart]:
@@ -231,6 +262,7 @@ def _view(section: Search, conditions: Conditions) -> dict[str, Any]:
         "composite": section.composite,
         "searched": section.searched,
         "correlation": section.correlation,
+        "pictures": section.pictures,
         "candidates": Table([title.format(goal=section.goal) for title in HEAD], lines, beneath=[beneath, kept])
         if lines
         else None,

@@ -56,6 +56,23 @@ class MeasureCell(SearchCell):
         return f"{self.candidate}{samples}, seed {self.seed}"
 
 
+class ShowCell(SearchCell):
+    """Heatmaps under the settings that are best.
+
+    Attributes:
+        images: how many, of the measurement's.
+        found_by: trials that the settings are the best of.
+    """
+
+    stage: ClassVar[str] = MEASURE
+
+    images: int
+    found_by: int
+
+    def __str__(self) -> str:
+        return "heatmaps"
+
+
 def search_cells(settings: SearchStudySettings, trials: int) -> list[SearchCell]:
     """All cells; ``trials``: how many there are, a grid may have fewer than are asked for."""
     asked = settings.measure
@@ -65,4 +82,6 @@ def search_cells(settings: SearchStudySettings, trials: int) -> list[SearchCell]
     for name, samples in wanted:
         found_by = trials if name == OPTIMISED else 0
         cells += [MeasureCell(candidate=name, per_class=samples, seed=seed, found_by=found_by) for seed in asked.seeds]
+    if asked.images:
+        cells.append(ShowCell(images=asked.images, found_by=trials))
     return cells

@@ -11,7 +11,7 @@ import numpy as np
 from secateur.attribution.composites import get as get_composite
 from secateur.core.randomness import numpy_generator
 from secateur.core.statistics import MeanInterval, mean_interval, paired_difference
-from secateur.criteria import parse
+from secateur.criteria import Mixture, parse
 from secateur.experiments import Finding, Tables, TextTable
 from secateur.studies.search.settings import OPTIMISED, SearchStudySettings
 from secateur.studies.search.space import best_of, shown
@@ -86,8 +86,13 @@ def candidates(tables: Tables, goal: str) -> list[Candidate]:
 
 
 def is_relevance(criterion: str) -> bool:
-    """Whether a criterion is LRP: integrated gradients and other gradient methods, which share its code, are not."""
+    """Whether a criterion is LRP, or a mixture that has it.
+
+    Integrated gradients and other gradient methods, which share its code, are not.
+    """
     name, parameters = parse(criterion)
+    if name == "mixture":
+        return any(map(is_relevance, Mixture(**parameters).of))
     return name == "lrp" and get_composite(parameters.get("composite", "epsilon")).choose is not None
 
 

@@ -22,7 +22,7 @@ from secateur.pipeline.pages import origin
 from secateur.studies.search.findings import GOALS, candidates, paired_goals, rank_correlation, rows_of
 from secateur.studies.search.settings import SearchStudySettings
 from secateur.studies.search.space import Space, best_of, composite_of, criterion_of, optuna_study, shown
-from secateur.studies.search.tables import COMPLETE, FAILED, PARAMETERS
+from secateur.studies.search.tables import COMPLETE, FAILED, FOR_PEOPLE, FOR_PRUNING, PARAMETERS
 
 if TYPE_CHECKING:
     from secateur.studies.search.space import Row
@@ -82,7 +82,18 @@ def search_section(tables: Tables, settings: SearchStudySettings) -> rp.Search:
         ],
         searched=f"{settings.search.split} images and {seeds} draw{'s' * (seeds > 1)} of reference samples",
         correlation=correlation,
+        pictures=_pictures(tables["heatmaps"]),
     )  # fmt: skip
+
+
+def _pictures(heatmaps: pd.DataFrame) -> list[rp.SearchPicture]:
+    found = []
+    for _, rows in heatmaps.groupby("image", sort=True):
+        maps = dict(zip(rows["setting"], rows["relevance"], strict=True))
+        first = rows[rows["setting"] == FOR_PRUNING].iloc[0]
+        title = first["label"] if first["label"] == first["predicted"] else f"{first['label']}, not recognised"
+        found.append(rp.SearchPicture(title, first["pixels"], maps[FOR_PRUNING], maps.get(FOR_PEOPLE, "")))
+    return found
 
 
 def _parameters(trials: Sequence[Row], settings: SearchStudySettings, best: Row | None) -> list[rp.SearchedParameter]:

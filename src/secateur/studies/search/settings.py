@@ -166,6 +166,7 @@ class MeasureSettings(Section):
     sampled: tuple[str, ...] = Field(
         default=(OPTIMISED, "lrp"), description="criteria that are measured by several numbers of samples"
     )
+    images: int = Field(default=4, ge=0, description="whose heatmaps under the best settings are shown; 0: none")
 
 
 class MeasuredImages(Section):

@@ -13,7 +13,7 @@ from secateur.data import check_source
 from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study
 from secateur.models.settings import check_model_name
 from secateur.pipeline.requests import check_trained
-from secateur.studies.search.cells import MEASURE, TRY, MeasureCell, SearchCell, TrialCell, search_cells
+from secateur.studies.search.cells import MEASURE, TRY, MeasureCell, SearchCell, ShowCell, TrialCell, search_cells
 from secateur.studies.search.settings import OPTIMISED, SearchStudySettings
 from secateur.studies.search.space import Space
 from secateur.studies.search.tables import STORED
@@ -86,8 +86,8 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         """See `Study.dry_run`."""
         self.check()
         cells = self.cells()
-        measured = sum(isinstance(cell, MeasureCell) for cell in cells)
-        return Bench(self.settings).description(len(cells) - measured, measured)
+        trials, measured = (sum(isinstance(cell, kind) for cell in cells) for kind in (TrialCell, MeasureCell))
+        return Bench(self.settings).description(trials, measured)
 
     def cells(self) -> Sequence[SearchCell]:
         """See `Study.cells`; there may be fewer settings than trials are asked for."""
@@ -110,7 +110,7 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         """Trials need those of the rounds before, the winner all of them."""
         if isinstance(cell, TrialCell):
             return [TrialCell(number=number) for number in cell.needed(self.settings.sampler.together)]
-        assert isinstance(cell, MeasureCell)
+        assert isinstance(cell, MeasureCell | ShowCell)
         return [TrialCell(number=number) for number in range(cell.found_by)]
 
     def work(self, cell: SearchCell, resources: Resources, earlier: Mapping[SearchCell, Result]) -> Result:
@@ -119,6 +119,8 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
         rows = [earlier[other].rows["trials"][0] for other in self.needs(cell)]
         if isinstance(cell, TrialCell):
             return bench.trial(cell, rows)
+        if isinstance(cell, ShowCell):
+            return bench.shown(cell, rows)
         assert isinstance(cell, MeasureCell)
         return bench.measured(cell, rows)
 

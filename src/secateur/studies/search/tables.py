@@ -83,4 +83,23 @@ MEASURED = Schema(
 
 CURVES = Schema((*_CANDIDATE, *_POINT, Column("samples", int, "images")), "one rate of a candidate's curve")
 
-STORED = {"trials": TRIALS, "trial_curves": TRIAL_CURVES, "measured": MEASURED, "curves": CURVES}
+FOR_PRUNING, FOR_PEOPLE = "best for pruning", "most faithful"
+"""Settings whose heatmaps are shown."""
+
+HEATMAPS = Schema(
+    (
+        Column("setting", str, f"`{FOR_PRUNING}` or, where faithfulness was searched for too, `{FOR_PEOPLE}`"),
+        Column("number", int, "of its trial"),
+        Column("composite", str, "its rules"),
+        Column("image", int, "position among the images of the measurement"),
+        Column("label", str, "true class"),
+        Column("predicted", str, "class that the unpruned network says"),
+        Column("pixels", str, "the image, as base64 PNG; with the first setting alone"),
+        Column("relevance", str, "of the true class, as base64 PNG"),
+    ),
+    "one image, explained by one setting",
+)
+
+STORED = {
+    "trials": TRIALS, "trial_curves": TRIAL_CURVES, "measured": MEASURED, "curves": CURVES, "heatmaps": HEATMAPS,
+}  # fmt: skip

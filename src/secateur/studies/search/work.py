@@ -23,14 +23,16 @@ from secateur.evaluation.faithfulness import Faithfulness, pixel_flipping
 from secateur.experiments import Resource, Resources, Result, fingerprint
 from secateur.pipeline.contents import data_digest, weights_digest
 from secateur.pipeline.estimate import Estimate, duration, forward_seconds, scoring_seconds
+from secateur.pipeline.explanation import explain, first_of_classes
 from secateur.pipeline.jobs import opened, subject
 from secateur.pipeline.pruning_curve import CurveMeter, PruningCurve, RatePoint
 from secateur.pipeline.repair import Repair
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.settings import PruneSettings
 from secateur.pipeline.subsets import drawn, with_head
+from secateur.reports import heatmap_png, image_png
 from secateur.structure import Structure, trace
-from secateur.studies.search.cells import MeasureCell, TrialCell
+from secateur.studies.search.cells import MeasureCell, ShowCell, TrialCell
 from secateur.studies.search.settings import KINDS, OPTIMISED, ObjectiveSettings, SearchStudySettings
 from secateur.studies.search.space import (
     Parameters,
@@ -41,7 +43,7 @@ from secateur.studies.search.space import (
     criterion_of,
     proposal,
 )
-from secateur.studies.search.tables import COMPLETE, FAILED, STOPPED
+from secateur.studies.search.tables import COMPLETE, FAILED, FOR_PEOPLE, FOR_PRUNING, STOPPED
 
 T = TypeVar("T")
 
@@ -294,6 +296,32 @@ class Bench:
         row = {**keys, **_areas([curve]), "samples": samples, "seconds": time.perf_counter() - begin}
         points = [{**keys, **asdict(point), "samples": samples} for point in curve.points]
         return Result({"measured": [row], "curves": points})
+
+    def shown(self, cell: ShowCell, trials: Sequence[Row]) -> Result:
+        """Heatmaps under the setting that prunes best and, where it was searched for, under the most faithful one."""
+        settings, seed = self.settings, self.settings.search.seeds[0]
+        chosen = {FOR_PRUNING: best_of(trials, settings.objective.goal)}
+        if settings.objective.faithfulness:
+            chosen[FOR_PEOPLE] = best_of(trials, "faithfulness")
+        images, model = self.images("measure", seed), self.subject(seed).model
+        places = first_of_classes(images, min(cell.images, len(images)))
+        rows: list[dict[str, Any]] = []
+        for setting, trial in chosen.items():
+            composite = composite_of(trial)
+            for item in explain([model], images, places, composite, start=trial["start"], progress=False):
+                rows.append(
+                    {
+                        "setting": setting,
+                        "number": trial["number"],
+                        "composite": composite,
+                        "image": item.index,
+                        "label": item.label,
+                        "predicted": item.predicted[0],
+                        "pixels": image_png(item.pixels) if setting == FOR_PRUNING else "",
+                        "relevance": heatmap_png(item.relevance[0]),
+                    }
+                )
+        return Result({"heatmaps": rows})
 
     def description(self, trials: int, measured: int) -> list[str]:
         """What the work would be, and about how long it would take."""
