@@ -8,6 +8,7 @@ import json
 import sqlite3
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -469,7 +470,8 @@ def test_a_space_of_few_settings_is_tried_whole(monkeypatch):
 @pytest.mark.parametrize(
     ("criterion", "relevance"),
     [("lrp", True), ("lrp:composite=graded(low=z-plus)", True), ("lrp:composite=integrated-gradients", False),
-     ("lrp:composite=guided-backprop,start=logit", False), ("taylor", False)],
+     ("lrp:composite=guided-backprop,start=logit", False), ("taylor", False),
+     ("mixture:of=[lrp, weight]", True), ("mixture:of=[taylor, weight]", False)],
 )  # fmt: skip
 def test_gradient_methods_are_no_relevance(criterion, relevance):
     assert is_relevance(criterion) == relevance
@@ -524,6 +526,11 @@ def test_a_search_ends_with_a_recipe_that_prunes(tmp_path, capsys):
     assert composites.get(text)
     for path in ("trials.csv", "curves.csv", "measured.csv", "search.svg", "report.html"):
         assert (out / path).stat().st_size
+    maps = pd.read_csv(out / "heatmaps.csv")
+    assert len(maps) == 4 * maps["setting"].nunique()
+    assert set(maps["setting"]) == {"best for pruning", "most faithful"}
+    page = (out / "report.html").read_text()
+    assert all(picture in page for picture in maps["relevance"])
     with sqlite3.connect(out / "optuna.sqlite3") as database:
         assert database.execute("SELECT count(*) FROM trials").fetchone() == (4,)
     recipe = [

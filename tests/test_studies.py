@@ -247,6 +247,7 @@ SEARCH = {
         "measure.criteria": ("random",),
         "measure.seeds": (1,),
         "measure.samples": (2,),
+        "measure.images": 2,
         "measure.sampled": ("lrp",),
         "search.seeds": (1,),
         "search.split": "train",
