@@ -20,7 +20,7 @@ import torch
 
 import secateur as sc
 from secateur.core.threads import one_thread
-from secateur.experiments import Execution, Resources, local, opened_store, run
+from secateur.experiments import Execution, Resources, executor_for, opened_store, run
 from secateur.studies import toy
 from secateur.studies.toy.criteria import criterion_for
 from secateur.studies.toy.work import Bench
@@ -37,7 +37,7 @@ def main() -> None:
     )
     study = toy.ToyStudy(settings)
     start = time.perf_counter()
-    with local(given.processes) as executor:
+    with executor_for(Execution(processes=given.processes)) as executor:
         for _ in executor.prepare(study, [resource for resource in study.shared() if not resource.ready()]):
             pass
     say(f"networks: {time.perf_counter() - start:.0f} s (trained, or found)")

@@ -24,6 +24,12 @@ StoreOption = Annotated[
     str | None,
     typer.Option("--store", help="SQLite file, or postgresql://USER@HOST/NAME; default: cells.sqlite in --out."),
 ]
+ExecutorOption = Annotated[
+    str | None, typer.Option("--executor", help="processes of this machine, or ray: a cluster (extra ray).")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto; default: one started here.")
+]
 
 
 @app.command("list")
@@ -42,6 +48,8 @@ def run(
     recipe: RecipeOption = None,
     store: StoreOption = None,
     processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
     overrides: SetOption = None,
     out: OutOption = None,
     print_config: PrintOption = False,
@@ -55,7 +63,8 @@ def run(
     from secateur.studies.catalogue import study_class
 
     kind = study_class(name)
-    settings = settings_from(kind.settings_type, recipe, overrides, **_processes(kind, processes))
+    asked = _execution(kind, processes=processes, executor=executor, ray__address=address)
+    settings = settings_from(kind.settings_type, recipe, overrides, **asked)
     if print_config:
         echo_settings(settings)
         return
@@ -152,16 +161,18 @@ def _location(out: Path | None, store: str | None) -> str:
     return str(others[0] if len(others) == 1 else out / "cells.sqlite")
 
 
-def _processes(kind: type[Study[Any, Any]], processes: int | None) -> dict[str, Any]:
-    """The flag as a setting, wherever the study has its section ``execution``."""
-    if processes is None:
+def _execution(kind: type[Study[Any, Any]], **flags: Any) -> dict[str, Any]:
+    """Flags as settings, wherever the study has its section ``execution``."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    if not given:
         return {}
-    from secateur.experiments import sections
+    from secateur.experiments import Execution, sections
 
-    found = [each.path for each in sections(kind.settings_type()) if each.path.split(".")[-1] == "execution"]
+    found = [each.path for each in sections(kind.settings_type()) if isinstance(each.value, Execution)]
     if not found:
-        raise RequestError(f"study '{kind.name}' has no section 'execution'; leave out --processes")
-    return {f"{found[0].replace('.', '__')}__processes": processes}
+        name = next(iter(given)).split("__")[-1]
+        raise RequestError(f"study '{kind.name}' has no section 'execution'; leave out --{name}")
+    return {f"{found[0].replace('.', '__')}__{name}": value for name, value in given.items()}
 
 
 def planned(study: Study[Any, Any], out: Path, store: str | None) -> str:

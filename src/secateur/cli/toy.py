@@ -301,13 +301,14 @@ def _one(chosen: toy.ToySettings, command: str) -> tuple[int, int]:
 
 def _prepare(chosen: toy.ToySettings, out: Path) -> Resources:
     """See to it that results can be written, and to the networks."""
-    from secateur.experiments import Resources, local
+    from secateur.experiments import Execution, Resources, executor_for
 
     ensure_folder(out)
     _announce(chosen)
     study = toy.ToyStudy(chosen)
     missing = [resource for resource in study.shared() if not resource.ready()]
-    with local(min(chosen.execution.processes or len(missing), len(missing)) or 1) as executor:
+    processes = min(chosen.execution.processes or len(missing), len(missing)) or 1
+    with executor_for(Execution(processes=processes)) as executor:
         for _ in executor.prepare(study, missing):
             pass
     return Resources()

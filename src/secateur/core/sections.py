@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 
@@ -26,10 +26,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class RaySettings(Section):
+    """Where a Ray cluster is, and what a piece of work takes of it."""
+
+    address: str | None = Field(
+        default=None, description="HOST:PORT of its head, or auto; null: a cluster on this machine, for this run alone"
+    )
+    cpus: float = Field(default=1, gt=0, description="cores of each piece of work")
+    gpus: float = Field(default=0, ge=0, description="likewise, parts of one too")
+    memory: ByteSize = Field(default=ByteSize(0), description="likewise, for example 4GiB; 0: not counted")
+    retries: int = Field(
+        default=3, ge=0, description="times that a piece of work is tried again when its worker was lost"
+    )
+
+
 class Execution(Section):
     """How pieces of work are worked on; declared as `Effect.PRESENTATION`."""
 
+    executor: Literal["processes", "ray"] = Field(
+        default="processes", description="processes of this machine, or a Ray cluster (extra ray)"
+    )
     processes: int = Field(default=1, ge=0, description="side by side, one thread each; 0: as many as there are cores")
+    time_limit: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="seconds of each piece of work; null: none"
+    )
+    ray: RaySettings = RaySettings()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 from .cells import Cell, canonical, fingerprint, identity
 from .checking import check_study
-from .executors import Done, Executor, Here, Job, Processes, local
+from .executors import Done, Executor, Here, Job, Processes, execution_of, executor_for
 from .opening import opened_cells, opened_store, stored_study, study_of
+from .ray_cluster import RayCluster
 from .registry import declare_studies, forget_study, known_studies, register_study, study_class
 from .resources import Resource, Resources
 from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
-from .settings import Effect, Execution, Section, StudySettings, sections, settings_for
+from .settings import Effect, Execution, RaySettings, Section, StudySettings, sections, settings_for
 from .status import Failure, Status
 from .store import Store
 from .study import Finding, Result, Study, Tables, TextTable, write_table
@@ -24,6 +25,8 @@ __all__ = [
     "Job",
     "Outcome",
     "Processes",
+    "RayCluster",
+    "RaySettings",
     "Resource",
     "Resources",
     "Result",
@@ -39,12 +42,13 @@ __all__ = [
     "canonical",
     "check_study",
     "declare_studies",
+    "execution_of",
+    "executor_for",
     "fingerprint",
     "forget_study",
     "identities",
     "identity",
     "known_studies",
-    "local",
     "opened_cells",
     "opened_store",
     "register_study",

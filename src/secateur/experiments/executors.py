@@ -10,7 +10,9 @@ import contextlib
 import os
 import pickle
 import platform
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from typing import Any, Protocol
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.pool import Pool, cores
+from secateur.core.sections import Execution, sections
 from secateur.experiments.cells import Cell
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.study import Result, Study
@@ -140,14 +143,20 @@ class Processes:
 
 
 @contextlib.contextmanager
-def local(processes: int, resources: Resources | None = None) -> Iterator[Executor]:
-    """This process for one, else that many of this machine; 0: as many as there are cores.
+def executor_for(execution: Execution | None, resources: Resources | None = None) -> Iterator[Executor]:
+    """The executor that settings ask for.
 
     Args:
-        processes: how many.
+        execution: None: this process. One process is this one, 0 as many as there are cores.
         resources: of this process.
     """
-    count = processes or cores()
+    if execution is not None and execution.executor == "ray":
+        from secateur.experiments.ray_cluster import RayCluster
+
+        with RayCluster(execution.ray) as cluster:
+            yield cluster
+        return
+    count = 1 if execution is None else execution.processes or cores()
     if count == 1:
         yield Here(resources)
         return
@@ -155,14 +164,23 @@ def local(processes: int, resources: Resources | None = None) -> Iterator[Execut
         yield executor
 
 
+def execution_of(study: Study[Any, Any]) -> Execution | None:
+    """How a study asks for its cells to be worked on; None: it has no such settings."""
+    found = [each.value for each in sections(study.settings) if isinstance(each.value, Execution)]
+    return found[0] if found else None
+
+
 def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[Done]:
     """Work on the cells of a job; one that fails does not stop the others."""
+    execution = execution_of(study)
+    limit = None if execution is None else execution.time_limit
     for identity, cell in job.cells:
         started, begin = time.time(), time.perf_counter()
         result: Result | None = None
         error = ""
         try:
-            result = checked(study, study.work(cell, resources, job.earlier))
+            with limited(limit):
+                result = checked(study, study.work(cell, resources, job.earlier))
         except SecateurError as problem:
             error = str(problem)
         except MemoryError:
@@ -171,6 +189,32 @@ def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[
             error = f"{type(problem).__name__}: {problem}"
         seconds = time.perf_counter() - begin
         yield Done(identity, result, " ".join(error.split()), started, seconds, platform.node())
+
+
+@contextlib.contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Inside, work that takes longer is interrupted, between two steps of Python.
+
+    Raises:
+        SecateurError: when time is up.
+        RequestError: for a limit where there is no timer: outside of the main thread, or on Windows.
+    """
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        raise RequestError("execution.time_limit needs the main thread of a process on Linux or macOS; leave it out")
+
+    def up(*_: object) -> None:
+        raise SecateurError(f"it took longer than execution.time_limit, {seconds:g} s; raise that, or leave it out")
+
+    before = signal.signal(signal.SIGALRM, up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def checked(study: Study[Any, Any], result: Result) -> Result:

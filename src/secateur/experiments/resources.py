@@ -57,6 +57,10 @@ class Resources:
         found: T = kept[resource]
         return found
 
+    def has(self, resource: Resource[Any]) -> bool:
+        """Whether its value is at hand."""
+        return resource in self._kept[type(resource)]
+
     def keep(self, resource: Resource[T], value: T) -> None:
         """Have a value at hand that was made elsewhere."""
         kept = self._kept[type(resource)]

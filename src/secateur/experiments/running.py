@@ -12,7 +12,7 @@ from secateur.core.errors import RequestError, SecateurError
 from secateur.core.interruption import keeping
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
-from secateur.experiments.executors import Done, Executor, Here, Job, local
+from secateur.experiments.executors import Done, Executor, Here, Job, execution_of, executor_for
 from secateur.experiments.leases import Holder
 from secateur.experiments.resources import Resources
 from secateur.experiments.status import Failure
@@ -68,7 +68,7 @@ def run(
     Args:
         study: with its settings.
         store: of this study.
-        executor: where cells are worked on; None: as many local processes as the settings say (``execution``), or here.
+        executor: where cells are worked on; None: where the settings say (``execution``), or here.
         only: identities of the cells to work on, or their beginnings; None: all that are missing.
         resources: of this process, where some are at hand.
         command: kept in the store.
@@ -81,8 +81,7 @@ def run(
     study.check()
     here = resources or (executor.resources if isinstance(executor, Here) else Resources())
     if executor is None:
-        execution = getattr(study.settings, "execution", None)
-        with local(1 if execution is None else execution.processes, here) as chosen:
+        with executor_for(execution_of(study), here) as chosen:
             return _run(study, store, chosen, here, only, command)
     return _run(study, store, executor, here, only, command)
 

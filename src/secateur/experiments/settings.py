@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from secateur.core.sections import Effect, Execution, Section, check_declared, sections, settings_for
+from secateur.core.sections import Effect, Execution, RaySettings, Section, check_declared, sections, settings_for
 
-__all__ = ["Effect", "Execution", "Section", "StudySettings", "sections", "settings_for"]
+__all__ = ["Effect", "Execution", "RaySettings", "Section", "StudySettings", "sections", "settings_for"]
 
 
 class StudySettings(BaseModel):

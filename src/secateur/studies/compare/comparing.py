@@ -11,7 +11,7 @@ from secateur.core.progress import ProgressOption, reported
 from secateur.criteria import get, parse
 from secateur.criteria.samples import first_balanced
 from secateur.data import ImageData
-from secateur.experiments import Here, Resources, Store, local, run
+from secateur.experiments import Execution, Here, Resources, Store, executor_for, run
 from secateur.pipeline import CompareSettings, PruneSettings
 from secateur.pipeline.settings import Compressed
 from secateur.studies.compare.settings import CompareStudySettings
@@ -71,7 +71,7 @@ def compare(
         if keep is not None:
             outcome = run(study, store, Here(resources), resources=resources)
         else:
-            with local(_processes(study, model), resources) as executor:
+            with executor_for(_execution(study, model), resources) as executor:
                 outcome = run(study, store, executor, resources=resources)
         outcome.raise_failures(store)
         return rows_of(study.assemble(store.frames()))
@@ -98,16 +98,18 @@ def check_compare(study: CompareStudy, resources: Resources) -> Bench:
             name, parameters = parse(text)
             criterion = get(name, **parameters)
             first_balanced(reference, criterion.asks_for, criterion.name)
-    _processes(study, bench.model)
+    _execution(study, bench.model)
     return bench
 
 
-def _processes(study: CompareStudy, model: nn.Module) -> int:
-    """Processes; as many as there are cores where that is asked for and the network is on the CPU."""
-    asked = study.settings.compare.execution.processes
+def _execution(study: CompareStudy, model: nn.Module) -> Execution:
+    """As it is asked for; as many processes as there are cores only where the network is on the CPU."""
+    asked = study.settings.compare.execution
+    if asked.executor != "processes":
+        return asked
     places = {p.device.type for p in model.parameters()} - {"cpu"}
-    if places and asked > 1:
+    if places and asked.processes > 1:
         raise RequestError(
             f"several processes would share one {places.pop()}; set compare.execution.processes=1, or device=cpu"
         )
-    return 1 if places else asked
+    return asked.model_copy(update={"processes": 1}) if places else asked
