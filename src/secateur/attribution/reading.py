@@ -26,6 +26,7 @@ from secateur.attribution.operations import bound
 from secateur.attribution.products import MATRIX_PRODUCTS, Owner, Owners, linear_product
 from secateur.core.borrowing import borrowed
 from secateur.core.errors import RequestError
+from secateur.core.ranks import Ranks
 from secateur.structure.attention import multi_head_attention
 
 _CONVOLUTIONS = frozenset("conv1d conv2d conv3d".split())
@@ -96,12 +97,16 @@ class Read:
         return self.op(self.mean[None, channels], weight[:, channels]).flatten(2).mean(2)[0]
 
 
-def reads(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, Read]:
+_ALONE = Ranks()
+
+
+def reads(model: nn.Module, batches: Iterable[torch.Tensor], of: Ranks = _ALONE) -> dict[str, Read]:
     """Input statistics of every weighted layer, by layer name, in order of execution.
 
     Args:
         model: any network; it comes back as it was.
         batches: inputs, [N, ...] each.
+        of: ranks that look at batches of their own; what they read is put together.
 
     Raises:
         RequestError: without inputs, for a network without a layer that can be watched, or for a weight that is used
@@ -119,6 +124,10 @@ def reads(model: nn.Module, batches: Iterable[torch.Tensor]) -> dict[str, Read]:
         raise RequestError("there are no reference samples to look at")
     if not found:
         raise RequestError("no weighted layer of the network can be watched; give the network in plain PyTorch")
+    if of.several:
+        of.check_same("which layers read the reference samples", list(found))
+        for sums in found.values():
+            sums.add_ranks(of)
     return {name: sums.read() for name, sums in found.items()}
 
 
@@ -143,6 +152,15 @@ class _Sums:
         self.made_sums[:, first : first + made.shape[1]] += made * count
         self.made_count[first : first + made.shape[1]] += count
         self.count += count
+
+    def add_ranks(self, of: Ranks) -> None:
+        """Add what the other ranks have seen."""
+        seen = of.gather((self.count, None if self.mean is None else tuple(self.mean.shape)))
+        self.count = sum(count for count, _ in seen)
+        one_size = self.mean is not None and len({shape for _, shape in seen}) == 1
+        self.mean = of.total(self.mean) if one_size and self.mean is not None else None
+        self.read_sums, self.made_sums = of.total(self.read_sums), of.total(self.made_sums)
+        self.made_count = of.total(self.made_count)
 
     def read(self) -> Read:
         mean = None if self.mean is None else self.mean / self.count

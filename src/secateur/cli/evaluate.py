@@ -26,6 +26,7 @@ from secateur.cli.options import (
 )  # fmt: skip
 from secateur.core.errors import RequestError
 from secateur.core.names import did_you_mean
+from secateur.core.ranks import ranks
 
 _SPLITS = ("train", "val", "test")
 
@@ -65,7 +66,9 @@ def command(
 
     job = EvaluateJob.of(chosen, split)
     if dry_run:
-        show_plan(job, out)
+        ranks().once(lambda: show_plan(job, out))
         return
     say_notes(job.prepared)
-    show_evaluated(job, job.run(), out)
+    found = job.run()
+    if ranks().main:
+        show_evaluated(job, found, out)

@@ -27,6 +27,7 @@ from secateur.cli import (
 )
 from secateur.core import interruption
 from secateur.core.errors import SecateurError
+from secateur.core.ranks import launched, ranks
 
 # typer brings its own copy of click in newer versions and uses the installed one in older ones
 _UsageError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -47,11 +48,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_ON_SEVERAL_RANKS = ("evaluate", "prune", "train")
+
+
 @app.callback()
 def _root(
+    context: typer.Context,
     _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version and exit."),
 ) -> None:
     """Global options."""
+    if context.invoked_subcommand not in _ON_SEVERAL_RANKS:
+        ranks().check_alone(f"secateur {context.invoked_subcommand}")
 
 
 for _module in (demo, doctor, train, prune, compare, optimise, evaluate, explain, export, report):
@@ -68,14 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and give the exit code."""
+    """Run the command line and give the exit code; of several ranks, one speaks."""
     interruption.forget()
     warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
     try:
-        result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
-        if result != 130:
-            return int(result) if isinstance(result, int) else 0
-        raise KeyboardInterrupt  # newer typers turn it into this code
+        with launched(muted=True):
+            result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)
+            if result == 130:
+                raise KeyboardInterrupt  # newer typers turn it into this code
+        return int(result) if isinstance(result, int) else 0
     except SecateurError as error:
         message, code = str(error), error.exit_code
     except _UsageError as error:

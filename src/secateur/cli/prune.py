@@ -30,6 +30,7 @@ from secateur.cli.options import (
     complete_strategy,
     recipe_from,
 )  # fmt: skip
+from secateur.core.ranks import ranks
 
 
 def command(
@@ -103,11 +104,14 @@ def command(
 
     job = PruneJob.of(chosen)
     if dry_run:
-        show_plan(job, out)
+        ranks().once(lambda: show_plan(job, out))
         return
     say_notes(job.prepared)
     with tracked(chosen, job.prepared, out) as tracking:
-        show_pruned(job, job.run(out, tracking), out)
+        run = job.run(out, tracking)
+        if not ranks().main:
+            return
+        show_pruned(job, run, out)
         for written in ("report.html", "metrics.json"):
             tracking.file(out / written)
     for line in tracking.lines():

@@ -26,6 +26,7 @@ from secateur.cli.options import (
     class_list,
     recipe_from,
 )  # fmt: skip
+from secateur.core.ranks import ranks
 
 
 def command(
@@ -66,10 +67,13 @@ def command(
 
     job = TrainJob.of(chosen)
     if dry_run:
-        show_plan(job, out)
+        ranks().once(lambda: show_plan(job, out))
         return
     with tracked(chosen, job.prepared, out) as tracking:
-        show_trained(job, *job.run(out / "training.state", tracking), out)
+        found = job.run(out / "training.state", tracking)
+        if not ranks().main:
+            return
+        show_trained(job, *found, out)
         tracking.file(out / "metrics.json")
     for line in tracking.lines():
         typer.echo(line)

@@ -40,8 +40,10 @@ class Activation(Criterion):
         """See `Criterion.unit_scores`."""
         from secateur.attribution import reads
         from secateur.criteria.aggregation import check_observed, normalise_layers, over_readers, summed
+        from secateur.criteria.samples import Share
 
-        found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+        share = Share.of(reference)
+        found = reads(model, (inputs for inputs, _ in share.samples.batches(batch_size)), share.ranks)
         features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in found.items()}
         values = over_readers(structure, features)
         if structure.unread.any():

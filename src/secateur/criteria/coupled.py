@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from secateur.core.borrowing import borrowed
-from secateur.criteria.samples import device_of, sample_losses, tracked
+from secateur.criteria.samples import Share, device_of, sample_losses, tracked
 from secateur.data import ReferenceSet
 from secateur.structure import Structure
 
@@ -43,17 +43,21 @@ def coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
 def gradient_sums(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], reference: ReferenceSet, batch_size: int, power: int
 ) -> dict[str, torch.Tensor]:
-    """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well."""
+    """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well.
+
+    Of several ranks, each looks at its share of the samples.
+    """
+    share = Share.of(reference)
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
     device = device_of(model)
     with borrowed(model), torch.enable_grad():
         for parameter in parameters.values():
             parameter.requires_grad_(True)
-        for inputs, targets in tracked(reference, batch_size):
+        for inputs, targets in tracked(share.samples, batch_size):
             output = model(inputs.detach().to(device).clone())  # the network may go on in place
             loss = sample_losses(output, targets).sum()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
             for total, gradient in zip(sums.values(), found, strict=True):
                 if gradient is not None:
                     total += gradient.to(torch.float64) ** power
-    return sums
+    return {name: share.ranks.total(total) for name, total in sums.items()}

@@ -69,12 +69,11 @@ class OCAP(Criterion):
         """See `Criterion.unit_scores`; ranks have no mean to deviate from: ``centred`` is ignored."""
         import numpy as np
 
-        from secateur.attribution import maps
         from secateur.criteria.aggregation import check_observed, summed, unmade_last
-        from secateur.criteria.samples import first_balanced
+        from secateur.criteria.samples import first_balanced, sample_maps
 
         chosen = first_balanced(reference, self.images, self.name)
-        squares = maps(model, (inputs for inputs, _ in chosen.batches(batch_size)), self._squares)
+        squares = sample_maps(model, chosen, batch_size, self._squares)
         check_observed(structure, structure.made, squares)
         scores = np.zeros(structure.num_units)
         for layer, figures_NC in squares.items():
@@ -165,10 +164,10 @@ class CAP(Criterion):
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
         """See `Criterion.unit_scores`; a size has no mean to deviate from: ``centred`` is ignored."""
-        from secateur.attribution import maps
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+        from secateur.criteria.samples import sample_maps
 
-        sizes = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), self._sizes)
+        sizes = sample_maps(model, reference, batch_size, self._sizes)
         values = over_makers(structure, {name: figure.mean(0).numpy() for name, figure in sizes.items()})
         return unmade_last(structure, normalise_layers(structure, values, self.normalise))
 
@@ -212,10 +211,10 @@ class APoZ(Criterion):
         """See `Criterion.unit_scores`; a share has no mean to deviate from: ``centred`` is ignored."""
         import numpy as np
 
-        from secateur.attribution import maps
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
+        from secateur.criteria.samples import sample_maps
 
-        shares = maps(model, (inputs for inputs, _ in reference.batches(batch_size)), _positive_share, "activation")
+        shares = sample_maps(model, reference, batch_size, _positive_share, "activation")
         found = {name: share.mean(0).numpy() for name, share in shares.items()}
         count = over_makers(structure, {name: np.ones_like(share) for name, share in found.items()})
         shares_U = over_makers(structure, found) / np.maximum(count, 1)

@@ -10,12 +10,15 @@ from secateur.attribution import UnitStatistics, running, unit_statistics
 from secateur.attribution.names import At
 from secateur.criteria.aggregation import UnseenError
 from secateur.criteria.base import View
-from secateur.criteria.samples import tracked
+from secateur.criteria.samples import Share, tracked
 from secateur.data import ReferenceSet
 
 
 class Passes:
-    """Per-sample statistics of one network on one reference set; each backward pass is made once."""
+    """Per-sample statistics of one network on one reference set; each backward pass is made once.
+
+    Of several ranks, each makes the passes of its share of the samples, and gets the statistics of all.
+    """
 
     def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
         self.model, self.reference, self.batch_size = model, reference, batch_size
@@ -42,9 +45,10 @@ class Passes:
             constants: also of layers that do not depend on the inputs; samples then go one by one.
         """
         if (view, at, constants) not in self._found:
-            self._found[view, at, constants] = unit_statistics(
+            share = Share.of(self.reference)
+            found = unit_statistics(
                 self.model,
-                tracked(self.reference, 1 if constants else self.batch_size),
+                tracked(share.samples, 1 if constants else self.batch_size),
                 view.composite,
                 start=view.start,
                 bounds=self.reference.bounds,
@@ -52,4 +56,9 @@ class Passes:
                 positions=view.positions,
                 constants=constants,
             )
+            parts = [
+                share.joined({name: getattr(statistics, figure) for name, statistics in found.items()})
+                for figure in ("relevance", "gradient", "activation")
+            ]
+            self._found[view, at, constants] = {name: UnitStatistics(*(part[name] for part in parts)) for name in found}
         return self._found[view, at, constants]

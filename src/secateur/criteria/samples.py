@@ -3,15 +3,64 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
+from secateur.attribution import maps
 from secateur.attribution.starts import logits_of, losses
 from secateur.core.errors import RequestError
 from secateur.core.progress import track
+from secateur.core.ranks import Ranks, ranks
 from secateur.data import ReferenceSet
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The reference samples that this rank looks at, neighbours in their order; of one rank, all of them.
+
+    Attributes:
+        samples: these.
+        ranks: among which all samples are shared; one alone where there are fewer samples than ranks.
+        first: place of the first of them among all.
+    """
+
+    samples: ReferenceSet
+    ranks: Ranks
+    first: int
+
+    @classmethod
+    def of(cls, reference: ReferenceSet) -> Share:
+        """Of these samples, the same on all ranks."""
+        sharing = ranks().sharing(len(reference))
+        mine = sharing.share(len(reference))
+        return cls(reference.part(mine) if sharing.several else reference, sharing, mine.start)
+
+    def joined(self, figures: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Figures of all samples from each rank's own, [own samples, ...] by layer.
+
+        Raises:
+            SecateurError: where other layers ran on another rank's samples.
+        """
+        if not self.ranks.several:
+            return figures
+        self.ranks.check_same("which layers run on the reference samples", list(figures))
+        return {name: self.ranks.joined(figure) for name, figure in figures.items()}
+
+
+def sample_maps(
+    model: nn.Module,
+    reference: ReferenceSet,
+    batch_size: int,
+    reduce: Callable[[torch.Tensor], torch.Tensor],
+    stage: Literal["next", "activation"] = "next",
+) -> dict[str, torch.Tensor]:
+    """Figures of all maps on all reference samples, see `secateur.attribution.maps`; each rank looks at its share."""
+    share = Share.of(reference)
+    return share.joined(maps(model, (inputs for inputs, _ in share.samples.batches(batch_size)), reduce, stage))
 
 
 def tracked(

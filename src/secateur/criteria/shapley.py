@@ -71,9 +71,10 @@ class Shapley(Criterion):
         from secateur.core.randomness import numpy_generator
         from secateur.criteria.aggregation import normalise_layers
         from secateur.criteria.gates import losses_of
-        from secateur.criteria.samples import device_of, first_balanced
+        from secateur.criteria.samples import Share, device_of, first_balanced
 
         chosen = first_balanced(reference, self.samples, self.name)
+        share = Share.of(chosen)
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters())
         values = np.zeros(structure.num_units)
         with borrowed(model), torch.no_grad():
@@ -84,9 +85,11 @@ class Shapley(Criterion):
                 # samples last and averaged at once, so that batches do not change sums
                 losses = [
                     losses_of(model, structure, group, parameters, inputs, targets, orders_MK)
-                    for inputs, targets in chosen.batches(batch_size)
+                    for inputs, targets in share.samples.batches(batch_size)
                 ]
-                decrease_MK = -np.diff(np.concatenate(losses, 2).mean(2), axis=1)
+                own_NMK = torch.from_numpy(np.concatenate(losses, 2)).movedim(2, 0)
+                losses_MKN = share.ranks.joined(own_NMK).movedim(0, 2).numpy()
+                decrease_MK = -np.diff(losses_MKN.mean(2), axis=1)
                 joined = np.zeros((self.permutations, group.size))
                 np.put_along_axis(joined, orders_MK, decrease_MK, axis=1)
                 values[group.units] = joined.mean(0)

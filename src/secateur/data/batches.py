@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import BatchSampler, DataLoader, Sampler, get_worker_info
 
 from secateur.core.errors import RequestError
+from secateur.core.ranks import Ranks
 from secateur.data.samples import collated
 
 Pair = tuple[torch.Tensor, int]
@@ -78,3 +80,71 @@ def worker_errors() -> Iterator[None]:
         if get_worker_info() is None:
             raise
         raise WorkerError(str(error)) from None
+
+
+class _Parts(Sampler[list[int]]):
+    """A rank's part of each batch; of batches with fewer samples than ranks, all of it."""
+
+    def __init__(self, batches: BatchSampler, of: Ranks) -> None:
+        self._batches, self._of = batches, of
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self._batches:
+            share = self._of.sharing(len(batch)).share(len(batch))
+            yield batch[share.start : share.stop]
+
+
+def parts_of_batches(loader: DataLoader[Any], of: Ranks) -> DataLoader[Any]:
+    """A loader of one rank's part of each batch, which reads no other samples; of one rank, the loader itself.
+
+    Args:
+        loader: with a batch sampler, which gives the same batches on all ranks.
+        of: the ranks.
+
+    Example:
+        >>> from torch.utils.data import BatchSampler, SequentialSampler
+        >>> numbers = list(range(5))
+        >>> loader = DataLoader(numbers, batch_sampler=BatchSampler(SequentialSampler(numbers), 3, drop_last=False))
+        >>> [batch.tolist() for batch in parts_of_batches(loader, Ranks(1, 2))]
+        [[1, 2], [4]]
+    """
+    if not of.several:
+        return loader
+    assert loader.batch_sampler is not None
+    return _with_batches(loader, _Parts(loader.batch_sampler, of))  # type: ignore[arg-type]
+
+
+def whole_batches(batches: Iterable[Any], of: Ranks) -> Iterable[Any]:
+    """One rank's batches, every so many of all; of one rank, all of them.
+
+    Args:
+        batches: the same on all ranks. A loader with a batch sampler reads no other rank's samples; of others, batches
+            are passed over.
+        of: the ranks.
+
+    Example:
+        >>> list(whole_batches("abcde", Ranks(1, 2)))
+        ['b', 'd']
+    """
+    if not of.several:
+        return batches
+    if isinstance(batches, DataLoader) and batches.batch_sampler is not None:
+        mine = list(itertools.islice(batches.batch_sampler, of.rank, None, of.size))
+        return _with_batches(batches, mine)
+    return itertools.islice(batches, of.rank, None, of.size)
+
+
+def _with_batches(loader: DataLoader[Any], batches: Iterable[list[int]]) -> DataLoader[Any]:
+    """The same loader, of other batches."""
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+        generator=loader.generator,
+    )

@@ -220,6 +220,15 @@ class ReferenceSet:
             return (some - low) / (high - low)
         return some if len(some) and float(some.min()) >= 0 and float(some.max()) <= 1 else None
 
+    def part(self, which: range) -> ReferenceSet:
+        """Some samples that are neighbours.
+
+        Args:
+            which: their places among these.
+        """
+        some = slice(which.start, which.stop)
+        return ReferenceSet(self.inputs[some], self.targets[some], self.indices[some], self.bounds)
+
     def batches(self, size: int = 128) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The samples in order, at most ``size`` at a time.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,7 +18,9 @@ from secateur.core.html import table_html
 from secateur.core.memory import Memory
 from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported, track
+from secateur.core.ranks import ranks
 from secateur.core.timing import Latency
+from secateur.data.batches import whole_batches
 from secateur.evaluation.batches import labelled
 from secateur.evaluation.cost import count_macs, count_params, size_on_disk
 from secateur.evaluation.latency import measure_latency
@@ -103,6 +106,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a network on (inputs, class indices) batches.
 
+    Of several ranks (`secateur.core.ranks.launched`), each computes every so many of the batches; all get the figures
+    of all samples, each counted once. Latency and memory are measured by rank 0, while the others wait.
+
     Args:
         model: gives logits [N, classes]; comes back in its own mode and on its own device.
         batches: a `DataLoader` or any iterable of batches.
@@ -126,7 +132,7 @@ def evaluate(
     model.eval().to(place)
     try:
         with torch.inference_mode():
-            for batch in track(batches, "evaluating batches"):
+            for batch in track(whole_batches(batches, ranks()), "evaluating batches"):
                 inputs, targets = labelled(batch)
                 first = inputs if first is None else first
                 moved = inputs.to(place)
@@ -135,24 +141,34 @@ def evaluate(
                 output = model(moved)
                 logits_all.append(logits_of(output).float().cpu())
                 targets_all.append(targets.cpu())
-        if first is None:
-            raise RequestError("there are no samples to evaluate on")
-        logits, targets = torch.cat(logits_all), torch.cat(targets_all).long()
-        figures = _figures(logits, targets, class_names)
-        probe = _repeated(first, latency_batch) if latency or memory else first
-        return Evaluation(
-            **figures,
-            params=count_params(model),
-            macs=count_macs(model, first),
-            size_bytes=size_on_disk(model),
-            latency=measure_latency([model], probe)[0] if latency else None,
-            memory=measure_memory(model, probe) if memory else None,
-            auc=area_under_curve(logits, targets) if auc else None,
-        )
+        logits_all, targets_all = _in_turn(ranks().gather(logits_all)), _in_turn(ranks().gather(targets_all))
+
+        def measured() -> Evaluation:
+            if first is None:  # rank 0 has the first batch, if there is one
+                raise RequestError("there are no samples to evaluate on")
+            logits, targets = torch.cat(logits_all), torch.cat(targets_all).long()
+            figures = _figures(logits, targets, class_names)
+            probe = _repeated(first, latency_batch) if latency or memory else first
+            return Evaluation(
+                **figures,
+                params=count_params(model),
+                macs=count_macs(model, first),
+                size_bytes=size_on_disk(model),
+                latency=measure_latency([model], probe)[0] if latency else None,
+                memory=measure_memory(model, probe) if memory else None,
+                auc=area_under_curve(logits, targets) if auc else None,
+            )
+
+        return ranks().once(measured)
     finally:
         model.to(home)
         for module, mode in modes:
             module.training = mode
+
+
+def _in_turn(parts: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+    """Batches in their order, of which each rank has one in turn."""
+    return [batch for turn in itertools.zip_longest(*parts) for batch in turn if batch is not None]
 
 
 def area_under_curve(logits: torch.Tensor, targets: torch.Tensor) -> float | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from secateur.core.ranks import ranks
 from secateur.criteria import Scores
 from secateur.pipeline.settings import PruneSettings
 from secateur.selection import Budget, LatencyModel, Plan, UnreachableBudgetError, select
@@ -31,8 +32,11 @@ def choose_plan(
         settings: how.
         within: units that it removes go in any case.
         latency: of latency budgets.
+
+    Raises:
+        SecateurError: where another rank chose another plan.
     """
-    return select(
+    plan = select(
         scores,
         budget,
         settings.strategy,
@@ -44,6 +48,8 @@ def choose_plan(
         within=within,
         latency=latency,
     )
+    ranks().check_same("the plan", plan.digest)
+    return plan
 
 
 def settle(

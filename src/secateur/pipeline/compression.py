@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from secateur.core.errors import RequestError
 from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported
+from secateur.core.ranks import ranks
 from secateur.criteria import Criterion, get
 from secateur.criteria.scores import check_reference
 from secateur.data import ReferenceSet
@@ -69,6 +70,22 @@ def traced_for(model: nn.Module, reference: ReferenceSet, settings: PruneSetting
     return trace(model, example.to(device), stream=settings.stream)
 
 
+def check_timed_alone(kind: str, settings: PruneSettings) -> None:
+    """Refuse what depends on measured times where several ranks work at once: each would measure others.
+
+    Args:
+        kind: of the budget.
+        settings: how.
+
+    Raises:
+        RequestError: for a latency budget, or sizes rounded by measured times, on several ranks.
+    """
+    if kind == "latency":
+        ranks().check_alone("pruning to a measured latency")
+    if settings.round_to == "auto":
+        ranks().check_alone("prune.round_to=auto, which measures times,")
+
+
 @reported("pruning")
 def prune_to_budgets(
     model: nn.Module,
@@ -88,6 +105,9 @@ def prune_to_budgets(
 
     One-shot schedules score once, and choose each budget's plan on its own; in the others, which go from budget to
     budget, each plan contains the one before. All budgets are of one kind.
+
+    Of several ranks (`secateur.core.ranks.launched`), each scores and repairs on its share of the samples; all choose
+    the same plans and get the same networks.
 
     Networks for latency budgets are timed in turn with the original (eval mode, ``latency_batch`` reference samples,
     ``latency_threads``), and the request corrected until 5 % are met, or nothing closer is found in some rounds;
@@ -118,6 +138,7 @@ def prune_to_budgets(
     if not budgets or len({b.kind for b in budgets}) != 1:
         raise RequestError("give at least one budget, all of one kind")
     ordered = sorted(budgets, key=lambda b: -b.share)
+    check_timed_alone(ordered[0].kind, settings)
     structure = structure or traced_for(model, reference, settings)
     goal = LatencyGoal(model, structure, reference, settings) if ordered[0].kind == "latency" else None
     if settings.round_to == "auto":

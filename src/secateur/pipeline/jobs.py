@@ -13,11 +13,12 @@ import numpy as np
 
 from secateur.core.errors import RequestError
 from secateur.core.figures import count
+from secateur.core.ranks import ranks
 from secateur.criteria import Criterion, Scores, get
 from secateur.criteria.samples import first_balanced
 from secateur.data import LabelledImages, ReferenceSet, loader
 from secateur.evaluation import Evaluation, compare_latency, evaluate, measure_latency, measure_memory
-from secateur.pipeline.compression import prune_to_budgets
+from secateur.pipeline.compression import check_timed_alone, prune_to_budgets
 from secateur.pipeline.estimate import TRAINING, Estimate, duration, forward_seconds, removal_seconds, scoring_seconds
 from secateur.pipeline.latency import latency_model
 from secateur.pipeline.recipe import Recipe
@@ -134,12 +135,13 @@ def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
 
 
 def measured(prepared: Prepared, images: LabelledImages) -> Evaluation:
-    """Accuracy and cost of the network, and its latency and peak memory on a batch."""
+    """Accuracy and cost of the network, and its latency and peak memory on a batch, as rank 0 alone measures them."""
     model = prepared.model.to(prepared.device)
     found = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
     probe = images.batch(range(min(LATENCY_IMAGES, len(images))))[0]
     model.to(prepared.device)
-    return replace(found, latency=measure_latency([model], probe)[0], memory=measure_memory(model, probe))
+    latency, memory = ranks().once(lambda: (measure_latency([model], probe)[0], measure_memory(model, probe)))
+    return replace(found, latency=latency, memory=memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +226,7 @@ class PruneJob:
         Raises:
             RequestError: for whatever would stop the work.
         """
+        check_timed_alone(recipe.budget.kind, recipe.prune)
         prepared = opened(recipe)
         data, asked = prepared.data, recipe.reference
         images = getattr(data, asked.split)
@@ -326,14 +329,14 @@ class PruneJob:
             tuned = tested(slim)
             slim.to(device)
             for state in states:
-                if state is not None:
+                if state is not None and ranks().main:
                     state.unlink(missing_ok=True)
         probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
         if compressed.latency is None:
-            old, new = compare_latency(model, slim, probe)
+            old, new = ranks().once(lambda: compare_latency(model, slim, probe))
         else:  # of a latency budget: what it was met by is what is reported
             old, new = compressed.latency
-        full, less = measure_memory(model, probe), measure_memory(slim, probe)
+        full, less = ranks().once(lambda: (measure_memory(model, probe), measure_memory(slim, probe)))
         model.to("cpu")
         slim.to("cpu")
         run = PruneRun(

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from secateur.attribution import Read, reads
 from secateur.core.errors import RequestError
 from secateur.core.progress import ProgressOption, reported, track
+from secateur.criteria.samples import Share
 from secateur.data import ReferenceSet
 from secateur.selection import Cut, Plan
 from secateur.surgery.pruning import add_bias, close
@@ -38,7 +39,7 @@ def compensate(
     Returns:
         ``slim``.
     """
-    found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+    found = _reads(model, reference, batch_size)
     shapes = {name: tensor.shape for name, tensor in slim.state_dict().items()}
     outs = {cut.tensor: cut for cut in plan.cuts if cut.role == "out"}
     for layer, shift in _shifts(found, plan.cuts).items():
@@ -56,7 +57,7 @@ def mask_and_compensate(
 ) -> None:
     """Close units in place and compensate their mean, as measured on ``model`` as it is now."""
     cuts = tuple(cuts)
-    found = reads(model, (inputs for inputs, _ in reference.batches(batch_size)))
+    found = _reads(model, reference, batch_size)
     shifts = _shifts(found, cuts)
     close(model, cuts)
     outs = {cut.tensor: cut for cut in cuts if cut.role == "out"}
@@ -64,6 +65,12 @@ def mask_and_compensate(
         if f"{layer}.weight" in outs:
             shift[list(outs[f"{layer}.weight"].removed)] = 0  # closed rows stay closed
         _shift(model, layer, shift, found[layer].norm)
+
+
+def _reads(model: nn.Module, reference: ReferenceSet, batch_size: int) -> dict[str, Read]:
+    """What the layers read of all reference samples, of which each rank passes its share."""
+    share = Share.of(reference)
+    return reads(model, (inputs for inputs, _ in share.samples.batches(batch_size)), share.ranks)
 
 
 def _shifts(found: dict[str, Read], cuts: Iterable[Cut]) -> dict[str, torch.Tensor]:

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from secateur.core.ranks import Ranks
+
 
 class Moments:
     """Sums over rows of inputs X and residuals R, in double precision, by group."""
@@ -38,6 +40,20 @@ class Moments:
         found = Moments()
         for name in ("count", "xx", "rx", "x", "r", "rr"):
             setattr(found, name, getattr(self, name) + getattr(other, name))
+        return found
+
+    def of_all(self, ranks: Ranks) -> Moments:
+        """Over the rows of all ranks; each must have added to it."""
+        if not ranks.several:
+            return self
+        found, sums = Moments(), [self.xx, self.rx, self.x, self.r, self.rr]
+        count = torch.tensor([self.count], dtype=torch.float64, device=self.xx.device)
+        total = ranks.total(torch.cat([count, *(part.flatten() for part in sums)]))
+        parts = total[1:].split([part.numel() for part in sums])
+        found.xx, found.rx, found.x, found.r, found.rr = (
+            part.reshape(own.shape) for part, own in zip(parts, sums, strict=True)
+        )
+        found.count = round(float(total[0]))
         return found
 
     def mean(self) -> torch.Tensor:
@@ -112,6 +128,10 @@ class Rows:
         if bias is not None:
             left = left - bias
         return float(left.square().sum())
+
+    def of_all(self, ranks: Ranks) -> Rows:
+        """The rows of all ranks, in their order."""
+        return Rows(ranks.joined(self.x), ranks.joined(self.r)) if ranks.several else self
 
     def __add__(self, other: Rows) -> Rows:
         return Rows(torch.cat([self.x, other.x]), torch.cat([self.r, other.r]))

@@ -24,12 +24,14 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from secateur.core.borrowing import borrowed, eval_mode
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.progress import ProgressOption, announce, reported, track
+from secateur.core.ranks import Ranks
+from secateur.criteria.samples import Share
 from secateur.data import ReferenceSet
 from secateur.selection import Plan
 from secateur.surgery.least_squares import Moments, Rows, add_to_weight, columns_of
 from secateur.surgery.passes import Origin, Site, Watcher, channel_dim, discover, followed, projections
 from secateur.surgery.pruning import add_bias
-from secateur.surgery.targets import Goals, space_of
+from secateur.surgery.targets import Goals, Positions, space_of
 
 LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """That the hold-out chooses from."""
@@ -88,7 +90,8 @@ def refit(
     Linear layers and convolutions of all kinds, where the code of PyTorch calls them; others stay as they are, with the
     reason. Batch norms behind a refitted layer get the statistics of what they now see, and scales and shifts that keep
     the function, so that training mode begins with it, too. All samples pass the smaller network in one batch; where
-    they need more than 4 GiB for it, as many of them as do not, evenly chosen, are used.
+    they need more than 4 GiB for it, as many of them as do not, evenly chosen, are used. Of several ranks, each passes
+    its share of the samples; the sums that a layer is fitted to are those of all.
 
     Args:
         slim: ``prune(model, plan)``; changed in place.
@@ -125,13 +128,14 @@ def refit(
         known = discover(model, reference.inputs[:2].to(place))
         reference = _fitting_in_memory(reference, known)
         sites = {name: site for name, site in known.items() if not site.reason}
-        goals = Goals(sites, kept, len(reference))
+        share = Share.of(reference)
+        goals = Goals(sites, kept, len(reference), share.first)
         with followed(model, goals):
-            for inputs, _ in track(list(reference.batches(batch_size)), "batches of the unpruned network"):
+            for inputs, _ in track(list(share.samples.batches(batch_size)), "batches of the unpruned network"):
                 model(inputs.to(place))
-        fitting = _Fitting(slim, sites, goals, strength)
+        fitting = _Fitting(slim, sites, goals, strength, share.ranks)
         with followed(slim, fitting):
-            slim(reference.inputs.to(next(slim.parameters()).device))
+            slim(share.samples.inputs.to(next(slim.parameters()).device))
     return tuple(
         fitting.done.get(name, LayerFit(name, reason=site.reason or "it was not reached in this pass"))
         for name, site in known.items()
@@ -158,8 +162,10 @@ def _layer_of(tensor: str) -> str:
 class _Fitting(Watcher):
     """Refits each layer of the smaller network when it is reached, and lets the pass go on with its new output."""
 
-    def __init__(self, slim: nn.Module, sites: dict[str, Site], goals: Goals, strength: float | None) -> None:
-        self._slim, self._sites, self._goals, self._strength = slim, sites, goals, strength
+    def __init__(
+        self, slim: nn.Module, sites: dict[str, Site], goals: Goals, strength: float | None, ranks: Ranks
+    ) -> None:
+        self._slim, self._sites, self._goals, self._strength, self._ranks = slim, sites, goals, strength, ranks
         self._projections = projections(slim)
         self._inputs: dict[str, torch.Tensor] = {}
         self.done: dict[str, LayerFit] = {}
@@ -222,7 +228,7 @@ class _Fitting(Watcher):
         output: torch.Tensor = module.forward(x)
         norm = self._sites[name].norm
         if norm is not None:
-            _with_true_statistics(self._slim.get_submodule(norm), output)
+            _with_true_statistics(self._slim.get_submodule(norm), output, self._ranks)
         return output
 
     def _fit(
@@ -234,7 +240,7 @@ class _Fitting(Watcher):
             raise SecateurError(f"inputs or outputs of layer '{name}' are not finite; the refit stops there")
         test = held if held.count else kept
         base = test.error(None, None)
-        variance = float((goal - goal.mean((0, 1))).double().square().mean())
+        variance = float(self._mean(name, (goal.double() - self._mean(name, goal)).square()).mean())
         unit = max(variance * test.count * goal.shape[-1], 1e-300)
         mean = test.error(None, kept.mean())
         grid = LAMBDAS if self._strength is None else (self._strength,)
@@ -250,11 +256,16 @@ class _Fitting(Watcher):
             self.done[name] = replace(record, strength=best, after=tried[best] / unit)
             return True
         if mean < base:
-            self._add_to_bias(name, module, residual.double().mean((0, 1)))
+            self._add_to_bias(name, module, self._mean(name, residual))
             self.done[name] = replace(record, after=mean / unit)
             return True
         self.done[name] = record
         return False
+
+    def _mean(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Of this rank's rows [items, positions, channels], over those of all ranks, [channels] float64."""
+        positions = self._goals.positions[name]
+        return self._ranks.total(rows.double().sum((0, 1))) / (positions.item * positions.count)
 
     def _sums(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
@@ -263,12 +274,13 @@ class _Fitting(Watcher):
         inputs = math.prod(module.get_parameter("weight").shape[1:])
         if isinstance(module, _ConvTransposeNd):
             inputs = module.in_channels // module.groups * math.prod(module.kernel_size)
-        rows = residual.shape[0] * residual.shape[1]
+        rows = self._goals.positions[name].item * self._goals.positions[name].count
         if inputs <= _WIDE and inputs <= rows:
             fitted, held = Moments(), Moments()
-            for columns, lacking, out in self._chunks(name, module, x, residual):
+            for columns, lacking, out, _ in self._chunks(name, module, x, residual):
                 for moments, which in ((fitted, ~out), (held, out)):
                     moments.add(columns[which], lacking[which])
+            fitted, held = fitted.of_all(self._ranks), held.of_all(self._ranks)
             return fitted, held, fitted + held
         narrow = rows < inputs or inputs > _WIDEST
         most = max(2, _MOST_VALUES // inputs) if narrow else _TRIED_ROWS
@@ -276,38 +288,48 @@ class _Fitting(Watcher):
         if narrow:
             return kept, tested, kept + tested
         whole = Moments()
-        for columns, lacking, _ in self._chunks(name, module, x, residual):
+        for columns, lacking, _, _ in self._chunks(name, module, x, residual):
             whole.add(columns, lacking)
-        return kept, tested, whole
+        return kept, tested, whole.of_all(self._ranks)
 
     def _rows(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor, most: int
     ) -> tuple[Rows, Rows]:
         """At most so many rows, evenly from all of them: fitted and held out."""
-        every = math.ceil(residual.shape[0] * residual.shape[1] / most)
+        positions = self._goals.positions[name]
+        every = math.ceil(positions.item * positions.count / most)
+        step = _items_per_chunk(positions)
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        for columns, lacking, out in self._chunks(name, module, x, residual):
-            some = slice(len(parts) % every, None, every)
+        for columns, lacking, out, items in self._chunks(name, module, x, residual):
+            # by the row's number among those of all ranks: each chunk of these begins one row later
+            within = ((items % step)[:, None] * positions.count + torch.arange(positions.count)).flatten()
+            chunk = (items // step).repeat_interleave(positions.count)
+            some = ((within - chunk) % every == 0).to(out.device)
             parts.append((columns[some], lacking[some], out[some]))
         columns, lacking, out = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Rows(columns[~out], lacking[~out]), Rows(columns[out], lacking[out])
+        fitted, held = Rows(columns[~out], lacking[~out]), Rows(columns[out], lacking[out])
+        return fitted.of_all(self._ranks), held.of_all(self._ranks)
 
     def _chunks(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs [rows, G, I], residuals [rows, G, O], and whether the row's sample is held out, part by part."""
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Inputs [rows, G, I], residuals [rows, G, O], whether the row's sample is held out, and items, part by part.
+
+        Items are numbers among those of all ranks.
+        """
         positions, items = self._goals.positions[name], self._sites[name].items
-        few = len(residual) < _FEW_IMAGES * items
-        step = max(1, _CHUNK // positions.count)
+        few = positions.item < _FEW_IMAGES * items
+        step = _items_per_chunk(positions)
         for begin in range(0, len(residual), step):
             end = min(begin + step, len(residual))
             columns = columns_of(module, x[begin:end], positions.index(begin, end).to(x.device))
             if columns.dtype in (torch.float16, torch.bfloat16):  # too coarse for sums
                 columns = columns.float()
             lacking = residual[begin:end].to(columns.dtype).unflatten(-1, (_groups(module), -1))
-            out = (torch.arange(begin, end) // items) % _HELD_OUT == _HELD_OUT - 1
+            numbers = torch.arange(positions.first + begin, positions.first + end)
+            out = (numbers // items) % _HELD_OUT == _HELD_OUT - 1
             out = (out & (not few)).to(x.device).repeat_interleave(positions.count)
-            yield columns.flatten(0, 1), lacking.flatten(0, 1), out
+            yield columns.flatten(0, 1), lacking.flatten(0, 1), out, numbers
 
     def _add_to_bias(self, name: str, module: nn.Module, bias: torch.Tensor) -> None:
         flat, norm = bias.flatten(), self._sites[name].norm
@@ -319,6 +341,10 @@ class _Fitting(Watcher):
             mean.sub_(flat.to(mean))
         else:
             add_bias(module, flat)
+
+
+def _items_per_chunk(positions: Positions) -> int:
+    return max(1, _CHUNK // positions.count)
 
 
 def _groups(module: nn.Module) -> int:
@@ -336,13 +362,21 @@ def _scale(chain: list[nn.Module], like: torch.Tensor, dim: int) -> torch.Tensor
     return (probe[1] - probe[0]).flatten()
 
 
-def _with_true_statistics(norm: nn.Module, output: torch.Tensor) -> None:
+def _with_true_statistics(norm: nn.Module, output: torch.Tensor, ranks: Ranks) -> None:
     """Running statistics of what the norm now takes; scale and shift keep the function of eval mode."""
     assert isinstance(norm, _BatchNorm)
-    if not norm.affine or norm.running_mean is None or norm.running_var is None or output.shape[0] < 2:
+    if (
+        not norm.affine
+        or norm.running_mean is None
+        or norm.running_var is None
+        or (output.shape[0] < 2 and not ranks.several)
+    ):
         return
     dims = [dim for dim in range(output.ndim) if dim != 1]
-    var, mean = torch.var_mean(output.double(), dims)
+    values, shape = output.double(), [1, -1] + [1] * (output.ndim - 2)
+    count = ranks.total(torch.tensor([output.numel() // output.shape[1]], dtype=torch.float64, device=output.device))
+    mean = ranks.total(values.sum(dims)) / count
+    var = ranks.total((values - mean.reshape(shape)).square().sum(dims)) / (count - 1)
     before, scale = norm.running_mean.double(), norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     norm.weight.copy_((scale * (var + norm.eps).sqrt()).to(norm.weight))
     norm.bias.add_((scale * (mean - before)).to(norm.bias))

@@ -22,29 +22,37 @@ def space_of(output: torch.Tensor, dim: int) -> int:
 
 @dataclass(frozen=True)
 class Positions:
-    """Of each item, the same number of positions, drawn by chance; the same for both networks."""
+    """Of each item, the same number of positions, drawn by chance; the same for both networks.
+
+    Attributes:
+        item: how many items there are, on all ranks.
+        space: positions of each.
+        count: of these, how many are looked at.
+        first: number of this rank's first item among all.
+    """
 
     item: int
     space: int
     count: int
+    first: int = 0
 
     @classmethod
-    def of(cls, module: nn.Module, output: torch.Tensor, items: int) -> Positions:
-        """For a layer's output; ``items`` there are in all samples."""
+    def of(cls, module: nn.Module, output: torch.Tensor, items: int, first: int = 0) -> Positions:
+        """For a layer's output; ``items`` there are in all samples, ``first`` is the number of this rank's first."""
         space = space_of(output, channel_dim(module))
         inputs = math.prod(module.get_parameter("weight").shape[1:])
         wanted = max(_ROWS, _ROWS_PER_INPUT * inputs)
-        return cls(items, space, min(space, math.ceil(wanted / items)))
+        return cls(items, space, min(space, math.ceil(wanted / items)), first)
 
     @cached_property
     def _base(self) -> torch.Tensor:
         return torch.randperm(self.space, generator=torch.Generator().manual_seed(self.space))[: self.count]
 
     def index(self, begin: int, end: int) -> torch.Tensor:
-        """Of some items, [items, count]: one draw, moved on from item to item."""
+        """Of some of this rank's items, [items, count]: one draw, moved on from item to item."""
         if self.count == self.space:
             return torch.arange(self.space).expand(end - begin, -1)
-        shifts = (torch.arange(begin, end) * 7919) % self.space
+        shifts = (torch.arange(self.first + begin, self.first + end) * 7919) % self.space
         return (self._base[None, :] + shifts[:, None]) % self.space
 
     def rows(self, output: torch.Tensor, dim: int, begin: int) -> torch.Tensor:
@@ -60,11 +68,12 @@ class Goals(Watcher):
     Args:
         sites: layers to be refitted.
         kept: channels of each layer that stay, where some go.
-        samples: in all batches.
+        samples: in all batches of all ranks.
+        first: number of this rank's first sample among these.
     """
 
-    def __init__(self, sites: dict[str, Site], kept: dict[str, torch.Tensor], samples: int) -> None:
-        self.sites, self._kept, self._samples = sites, kept, samples
+    def __init__(self, sites: dict[str, Site], kept: dict[str, torch.Tensor], samples: int, first: int = 0) -> None:
+        self.sites, self._kept, self._samples, self._first = sites, kept, samples, first
         self.positions: dict[str, Positions] = {}
         self._rows: dict[str, list[torch.Tensor]] = {}
         self._dims: dict[str, int] = {}
@@ -75,7 +84,8 @@ class Goals(Watcher):
         if site is None:
             return
         if name not in self.positions:
-            self.positions[name] = Positions.of(module, output, self._samples * site.items)
+            items, first = self._samples * site.items, self._first * site.items
+            self.positions[name] = Positions.of(module, output, items, first)
             self._dims[name] = channel_dim(module)
         if site.chain is None:
             self._add(name, output)

@@ -1,20 +1,23 @@
 """Training loop: best checkpoint, early stop, resume at the last whole epoch.
 
-Devices and several processes (``accelerate launch``) are accelerate's work; mixed precision is PyTorch's own.
+Several processes (``torchrun``) take their share of every batch: PyTorch's `DistributedDataParallel` averages their
+gradients. Mixed precision is PyTorch's own, too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from secateur.core.devices import choose_device
@@ -24,17 +27,17 @@ from secateur.core.interruption import keeping
 from secateur.core.layouts import laid_out, training_layout
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
+from secateur.core.ranks import Ranks, ranks
 from secateur.data import loader
+from secateur.data.batches import parts_of_batches, whole_batches
 from secateur.training.distillation import Teacher, check_teacher
 from secateur.training.history import Epoch, TrainingHistory
 from secateur.training.objective import Objective, trained_alone
 from secateur.training.optimisation import optimiser_of, rate, steps_per_epoch
 from secateur.training.repetition import repeated
 from secateur.training.settings import TrainSettings
+from secateur.training.synchronised import synchronised_norms
 from secateur.training.weight_mask import WeightMask
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator  # type: ignore[import-untyped]
 
 
 @reported("training")
@@ -57,6 +60,11 @@ def fit(
     of Python, NumPy and PyTorch are seeded anew at each epoch. When training fails or is interrupted, the
     model keeps the weights of the moment.
 
+    Of several ranks (`secateur.core.ranks.launched`), each takes its share of every batch of ``settings.batch_size``
+    samples; loss, gradients and the statistics of batch norms are those of the whole batch, as in one process. What is
+    drawn by chance, dropout and augmentation, is drawn anew on each rank. Rank 0 writes the state, and all go on from
+    it.
+
     Args:
         model: any network giving logits.
         train: (input, class index) samples.
@@ -76,8 +84,8 @@ def fit(
     Raises:
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
             parameters, a precision the device lacks, a state file of another request, a mask of another network,
-            distillation without a teacher of the same outputs, or an objective beside a teacher or in several
-            processes.
+            distillation without a teacher of the same outputs, an objective beside a teacher, or on several ranks an
+            objective or a batch norm of another library.
         SecateurError: when the loss is no longer finite, or the state cannot be written.
     """
     samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
@@ -92,50 +100,25 @@ def fit(
         raise RequestError(f"on_epoch must be a function of an Epoch, got {on_epoch!r}")
     if weight_mask is not None:
         weight_mask.bind(model)
+    if objective is not None:
+        ranks().check_alone("training by an objective")
     device = choose_device(settings.device)
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise RequestError("mixed_precision fp16 needs a GPU; on the CPU use bf16 or no")
     try:
         if settings.epochs == 0:
             return TrainingHistory()
-        with _accelerator(device) as accelerator, trained_alone(model, objective):
+        with synchronised_norms(model, ranks()), trained_alone(model, objective):
             training = _Training(
-                model, train, val if samples[1] else None, settings, accelerator, teacher, weight_mask, objective
+                model, train, val if samples[1] else None, settings, device, teacher, weight_mask, objective
             )
             return training.run(state_file, samples, on_epoch)
     finally:
-        model.__dict__.pop("_is_accelerate_prepared", None)
         model.zero_grad(set_to_none=True)
         model.to("cpu").eval()
         for tensor in (*model.parameters(), *model.buffers()):
             # over one axis: 1x1 kernels count as contiguous in both layouts, yet keep channels-last strides
             tensor.data = tensor.data.reshape(-1).reshape(tensor.shape)
-
-
-@contextlib.contextmanager
-def _accelerator(device: torch.device) -> Iterator[Accelerator]:
-    """An accelerator for one call.
-
-    accelerate takes seconds to import, so that is done here. It keeps its set-up process-wide and refuses, or silently
-    ignores, another device later. So it starts from nothing here, and whatever the user's own code had set up is put
-    back afterwards.
-    """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped]
-
-    states = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]
-    before = [dict(state) for state in states]
-    numbered_gpu = device.type == "cuda" and device.index is not None
-    for state in states:
-        state.clear()
-    try:
-        with torch.cuda.device(device) if numbered_gpu else contextlib.nullcontext():
-            # "no": given the precision, accelerate would replace the network's forward for good
-            yield Accelerator(mixed_precision="no", cpu=device.type == "cpu")
-    finally:
-        for state, old in zip(states, before, strict=True):
-            state.clear()
-            state.update(old)
 
 
 class _Training:
@@ -147,35 +130,32 @@ class _Training:
         train: Dataset[Any],
         val: Dataset[Any] | None,
         settings: TrainSettings,
-        accelerator: Accelerator,
+        device: torch.device,
         teacher: nn.Module | None = None,
         weight_mask: WeightMask | None = None,
         objective: Objective | None = None,
     ) -> None:
-        if objective is not None and accelerator.num_processes > 1:
-            raise RequestError("training by an objective runs in one process; start it without accelerate launch")
-        self.objective = objective
-        distillation, device = settings.distillation, accelerator.device
+        self.objective, self.device, self.ranks = objective, device, ranks()
+        distillation = settings.distillation
         # copied first: a network may be its own teacher, as it was
         self.teacher = Teacher(teacher, distillation, device) if teacher is not None and distillation else None
         self.layout = training_layout(model, device)
-        model.to(memory_format=self.layout)
-        self.model, self.train = model, train
-        self.settings, self.accelerator = settings, accelerator
-        self.wrapped = accelerator.prepare(model)
+        model.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.model, self.train, self.settings = model, train, settings
+        self.wrapped = _wrapped(model, device, self.ranks)
         self.val_batches: Any = None
         if val is not None:
-            self.val_batches = accelerator.prepare(loader(val, max(256, settings.batch_size)))
+            self.val_batches = whole_batches(loader(val, max(256, settings.batch_size)), self.ranks)
         self.weight_mask = weight_mask
         self.bound_mask = None if weight_mask is None else weight_mask.bind(model)
         if self.bound_mask is not None:
             self.bound_mask.clear_weights()
         self.optimiser = optimiser_of(model, settings, objective)
-        samples = len(repeated(train, settings.repeat, settings.seed, 0))  # type: ignore[arg-type]
-        self.steps = steps_per_epoch(samples, settings.batch_size, accelerator.num_processes)
-        kind = accelerator.device.type
+        self.samples = len(repeated(train, settings.repeat, settings.seed, 0))  # type: ignore[arg-type]
+        self.steps = steps_per_epoch(self.samples, settings.batch_size)
+        kind = device.type
         precision = "no" if kind == "mps" else settings.mixed_precision
-        self.autocast = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
+        self.autocast: dict[str, Any] = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.history = TrainingHistory()
         self.kept = _copy(model)
@@ -185,9 +165,9 @@ class _Training:
     ) -> TrainingHistory:
         """All epochs that are still to do."""
         settings, history = self.settings, self.history
-        tell = on_epoch if on_epoch is not None and self.accelerator.is_main_process else lambda _: None
+        tell = on_epoch if on_epoch is not None and self.ranks.main else lambda _: None
         first = 0
-        if state_file is not None and Path(state_file).exists():
+        if state_file is not None and self.ranks.broadcast(Path(state_file).exists()):
             first = self._resume(Path(state_file), samples)
             history = self.history
             for done in history.epochs():
@@ -198,7 +178,7 @@ class _Training:
                 if history.stopped_early:
                     break
                 self._step(epoch)
-                if state_file is not None and self.accelerator.is_main_process:
+                if state_file is not None and self.ranks.main:
                     self._save(Path(state_file), epoch + 1, samples)
                 tell(history.epoch(epoch))
         self.model.load_state_dict(self.kept)
@@ -206,11 +186,10 @@ class _Training:
 
     def _step(self, epoch: int) -> None:
         """Train for an epoch and measure."""
-        from accelerate.utils import set_seed  # type: ignore[import-untyped]
-
         begin = time.perf_counter()
         # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
-        set_seed(derive_seed(self.settings.seed, "epoch", epoch) % 2**32)
+        own = (self.ranks.rank,) if self.ranks.several else ()
+        _seed(derive_seed(self.settings.seed, "epoch", epoch, *own) % 2**32)
         row = {"epoch": epoch, "learning_rate": self._rate(epoch, 0)}
         row["train_loss"] = self._epoch(epoch)
         if self.val_batches is not None:
@@ -229,14 +208,18 @@ class _Training:
         label = f"epoch {epoch + 1}/{settings.epochs}"
         seed = derive_seed(settings.seed, epoch)
         samples = repeated(self.train, settings.repeat, settings.seed, epoch)
-        batches = self.accelerator.prepare(
-            loader(samples, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers)
+        batches = parts_of_batches(
+            loader(samples, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers), self.ranks
         )
         self.wrapped.train()
         total, count = 0.0, 0
         for index, (inputs, targets) in enumerate(track(batches, label, total=len(batches))):
             if index >= self.steps:
                 continue  # the odd sample out, see steps_per_epoch
+            inputs, targets = self._placed(inputs), self._placed(targets)
+            whole = min(settings.batch_size, self.samples - index * settings.batch_size)
+            # this rank's part of the loss; batches of fewer samples than ranks are taken as a whole by each
+            weight = len(inputs) / whole if whole >= self.ranks.size else 1 / self.ranks.size
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(epoch, index) * group.get("scale", 1.0)
             inputs = laid_out(inputs, self.layout)
@@ -245,7 +228,7 @@ class _Training:
             if not math.isfinite(value):
                 raise SecateurError(f"the loss became {value} in {label}; lower the learning rate")
             optimiser.zero_grad()
-            scaler.scale(loss).backward()
+            scaler.scale(loss * (weight * self.ranks.size)).backward()  # gradients are averaged over ranks
             if self.bound_mask is not None:
                 self.bound_mask.clear_gradients()
             if settings.gradient_clip is not None:
@@ -253,8 +236,16 @@ class _Training:
                 nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
             scaler.step(optimiser)
             scaler.update()
-            total, count = total + value * len(inputs), count + len(inputs)
-        return total / count
+            total, count = total + value * weight * whole, count + whole
+        return self._total(total)[0] / count
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _total(self, *sums: float) -> list[float]:
+        """Of all ranks."""
+        found: list[float] = self.ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
+        return found
 
     def _loss(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of one batch."""
@@ -296,11 +287,12 @@ class _Training:
         # no_grad, not inference_mode: what a network caches in its forward must serve the next training step
         with torch.no_grad():
             for inputs, targets in track(self.val_batches, "validating"):
+                inputs, targets = self._placed(inputs), self._placed(targets)
                 logits = self.model(inputs)
-                logits, targets = self.accelerator.gather_for_metrics((logits, targets))
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
                 correct += float((logits.argmax(1) == targets).sum())
                 count += len(targets)
+        loss, correct, count = self._total(loss, correct, count)
         return loss / count, correct / count
 
     def _save(self, path: Path, epochs_done: int, samples: tuple[int, int]) -> None:
@@ -327,17 +319,19 @@ class _Training:
     def _resume(self, path: Path, samples: tuple[int, int]) -> int:
         """Take over a saved state; the number of epochs it has done."""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # rank 0 may be the only one that has the file
+            state: Any = torch.load(path, map_location="cpu", weights_only=True) if self.ranks.main else None
+        except Exception as error:  # whatever a foreign file raises, the remedy is the same
+            raise _foreign_state(path, error) from error
+        state = self.ranks.broadcast(state)
+        try:
             settings = TrainSettings.model_validate_json(state["settings"])
             history = TrainingHistory(**state["history"])
             epochs_done, model, kept, optimiser, scaler, size = (
                 state[key] for key in ("epoch", "model", "best", "optimiser", "scaler", "samples")
             )
-        except Exception as error:  # whatever a foreign file raises, the remedy is the same
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise RequestError(
-                f"'{path}' is not a training state of this version ({reason}); delete it to start anew"
-            ) from error
+        except Exception as error:  # likewise
+            raise _foreign_state(path, error) from error
         # where the work runs may change between two runs
         here = {"device": self.settings.device, "workers": self.settings.workers}
         taught = None if self.teacher is None else self.teacher.digest
@@ -361,6 +355,27 @@ class _Training:
         self.scaler.load_state_dict(scaler)
         self.kept, self.history = kept, history
         return int(epochs_done)
+
+
+def _wrapped(model: nn.Module, device: torch.device, of: Ranks) -> nn.Module:
+    """The network whose gradients are averaged over ranks; of one rank, itself."""
+    if not of.several:
+        return model
+    numbers = [device] if device.type == "cuda" else None
+    # parameters that a network does not use, such as those of auxiliary heads, have no gradient to wait for
+    return DistributedDataParallel(model, device_ids=numbers, find_unused_parameters=True)
+
+
+def _seed(seed: int) -> None:
+    """Of all random numbers that a data set or a network may draw."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - what code of the user's own draws from
+    torch.manual_seed(seed)
+
+
+def _foreign_state(path: Path, error: Exception) -> RequestError:
+    reason = str(error).split("\n", maxsplit=1)[0]
+    return RequestError(f"'{path}' is not a training state of this version ({reason}); delete it to start anew")
 
 
 def _kept_in(state_file: str | Path | None) -> str:

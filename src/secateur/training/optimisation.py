@@ -49,13 +49,13 @@ def rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
     return 1.0
 
 
-def steps_per_epoch(samples: int, batch_size: int, processes: int) -> int:
+def steps_per_epoch(samples: int, batch_size: int) -> int:
     """Optimiser steps in one epoch.
 
     A single sample left over after whole batches is passed over (another one each epoch, as the order
-    changes): batch norm has no statistics of it. Several processes fill their last batches up instead.
+    changes): batch norm has no statistics of it.
     """
     batches = math.ceil(samples / batch_size)
-    if processes == 1 and batches > 1 and batch_size > 1 and samples % batch_size == 1:
+    if batches > 1 and batch_size > 1 and samples % batch_size == 1:
         batches -= 1
-    return math.ceil(batches / processes)
+    return batches
