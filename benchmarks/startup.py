@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-HEAVY = "torch torchvision torch._dynamo numpy pandas pyarrow altair accelerate pydantic rich".split()
+HEAVY = "torch torchvision torch._dynamo numpy pandas pyarrow altair pydantic rich".split()
 COMMANDS = {
     "--version": ["--version"],
     "--help": ["--help"],

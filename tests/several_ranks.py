@@ -1,4 +1,4 @@
-"""Work for one process or several, whose results are compared: `python several_ranks.py WORK FILE`, also by torchrun."""
+"""Work for one process or several, whose results are compared: `several_ranks.py WORK FILE`, also by torchrun."""
 
 from __future__ import annotations
 
@@ -24,17 +24,43 @@ CRITERIA = [
 ]  # fmt: skip
 
 
-def images(count: int = 43, size: int = 12) -> TensorDataset:
+def images(count: int = 43, size: int = 12, dtype: torch.dtype = torch.float32) -> TensorDataset:
     generator = torch.Generator().manual_seed(1)
     targets = torch.arange(count) % 3
-    return TensorDataset(torch.randn(count, 3, size, size, generator=generator) + targets[:, None, None, None], targets)
+    inputs = torch.randn(count, 3, size, size, generator=generator) + targets[:, None, None, None]
+    return TensorDataset(inputs.to(dtype), targets)
+
+
+class Residual(nn.Module):
+    """A block with a residual sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x + self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))).relu()
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return with_statistics(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), Residual(), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(8, 3),
+        )
+    )  # fmt: skip
 
 
 def resnet() -> nn.Module:
     torch.manual_seed(0)
-    model = build("resnet20", width=4, num_classes=3)
+    return with_statistics(build("resnet20", width=4, num_classes=3))
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # statistics that are not those of a new network
+        if isinstance(module, nn.BatchNorm2d):  # not those of a new network
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
     return model.eval()
@@ -51,20 +77,20 @@ def wide() -> nn.Module:
     """Layers with more inputs than rows, and with so many that λ is chosen on a part of the rows."""
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 200, 3), nn.ReLU(), nn.Conv2d(200, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 3)
-    )  # fmt: skip
+        nn.Conv2d(3, 300, 3), nn.ReLU(), nn.Conv2d(300, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 3)
+    ).double()  # fmt: skip
 
 
-def reference(count: int = 43) -> sc.ReferenceSet:
-    inputs, targets = images(count).tensors
+def reference(count: int = 43, dtype: torch.dtype = torch.float32) -> sc.ReferenceSet:
+    inputs, targets = images(count, dtype=dtype).tensors
     return sc.ReferenceSet(inputs, targets, tuple(range(count)))
 
 
-def scores() -> dict:
-    model, samples = resnet(), reference(17)
+def scores(model: nn.Module, criteria: list[str]) -> dict:
+    samples = reference(17)
     structure = sc.trace(model, samples.inputs[:1])
     found = {}
-    for text in CRITERIA:
+    for text in criteria:
         name, parameters = sc.criteria.parse(text)
         criterion = sc.criteria.get(name, **parameters)
         for centred in (False, True) if name in ("lrp", "taylor", "activation") else (False,):
@@ -75,9 +101,9 @@ def scores() -> dict:
     return found
 
 
-def repaired(model: nn.Module) -> dict:
-    samples = reference()
-    plan = sc.select(sc.score(model, sc.trace(model, samples.inputs[:1]), samples, "taylor"), sc.Budget(macs=0.6))
+def repaired(model: nn.Module, count: int = 43) -> dict:
+    samples = reference(count, next(model.parameters()).dtype)
+    plan = sc.select(sc.score(model, sc.trace(model, samples.inputs[:1]), samples, "taylor"), sc.Budget(macs=0.7))
     slim = sc.prune(model, plan)
     fits: tuple[LayerFit, ...] = refit(slim, model, plan, samples, batch_size=7)
     return {"plan": plan.digest, "strengths": [fit.strength for fit in fits], "weights": slim.state_dict()}
@@ -95,15 +121,16 @@ def trained(model: nn.Module, **changes) -> dict:
         **{"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "device": "cpu", "gradient_clip": 5.0} | changes
     )
     teacher = resnet() if settings.distillation else None
-    history = fit(model, images(), images(31), settings, teacher=teacher)
+    dtype = next(model.parameters()).dtype
+    history = fit(model, images(dtype=dtype), images(31, dtype=dtype), settings, teacher=teacher)
     return {"rows": history.rows, "weights": model.state_dict()}
 
 
 def evaluated() -> dict:
-    model = resnet()
+    model = small()
     names = ("a", "b", "c")
     found = {}
-    for count in (43, 16, 5):
+    for count in (43, 5):
         data = images(count)
         for what, batches in (("loader", loader(data, 8)), ("pairs", list(loader(data, 8)))):
             result = sc.evaluate(model, batches, class_names=names, auc=True).to_json()
@@ -113,30 +140,38 @@ def evaluated() -> dict:
 
 def brief() -> dict:
     return {
-        "scores": scores(),
-        "repaired": {name: repaired(model()) for name, model in (("resnet", resnet), ("wide", wide))},
-        "plain": trained(plain()),
-        "norms": trained(resnet()),
+        "scores": scores(small(), ["lrp", "ocap", "activation", "hessian", "mixture:of=[taylor, weight]"]),
+        "repaired": {"small": repaired(small())},
+        "trained": {"plain": trained(plain()), "norms": trained(small())},
         "evaluated": evaluated(),
     }
 
 
 def thorough() -> dict:
     return {
-        "mean": compressed("mean", "one-shot"),
-        "rescored": compressed("refit", "rescored"),
-        "unrepaired": compressed("none", "rescored"),
-        "adam": trained(plain(), optimiser="adam", learning_rate=0.003),
-        "label smoothing": trained(resnet(), label_smoothing=0.1, schedule="constant"),
-        "distilled": trained(resnet(), distillation=DistillationSettings()),
-        "tiny batches": trained(plain(), batch_size=1, epochs=1, learning_rate=0.005),
-        "bf16": trained(plain(), mixed_precision="bf16"),
+        "scores": scores(resnet(), CRITERIA),
+        "repaired": {
+            "resnet": repaired(resnet()),
+            "wide": repaired(wide()),
+            "few": repaired(wide(), 9),
+            "mean": compressed("mean", "one-shot"),
+            "rescored": compressed("refit", "rescored"),
+            "closed": compressed("none", "rescored"),
+        },
+        "trained": {
+            "adam": trained(plain(), optimiser="adam", learning_rate=0.003),
+            "smoothed": trained(small(), label_smoothing=0.1, schedule="constant"),
+            "distilled": trained(small(), distillation=DistillationSettings()),
+            "tiny batches": trained(plain(), batch_size=1, epochs=1, learning_rate=0.005),
+            "deep": trained(resnet().double()),
+        },
+        "evaluated": evaluated(),
     }
 
 
 def differing() -> dict:
     """Ranks whose criterion draws other numbers."""
-    model, samples = resnet(), reference()
+    model, samples = small(), reference()
     sc.compress(model, samples, sc.Budget(macs=0.5), sc.criteria.get("random", seed=ranks().rank))
     return {}
 

@@ -9,8 +9,6 @@ import sys
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -272,20 +270,6 @@ def test_precision_can_change_within_a_process():
     assert losses[1] != losses[0]
     with pytest.raises(RequestError, match="fp16 needs a GPU"):
         fit(network(), points(), None, FAST.model_copy(update={"mixed_precision": "fp16"}))
-
-
-def test_the_users_own_accelerator_survives():
-    AcceleratorState._reset_state(True)
-    mine = Accelerator(mixed_precision="bf16", cpu=True)
-    try:
-        fit(network(), points(), None, FAST)
-        assert mine.mixed_precision == "bf16"
-        assert mine.device.type == "cpu"
-        assert mine.num_processes == 1
-    finally:
-        AcceleratorState._reset_state(True)
-    fit(network(), points(), None, FAST)
-    assert not AcceleratorState._shared_state
 
 
 # batches of one

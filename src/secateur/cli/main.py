@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code; of several ranks, one speaks."""
     interruption.forget()
-    warnings.filterwarnings("ignore", module="torch|torchvision|accelerate")
+    warnings.filterwarnings("ignore", module="torch|torchvision")
     try:
         with launched(muted=True):
             result = get_command(app)(args=None if arguments is None else list(arguments), standalone_mode=False)

@@ -30,10 +30,15 @@ _FAILED = "secateur/failed"
 
 
 class AnotherRankFailedError(SecateurError):
-    """The work ends because another rank failed, which says why: this one has nothing to say."""
+    """The work ends because another rank failed, which says why: this one has nothing to say.
 
-    def __init__(self) -> None:
+    Args:
+        error: that ended the work here.
+    """
+
+    def __init__(self, error: BaseException) -> None:
         super().__init__("")
+        self.exit_code = error.exit_code if isinstance(error, SecateurError) else 1
 
 
 @dataclass(frozen=True)
@@ -292,7 +297,7 @@ def _told(error: BaseException, store: Any) -> BaseException:
     except RuntimeError:  # it was kept by a rank that has ended
         first = not lost
     if not first:
-        return AnotherRankFailedError()
+        return AnotherRankFailedError(error)
     if lost:
         return SecateurError(f"another rank has ended without a word ({_line(error)}); see whether it was killed")
     return error

@@ -27,7 +27,7 @@ class Tracking:
     """What long work logs to: the trackers of its settings, or none.
 
     Runs are opened when the first thing is logged. What a tracker raises is told once, and that tracker is left out
-    from then on; the work goes on. With several processes (``accelerate launch``) the first one logs.
+    from then on; the work goes on. Of several processes (``torchrun``) the first one logs.
 
     Args:
         settings: which trackers, and under what names.
