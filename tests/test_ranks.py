@@ -39,11 +39,13 @@ def launch(*command: str) -> tuple[int, str, str]:
     return process.returncode, out, error
 
 
-def two(work: str, folder: Path) -> list[dict]:
-    """What both ranks found."""
-    code, _, error = launch(str(HERE / "several_ranks.py"), work, str(folder / "found"))
-    assert code == 0, error
-    return [torch.load(folder / f"found.{rank}", weights_only=False) for rank in (0, 1)]
+def compared(work: str, folder: Path) -> tuple[dict, list[dict]]:
+    """What one process found, and what two ranks did at the same time."""
+    process = started(str(HERE / "several_ranks.py"), work, str(folder / "found"))
+    one = several_ranks.WORK[work]()
+    _, error = process.communicate(timeout=400)
+    assert process.returncode == 0, error
+    return one, [torch.load(folder / f"found.{rank}", weights_only=False) for rank in (0, 1)]
 
 
 def secateur(*command: str) -> tuple[int, str, str]:
@@ -88,7 +90,7 @@ def assert_same_bits(first: dict, second: dict) -> None:
 
 
 def test_scores_plans_repairs_losses_and_figures_are_those_of_one_process(tmp_path):
-    one, both = several_ranks.brief(), two("brief", tmp_path)
+    one, both = compared("brief", tmp_path)
     assert any(strength is not None for strength in one["repaired"]["small"]["strengths"])
     for found in both:
         assert_alike(found, one)
@@ -97,7 +99,7 @@ def test_scores_plans_repairs_losses_and_figures_are_those_of_one_process(tmp_pa
 
 @pytest.mark.slow
 def test_every_criterion_repair_and_loss_on_two_ranks(tmp_path):
-    one, both = several_ranks.thorough(), two("thorough", tmp_path)
+    one, both = compared("thorough", tmp_path)
     for found in both:
         assert_alike(found, one)
     assert_same_bits(*both)

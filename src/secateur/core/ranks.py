@@ -116,7 +116,8 @@ class Ranks:
                 found = work()
             finally:
                 _current.reset(token)
-        return self.broadcast(found)
+        sent: T = self.broadcast(found)
+        return sent
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over ranks in float64, the same bits on all of them; of one rank, the tensor itself.
