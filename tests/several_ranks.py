@@ -24,6 +24,9 @@ CRITERIA = [
 ]  # fmt: skip
 
 
+GENTLE = TrainSettings(epochs=1, batch_size=8, learning_rate=0.005, device="cpu")
+
+
 def images(count: int = 43, size: int = 12, dtype: torch.dtype = torch.float32) -> TensorDataset:
     generator = torch.Generator().manual_seed(1)
     targets = torch.arange(count) % 3
@@ -111,7 +114,8 @@ def repaired(model: nn.Module, count: int = 43) -> dict:
 
 def compressed(repair: str, schedule: str) -> dict:
     settings = sc.PruneSettings(repair=repair, schedule=schedule, step=0.2)
-    found = sc.compress(resnet(), reference(), sc.Budget(macs=0.5), settings=settings)
+    trained_on = {"train": images(), "val": images(31), "finetune": GENTLE} if schedule == "iterative" else {}
+    found = sc.compress(small(), reference(), sc.Budget(macs=0.5), settings=settings, **trained_on)
     return {"plan": found.plan.digest, "weights": found.model.state_dict()}
 
 
@@ -157,6 +161,7 @@ def thorough() -> dict:
             "mean": compressed("mean", "one-shot"),
             "rescored": compressed("refit", "rescored"),
             "closed": compressed("none", "rescored"),
+            "iterative": compressed("refit", "iterative"),
         },
         "trained": {
             "adam": trained(plain(), optimiser="adam", learning_rate=0.003),

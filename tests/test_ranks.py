@@ -267,7 +267,7 @@ def descendants(pid: int) -> list[int]:
     [
         (["toy", "show"], "secateur: secateur toy cannot be split over 2 processes; start it without a launcher"),
         (
-            ["prune", *SMALL, "--latency", "0.5"],
+            ["prune", *NETWORK, *SMALL, "--allow-untrained", "--latency", "0.5"],
             "secateur: pruning to a measured latency cannot be split over 2 proces",
         ),
     ],
