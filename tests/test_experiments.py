@@ -427,7 +427,7 @@ def test_a_store_of_another_format_is_refused(tmp_path):
     small(path).close()
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE store SET value = '99' WHERE key = 'format'")
-    with pytest.raises(RequestError, match=r"another version \(format 99, this secateur has 1\)"):
+    with pytest.raises(RequestError, match=r"a newer version \(format 99, this secateur has 2\); install"):
         small(path)
 
 

@@ -81,7 +81,7 @@ def run(
 
 @app.command()
 def status(out: FolderOption = None, store: StoreOption = None) -> None:
-    """Say how far a study is, and which cells failed."""
+    """Say how far a study is, who works on what, and which cells failed."""
     from secateur.experiments import opened_cells
 
     with opened_cells(_location(out, store)) as opened:
@@ -89,6 +89,7 @@ def status(out: FolderOption = None, store: StoreOption = None) -> None:
         lines = [f"study '{found.study}', last run started {found.started or 'never'}: {found.command}"]
         for stage, counts in found.counts.items():
             lines.append(f"{stage}: " + ", ".join(f"{number:,} {state}" for state, number in sorted(counts.items())))
+        lines += [str(each) for each in opened.working()]
         lines += [f"failed {each.identity[:12]} ({each.cell}): {each.error}" for each in opened.failures()]
         typer.echo("\n".join(lines))
 
@@ -145,7 +146,7 @@ def _opened(out: Path | None, store: str | None) -> Any:
 
     @contextlib.contextmanager
     def context() -> Any:
-        with opened_store(location, kind) as opened:
+        with opened_store(location, kind, reading=True) as opened:
             yield stored_study(opened, kind), opened
 
     return context()

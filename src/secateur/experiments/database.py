@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,9 @@ OPENING = 3.0
 
 _OTHER_COLUMNS = ("no such column", "no column named", "of relation")
 """In what databases say of a column that they do not have."""
+
+_READ_ONLY = ("readonly database", "read-only transaction", "permission denied for")
+"""Likewise of one that cannot be written."""
 
 META = "store"
 """Table that says what a store is."""
@@ -98,21 +102,31 @@ def check_file(path: Path) -> None:
         raise RequestError(f"'{path}' is a database, but no store of studies; choose another one")
 
 
-def engine_of(url: sa.URL) -> sa.Engine:
-    """What connects to a database; the folder of a file is made."""
+def engine_of(url: sa.URL, reading: bool = False) -> sa.Engine:
+    """What connects to a database.
+
+    Args:
+        url: see `store_url`.
+        reading: nothing will be written; else, the folder of a file is made.
+    """
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=2)
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=2, connect_args=_of_server(url))
     file = file_of(url)
     if file is not None:
         check_file(file)
-        ensure_folder(file.parent)
-    engine = sa.create_engine(url, connect_args={"timeout": 60})
+    if file is not None and reading:
+        engine = sa.create_engine(url, creator=lambda: _open_to_read(file))
+    else:
+        if file is not None:
+            ensure_folder(file.parent)
+        engine = sa.create_engine(url, connect_args={"timeout": 60})
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: object) -> None:
         connection.isolation_level = None  # transactions begin below, not when sqlite3 thinks so
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        if not reading:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
 
     @event.listens_for(engine, "begin")
     def begun(connection: sa.Connection) -> None:
@@ -123,23 +137,59 @@ def engine_of(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def _of_server(url: sa.URL) -> dict[str, Any]:
+    """How soon a connection to a server that does not answer is given up, unless the URL says so."""
+    usual = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return {name: value for name, value in usual.items() if name not in url.query}
+
+
+def _open_to_read(file: Path) -> sqlite3.Connection:
+    """A SQLite file that perhaps cannot be written, nor its folder, where its log needs files of its own."""
+    address = file.absolute().as_uri()
+    connection = sqlite3.connect(f"{address}?mode=rw", uri=True, timeout=60, check_same_thread=False)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        log = file.with_name(f"{file.name}-wal")
+        if log.is_file() and log.stat().st_size:  # without it, the file is not all there is
+            raise
+        return sqlite3.connect(f"{address}?immutable=1", uri=True, timeout=60, check_same_thread=False)
+    return connection
+
+
 def take_turns(connection: sa.Connection) -> None:
     """Wait for other writers until this transaction ends; SQLite has them wait by itself."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
-def check_written_by(store: str, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
-    """See that a store is what is expected, by what its table `META` says.
+def clock(connection: sa.Connection) -> float:
+    """Seconds since the epoch by the clock of the database, which is one for all hosts."""
+    if connection.dialect.name == "postgresql":
+        text = "SELECT extract(epoch FROM clock_timestamp())"
+    else:
+        text = "SELECT (julianday('now') - 2440587.5) * 86400.0"
+    return float(connection.execute(sa.text(text)).scalar_one())
+
+
+def utc(seconds: float) -> str:
+    """Seconds since the epoch as ISO 8601."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def check_written_by(store: str, found: Mapping[str, str], expected: Mapping[str, str]) -> int:
+    """See that a store is what is expected, by what its table `META` says; its format, which may be an older one.
 
     Raises:
-        RequestError: for another format, study, or version of it.
+        RequestError: for a newer format, another study, or another version of it.
     """
     study, version, layout = (expected[key] for key in ("study", "study version", "format"))
-    if found.get("format") != layout:
+    there = found.get("format", "")
+    if not there.isdecimal() or not 1 <= int(there) <= int(layout):
         raise RequestError(
-            f"'{store}' was written by another version (format {found.get('format')}, this secateur has {layout}); "
-            "choose another store, or delete it to start anew"
+            f"'{store}' was written by a newer version (format {there or 'unknown'}, this secateur has {layout}); "
+            "install that version, or choose another store"
         )
     if found.get("study") != study:
         raise RequestError(
@@ -150,6 +200,7 @@ def check_written_by(store: str, found: Mapping[str, str], expected: Mapping[str
             f"'{store}' was written by version {found.get('study version')} of the study '{study}', this is {version}; "
             "choose another store, or delete it to start anew"
         )
+    return int(there)
 
 
 def upsert(table: sa.Table, url: sa.URL, changed: Sequence[str]) -> Any:
@@ -186,14 +237,15 @@ class Database:
 
     Args:
         url: see `store_url`.
+        reading: nothing will be written.
 
     Raises:
         RequestError: for a file that is no store.
     """
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, reading: bool = False) -> None:
         self.url, self.file = url, file_of(url)
-        self._engine = engine_of(url)
+        self._engine = engine_of(url, reading)
 
     def __str__(self) -> str:
         return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
@@ -250,6 +302,10 @@ class Database:
             return RequestError(f"'{self}' cannot be opened ({reason}); check its URL")
         if "not a database" in reason:
             return RequestError(f"'{self}' is not a SQLite file ({reason}); choose another store, or delete it")
+        if any(text in reason for text in _READ_ONLY):
+            return RequestError(
+                f"'{self}' can only be read here ({reason}); choose another store, or run where it can be written"
+            )
         if any(text in reason for text in _OTHER_COLUMNS):
             return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
         return SecateurError(
@@ -274,7 +330,7 @@ def fixed_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, s
         "cells",
         metadata,
         sa.Column("identity", sa.Text, primary_key=True),
-        sa.Column("run", sa.Integer, nullable=False, index=True),
+        sa.Column("run", sa.Integer, nullable=False),
         sa.Column("position", sa.Integer, nullable=False),
         sa.Column("stage", sa.Text, nullable=False),
         sa.Column("label", sa.Text, nullable=False),
@@ -285,6 +341,7 @@ def fixed_tables(metadata: sa.MetaData) -> tuple[sa.Table, sa.Table, sa.Table, s
         sa.Column("seconds", sa.Double),
         sa.Column("host", sa.Text),
         sa.Column("error", sa.Text),
+        sa.Index("ix_cells_status", "run", "state", "stage", "finished"),
     )
     artefacts = sa.Table(
         "artefacts",

@@ -9,12 +9,14 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
 from secateur.core.errors import SecateurError
-from secateur.experiments.database import Database, take_turns, upsert
-from secateur.experiments.status import FINISHED, WAITING
+from secateur.core.progress import duration
+from secateur.experiments.database import Database, clock, take_turns, upsert, utc
+from secateur.experiments.status import FINISHED, WAITING, Working
 
 SECONDS = 120.0
 """That a lease holds unless it is renewed."""
@@ -24,7 +26,7 @@ _RENEWED = 15.0
 
 
 def lease_table(metadata: sa.MetaData) -> sa.Table:
-    """Cells that are worked on: by whom, and until when by the clock of the database."""
+    """Cells that are worked on: by whom, until and since when by the clock of the database."""
     return sa.Table(
         "leases",
         metadata,
@@ -33,16 +35,8 @@ def lease_table(metadata: sa.MetaData) -> sa.Table:
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("process", sa.BigInteger, nullable=False),
         sa.Column("until", sa.Double, nullable=False),
+        sa.Column("since", sa.Double),
     )
-
-
-def clock(connection: sa.Connection) -> float:
-    """Seconds since the epoch by the clock of the database, which is one for all hosts."""
-    if connection.dialect.name == "postgresql":
-        text = "SELECT extract(epoch FROM clock_timestamp())"
-    else:
-        text = "SELECT (julianday('now') - 2440587.5) * 86400.0"
-    return float(connection.execute(sa.text(text)).scalar_one())
 
 
 def is_over(host: str, process: int) -> bool:
@@ -92,7 +86,9 @@ class Leases:
                 for row in connection.execute(sa.select(table).where(table.c.cell.in_(some))).all():
                     others = row.owner != owner and row.until > now and not is_over(row.host, row.process)
                     found -= {row.cell} if others else set()
-            values = {"owner": owner, "host": platform.node(), "process": os.getpid(), "until": now + seconds}
+            values = {
+                "owner": owner, "host": platform.node(), "process": os.getpid(), "until": now + seconds, "since": now,
+            }  # fmt: skip
             if found:
                 taken = [{"cell": identity, **values} for identity in sorted(found)]
                 connection.execute(upsert(table, self._database.url, tuple(values)), taken)
@@ -114,6 +110,33 @@ class Leases:
         """End all leases of a run."""
         self._database.write(lambda c: c.execute(self._table.delete().where(self._table.c.owner == owner)))
 
+    def working(self, run: int | None, format_: int) -> list[Working]:
+        """Who works on which cells of a run, and what was left by runs that have ended.
+
+        Args:
+            run: its number.
+            format_: of the store, which may be an older one where it is only read.
+        """
+        cells, table = self._cells, self._table
+        since = table.c.since if format_ > 1 else sa.null().label("since")
+        query = (
+            sa.select(table.c.cell, cells.c.label, table.c.owner, table.c.host, table.c.process, table.c.until, since)
+            .join(cells, cells.c.identity == table.c.cell)
+            .where(cells.c.run == run)
+            .order_by(since, cells.c.position)
+        )
+
+        def read(connection: sa.Connection) -> list[Working]:
+            if not sa.inspect(connection).has_table(table.name):  # from before leases
+                return []
+            now = clock(connection)
+            found: dict[Any, list[sa.Row[Any]]] = {}
+            for row in connection.execute(query):
+                found.setdefault((row.owner, row.since), []).append(row)
+            return [_working(rows, now) for rows in found.values()]
+
+        return self._database.read(read)
+
     def end(self, connection: sa.Connection, identity: str) -> None:
         """End the lease of a cell, within a transaction that keeps its result."""
         connection.execute(self._table.delete().where(self._table.c.cell == identity))
@@ -132,6 +155,17 @@ class Leases:
             return {identity for rows in found for (identity,) in rows}
 
         return self._database.read(read)
+
+
+def _working(rows: Sequence[sa.Row[Any]], now: float) -> Working:
+    """Leases that were taken at the same time."""
+    first, ended = rows[0], None
+    if first.until <= now:
+        ended = f"its lease ran out {duration(now - first.until)} ago"
+    elif is_over(first.host, first.process):
+        ended = "its process has ended"
+    since = "" if first.since is None else utc(first.since)
+    return Working([(row.cell, row.label) for row in rows], first.host, first.process, since, ended)
 
 
 def _parts(identities: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:

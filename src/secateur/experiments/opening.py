@@ -18,9 +18,11 @@ from secateur.experiments.study import Study
 
 
 @contextlib.contextmanager
-def opened_store(location: str | Path, study: Any, files: str | Path | None = None) -> Iterator[Store]:
+def opened_store(
+    location: str | Path, study: Any, files: str | Path | None = None, *, reading: bool = False
+) -> Iterator[Store]:
     """The store of a study, closed at the end; see `Store`."""
-    with Store(location, study.name, study.version, study.tables, files) as store:
+    with Store(location, study.name, study.version, study.tables, files, reading=reading) as store:
         yield store
 
 
@@ -50,7 +52,7 @@ def opened_cells(location: str | Path) -> Iterator[Store]:
         SecateurError: when its database cannot be reached.
     """
     name, version = _held(location)
-    with Store(location, name, version, {}) as store:
+    with Store(location, name, version, {}, reading=True) as store:
         yield store
 
 
@@ -69,16 +71,16 @@ def _held(location: str | Path) -> tuple[str, int]:
     url = store_url(location)
     file = file_of(url)
     if url.get_backend_name() == "sqlite" and not (file and file.is_file()):
-        raise RequestError(f"there is no store '{location}'; give the folder of a study (--out) or its --store")
+        raise RequestError(f"there is no store '{file or url}'; give the folder of a study (--out) or its --store")
     meta = sa.table(META, sa.column("key"), sa.column("value"))
 
     def read(connection: sa.Connection) -> tuple[str, int]:
         if META not in sa.inspect(connection).get_table_names():
-            raise RequestError(f"'{location}' is a database, but no store of studies; give another one")
+            raise RequestError(f"'{database}' is a database, but no store of studies; give another one")
         held = {str(key): str(value) for key, value in connection.execute(sa.select(meta.c.key, meta.c.value))}
         if not held.get("study version", "").isdecimal():
-            raise RequestError(f"'{location}' is an unfinished store; delete it, and run the study again")
+            raise RequestError(f"'{database}' is an unfinished store; delete it, and run the study again")
         return held["study"], int(held["study version"])
 
-    with closing(Database(url)) as database:
+    with closing(Database(url, reading=True)) as database:
         return database.read(read, OPENING)

@@ -6,10 +6,8 @@ import hashlib
 import json
 import platform
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,25 +21,25 @@ from secateur.experiments.database import (
     OPENING,
     Database,
     check_written_by,
+    clock,
     file_of,
     fixed_tables,
     store_url,
     table_of,
     take_turns,
     upsert,
+    utc,
 )
 from secateur.experiments.leases import Leases
+from secateur.experiments.migrations import FORMAT, migrate
 from secateur.experiments.schema import Schema
-from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Status
+from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Status, Working
 from secateur.experiments.study import Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
 R = TypeVar("R")
-
-FORMAT = 1
-"""Of the database; a store of another one is refused."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,10 @@ class Store:
         files: folder of artefacts; None: beside a SQLite file (``cells.files`` of ``cells.sqlite``), where they move
             along with it; for a server, ``NAME.files`` in the working folder, by the database's name. A server's
             artefacts are known by their whole paths: processes on other machines need a folder that all of them share.
+        reading: nothing is written, and an older store stays as it is; else it is migrated to this version's format.
+
+    Attributes:
+        format: of the store.
 
     Raises:
         RequestError: for a file that is no store, another study's store, one of another version, or an unknown kind of
@@ -123,19 +125,22 @@ class Store:
         version: int,
         tables: Mapping[str, Schema],
         files: str | Path | None = None,
+        *,
+        reading: bool = False,
     ) -> None:
         self.study, self.version, self.schemas = study, version, dict(tables)
         self.url = store_url(location)
         self.file = file_of(self.url)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._files = None if files is None else Path(files)
-        self._database = Database(self.url)
+        self._database = Database(self.url, reading)
         self._metadata = sa.MetaData()
         self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
         self.leases = Leases(self._database, self._metadata, self._cells)
         self._rows = {name: table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
         try:
-            self._database.write(self._begin, OPENING)
+            begin = self._database.read if reading else self._database.write
+            self.format = begin(self._read if reading else self._begin, OPENING)
         except BaseException:
             self.close()
             raise
@@ -174,7 +179,7 @@ class Store:
             number = last + 1
             connection.execute(
                 self._runs.insert().values(
-                    number=number, started=_now(), host=host or platform.node(), command=command,
+                    number=number, started=utc(clock(connection)), host=host or platform.node(), command=command,
                     settings=json.dumps(dict(settings)),
                 )
             )  # fmt: skip
@@ -319,6 +324,11 @@ class Store:
         """How far the last run is."""
         return self._database.read(self._status)
 
+    def working(self) -> list[Working]:
+        """Who works on which cells of the last run, and which were left by a run that has ended."""
+        last = self._database.read(lambda connection: connection.execute(sa.select(self._last)).scalar())
+        return self.leases.working(last, self.format)
+
     def failures(self) -> list[Failure]:
         """Failed cells of the last run, in their order."""
 
@@ -396,7 +406,7 @@ class Store:
             cells.update()
             .where(cells.c.identity == identity)
             .values(
-                state=state, error=error, started=_iso(started), finished=_iso(started + seconds), seconds=seconds,
+                state=state, error=error, started=utc(started), finished=utc(started + seconds), seconds=seconds,
                 host=host or platform.node(),
             )
         )  # fmt: skip
@@ -406,7 +416,7 @@ class Store:
         query = (
             sa.select(cells.c.stage, cells.c.state, sa.func.count(), sa.func.max(cells.c.finished))
             .where(cells.c.run == self._last)
-            .group_by(cells.c.stage, cells.c.state)
+            .group_by(cells.c.state, cells.c.stage)  # as the index has them
         )
         counts: dict[str, dict[str, int]] = {}
         latest = ""
@@ -419,9 +429,12 @@ class Store:
         started, command = last or ("", "")
         return Status(self.study, counts, started, latest, command)
 
-    def _begin(self, connection: sa.Connection) -> None:
-        """Make the tables, or see that they are this study's."""
-        expected = {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
+    @property
+    def _expected(self) -> dict[str, str]:
+        return {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
+
+    def _begin(self, connection: sa.Connection) -> int:
+        """Make the tables, or see that they are this study's and bring them to this format."""
         take_turns(connection)
         there = set(sa.inspect(connection).get_table_names())
         clash = there & set(self._metadata.tables)
@@ -431,16 +444,13 @@ class Store:
                 "choose another one"
             )
         if self._meta.name in there:
-            found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
-            check_written_by(str(self), found, expected)
+            migrate(connection, self._read(connection))
         self._metadata.create_all(connection)
-        if self._meta.name not in there:
-            connection.execute(self._meta.insert(), [{"key": k, "value": v} for k, v in expected.items()])
+        said = [{"key": key, "value": value} for key, value in self._expected.items()]
+        connection.execute(upsert(self._meta, self.url, ("value",)), said)
+        return FORMAT
 
-
-def _now() -> str:
-    return _iso(time.time())
-
-
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    def _read(self, connection: sa.Connection) -> int:
+        """See that a store is this study's; its format."""
+        found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
+        return check_written_by(str(self), found, self._expected)
