@@ -561,7 +561,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
     try:
-        with pytest.raises(SecateurError, match="cannot read or write .*what it holds is whole: free space") as raised:
+        with pytest.raises(
+            SecateurError, match="cannot read or write .*what it holds is whole, .* cells are finished: free space"
+        ) as raised:
             worked(study, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

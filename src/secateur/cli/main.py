@@ -26,6 +26,7 @@ from secateur.cli import (
     train,
 )
 from secateur.core import interruption
+from secateur.core.addresses import without_secrets
 from secateur.core.errors import SecateurError
 from secateur.core.ranks import launched, ranks
 
@@ -93,5 +94,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         message, code = "out of memory; use a smaller batch size", 1
     if message:  # none where the help was all there is to say
-        typer.secho(f"secateur: {' '.join(message.split())}", fg="red", err=True)
+        typer.secho(f"secateur: {without_secrets(' '.join(message.split()))}", fg="red", err=True)
     return code

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from secateur.core.addresses import settings_without_secrets
 from secateur.core.errors import RequestError
 
 if TYPE_CHECKING:
@@ -166,10 +167,10 @@ def _plain(value: Any) -> Any:
 
 
 def echo_settings(settings: BaseModel) -> None:
-    """Print settings as the YAML that gives them again."""
+    """Print settings as the YAML that gives them again, but for passwords in addresses."""
     import yaml
 
-    typer.echo(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    typer.echo(yaml.safe_dump(settings_without_secrets(settings.model_dump(mode="json")), sort_keys=False))
 
 
 def begin(recipe: Recipe, command: str, out: Path | None, print_config: bool) -> bool:

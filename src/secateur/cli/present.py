@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from secateur.core.addresses import argument_without_secrets
 from secateur.core.figures import count, milliseconds, size
 from secateur.core.memory import Memory
 from secateur.core.timing import Latency
@@ -23,8 +24,8 @@ from secateur.structure import Structure
 
 
 def command_line() -> str:
-    """What was typed."""
-    return shlex.join(["secateur", *sys.argv[1:]])
+    """What was typed, without passwords in addresses."""
+    return shlex.join(["secateur", *map(argument_without_secrets, sys.argv[1:])])
 
 
 def show_plan(job: Job, out: Path | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from secateur.cli.present import command_line, show
+from secateur.core.addresses import settings_without_secrets
 from secateur.core.files import ensure_folder
 from secateur.experiments import Outcome, Resources, Store, Study, opened_store, run
 from secateur.pipeline.pages import LRP_NOTE
@@ -25,6 +26,7 @@ def work_on(
     out: Path,
     *,
     store: str | None = None,
+    files: str | None = None,
     resources: Resources | None = None,
     only: Collection[str] | None = None,
 ) -> None:
@@ -34,7 +36,7 @@ def work_on(
         SecateurError: at the end, for cells that failed.
     """
     ensure_folder(out)
-    with opened_store(store or out / STORE, study) as opened:
+    with opened_store(store or out / STORE, study, files) as opened:
         outcome = run(study, opened, only=only, resources=resources, command=command_line())
         typer.echo(f"{outcome.made} cells worked on, {outcome.found} found in '{opened}'")
         written(study, opened, out, outcome)
@@ -56,7 +58,12 @@ def written(study: Study[Any, Any], store: Store, out: Path, outcome: Outcome | 
     notes = [note for note in page.notes if note != LRP_NOTE]
     notes += [f"{len(failed)} cells failed; the first ({failed[0].cell}): {failed[0].error}"] if failed else []
     stated = [f"{line[0].upper()}{line[1:]}." for line in found]
-    page = dataclasses.replace(page, command=command_line(), notes=[*stated, *notes, LRP_NOTE])
+    page = dataclasses.replace(
+        page,
+        command=command_line(),
+        settings=settings_without_secrets(page.settings),
+        notes=[*stated, *notes, LRP_NOTE],
+    )
     lines.append(f"report: {write_report(page, out / 'report.html')}")
     lines += _logged(study, tables, out)
     typer.echo("\n".join([*found, *notes, *lines]))
@@ -67,7 +74,7 @@ def _logged(study: Study[Any, Any], tables: Any, out: Path) -> list[str]:
     asked = getattr(study.settings, "tracking", None)
     if asked is None or not asked.trackers:
         return []
-    settings = study.settings.model_dump(mode="json")
+    settings = settings_without_secrets(study.settings.model_dump(mode="json"))
     with Tracking(asked, study.name, settings, out, lambda text: typer.echo(f"warning: {text}", err=True)) as tracking:
         study.log(tracking, tables)
         tracking.file(out / "report.html")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from secateur.cli.options import DryOption, PrintOption, RecipeOption, SetOption, echo_settings, settings_from
+from secateur.core.addresses import argument_without_secrets
 from secateur.core.errors import RequestError
 from secateur.core.files import check_writable, ensure_folder
 from secateur.core.progress import announce
@@ -30,6 +31,13 @@ ExecutorOption = Annotated[
 AddressOption = Annotated[
     str | None, typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto; default: one started here.")
 ]
+FilesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--files",
+        help="Files of cells: a folder, or s3://, gs://, ... (fsspec); default: as before, or beside the store.",
+    ),
+]
 
 
 @app.command("list")
@@ -47,6 +55,7 @@ def run(
     name: NameArgument,
     recipe: RecipeOption = None,
     store: StoreOption = None,
+    files: FilesOption = None,
     processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
     executor: ExecutorOption = None,
     address: AddressOption = None,
@@ -71,12 +80,13 @@ def run(
     study, folder = kind(settings), out or Path("out") / name
     check_writable(folder)
     if dry_run:
+        _check_files(files)
         typer.echo(planned(study, folder, store))
         return
     study.check()
     from secateur.cli.studies import work_on
 
-    work_on(study, folder, store=store)
+    work_on(study, folder, store=store, files=files)
 
 
 @app.command()
@@ -98,6 +108,7 @@ def status(out: FolderOption = None, store: StoreOption = None) -> None:
 def results(
     out: FolderOption = None,
     store: StoreOption = None,
+    files: FilesOption = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder for tables, figures and page; default: --out.")
     ] = None,
@@ -105,7 +116,7 @@ def results(
     """Write tables, figures and the page from a store, without any work."""
     from secateur.cli.studies import written
 
-    with _opened(out, store) as (study, opened):
+    with _opened(out, store, files) as (study, opened):
         target = to or out
         if target is None:
             raise RequestError("give --to, the folder for tables and the page")
@@ -116,6 +127,7 @@ def results(
 def retry(
     out: FolderOption = None,
     store: StoreOption = None,
+    files: FilesOption = None,
     cell: Annotated[
         list[str] | None, typer.Option("--cell", help="Beginning of its name in `status`; repeat; default: all failed.")
     ] = None,
@@ -124,16 +136,36 @@ def retry(
     from secateur.cli.studies import work_on
 
     with _opened(out, store) as (study, opened):
+        _check_settings(opened.settings())
         names = cell or [each.identity for each in opened.failures()]
         location = str(opened.file) if opened.file else opened.url.render_as_string(hide_password=False)
     if not names:
         typer.echo("no cell has failed")
         return
     folder = out or (Path("out") / study.name if "://" in location else Path(location).parent)
-    work_on(study, folder, store=location, only=names)
+    work_on(study, folder, store=location, files=files, only=names)
 
 
-def _opened(out: Path | None, store: str | None) -> Any:
+def _check_files(files: str | None) -> None:
+    """See that files could go to a place, without making it."""
+    if files is None:
+        return
+    from secateur.experiments.artefacts import Folder, place_at
+
+    place = place_at(files)
+    if isinstance(place, Folder):
+        check_writable(place.path)
+
+
+def _check_settings(settings: Any) -> None:
+    """Refuse to work with settings of which a secret was left out when they were stored."""
+    from secateur.core.addresses import HIDDEN
+
+    if f":{HIDDEN}@" in str(settings) or f"={HIDDEN}" in str(settings):
+        raise RequestError("the settings have an address whose password is not kept; repeat the `secateur study run`")
+
+
+def _opened(out: Path | None, store: str | None, files: str | None = None) -> Any:
     """The store of a study that was run, and the study with the settings of its last run."""
     import contextlib
 
@@ -146,7 +178,7 @@ def _opened(out: Path | None, store: str | None) -> Any:
 
     @contextlib.contextmanager
     def context() -> Any:
-        with opened_store(location, kind, reading=True) as opened:
+        with opened_store(location, kind, files, reading=True) as opened:
             yield stored_study(opened, kind), opened
 
     return context()
@@ -185,6 +217,6 @@ def planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
         f"{len(cells)} cells of study '{study.name}'",
         *lines,
         *([f"to make first: {', '.join(map(str, unready))}"] if unready else []),
-        f"results: {out}; store: {store or out / 'cells.sqlite'}",
+        f"results: {out}; store: {argument_without_secrets(store) if store else out / 'cells.sqlite'}",
     ]
     return "\n".join(said)

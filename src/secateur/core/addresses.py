@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 HIDDEN = "***"
 """Stands where a secret was."""
@@ -15,7 +16,7 @@ _PASSWORD = re.compile(r"(?P<before>[A-Za-z][\w+.-]*://[^\s:@/?#]*):\S*@")
 _ARGUMENT = re.compile(r"\A(?P<before>(?:--[\w-]+=)?[A-Za-z][\w+.-]*://[^\s:@/?#]*):.*@", re.DOTALL)
 
 _PARAMETER = re.compile(
-    r"(?P<before>[?&;][^=&;\s]*(?:pass|pwd|secret|token|key|signature|sig|credential)[^=&;\s]*=)[^&;#\s'\"]*",
+    r"(?P<before>[?&;][^=&;\s]*(?:pass|pwd|secret|token|key|signature|sig|credential)[^=&;\s]*=)(?P<value>[^&;#\s'\"]*)",
     re.IGNORECASE,
 )
 
@@ -39,6 +40,20 @@ def argument_without_secrets(argument: str) -> str:
         '--store=postgresql://me:***@host/name'
     """
     return without_secrets(_ARGUMENT.sub(rf"\g<before>:{HIDDEN}@", argument))
+
+
+def hidden_secrets(text: str, address: str) -> str:
+    """What an error says of an address, with the secrets of that address hidden wherever they are.
+
+    Example:
+        >>> hidden_secrets("530 login of me with secret", "ftp://me:secret@host")
+        '530 login of me with ***'
+    """
+    _, _, user = address.rpartition("@")[0].partition("://")
+    found = [user.partition(":")[2], *(match["value"] for match in _PARAMETER.finditer(address))]
+    for secret in {plain for each in found for plain in (each, unquote(each)) if plain}:
+        text = text.replace(secret, HIDDEN)
+    return without_secrets(text)
 
 
 def settings_without_secrets(value: Any) -> Any:

@@ -8,7 +8,7 @@ from .resources import Resource, Resources
 from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
 from .settings import Effect, Execution, RaySettings, Section, StudySettings, sections, settings_for
-from .status import Failure, Status
+from .status import Failure, Status, Working
 from .store import Store
 from .study import Finding, Result, Study, Tables, TextTable, write_table
 
@@ -39,6 +39,7 @@ __all__ = [
     "StudySettings",
     "Tables",
     "TextTable",
+    "Working",
     "canonical",
     "check_study",
     "declare_studies",

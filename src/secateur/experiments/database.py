@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,11 @@ from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from secateur.core.addresses import argument_without_secrets, hidden_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
 from secateur.core.files import ensure_folder
+from secateur.core.progress import duration, task
 from secateur.experiments.schema import Schema
 
 R = TypeVar("R")
@@ -64,8 +67,10 @@ def store_url(location: str | Path) -> sa.URL:
         return sa.URL.create("sqlite", database=text)
     try:
         url = sa.make_url(text)
-    except (SQLAlchemyError, ValueError) as error:
-        raise RequestError(f"'{text}' is no URL of a database ({error}); give postgresql://USER@HOST/NAME") from error
+    except (SQLAlchemyError, ValueError):  # which may hold a part of the password
+        raise RequestError(
+            f"'{argument_without_secrets(text)}' is no URL of a database; give postgresql://USER@HOST/NAME"
+        ) from None
     kind = url.get_backend_name()
     if kind == "postgresql":
         check_installed("psycopg", "postgres", "a store on PostgreSQL")
@@ -73,6 +78,11 @@ def store_url(location: str | Path) -> sa.URL:
     if kind != "sqlite":
         raise RequestError(f"a store cannot be on {kind}; give a path (SQLite), or postgresql://USER@HOST/NAME")
     return url
+
+
+def shown(url: sa.URL) -> str:
+    """A URL without its passwords."""
+    return without_secrets(url.render_as_string(hide_password=True))
 
 
 def file_of(url: sa.URL) -> Path | None:
@@ -239,16 +249,20 @@ class Database:
         url: see `store_url`.
         reading: nothing will be written.
 
+    Attributes:
+        held: says more of what is kept, after "what it holds is whole", where somebody knows.
+
     Raises:
         RequestError: for a file that is no store.
     """
 
     def __init__(self, url: sa.URL, reading: bool = False) -> None:
         self.url, self.file = url, file_of(url)
+        self.held: Callable[[], str] = lambda: ""
         self._engine = engine_of(url, reading)
 
     def __str__(self) -> str:
-        return str(self.file) if self.file else self.url.render_as_string(hide_password=True)
+        return str(self.file) if self.file else shown(self.url)
 
     def close(self) -> None:
         """Close all connections."""
@@ -259,7 +273,7 @@ class Database:
 
         Args:
             work: what to do.
-            patience: seconds that a server may be away; None: as long as a run waits.
+            patience: seconds that a server may be away; None: as long as a run waits, which then says so.
 
         Raises:
             SecateurError: when the database cannot be written.
@@ -270,7 +284,7 @@ class Database:
             with self._engine.begin() as connection:
                 return work(connection)
 
-        return self._retried(once, PATIENCE if patience is None else patience)
+        return self._retried(once, patience)
 
     def read(self, work: Callable[[sa.Connection], R], patience: float | None = None) -> R:
         """Likewise without writing."""
@@ -279,25 +293,39 @@ class Database:
             with self._engine.connect() as connection:
                 return work(connection.execution_options(readonly=True))
 
-        return self._retried(once, PATIENCE if patience is None else patience)
+        return self._retried(once, patience)
 
-    def _retried(self, work: Callable[[], R], patience: float) -> R:
+    def _retried(self, work: Callable[[], R], patience: float | None) -> R:
         """Do it; while a server is away, again, with ever longer pauses."""
-        begin, pause = time.monotonic(), 0.1
-        while True:
-            try:
-                return work()
-            except DBAPIError as error:
-                lasting = self.url.get_backend_name() == "sqlite" or not is_away(error)
-                if lasting or time.monotonic() - begin > patience:
-                    raise self._error(error) from error
-                time.sleep(pause)
+        begin, pause, longest = time.monotonic(), 0.1, PATIENCE if patience is None else patience
+        with contextlib.ExitStack() as waiting:
+            while True:
+                try:
+                    return work()
+                except SQLAlchemyError as error:
+                    waited, away = time.monotonic() - begin, isinstance(error, DBAPIError) and self._is_away(error)
+                    if not away or waited > longest:
+                        raise self._error(error, waited if away else None) from self._cause(error)
+                if pause == 0.1 and patience is None:
+                    waiting.enter_context(task(f"'{self}' is away, waited for {duration(longest)} at most"))
+                time.sleep(min(pause, max(0.01, longest - waited)))
                 pause = min(10.0, 2 * pause)
-            except SQLAlchemyError as error:
-                raise self._error(error) from error
 
-    def _error(self, error: SQLAlchemyError) -> SecateurError:
-        reason = reason_of(error)
+    def _is_away(self, error: DBAPIError) -> bool:
+        return self.url.get_backend_name() != "sqlite" and is_away(error)
+
+    def _reason(self, error: SQLAlchemyError) -> str:
+        """What the database says, in one line without secrets."""
+        return hidden_secrets(reason_of(error), self.url.render_as_string(hide_password=False))
+
+    def _cause(self, error: SQLAlchemyError) -> SQLAlchemyError | None:
+        """The error itself for tracebacks, unless it holds a secret."""
+        whole = str(error)
+        return error if hidden_secrets(whole, self.url.render_as_string(hide_password=False)) == whole else None
+
+    def _error(self, error: SQLAlchemyError, away: float | None) -> SecateurError:
+        """What an error means; ``away``: seconds that the server was waited for."""
+        reason, kept = self._reason(error), f"what it holds is whole{self.held()}"
         if is_refused(error):
             return RequestError(f"'{self}' cannot be opened ({reason}); check its URL")
         if "not a database" in reason:
@@ -308,8 +336,13 @@ class Database:
             )
         if any(text in reason for text in _OTHER_COLUMNS):
             return RequestError(f"'{self}' has other columns ({reason}); choose another store, or delete it")
+        if away is not None:
+            return SecateurError(
+                f"'{self}' cannot be reached, and was waited for {duration(away)} ({reason}); {kept}: see that the "
+                "database runs, and run the same command again"
+            )
         return SecateurError(
-            f"cannot read or write '{self}' ({reason}); what it holds is whole: free space, or see that the database "
+            f"cannot read or write '{self}' ({reason}); {kept}: free space, or see that the database "
             "runs, and run the same command again"
         )
 

@@ -24,6 +24,9 @@ SECONDS = 120.0
 _RENEWED = 15.0
 """Seconds between two renewals."""
 
+_AGAIN = 1.0
+"""Seconds after one that failed, so that leases go on as soon as a server is back."""
+
 
 def lease_table(metadata: sa.MetaData) -> sa.Table:
     """Cells that are worked on: by whom, until and since when by the clock of the database."""
@@ -97,18 +100,18 @@ class Leases:
         return self._database.write(write)
 
     def renew(self, owner: str, seconds: float) -> None:
-        """Let the leases of a run hold for so many seconds from now."""
+        """Let the leases of a run hold for so many seconds from now; a server that is away is not waited for."""
         table = self._table
 
         def write(connection: sa.Connection) -> None:
             until = clock(connection) + seconds
             connection.execute(table.update().where(table.c.owner == owner).values(until=until))
 
-        self._database.write(write)
+        self._database.write(write, 0.0)
 
     def give_up(self, owner: str) -> None:
-        """End all leases of a run."""
-        self._database.write(lambda c: c.execute(self._table.delete().where(self._table.c.owner == owner)))
+        """End all leases of a run; a server that is away is not waited for."""
+        self._database.write(lambda c: c.execute(self._table.delete().where(self._table.c.owner == owner)), 0.0)
 
     def working(self, run: int | None, format_: int) -> list[Working]:
         """Who works on which cells of a run, and what was left by runs that have ended.
@@ -130,7 +133,7 @@ class Leases:
             if not sa.inspect(connection).has_table(table.name):  # from before leases
                 return []
             now = clock(connection)
-            found: dict[Any, list[sa.Row[Any]]] = {}
+            found: dict[Any, list[Any]] = {}
             for row in connection.execute(query):
                 found.setdefault((row.owner, row.since), []).append(row)
             return [_working(rows, now) for rows in found.values()]
@@ -204,6 +207,9 @@ class Holder:
         return self._leases.take(identities, self.owner, SECONDS)
 
     def _renew(self) -> None:
-        while not self._ended.wait(_RENEWED):
+        pause = _RENEWED
+        while not self._ended.wait(pause):
+            pause = _AGAIN
             with contextlib.suppress(SecateurError):  # the run itself says that the database is away
                 self._leases.renew(self.owner, SECONDS)
+                pause = _RENEWED

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from secateur.core.errors import RequestError
-from secateur.experiments.database import META, OPENING, Database, file_of, store_url
+from secateur.experiments.database import META, OPENING, Database, file_of, shown, store_url
 from secateur.experiments.store import Store
 from secateur.experiments.study import Study
 
@@ -71,7 +71,9 @@ def _held(location: str | Path) -> tuple[str, int]:
     url = store_url(location)
     file = file_of(url)
     if url.get_backend_name() == "sqlite" and not (file and file.is_file()):
-        raise RequestError(f"there is no store '{file or url}'; give the folder of a study (--out) or its --store")
+        raise RequestError(
+            f"there is no store '{file or shown(url)}'; give the folder of a study (--out) or its --store"
+        )
     meta = sa.table(META, sa.column("key"), sa.column("value"))
 
     def read(connection: sa.Connection) -> tuple[str, int]:

@@ -137,7 +137,7 @@ def _run(
     missing = store.start(list(cells.items()), study.settings.model_dump(mode="json"), command)
     wanted = missing if only is None else _named(cells, only) & missing
     found = len(cells) - len(missing)
-    with keeping(lambda: _kept(store)):
+    with keeping(store.kept):
         for stage in study.stages:
             names = [name for name, cell in cells.items() if cell.stage == stage and name in wanted]
             where = Here(here) if stage in study.alone else executor
@@ -243,11 +243,3 @@ def _named(cells: Mapping[str, Cell], only: Collection[str]) -> set[str]:
             raise RequestError(f"cell '{text}' is {reason}; `secateur study status` lists the failed ones")
         found.add(matching[0])
     return found
-
-
-def _kept(store: Store) -> str:
-    """What an interruption leaves."""
-    status = store.status()
-    done = status.total("finished")
-    whole = done + status.total("waiting") + status.total("failed")
-    return f"{done} of {whole} cells are finished and kept in '{store}'; the same request goes on from there"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
+from secateur.core.addresses import HIDDEN, settings_without_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
-from secateur.core.files import atomic_path
+from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, place_at
 from secateur.experiments.cells import Cell
 from secateur.experiments.database import (
     OPENING,
@@ -41,56 +42,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-
-@dataclass(frozen=True)
-class KeptFile:
-    """A file that a cell gave.
-
-    Attributes:
-        cell: its identity.
-        path: of the file.
-        sha256: of its content, when it was written.
-    """
-
-    cell: str
-    path: Path
-    sha256: str
-
-    def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-            SecateurError: when it is missing, or not what was written.
-        """
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise SecateurError(
-                f"'{self.path}' cannot be read ({error.strerror}); run cell {self.cell[:12]} again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise SecateurError(f"'{self.path}' is not what was written; delete it and run cell {self.cell[:12]} again")
-        return data
-
-
-class KeptFiles(Mapping[str, bytes]):
-    """Files of a cell by name, each read when it is asked for; other processes can have them.
-
-    Args:
-        files: by name.
-    """
-
-    def __init__(self, files: Mapping[str, KeptFile]) -> None:
-        self._files = dict(files)
-
-    def __getitem__(self, name: str) -> bytes:
-        return self._files[name].read()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
+_FILES = "files"
+"""Key of the place of files, where one was named."""
 
 
 class Store:
@@ -104,17 +57,19 @@ class Store:
         study: name of the study.
         version: of the study.
         tables: schemas by name.
-        files: folder of artefacts; None: beside a SQLite file (``cells.files`` of ``cells.sqlite``), where they move
-            along with it; for a server, ``NAME.files`` in the working folder, by the database's name. A server's
-            artefacts are known by their whole paths: processes on other machines need a folder that all of them share.
+        files: folder of artefacts, or an address that fsspec knows (``s3://bucket/folder``); it is kept for later
+            runs, without its password. None: the one that was named last, else beside a SQLite file (``cells.files`` of
+            ``cells.sqlite``), where they move along with it; for a server, ``NAME.files`` in the working folder, by the
+            database's name. A server's artefacts are known by their whole paths: processes on other machines need a
+            folder or an address that all of them share.
         reading: nothing is written, and an older store stays as it is; else it is migrated to this version's format.
 
     Attributes:
         format: of the store.
 
     Raises:
-        RequestError: for a file that is no store, another study's store, one of another version, or an unknown kind of
-            database.
+        RequestError: for a file that is no store, another study's store, one of another version, an unknown kind of
+            database, or files that cannot be written.
         SecateurError: for a database that cannot be reached.
     """
 
@@ -132,15 +87,25 @@ class Store:
         self.url = store_url(location)
         self.file = file_of(self.url)
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._files = None if files is None else Path(files)
+        self._given = None if files is None else place_at(files)
+        if self._given is not None and not reading:
+            self._given.check()
         self._database = Database(self.url, reading)
+        self._database.held = self._held
+        self._total, self._unfinished = 0, set[str]()
         self._metadata = sa.MetaData()
         self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
         self.leases = Leases(self._database, self._metadata, self._cells)
         self._rows = {name: table_of(self._metadata, name, schema) for name, schema in self.schemas.items()}
         try:
             begin = self._database.read if reading else self._database.write
-            self.format = begin(self._read if reading else self._begin, OPENING)
+            self.format, kept = begin(self._read if reading else self._begin, OPENING)
+            if kept and self._given is None:
+                if HIDDEN in kept and not reading:
+                    raise RequestError(f"files of '{self}' are at '{kept}', whose secret is not kept; give --files")
+                self._given = place_at(kept)
+                if not reading:
+                    self._given.check()
         except BaseException:
             self.close()
             raise
@@ -179,10 +144,13 @@ class Store:
             number = last + 1
             connection.execute(
                 self._runs.insert().values(
-                    number=number, started=utc(clock(connection)), host=host or platform.node(), command=command,
-                    settings=json.dumps(dict(settings)),
+                    number=number,
+                    started=utc(clock(connection)),
+                    host=host or platform.node(),
+                    command=without_secrets(command),
+                    settings=json.dumps(settings_without_secrets(settings)),
                 )
-            )  # fmt: skip
+            )
             known = self._carried_over(connection, wanted, last, number)
             new = [
                 {
@@ -190,8 +158,8 @@ class Store:
                     "run": number,
                     "position": position,
                     "stage": cell.stage,
-                    "label": str(cell),
-                    "coordinates": json.dumps(cell.coordinates),
+                    "label": without_secrets(str(cell)),
+                    "coordinates": json.dumps(settings_without_secrets(cell.coordinates)),
                     "state": WAITING,
                 }
                 for position, (identity, cell) in enumerate(cells)
@@ -204,7 +172,9 @@ class Store:
             )
             return {identity for (identity,) in connection.execute(unfinished)}
 
-        return self._database.write(write)
+        unfinished = self._database.write(write)
+        self._total, self._unfinished = len(wanted), set(unfinished)
+        return unfinished
 
     def _carried_over(self, connection: sa.Connection, wanted: Mapping[str, int], last: int, number: int) -> set[str]:
         """Cells of the last run that this one has at the same places: all in one statement, since runs are repeated."""
@@ -250,10 +220,11 @@ class Store:
             self._set(connection, identity, FINISHED, "", started, seconds, host)
 
         self._database.write(write)
+        self._unfinished.discard(identity)
 
     def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
         """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
-        line = " ".join(error.replace("\x00", " ").encode(errors="replace").decode().split())
+        line = " ".join(without_secrets(error).replace("\x00", " ").encode(errors="replace").decode().split())
         self._database.write(lambda c: self._set(c, identity, FAILED, line, started, seconds, host))
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
@@ -310,19 +281,28 @@ class Store:
         row = self._database.read(read)
         if row is None:
             raise SecateurError(f"'{self}' has no file '{name}' of cell {identity[:12]}; run it again")
-        return KeptFile(identity, self._folder / row.path, row.sha256).read()
+        return self._kept(identity, row.path, row.sha256).read()
 
     def _files_of(self, connection: sa.Connection, identity: str) -> KeptFiles:
         table = self._artefacts
         query = sa.select(table.c.name, table.c.path, table.c.sha256).where(table.c.cell == identity)
-        folder = self._folder.absolute()
-        return KeptFiles(
-            {row.name: KeptFile(identity, folder / row.path, row.sha256) for row in connection.execute(query)}
-        )
+        return KeptFiles({row.name: self._kept(identity, row.path, row.sha256) for row in connection.execute(query)})
 
     def status(self) -> Status:
         """How far the last run is."""
         return self._database.read(self._status)
+
+    def kept(self) -> str:
+        """What an interruption leaves, in one line; a server that is away is not waited for."""
+        done, whole = self._total - len(self._unfinished), self._total
+        with contextlib.suppress(SecateurError):
+            counted = self._database.read(self._status, 0.0)
+            done, whole = counted.total(FINISHED), sum(map(counted.total, (FINISHED, WAITING, FAILED)))
+        return f"{done} of {whole} cells are finished and kept in '{self}'; the same request goes on from there"
+
+    def _held(self) -> str:
+        """Likewise as far as this process knows, for errors of the database."""
+        return f", {self._total - len(self._unfinished)} of {self._total} cells are finished" if self._total else ""
 
     def working(self) -> list[Working]:
         """Who works on which cells of the last run, and which were left by a run that has ended."""
@@ -361,29 +341,35 @@ class Store:
         return sa.select(sa.func.max(self._runs.c.number)).scalar_subquery()
 
     @cached_property
-    def _folder(self) -> Path:
-        """Of artefacts; absolute but for a SQLite file's own, which moves along with it."""
-        if self._files is not None:
-            return self._files.absolute()
+    def _own(self) -> Folder:
+        """Where files are unless another place was named; a SQLite file's own moves along with it."""
         if self.file is not None:
-            return self.file.with_suffix(".files")
+            return Folder(self.file.with_suffix(".files"))
         if self.url.get_backend_name() == "sqlite":  # in memory: they end with it
             self._temporary = tempfile.TemporaryDirectory()
-            return Path(self._temporary.name)
-        return Path(f"{self.url.database}.files").absolute()
+            return Folder(Path(self._temporary.name))
+        return Folder(Path(f"{self.url.database}.files").absolute())
 
     def _keep(self, identity: str, name: str, data: bytes) -> dict[str, Any]:
-        relative = Path(identity[:2]) / identity / name
-        with atomic_path(self._folder / relative) as temporary:
-            temporary.write_bytes(data)
-        moves = self.file is not None and self._files is None
+        path = f"{identity[:2]}/{identity}/{name}"
+        place = self._given or self._own
+        place.write(path, data)
+        moves = self.file is not None and self._given is None
         return {
             "cell": identity,
             "name": name,
-            "path": str(relative if moves else self._folder / relative),
+            "path": path if moves else place.stored(path),
             "sha256": hashlib.sha256(data).hexdigest(),
             "size": len(data),
         }
+
+    def _kept(self, cell: str, stored: str, sha256: str) -> KeptFile:
+        """A file, by what `_keep` stored of it; through the address that was given, which may have a password."""
+        if self._given is not None and stored.startswith(beginning := f"{self._given.stored('')}/"):
+            return KeptFile(cell, self._given, stored.removeprefix(beginning), sha256)
+        if "://" in stored:
+            return KeptFile(cell, place_at(stored), "", sha256)
+        return KeptFile(cell, Folder(self._own.path.absolute()), stored, sha256)
 
     def _set(
         self,
@@ -433,8 +419,8 @@ class Store:
     def _expected(self) -> dict[str, str]:
         return {"format": str(FORMAT), "study": self.study, "study version": str(self.version)}
 
-    def _begin(self, connection: sa.Connection) -> int:
-        """Make the tables, or see that they are this study's and bring them to this format."""
+    def _begin(self, connection: sa.Connection) -> tuple[int, str]:
+        """Make the tables, or see that they are this study's and bring them to this format; see `_read`."""
         take_turns(connection)
         there = set(sa.inspect(connection).get_table_names())
         clash = there & set(self._metadata.tables)
@@ -443,14 +429,17 @@ class Store:
                 f"'{self}' is a database, but no store of studies: its table '{min(clash)}' is of something else; "
                 "choose another one"
             )
+        files = ""
         if self._meta.name in there:
-            migrate(connection, self._read(connection))
+            found, files = self._read(connection)
+            migrate(connection, found)
         self._metadata.create_all(connection)
-        said = [{"key": key, "value": value} for key, value in self._expected.items()]
-        connection.execute(upsert(self._meta, self.url, ("value",)), said)
-        return FORMAT
+        said = self._expected | ({} if self._given is None else {_FILES: self._given.stored("")})
+        rows = [{"key": key, "value": value} for key, value in said.items()]
+        connection.execute(upsert(self._meta, self.url, ("value",)), rows)
+        return FORMAT, files
 
-    def _read(self, connection: sa.Connection) -> int:
-        """See that a store is this study's; its format."""
+    def _read(self, connection: sa.Connection) -> tuple[int, str]:
+        """See that a store is this study's; its format, and the place of files that was named last."""
         found = {str(key): str(value) for key, value in connection.execute(sa.select(self._meta))}
-        return check_written_by(str(self), found, self._expected)
+        return check_written_by(str(self), found, self._expected), found.get(_FILES, "")
