@@ -126,6 +126,8 @@ def test_a_server_that_stays_away_ends_the_run_with_what_is_kept(tmp_path, monke
         "whole, 2 of 6 cells are finished: see that the database runs, and run the same command again"
     ) in str(raised.value)
     monkeypatch.undo()
+    with contextlib.closing(sqlite3.connect(tmp_path / "cells.sqlite")) as file, file:
+        file.execute("UPDATE leases SET until = 0")  # they run out, since this process goes on
     with opened_store(tmp_path / "cells.sqlite", tiny()) as store:
         assert run(tiny(), store, progress=False).found == 2
 
@@ -335,9 +337,9 @@ def test_two_drivers_on_one_server_share_the_work(tmp_path, monkeypatch, log):
         ends = [driver.communicate(timeout=300) for driver in drivers]
         assert [driver.returncode for driver in drivers] == [0, 0], ends
         assert len(lines(log)) == len(set(lines(log))) == 200  # none was done twice
-        with Database(store_url(server.url))._engine.connect() as connection:
-            query = "SELECT count(*), count(DISTINCT _cell) FROM rows_squares"
-            assert connection.execute(sa.text(query)).one() == (100, 100)
+        query = sa.text("SELECT count(*), count(DISTINCT _cell) FROM rows_squares")
+        with contextlib.closing(Database(store_url(server.url))) as opened_:
+            assert opened_.read(lambda connection: connection.execute(query).one()) == (100, 100)
         same(server, study, tmp_path, monkeypatch)
 
 

@@ -104,6 +104,7 @@ class Leases:
         table = self._table
 
         def write(connection: sa.Connection) -> None:
+            take_turns(connection)  # with those who take several, in another order
             until = clock(connection) + seconds
             connection.execute(table.update().where(table.c.owner == owner).values(until=until))
 
@@ -111,7 +112,12 @@ class Leases:
 
     def give_up(self, owner: str) -> None:
         """End all leases of a run; a server that is away is not waited for."""
-        self._database.write(lambda c: c.execute(self._table.delete().where(self._table.c.owner == owner)), 0.0)
+
+        def write(connection: sa.Connection) -> None:
+            take_turns(connection)
+            connection.execute(self._table.delete().where(self._table.c.owner == owner))
+
+        self._database.write(write, 0.0)
 
     def working(self, run: int | None, format_: int) -> list[Working]:
         """Who works on which cells of a run, and what was left by runs that have ended.

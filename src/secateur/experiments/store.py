@@ -207,6 +207,7 @@ class Store:
         kept = [self._keep(identity, name, data) for name, data in result.artefacts.items()]
 
         def write(connection: sa.Connection) -> None:
+            known = self._claimed(connection, identity)
             for name, table in self._rows.items():
                 connection.execute(table.delete().where(table.c._cell == identity))
                 numbered = [
@@ -217,7 +218,7 @@ class Store:
             connection.execute(self._artefacts.delete().where(self._artefacts.c.cell == identity))
             if kept:
                 connection.execute(self._artefacts.insert(), kept)
-            self._set(connection, identity, FINISHED, "", started, seconds, host)
+            self._set(connection, identity, known, FINISHED, "", started, seconds, host)
 
         self._database.write(write)
         self._unfinished.discard(identity)
@@ -225,7 +226,12 @@ class Store:
     def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
         """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
         line = " ".join(without_secrets(error).replace("\x00", " ").encode(errors="replace").decode().split())
-        self._database.write(lambda c: self._set(c, identity, FAILED, line, started, seconds, host))
+
+        def write(connection: sa.Connection) -> None:
+            known = self._claimed(connection, identity)
+            self._set(connection, identity, known, FAILED, line, started, seconds, host)
+
+        self._database.write(write)
 
     def results(self, identities: Iterable[str]) -> dict[str, Result]:
         """Rows and files of the finished ones among some cells, by identity; files are read when they are asked for."""
@@ -371,10 +377,19 @@ class Store:
             return KeptFile(cell, place_at(stored), "", sha256)
         return KeptFile(cell, Folder(self._own.path.absolute()), stored, sha256)
 
+    def _claimed(self, connection: sa.Connection, identity: str) -> str:
+        """The state of a cell, which nobody else changes before this transaction ends: two may finish it at once."""
+        query = sa.select(self._cells.c.state).where(self._cells.c.identity == identity).with_for_update()
+        known: str | None = connection.execute(query).scalar()
+        if known is None:
+            raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
+        return known
+
     def _set(
         self,
         connection: sa.Connection,
         identity: str,
+        known: str,
         state: str,
         error: str,
         started: float,
@@ -382,9 +397,6 @@ class Store:
         host: str,
     ) -> None:
         cells = self._cells
-        known = connection.execute(sa.select(cells.c.state).where(cells.c.identity == identity)).scalar()
-        if known is None:
-            raise SecateurError(f"'{self}' does not know cell {identity[:12]}; it was deleted while the run went on")
         self.leases.end(connection, identity)
         if known == FINISHED and state == FAILED:
             return
