@@ -134,7 +134,15 @@ def many(folder: Path, count: int) -> None:
     database.execute("UPDATE cells SET state = 'finished', finished = started")
     database.close()
     with opened(path) as store:
-        print(f"{count:,} finished cells: status in {seconds(store.status):.2f} s")  # noqa: T201
+        indexed = seconds(store.status)
+        database = sqlite3.connect(path, isolation_level=None)
+        for statement in ("DROP INDEX ix_cells_status", "CREATE INDEX ix_cells_run ON cells (run)"):
+            database.execute(statement)  # as in the first format
+        before = seconds(store.status)
+        database.execute("CREATE INDEX ix_cells_status ON cells (run, state, stage, finished)")
+        database.close()
+        faster = f"{before / indexed:.1f} times as fast as with the index of the first format"
+        print(f"{count:,} finished cells: status in {indexed:.2f} s, {faster}")  # noqa: T201
         cells = {}
 
         def name() -> None:

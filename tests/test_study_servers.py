@@ -410,3 +410,43 @@ def test_a_server_where_one_may_only_read_shows_its_store(tmp_path, monkeypatch,
         assert said(capsys, "study", "results", "--store", guest, "--to", tmp_path / "out")[0] == 0
         with pytest.raises(RequestError, match="can only be read here .*permission denied for.*choose another store"):
             opened(guest)
+
+
+@pytest.mark.slow
+def test_a_password_opens_a_server_and_is_seen_nowhere(tmp_path, monkeypatch, capsys, log):
+    monkeypatch.setenv("TINY_BROKEN", "2")
+    with Server() as server:
+        engine = sa.create_engine(store_url(server.url), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"CREATE ROLE guest LOGIN SUPERUSER PASSWORD '{SECRET}'"))
+        engine.dispose()
+        rules = server._folder / "data" / "pg_hba.conf"
+        rules.write_text("local all guest scram-sha-256\n" + rules.read_text())
+        server.stop()
+        server.start()
+        url = server.url.replace("postgres@", f"guest:{SECRET}@")
+        monkeypatch.setattr(
+            sys, "argv", ["secateur", "study", "run", "tiny", "--store", url]
+        )  # for the command it keeps
+        more = ["--store", url, "--out", tmp_path / "out"]
+        code, text = said(capsys, "study", "run", "tiny", *more)
+        assert (code, SECRET in text) == (1, False), text
+        assert "secateur study retry --store 'postgresql+psycopg://guest:***@/postgres?host=" in text
+        for arguments, expected in ((["status"], 0), (["retry"], 1), (["results"], 0), (["run", "tiny"], 1)):
+            out = more if arguments != ["status"] else more[:2]
+            code, text = said(capsys, "study", *arguments, *out)
+            assert (code, SECRET in text) == (expected, False), text
+        code, text = said(capsys, "study", "status", "--store", url.replace(SECRET, f"{SECRET}x"))
+        assert (code, SECRET in text, "password authentication failed" in text) == (2, False, True), text
+        with engine.connect() as connection:
+            names = [
+                name
+                for (name,) in connection.execute(
+                    sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+                )
+            ]
+            kept = str([connection.execute(sa.text(f"SELECT * FROM {name}")).all() for name in names])
+        engine.dispose()
+        assert "guest:***@" in kept
+        assert SECRET not in kept
+        assert not hold(tmp_path, SECRET)
