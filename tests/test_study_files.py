@@ -170,6 +170,18 @@ def test_a_kind_whose_package_is_missing_says_so(monkeypatch):
         place_at("s3://bucket")
 
 
+def test_status_needs_no_package_for_the_kind_of_files(tmp_path, capsys):
+    with opened_store(tmp_path / "cells.sqlite", tiny(), "shelf://bucket") as store:
+        run(tiny(), store, progress=False)
+    with contextlib.closing(sqlite3.connect(tmp_path / "cells.sqlite")) as database, database:
+        database.execute("UPDATE store SET value = 'nokind://bucket' WHERE key = 'files'")
+    assert command(["study", "status", "--out", str(tmp_path)]) == 0
+    assert command(["study", "results", "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert command(["study", "run", "tiny", "--out", str(tmp_path)]) == 2
+    assert "'nokind://bucket' is no kind of address" in capsys.readouterr().err
+
+
 def test_a_plain_folder_needs_no_fsspec(tmp_path):
     code = (
         "import sys; sys.modules['fsspec'] = None\n"

@@ -22,7 +22,7 @@ from pandas.testing import assert_frame_equal
 from postgres_server import Server
 from secateur.cli.main import run as command
 from secateur.cli.present import command_line
-from secateur.core.addresses import HIDDEN, settings_without_secrets, without_secrets
+from secateur.core.addresses import HIDDEN, hidden_secrets, settings_without_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
 from secateur.experiments import Effect, Here, Processes, Store, database, opened_store, run
 from secateur.experiments.database import Database, store_url
@@ -156,7 +156,7 @@ def test_a_server_that_is_not_there_is_named_before_any_work(tmp_path, capsys, m
     monkeypatch.setattr("secateur.experiments.store.OPENING", 0.2)
     code, text = said(capsys, "study", "run", "tiny", "--store", AWAY, "--out", tmp_path)
     assert code == 1
-    assert "'postgresql+psycopg://me:***@localhost:1/name' cannot be reached, and was waited for" in text
+    assert "'postgresql://me:***@localhost:1/name' cannot be reached, and was waited for" in text
     assert SECRET not in text
 
 
@@ -218,6 +218,17 @@ def test_errors_and_tracebacks_of_stores_have_no_password(location, tmp_path, mo
         code, text = said(capsys, "study", *arguments, *more, "--store", location)
         assert (code in (0, 1, 2), SECRET in text) == (True, False), text
     assert not hold(tmp_path, SECRET)
+
+
+def test_errors_of_a_file_keep_their_words(tmp_path):
+    folder = tmp_path / "a:b@c"
+    folder.mkdir()
+    (folder / "cells.sqlite").write_text("not a database, but long enough to be taken for one " * 50)
+    with pytest.raises(RequestError, match="a:b@c/cells.sqlite' is not a SQLite file .file is not a database"):
+        opened(folder / "cells.sqlite")
+    assert hidden_secrets("a bad b", f"sqlite:///{folder}") == "a bad b"
+    assert hidden_secrets("a bad b", "simplecache::ftp://me:bad@host") == "a *** b"
+    assert hidden_secrets("a b/d b", "ftp://me:b%2Fd@host") == "a *** b"
 
 
 def test_an_error_of_the_driver_that_names_the_password_hides_it(monkeypatch):
@@ -431,7 +442,7 @@ def test_a_password_opens_a_server_and_is_seen_nowhere(tmp_path, monkeypatch, ca
         more = ["--store", url, "--out", tmp_path / "out"]
         code, text = said(capsys, "study", "run", "tiny", *more)
         assert (code, SECRET in text) == (1, False), text
-        assert "secateur study retry --store 'postgresql+psycopg://guest:***@/postgres?host=" in text
+        assert "secateur study retry --store 'postgresql://guest:***@/postgres?host=" in text
         for arguments, expected in ((["status"], 0), (["retry"], 1), (["results"], 0), (["run", "tiny"], 1)):
             out = more if arguments != ["status"] else more[:2]
             code, text = said(capsys, "study", *arguments, *out)

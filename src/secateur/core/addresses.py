@@ -13,7 +13,7 @@ HIDDEN = "***"
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][\w+.-]*://[^\s:@/?#]*):\S*@")
 """Up to the last @ of the word: passwords may hold any sign."""
 
-_ARGUMENT = re.compile(r"\A(?P<before>(?:--[\w-]+=)?[A-Za-z][\w+.-]*://[^\s:@/?#]*):.*@", re.DOTALL)
+_ARGUMENT = re.compile(r"\A(?P<before>(?:--[\w-]+=)?[A-Za-z][\w+.:-]*://[^\s:@/?#]*):(?P<value>.*)@", re.DOTALL)
 
 _PARAMETER = re.compile(
     r"(?P<before>[?&;][^=&;\s]*(?:pass|pwd|secret|token|key|signature|sig|credential)[^=&;\s]*=)(?P<value>[^&;#\s'\"]*)",
@@ -49,8 +49,7 @@ def hidden_secrets(text: str, address: str) -> str:
         >>> hidden_secrets("530 login of me with secret", "ftp://me:secret@host")
         '530 login of me with ***'
     """
-    _, _, user = address.rpartition("@")[0].partition("://")
-    found = [user.partition(":")[2], *(match["value"] for match in _PARAMETER.finditer(address))]
+    found = [match["value"] for pattern in (_ARGUMENT, _PARAMETER) for match in pattern.finditer(address)]
     for secret in {plain for each in found for plain in (each, unquote(each)) if plain}:
         text = text.replace(secret, HIDDEN)
     return without_secrets(text)

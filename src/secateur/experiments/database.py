@@ -81,8 +81,8 @@ def store_url(location: str | Path) -> sa.URL:
 
 
 def shown(url: sa.URL) -> str:
-    """A URL without its passwords."""
-    return without_secrets(url.render_as_string(hide_password=True))
+    """A URL without its passwords and the driver."""
+    return without_secrets(url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True))
 
 
 def file_of(url: sa.URL) -> Path | None:

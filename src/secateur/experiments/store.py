@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from secateur.core.addresses import HIDDEN, settings_without_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
-from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, place_at
+from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, Place, place_at
 from secateur.experiments.cells import Cell
 from secateur.experiments.database import (
     OPENING,
@@ -100,12 +100,8 @@ class Store:
         try:
             begin = self._database.read if reading else self._database.write
             self.format, kept = begin(self._read if reading else self._begin, OPENING)
-            if kept and self._given is None:
-                if HIDDEN in kept and not reading:
-                    raise RequestError(f"files of '{self}' are at '{kept}', whose secret is not kept; give --files")
-                self._given = place_at(kept)
-                if not reading:
-                    self._given.check()
+            if kept and self._given is None and not reading:  # who reads finds the place of each file
+                self._given = self._named_before(kept)
         except BaseException:
             self.close()
             raise
@@ -345,6 +341,14 @@ class Store:
     @property
     def _last(self) -> Any:
         return sa.select(sa.func.max(self._runs.c.number)).scalar_subquery()
+
+    def _named_before(self, kept: str) -> Place:
+        """The place of files that an earlier run named."""
+        if HIDDEN in kept:
+            raise RequestError(f"files of '{self}' are at '{kept}', whose secret is not kept; give --files")
+        place = place_at(kept)
+        place.check()
+        return place
 
     @cached_property
     def _own(self) -> Folder:
