@@ -156,6 +156,18 @@ def test_status_says_who_works_on_what(tmp_path, monkeypatch, capsys):
         assert [each.ended for each in store.working()] == [None, "its process has ended", None]
 
 
+def test_what_others_work_on_is_shown_and_what_nobody_wants_is_not(tmp_path):
+    cells = list(identities(tiny(), None).items())
+    with opened(tmp_path / "cells.sqlite") as store:
+        store.start(cells, {})
+        store.leases.take([cells[0][0]], "first", 60.0)
+        store.leases.take([cells[1][0]], "second", -60.0)
+        store.start(cells[2:], {})
+        assert [each.cells for each in store.working()] == [[(cells[0][0], "number=1")]]
+        store.start(cells, {})
+        assert [each.ended is None for each in store.working()] == [True, False]
+
+
 def test_leases_of_finished_cells_are_none(tmp_path):
     with opened_store(tmp_path / "cells.sqlite", tiny()) as store:
         run(tiny(), store, progress=False)

@@ -120,18 +120,26 @@ class Leases:
         self._database.write(write, 0.0)
 
     def working(self, run: int | None, format_: int) -> list[Working]:
-        """Who works on which cells of a run, and what was left by runs that have ended.
+        """Who works on which cells, and what was left by runs that have ended.
 
         Args:
-            run: its number.
+            run: number of the last run; of what was left, its cells alone are given, which the next run asks for.
             format_: of the store, which may be an older one where it is only read.
         """
         cells, table = self._cells, self._table
         since = table.c.since if format_ > 1 else sa.null().label("since")
         query = (
-            sa.select(table.c.cell, cells.c.label, table.c.owner, table.c.host, table.c.process, table.c.until, since)
+            sa.select(
+                table.c.cell,
+                cells.c.label,
+                cells.c.run,
+                table.c.owner,
+                table.c.host,
+                table.c.process,
+                table.c.until,
+                since,
+            )
             .join(cells, cells.c.identity == table.c.cell)
-            .where(cells.c.run == run)
             .order_by(since, cells.c.position)
         )
 
@@ -141,8 +149,9 @@ class Leases:
             now = clock(connection)
             found: dict[Any, list[Any]] = {}
             for row in connection.execute(query):
-                found.setdefault((row.owner, row.since), []).append(row)
-            return [_working(rows, now) for rows in found.values()]
+                found.setdefault((row.owner, row.since, row.run), []).append(row)
+            groups = [(_working(rows, now), rows[0].run) for rows in found.values()]
+            return [each for each, of in groups if each.ended is None or of == run]
 
         return self._database.read(read)
 

@@ -307,7 +307,7 @@ class Store:
         return f", {self._total - len(self._unfinished)} of {self._total} cells are finished" if self._total else ""
 
     def working(self) -> list[Working]:
-        """Who works on which cells of the last run, and which were left by a run that has ended."""
+        """Who works on which cells, and which of the last run's were left by a run that has ended."""
         last = self._database.read(lambda connection: connection.execute(sa.select(self._last)).scalar())
         return self.leases.working(last, self.format)
 
