@@ -325,6 +325,16 @@ class Store:
 
         return self._database.read(read)
 
+    def times(self) -> dict[str, tuple[str, float]]:
+        """Stage and seconds of all finished cells, by identity, whichever run asked for them."""
+        cells = self._cells
+        query = sa.select(cells.c.identity, cells.c.stage, cells.c.seconds).where(cells.c.state == FINISHED)
+
+        def read(connection: sa.Connection) -> dict[str, tuple[str, float]]:
+            return {name: (stage, seconds or 0.0) for name, stage, seconds in connection.execute(query)}
+
+        return self._database.read(read)
+
     def settings(self) -> dict[str, Any]:
         """Of the last run.
 
