@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from secateur.core.addresses import argument_without_secrets
 from secateur.core.errors import RequestError
 from secateur.core.files import check_writable, ensure_folder
 from secateur.core.progress import announce
+from secateur.experiments.writing import check_formats
 
 if TYPE_CHECKING:
     from secateur.experiments import Study
@@ -38,6 +40,9 @@ FilesOption = Annotated[
         help="Files of cells: a folder, or s3://, gs://, ... (fsspec); default: as before, or beside the store.",
     ),
 ]
+FormatOption = Annotated[
+    list[str] | None, typer.Option("--format", help="Of tables: csv, parquet, latex, html; repeat.")
+]
 
 
 @app.command("list")
@@ -63,6 +68,16 @@ def run(
     out: OutOption = None,
     print_config: PrintOption = False,
     dry_run: DryOption = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Say how long what is missing takes, by finished cells; do no work."),
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="For --estimate; default: --processes of the settings.")
+    ] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", help="Of one worker, for --estimate.", min=0)
+    ] = None,
 ) -> None:
     """Run a study; finished cells are found again.
 
@@ -72,6 +87,8 @@ def run(
     from secateur.studies.catalogue import study_class
 
     kind = study_class(name)
+    if not estimate and (workers is not None or price_per_hour is not None):
+        raise RequestError("--workers and --price-per-hour are for --estimate; give --processes for a run")
     asked = _execution(kind, processes=processes, executor=executor, ray__address=address)
     settings = settings_from(kind.settings_type, recipe, overrides, **asked)
     if print_config:
@@ -84,6 +101,9 @@ def run(
         typer.echo(planned(study, folder, store))
         return
     study.check()
+    if estimate:
+        typer.echo("\n".join(_estimated(study, store or str(folder / "cells.sqlite"), workers, price_per_hour)))
+        return
     from secateur.cli.studies import work_on
 
     work_on(study, folder, store=store, files=files)
@@ -112,15 +132,74 @@ def results(
     to: Annotated[
         Path | None, typer.Option("--to", help="Folder for tables, figures and page; default: --out.")
     ] = None,
+    formats: FormatOption = None,
 ) -> None:
-    """Write tables, figures and the page from a store, without any work."""
-    from secateur.cli.studies import written
-
+    """Write tables, figures and the page from a store, without any work; with --format, the tables alone."""
+    target = to or out
+    if target is None:
+        raise RequestError("give --to, the folder for tables and the page")
+    if formats:
+        check_formats(formats)
     with _opened(out, store, files) as (study, opened):
-        target = to or out
-        if target is None:
-            raise RequestError("give --to, the folder for tables and the page")
-        written(study, opened, ensure_folder(target))
+        if not formats:
+            from secateur.cli.studies import written
+
+            written(study, opened, ensure_folder(target))
+            return
+        from secateur.cli.study_statistics import stored_tables, write_tables
+
+        tables = stored_tables(study, opened)
+        typer.echo("\n".join(write_tables(tables, ensure_folder(target), formats)))
+
+
+@app.command()
+def statistics(
+    out: FolderOption = None,
+    store: StoreOption = None,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for tables and the figure; default: --out.")] = None,
+    table: Annotated[str | None, typer.Option("--table", help="Of the study; default: what the study says.")] = None,
+    measure: Annotated[str | None, typer.Option("--measure", help="Column that is measured.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", help="Column whose values are compared; repeat.")
+    ] = None,
+    pairs: Annotated[list[str] | None, typer.Option("--pairs", help="Column to pair over, as seed; repeat.")] = None,
+    blocks: Annotated[
+        list[str] | None, typer.Option("--blocks", help="Column to rank over, as dataset or subset; repeat.")
+    ] = None,
+    average: Annotated[
+        list[str] | None, typer.Option("--average", help="Column to take the mean over, as budget; repeat.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Rows that count: COLUMN=VALUE or COLUMN!=VALUE; repeat.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Candidate that the others are compared with; default: all pairs.")
+    ] = None,
+    lower_is_better: Annotated[
+        bool | None, typer.Option("--lower-is-better/--higher-is-better", help="For ranks.", show_default=False)
+    ] = None,
+    formats: FormatOption = None,
+) -> None:
+    """Means with intervals, paired comparisons and ranks from a store, without any work."""
+    target = to or out
+    if target is None:
+        raise RequestError("give --to, the folder for tables and the figure")
+    check_formats(formats or ())
+    with _opened(out, store) as (study, opened):
+        from secateur.cli.study_statistics import asked, stored_tables, tell
+        from secateur.experiments import study_statistics
+
+        roles = {"compare": compare, "pairs": pairs, "blocks": blocks, "average": average}
+        question = asked(
+            study,
+            table=table,
+            measure=measure,
+            columns={name: tuple(values or ()) for name, values in roles.items()},
+            conditions=where or (),
+            lower_is_better=lower_is_better,
+        )
+        found = study_statistics(stored_tables(study, opened), question, against)
+        tell(found, ensure_folder(target), formats or ())
 
 
 @app.command()
@@ -192,6 +271,26 @@ def _location(out: Path | None, store: str | None) -> str:
         raise RequestError("give --out, the folder of a study, or its --store")
     others = sorted(out.glob("*.sqlite")) if out.is_dir() else []
     return str(others[0] if len(others) == 1 else out / "cells.sqlite")
+
+
+def _estimated(
+    study: Study[Any, Any], location: str, workers: int | None, price_per_hour: float | None
+) -> Sequence[str]:
+    """How long a run will take; where nothing was measured, what a dry run says."""
+    from secateur.core.pool import cores
+    from secateur.experiments import estimate, execution_of, opened_store
+    from secateur.experiments.database import file_of, store_url
+
+    execution = execution_of(study)
+    count = workers or (1 if execution is None else execution.processes or cores())
+    file = file_of(store_url(location))
+    if file is not None and not file.is_file():  # opening it would make it
+        known = estimate(study, None, count)
+    else:
+        with opened_store(location, study) as opened:
+            known = estimate(study, opened, count)
+    first = [] if known.total is not None else study.dry_run()
+    return ["nothing was done", *first, *known.lines(price_per_hour)]
 
 
 def _execution(kind: type[Study[Any, Any]], **flags: Any) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from secateur.core.files import atomic_path
 from secateur.experiments.cells import FIRST, Cell
+from secateur.experiments.question import Question
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.schema import Row, Schema
 from secateur.experiments.settings import StudySettings, settings_for
+from secateur.experiments.writing import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,6 +88,7 @@ class Study(ABC, Generic[S, C]):
         tables: schemas of its tables by name; the first is the main one.
         stages: of the cells, in the order in which they are worked on.
         alone: stages that are worked on in this process, one cell after another, because they take times.
+        question: what `secateur study statistics` asks of its tables unless flags say otherwise; None: flags must.
     """
 
     name: ClassVar[str]
@@ -96,6 +98,7 @@ class Study(ABC, Generic[S, C]):
     tables: ClassVar[Mapping[str, Schema]]
     stages: ClassVar[tuple[str, ...]] = (FIRST,)
     alone: ClassVar[frozenset[str]] = frozenset()
+    question: ClassVar[Question | None] = None
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -179,20 +182,3 @@ class Study(ABC, Generic[S, C]):
             Paths by what they hold.
         """
         return {name: write_table(frame, folder / f"{name}.csv") for name, frame in tables.items()}
-
-
-def write_table(frame: pd.DataFrame, path: Path, formats: Iterable[str] = ("csv", "parquet")) -> Path:
-    """Write a frame as CSV and Parquet, each atomically.
-
-    Args:
-        frame: the table.
-        path: of the first format.
-        formats: endings.
-    """
-    for ending in formats:
-        with atomic_path(path.with_suffix(f".{ending}")) as temporary:
-            if ending == "csv":
-                frame.to_csv(temporary, index=False)
-            else:
-                frame.to_parquet(temporary, index=False)
-    return path

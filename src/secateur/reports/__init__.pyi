@@ -23,6 +23,7 @@ from .prototype_figure import save_prototype_figure
 from .prototype_pictures import BoxedImage
 from .prototype_pruning import PrototypeDecisionRow, PrototypePruning, PrunedStage
 from .prototypes import NearPatch, PrototypeCard, PrototypeGallery
+from .rank_diagram import save_rank_diagram
 from .ranks import RankingRow, Rankings, save_ranks
 from .records import SCHEMA_VERSION, Report
 from .regions import film_png, to_base64
@@ -115,6 +116,7 @@ __all__ = [
     "save_figure",
     "save_gains",
     "save_prototype_figure",
+    "save_rank_diagram",
     "save_ranks",
     "save_samples",
     "save_steps",

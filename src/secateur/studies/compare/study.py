@@ -11,6 +11,8 @@ import torch
 
 from secateur.core.errors import RequestError
 from secateur.experiments import (
+    Condition,
+    Question,
     Resource,
     Resources,
     Result,
@@ -26,7 +28,7 @@ from secateur.pipeline.jobs import opened
 from secateur.pipeline.requests import check_compare_settings
 from secateur.pipeline.run import Prepared
 from secateur.pipeline.tracked import log_comparison
-from secateur.studies.compare.cells import MEASURE, TIME, CompareCell, TimeCell, compare_cells, variants_of
+from secateur.studies.compare.cells import MEASURE, TIME, UNPRUNED, CompareCell, TimeCell, compare_cells, variants_of
 from secateur.studies.compare.settings import CompareStudySettings
 from secateur.studies.compare.tables import STORED, assembled, rows_of, write_frames
 from secateur.studies.compare.timing import Timer
@@ -119,6 +121,14 @@ class CompareStudy(Study[CompareStudySettings, CompareCell]):
     summary = "Criteria side by side: pruned by the same strategies to the same budgets, over seeds and class subsets."
     settings_type = CompareStudySettings
     tables = STORED
+    question = Question(
+        "compare",
+        "accuracy",
+        ("criterion", "scored_on", "strategy"),
+        blocks=("subset",),
+        average=("budget",),
+        conditions=(Condition("criterion", UNPRUNED, equal=False), Condition("finetuned", "False")),
+    )
     stages = (MEASURE, TIME)
     alone = frozenset({TIME})
 

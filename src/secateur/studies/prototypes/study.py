@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING
 from secateur.core.errors import RequestError, check_distinct
 from secateur.criteria import get, parse
 from secateur.data import check_source
-from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study, write_table
+from secateur.experiments import (
+    Condition,
+    Question,
+    Resources,
+    Result,
+    Study,
+    Tables,
+    TextTable,
+    register_study,
+    write_table,
+)
 from secateur.models.settings import check_model_name
 from secateur.pipeline.requests import check_settings
 from secateur.studies.prototypes.cells import PRUNE, TRAIN, PrototypeCell, PrunedCell, prototype_cells
 from secateur.studies.prototypes.settings import PrototypeStudySettings
-from secateur.studies.prototypes.tables import STORED
+from secateur.studies.prototypes.tables import STORED, TUNED
 from secateur.studies.prototypes.work import Bench, BenchOf, weights_of
 from secateur.tracking import check_trackers
 
@@ -36,6 +46,13 @@ class PrototypeStudy(Study[PrototypeStudySettings, PrototypeCell]):
     summary = "Prototype networks: backbone and prototypes pruned alone and together, at the same MACs."
     settings_type = PrototypeStudySettings
     tables = STORED
+    question = Question(
+        "measured",
+        "accuracy",
+        ("way",),
+        average=("budget",),
+        conditions=(Condition("stage", TUNED), Condition("way", "none", equal=False)),
+    )
     stages = (TRAIN, PRUNE)
 
     def __init__(self, settings: PrototypeStudySettings) -> None:

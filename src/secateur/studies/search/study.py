@@ -10,7 +10,7 @@ from secateur.core.errors import RequestError, check_distinct
 from secateur.core.extras import check_installed
 from secateur.criteria import get, parse
 from secateur.data import check_source
-from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study
+from secateur.experiments import Condition, Question, Resources, Result, Study, Tables, TextTable, register_study
 from secateur.models.settings import check_model_name
 from secateur.pipeline.requests import check_trained
 from secateur.studies.search.cells import MEASURE, TRY, MeasureCell, SearchCell, ShowCell, TrialCell, search_cells
@@ -38,6 +38,7 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
     summary = "Which attribution prunes best: rules by depth searched, the winner measured beside other criteria."
     settings_type = SearchStudySettings
     tables = STORED
+    question = Question("measured", "a_pr", ("candidate",), conditions=(Condition("main", "True"),))
     stages = (TRY, MEASURE)
 
     def __init__(self, settings: SearchStudySettings) -> None:

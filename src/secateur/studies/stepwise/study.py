@@ -10,11 +10,22 @@ import torch
 
 from secateur.core.errors import RequestError, check_distinct
 from secateur.criteria import get, parse
-from secateur.experiments import Resources, Result, Study, Tables, TextTable, register_study, settings_for, write_table
+from secateur.experiments import (
+    Condition,
+    Question,
+    Resources,
+    Result,
+    Study,
+    Tables,
+    TextTable,
+    register_study,
+    settings_for,
+    write_table,
+)
 from secateur.pipeline.requests import check_inputs, check_settings, check_trained
 from secateur.studies.stepwise.cells import PRUNE, TIME, UNPRUNED, StepCell, TimeCell, step_cells
 from secateur.studies.stepwise.settings import VERSION, StepwiseSettings
-from secateur.studies.stepwise.tables import STORED, assembled
+from secateur.studies.stepwise.tables import STORED, TUNED, assembled
 from secateur.studies.stepwise.work import Bench, BenchOf
 from secateur.tracking import check_trackers
 
@@ -35,6 +46,13 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
     summary = "Pruned and fine-tuned in turn, step by step: accuracy, recall of each class, cost, by criterion."
     settings_type = StepwiseSettings
     tables = STORED
+    question = Question(
+        "steps",
+        "accuracy",
+        ("criterion", "protocol"),
+        average=("step",),
+        conditions=(Condition("stage", TUNED),),
+    )
     stages = (PRUNE, TIME)
     alone = frozenset({TIME})
     watched: ClassVar[str | None] = None

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from secateur.core.extras import check_installed
 from secateur.experiments import (
     Column,
+    Condition,
     Finding,
+    Question,
     Resource,
     Resources,
     Result,
@@ -67,6 +69,14 @@ class ToyStudy(Study[ToySettings, ToyCell]):
     summary = "2-D points: what a criterion does to a decision boundary, over seeds and reference samples."
     settings_type = ToySettings
     tables = {"results": RESULTS, "orders": ORDERS}
+    question = Question(
+        "results",
+        "accuracy",
+        ("criterion",),
+        blocks=("dataset",),
+        average=("samples_per_class",),
+        conditions=(Condition("stage", "post"), Condition("evaluated_on", "train")),
+    )
 
     def check(self) -> None:
         """See `Study.check`."""

@@ -1,0 +1,126 @@
+"""What `secateur study statistics` prints and writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from secateur.cli.present import show
+from secateur.core.errors import RequestError
+from secateur.core.statistics import MeanInterval
+from secateur.experiments import Condition, Question, Statistics, Store, Study, Tables
+from secateur.experiments.writing import FORMATS, write_table
+from secateur.reports import save_rank_diagram
+
+_MOST = 30
+"""Lines of a table on the terminal; files hold all."""
+
+
+def stored_tables(study: Study[Any, Any], store: Store) -> Tables:
+    """The tables of a store as they are written.
+
+    Raises:
+        RequestError: when no cell is finished.
+    """
+    stored = store.frames()
+    if stored[next(iter(study.tables))].empty:
+        raise RequestError(f"no cell of '{store}' is finished: there is nothing to tell; run the study first")
+    return study.assemble(stored)
+
+
+def write_tables(tables: Tables, folder: Path, formats: Sequence[str]) -> list[str]:
+    """Write tables in each format; lines that say where."""
+    lines = []
+    for name, frame in tables.items():
+        write_table(frame, folder / f"{name}.csv", formats)
+        lines += [f"{name}: {folder / f'{name}.{FORMATS[ending]}'}" for ending in dict.fromkeys(formats)]
+    return lines
+
+
+def asked(
+    study: Study[Any, Any],
+    *,
+    table: str | None,
+    measure: str | None,
+    columns: dict[str, tuple[str, ...]],
+    conditions: Sequence[str],
+    lower_is_better: bool | None,
+) -> Question:
+    """The study's own question with what flags say otherwise.
+
+    Raises:
+        RequestError: when the study has none, and flags do not say all of it.
+    """
+    first, own = next(iter(study.tables)), study.question
+    if own is None or (table is not None and table != own.table):  # another table has other columns
+        if measure is None or not columns.get("compare"):
+            raise RequestError(
+                f"study '{study.name}' does not say what is measured and compared in table '{table or first}'; give "
+                "--measure and --compare"
+            )
+        own = Question(table or first, measure, columns["compare"])
+    changed: dict[str, Any] = {name: values for name, values in columns.items() if values}
+    named = {name for values in changed.values() for name in values}
+    for role in ("compare", "pairs", "blocks", "average"):  # a column that a flag names is in no other role
+        if role not in changed:
+            changed[role] = tuple(name for name in getattr(own, role) if name not in named)
+    parsed = tuple(Condition.parse(text) for text in conditions)
+    others = tuple(each for each in own.conditions if each.column not in {new.column for new in parsed})
+    if lower_is_better is not None:
+        changed["lower_is_better"] = lower_is_better
+    return dataclasses.replace(own, **changed, measure=measure or own.measure, conditions=(*others, *parsed))
+
+
+def tell(found: Statistics, folder: Path, formats: Sequence[str]) -> None:
+    """Print means, comparisons and ranks, and write them with the figure."""
+    question = found.question
+    _show_means(found)
+    _show_comparisons(found)
+    tables = {f"statistics-{name}": frame for name, frame in found.tables.items()}
+    lines = write_tables(tables, folder, list(dict.fromkeys(["csv", *formats])))
+    if found.ranks is not None:
+        ranks = found.ranks
+        show(["candidate", "average rank"], [[name, f"{rank:.2f}"] for name, rank in ranks.average.items()], "ranks")
+        said = "the candidates differ" if ranks.differ else "the candidates are not told apart"
+        lines.insert(
+            0,
+            f"ranks over {ranks.blocks} blocks ({', '.join(question.blocks)}): {said} (Friedman p={ranks.p_value:.2g}, "
+            f"Iman-Davenport p={ranks.iman_davenport:.2g}); critical difference {ranks.critical_difference:.2f}",
+        )
+        title = f"Average ranks by {question.measure}"
+        path = folder / "statistics-ranks.svg"
+        save_rank_diagram(ranks.average, ranks.critical_difference, ranks.groups(), path, title)
+        lines.append(f"figure: {path}")
+    typer.echo("\n".join([*(f"note: {note}" for note in found.notes), *lines]))
+
+
+def _show_means(found: Statistics) -> None:
+    measure, frame = found.question.measure, found.means
+    where = [name for name in frame.columns if name not in ("candidate", measure, "low", "high", "count")]
+    varied = [name for name in where if frame[name].nunique() > 1]
+    heads = ["candidate", *varied, measure, "95 % interval", "n"]
+    columns = zip(*(frame[name] for name in ("candidate", *varied, measure, "low", "high", "count")), strict=True)
+    rows = [[*keys, f"{mean:.4g}", _ends(low, high), count] for *keys, mean, low, high, count in list(columns)[:_MOST]]
+    cut = f", the first {_MOST} of {len(frame)}" if len(frame) > _MOST else ""
+    show(heads, rows, f"means over {', '.join(found.question.pairs) or 'nothing'}{cut}")
+
+
+def _show_comparisons(found: Statistics) -> None:
+    rows = []
+    for each in found.comparisons[:_MOST]:
+        difference = each.difference or MeanInterval(float("nan"), None, None, 0)
+        told = {True: "higher", False: "lower", None: ""}[each.verdict]
+        tests = [f"{p:.2g}" if p is not None else "–" for p in (each.p_value, each.corrected)]
+        ends = _ends(difference.low, difference.high)
+        rows.append([f"{each.one} – {each.other}", f"{difference.mean:+.4g}", ends, *tests, told])
+    cut = f", the first {_MOST} of {len(found.comparisons)}" if len(found.comparisons) > _MOST else ""
+    title = f"differences paired over {', '.join(found.question.pairs) or 'nothing'}{cut}"
+    show(["pair", "difference", "95 % interval", "p", "p (Holm)", "the first is"], rows, title)
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None or low != low else f"[{low:.4g}, {high:.4g}]"
