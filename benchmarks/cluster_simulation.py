@@ -308,7 +308,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     with paper_style():
         figure = Figure((10, 5.2), facecolor="#FFFFFF")
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(wspace=0.28, bottom=0.34)
+        figure.subplots_adjust(wspace=0.28, bottom=0.3)
         for colour, spent in zip(PALETTE, CELL_SECONDS, strict=False):
             for name, look in looks.items():
                 some = [line for line in lines if label(line) == name and line.cell_seconds == spent]
@@ -318,14 +318,18 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 right.plot(workers, [100 * line.idle_share for line in some], **shown)
         for axes, title in ((left, "finished cells per second"), (right, "idle workers, % of their time")):
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.set_xlabel("workers")
             axes.set_title(title, fontsize=11)
             axes.grid(alpha=0.2)
             axes.spines[["top", "right"]].set_visible(False)
         left.set_yscale("log")
+        left.yaxis.set_major_formatter("{x:,g}")
         right.set_ylim(0, 100)
         handles, labels = left.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=9)
+        figure.legend(
+            handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.19), ncols=3, frameon=False, fontsize=9
+        )
         save_figure(figure, path)
 
 

@@ -176,7 +176,7 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
     total = None
     if len(durations) == len(stages):
         size = max(len(each) for each in draws)
-        whole = sum(generator.choice(each, size) for each in draws)
+        whole = sum(np.resize(generator.permutation(each), size) for each in draws)
         low, high = _range(np.asarray(whole))
         total = Duration(sum(each.seconds for each in durations), low, high)
     return Estimate(workers, stages, unready, total)
