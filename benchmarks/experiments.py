@@ -1,6 +1,6 @@
 """What the experiments layer costs: overhead per cell, and a store with many finished cells.
 
-    python benchmarks/experiments.py [--cells 2000] [--finished 100000] [--processes 2]
+    python benchmarks/experiments.py [--cells 2000] [--finished 1000000] [--processes 2]
 
 Overhead: a study whose cells do nothing but give eight rows, run in this process and in several; seconds of the whole
 run by number of cells, less the start of the processes. Many cells: a store of finished ones is asked for its status,
@@ -162,7 +162,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=2000)
-    parser.add_argument("--finished", type=int, default=100_000)
+    parser.add_argument("--finished", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

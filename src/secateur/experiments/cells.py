@@ -15,6 +15,10 @@ FIRST = "measure"
 """Stage of cells that name none."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+"""Made once: a study may have a million cells."""
+
+
 class Cell(BaseModel):
     """Coordinates of one piece of work; a study's own class has them as fields.
 
@@ -48,7 +52,7 @@ def _short(value: Any) -> str:
 
 def canonical(value: Any) -> str:
     """JSON that is the same for equal values: sorted keys, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def identity(study: str, version: int, cell: Cell, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
