@@ -127,7 +127,7 @@ def test_not_found(text: str, scratch: Path) -> None:
         ("| `scikit-learn` |", "| `sklearn` |", "extra 'toy'"),
         ("| without `executorch`, ", "| without ", "extra 'all'"),
         ("`secateur toy analyse`", "the analysis", "'secateur toy analyse' is not described"),
-        ("`study results` and `study retry` have no", "`study retry` have no", "without --dry-run are"),
+        ("`study statistics`\nand `study retry` have no", "`study retry` have no", "without --dry-run are"),
     ],
 )
 def test_guide_agrees_with_the_package(old: str, new: str, message: str, scratch: Path) -> None:
