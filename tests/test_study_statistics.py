@@ -33,6 +33,8 @@ from secateur.experiments import (
 )
 from secateur.experiments.writing import html, latex, write_table
 from secateur.reports import Report
+from secateur.studies.catalogue import PACKAGED, study_class
+from secateur.studies.compare.tables import COMPARE
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -246,6 +248,17 @@ def test_tables_are_escaped(tmp_path):
     assert pd.read_parquet(tmp_path / "t.parquet")["raw"].tolist() == [b"1", b"2", b"3"]
     with pytest.raises(RequestError, match="unknown format 'xml'; known: csv, parquet, latex, html"):
         write_table(AWKWARD, tmp_path / "u.csv", ["csv", "xml"])
+
+
+@pytest.mark.parametrize("name", list(PACKAGED))
+def test_the_questions_of_studies_fit_their_tables(name):
+    kind = study_class(name)
+    asked = kind.question
+    tables = {**kind.tables, "compare": COMPARE}
+    names = set(tables[asked.table].names)
+    assert names >= {asked.measure, *asked.columns, *(each.column for each in asked.conditions)}
+    measured = next(each for each in tables[asked.table].columns if each.name == asked.measure)
+    assert measured.kind in (int, float)
 
 
 # the command
