@@ -348,7 +348,7 @@ def test_the_command_tells_and_writes(tmp_path, capsys):
     picture = (tmp_path / "statistics-ranks.svg").read_text()
     assert all(text in picture for text in ("a_1 (2.00)", "b (1.00)", "critical difference 1.35"))
     code, text, _ = typed([*begin, *ROLES, "--where", "field=2", "--against", "b", "--to", tmp_path / "two"], capsys)
-    assert (code, "no ranks: 1 block (field) are too few" in text, "a_1 – none" in text) == (0, True, False), text
+    assert (code, "no ranks: 1 block (field) is too few" in text, "a_1 – none" in text) == (0, True, False), text
     assert not (tmp_path / "two" / "statistics-ranks.csv").exists()
     code, _, error = typed([*begin, *ROLES, "--format", "xml"], capsys)
     assert (code, "unknown format 'xml'" in error) == (2, True)

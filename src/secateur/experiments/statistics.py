@@ -215,7 +215,9 @@ def _ranks(
     if gaps:
         return None, [f"no ranks: {gaps} of {len(values)} {what} are incomplete"]
     if len(values) < FEWEST_BLOCKS:
-        return None, [f"no ranks: {len(values)} {what} are too few (at least {FEWEST_BLOCKS})"]
+        return None, [
+            f"no ranks: {len(values)} {what} {'are' if len(values) > 1 else 'is'} too few (at least {FEWEST_BLOCKS})"
+        ]
     return friedman_ranks(values, higher), []
 
 
