@@ -22,12 +22,15 @@ from secateur.core.sections import RaySettings
 from secateur.experiments import RayCluster, Resource, Resources, Store, executor_for, opened_store, ray_cluster, run
 from tiny_study import Grid, TinySettings, TinyStudy, tiny
 
-os.environ["RAY_AUTH_MODE"] = (
-    "disabled"  # read when Ray is imported; the clusters here are reached from this machine alone
-)
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}  # read when Ray is imported
 ray = pytest.importorskip("ray", reason="Ray comes with the ray extra")
 DEADLY, BROKEN = 13, 17
 KILLS = 20
+
+
+def _path():
+    """So that workers find the study of these tests."""
+    return os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @contextlib.contextmanager
@@ -50,6 +53,7 @@ def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", _path())
         patch.setenv("TINY_DEADLY", str(DEADLY))  # workers have the environment of their nodes
         patch.setenv("TINY_BROKEN", str(BROKEN))
         patch.setenv("TINY_LOG", str(folder / "log.txt"))
@@ -88,6 +92,7 @@ def test_a_study_gives_the_tables_of_one_process(cluster, connected, tmp_path):
         assert run(study, store, connected).found == 20
 
 
+@pytest.mark.slow
 def test_settings_choose_the_cluster(cluster, tmp_path):
     settings = TinySettings(execution={"executor": "ray", "ray": {"address": cluster.address}})
     study = TinyStudy(settings)
@@ -160,6 +165,7 @@ def _sharing(settings, path):
     return study
 
 
+@pytest.mark.slow
 def test_shared_resources_are_made_once_for_all_workers(connected, tmp_path):
     study = _sharing(TinySettings(grid={"numbers": range(1, 9)}), str(tmp_path / "made.txt"))
     with opened_store(tmp_path / "cells.sqlite", study) as store:
@@ -179,6 +185,7 @@ def test_what_would_never_start_is_refused(cluster):
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_workers_with_other_versions_are_refused(cluster, monkeypatch):
     mine = ray_cluster.versions()
     monkeypatch.setattr(ray_cluster, "versions", lambda: mine | {"torch": "0.0.1"})
@@ -191,6 +198,7 @@ def _unlocked():
     return ray_cluster.versions(), False
 
 
+@pytest.mark.slow
 def test_a_cluster_that_others_reach_without_a_token_is_refused(cluster, monkeypatch):
     monkeypatch.setattr(ray_cluster, "_looked", _unlocked)
     with pytest.raises(
@@ -270,9 +278,8 @@ def test_drivers_workers_and_nodes_come_and_go(tmp_path, monkeypatch):
     count, path, log, script = 300, tmp_path / "cells.sqlite", tmp_path / "log.txt", tmp_path / "driver.py"
     script.write_text(DRIVER)
     log.touch()
-    tests = str(Path(__file__).parent)
     for name, value in {
-        "PYTHONPATH": os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": _path(),
         "TINY_LOG": str(log), "TINY_SECONDS": "0.1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -324,15 +331,16 @@ def test_two_nodes_give_the_toy_grid_and_class_aware_of_one_process(cluster, tmp
     from secateur.cli.main import run as command
 
     toy = ["study", "run", "toy", "--set", "grid.datasets=[moon]", "--set", "grid.criteria=[lrp, weight, random]",
-           "--set", "grid.samples_per_class=[2]", "--set", "grid.seeds=[0, 1]", "--set", "network.epochs=50"]  # fmt: skip
+           "--set", "grid.samples_per_class=[2]", "--set", "grid.seeds=[0, 1]"]  # fmt: skip
     for where in (["--processes", "1"], ["--executor", "ray", "--address", cluster.address]):
         assert command([*toy, *where, "--out", str(tmp_path / where[1])]) == 0
     one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("1", "ray"))
     assert_frame_equal(one, other, check_exact=True)
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing_running(connected, tmp_path, monkeypatch):
-    study = TinyStudy(TinySettings(grid={"numbers": range(40), "sums": False}))
+    study = TinyStudy(TinySettings(grid={"numbers": range(20, 60), "sums": False}))
     with opened_store(tmp_path / "cells.sqlite", study) as store:
         seen = []
 

@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import os
 import platform
+import re
 import socket
 import time
 from collections import deque
@@ -413,8 +414,12 @@ def _of_worker(error: Any) -> SecateurError:
     cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
     if isinstance(cause, SecateurError):
         return cause
-    if isinstance(cause, ModuleNotFoundError):
-        return RequestError(f"workers of the Ray cluster lack a module ({cause}); install the same on all nodes")
+    missing = re.search(r"No module named '[^']+'", str(cause))
+    if missing:
+        return RequestError(
+            f"workers of the Ray cluster lack a module ({missing[0]}); install the same on all nodes, the study's own "
+            "module included, or start the nodes with its folder in PYTHONPATH"
+        )
     return SecateurError(f"a worker of the Ray cluster failed: {type(cause).__name__}: {' '.join(str(cause).split())}")
 
 
