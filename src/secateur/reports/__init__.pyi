@@ -30,7 +30,7 @@ from .regions import film_png, to_base64
 from .registry import register_section
 from .rows import read_rows
 from .samples import SampleAccuracy, SampleAccuracyRow, save_samples
-from .search import Search, SearchCandidate, SearchedParameter, SearchPicture, TriedSetting
+from .search import Search, SearchCandidate, SearchedParameter, SearchPicture, TriedSetting, save_pareto
 from .steps import RecallRow, StepRow, Steps, StepSummary, save_steps
 from .summary import ComparisonRow
 from .table import Cell, Table, csv_link
@@ -115,6 +115,7 @@ __all__ = [
     "save_fields",
     "save_figure",
     "save_gains",
+    "save_pareto",
     "save_prototype_figure",
     "save_rank_diagram",
     "save_ranks",

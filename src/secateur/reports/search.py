@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.reports import captions
 from secateur.reports.conditions import Conditions
-from secateur.reports.look import GREY, INK, KEPT, PALETTE, PLAIN_AXIS
+from secateur.reports.look import GREY, INK, KEPT, PALETTE, PLAIN_AXIS, save_chart
 from secateur.reports.registry import register_section
 from secateur.reports.rows import STRICT
 from secateur.reports.table import Table
@@ -209,6 +210,20 @@ def _pareto(section: Search) -> Chart:
     line = base.transform_filter("datum.front !== 'others'").mark_line(color=PALETTE[1], opacity=0.5)
     chart: Chart = alt.layer(line, points)
     return chart.properties(width="container", height=280, description=f"{section.goal} against faithfulness")
+
+
+def save_pareto(section: Search, path: str | Path) -> Path:
+    """Draw both objectives of each setting as a static picture on white, with what they have to do with each other.
+
+    Args:
+        section: with faithfulness.
+        path: ends in ``.svg``, ``.png`` or ``.pdf``.
+
+    Raises:
+        RequestError: for another ending.
+        SecateurError: when the file cannot be written.
+    """
+    return save_chart(_pareto(section).properties(width=420, height=280), path, section.correlation)
 
 
 def _beats(one: TriedSetting, other: TriedSetting) -> bool:

@@ -150,6 +150,8 @@ def write_results(tables: Tables, settings: SearchStudySettings, folder: Path) -
         pruned = rows[rows["criterion"] != "none"]
         path = folder / "search.svg"
         written["picture"] = rp.save_curves(pruned, path, unpruned, _conditions(tables, settings), measure="units")
+    if settings.objective.faithfulness and any(row["faithfulness"] is not None for row in trials):
+        written["both objectives"] = rp.save_pareto(search_section(tables, settings), folder / "faithfulness.svg")
     return written
 
 
@@ -225,7 +227,7 @@ def _sampled(tables: Tables, settings: SearchStudySettings) -> list[Mapping[str,
                 "dataset": f"{settings.model.name}, {GOALS[goal]}",
                 "criterion": str(name),
                 "samples_per_class": int(str(count)),
-                "evaluated_on": settings.measured.split,
+                "evaluated_on": f"{settings.measured.split} images",
                 "stage": "post",
                 "mean_accuracy_percent": 100 * float(rows[goal].mean()),
                 "sd_accuracy_percent": 100 * float(rows[goal].std(ddof=1)) if len(rows) > 1 else None,
