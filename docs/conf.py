@@ -48,7 +48,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"secateur\.(attribution\.(composites|rules)|selection\.(plan|latency)|structure\.code)\.\w+"),
     (r"py:class", r".* .*|Time"),  # the first words of a property's sentence, which napoleon takes for a type
     (r"py:class", r"(secateur\.experiments\.study\.)?[CS]|Row|Charts|View|Subject|MappedImages"),  # aliases
-    (r"py:class", r"Similarity|AddOn"),
+    (r"py:class", r"Similarity|AddOn|Tables|secateur\.core\.ranks\.T|secateur\.experiments\.planning\.Duration"),
+    (r"py:class", r"secateur\.core\.statistics\.MeanInterval"),
 ]
 
 

@@ -262,11 +262,11 @@ if __name__ == "__main__":
 
 
 def workers():
-    """Processes of this user that work for Ray."""
+    """Processes of Ray that work on cells, or wait for some; without its agents, whose node ends with them."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if path.read_bytes().startswith(b"ray::"):
+            if path.read_bytes().startswith((b"ray::_work", b"ray::IDLE")):
                 found.append(int(path.parent.name))
     return found
 

@@ -49,7 +49,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Ranks:
+class AverageRanks:
     """Candidates ranked in every block, rank 1 the best, equal values sharing their mean rank.
 
     Source: Demšar, "Statistical comparisons of classifiers over multiple data sets", JMLR 2006.
@@ -79,7 +79,7 @@ class Ranks:
         """Candidates that are not told apart: the longest runs within a critical difference, of two or more.
 
         Example:
-            >>> ranks = Ranks({"a": 1.0, "b": 1.9, "c": 3.1}, 10, 9.0, 0.01, 0.01, 1.05)
+            >>> ranks = AverageRanks({"a": 1.0, "b": 1.9, "c": 3.1}, 10, 9.0, 0.01, 0.01, 1.05)
             >>> ranks.groups()
             [('a', 'b')]
         """
@@ -160,7 +160,7 @@ def _compared(values: pd.DataFrame, one: str, other: str) -> Comparison:
     return Comparison(one, other, difference, float(p_value))
 
 
-def friedman_ranks(values: pd.DataFrame, higher_is_better: bool = True) -> Ranks:
+def friedman_ranks(values: pd.DataFrame, higher_is_better: bool = True) -> AverageRanks:
     """Rank candidates in every block, and test whether they differ.
 
     Args:
@@ -198,4 +198,4 @@ def friedman_ranks(values: pd.DataFrame, higher_is_better: bool = True) -> Ranks
     critical = float(quantile * np.sqrt(candidates * (candidates + 1) / (6 * blocks)))
     order = np.argsort(means, kind="stable")
     average = {str(values.columns[index]): float(means[index]) for index in order}
-    return Ranks(average, blocks, statistic, p_value, iman, critical)
+    return AverageRanks(average, blocks, statistic, p_value, iman, critical)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from secateur.core.comparisons import FEWEST_BLOCKS, Comparison, Ranks, compare_pairs, friedman_ranks
+from secateur.core.comparisons import FEWEST_BLOCKS, AverageRanks, Comparison, compare_pairs, friedman_ranks
 from secateur.core.errors import RequestError
 from secateur.core.statistics import mean_interval
 from secateur.experiments.question import Question
@@ -38,7 +38,7 @@ class Statistics:
     means: pd.DataFrame
     overall: pd.DataFrame
     comparisons: Sequence[Comparison]
-    ranks: Ranks | None
+    ranks: AverageRanks | None
     notes: Sequence[str]
 
     @cached_property
@@ -203,7 +203,7 @@ def _untold(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _ranks(
     wide: pd.DataFrame, blocks: Sequence[str], candidates: Sequence[str], higher: bool
-) -> tuple[Ranks | None, list[str]]:
+) -> tuple[AverageRanks | None, list[str]]:
     """Ranks, or why there are none."""
     if not blocks:
         return None, ["no ranks: name the columns of data sets, networks or subsets to rank over (--blocks)"]
