@@ -1,6 +1,6 @@
 """What the experiments layer costs: overhead per cell, and a store with many finished cells.
 
-    python benchmarks/experiments.py [--cells 2000] [--finished 1000000] [--processes 2]
+    python benchmarks/experiments.py [--cells 2000] [--finished 1000000] [--processes 2] [--ray] [--busy 0.5]
 
 Overhead: a study whose cells do nothing but give eight rows, run in this process and in several; seconds of the whole
 run by number of cells, less the start of the processes. Many cells: a store of finished ones is asked for its status,
@@ -11,6 +11,7 @@ are also given as multiples of committing one row to SQLite in the same run, sin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sqlite3
 import statistics
 import sys
@@ -27,6 +28,7 @@ from secateur.experiments import (
     Effect,
     Execution,
     Processes,
+    RayCluster,
     Resources,
     Result,
     Schema,
@@ -47,6 +49,8 @@ class Grid(Section):
 
     first: int = 0
     count: int = 100
+    together: int = 32
+    busy: float = 0.0
 
 
 class Settings(StudySettings):
@@ -76,18 +80,21 @@ class Empty(Study[Settings, Number]):
         return [Number(number=number) for number in range(grid.first, grid.first + grid.count)]
 
     def batch(self, cell):
-        return cell.number // 32
+        return cell.number // self.settings.grid.together
 
     def work(self, cell, resources, earlier):
+        end = time.process_time() + self.settings.grid.busy
+        while time.process_time() < end:
+            pass
         return Result({"rows": [{"place": place, "value": 0.5 * cell.number} for place in range(ROWS)]})
 
     def page(self, tables):
         raise NotImplementedError
 
 
-def study(count: int, first: int = 0) -> Empty:
+def study(count: int, first: int = 0, **grid: float) -> Empty:
     """The empty study with so many cells."""
-    return Empty(Settings(grid=Grid(first=first, count=count)))
+    return Empty(Settings(grid=Grid(first=first, count=count, **grid)))
 
 
 def seconds(work) -> float:
@@ -123,6 +130,33 @@ def overhead(folder: Path, cells: int, processes: int) -> None:
         there = seconds(lambda: run(study(cells), store, executor)) / cells
     for name, spent in (("this process", here), (f"{processes} processes", there)):
         print(f"overhead per cell in {name}: {1000 * spent:.2f} ms, {spent / one:.1f} times one committed row")  # noqa: T201
+
+
+def cluster(folder: Path, cells: int) -> None:
+    """Print seconds per cell on a Ray cluster of this machine."""
+    with RayCluster() as executor:
+        for together in (32, 1):
+            with opened(folder / f"ray-{together}.sqlite") as store:
+                run(study(64, first=10_000_000, together=together), store, executor)
+                spent = seconds(lambda: run(study(cells, together=together), store, executor)) / cells  # noqa: B023
+            print(f"overhead per cell through Ray, {together} to a task: {1000 * spent:.2f} ms")  # noqa: T201
+
+
+def sharing(folder: Path, busy: float, ray: bool) -> None:
+    """Print what two workers take of the time that one takes, for cells that keep a core busy; three times in turn."""
+    shares: dict[str, list[float]] = {}
+    for turn in range(3):
+        with Processes(1) as one, Processes(2) as two, contextlib.ExitStack() as stack:
+            others = {"two processes": two} | ({"Ray": stack.enter_context(RayCluster())} if ray else {})
+            spent = {}
+            for name, executor in {"one process": one, **others}.items():
+                with opened(folder / f"{name} {turn}.sqlite") as store:
+                    run(study(8, first=10_000_000, together=1), store, executor)  # it starts
+                    spent[name] = seconds(lambda: run(study(30, together=1, busy=busy), store, executor))  # noqa: B023
+            for name in others:
+                shares.setdefault(name, []).append(spent[name] / spent["one process"])
+    for name, found in shares.items():
+        print(f"{name}: {statistics.median(found):.2f} of the time of one ({min(found):.2f} to {max(found):.2f})")  # noqa: T201
 
 
 def many(folder: Path, count: int) -> None:
@@ -164,9 +198,14 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--finished", type=int, default=1_000_000)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--ray", action="store_true", help="through Ray, too")
+    parser.add_argument("--busy", type=float, default=0.5, help="seconds of a core for each cell of two workers")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         overhead(Path(folder), asked.cells, asked.processes)
+        if asked.ray:
+            cluster(Path(folder), asked.cells)
+        sharing(Path(folder), asked.busy, asked.ray)
         many(Path(folder), asked.finished)
 
 
