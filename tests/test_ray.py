@@ -20,7 +20,17 @@ from pandas.testing import assert_frame_equal
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.sections import RaySettings
-from secateur.experiments import RayCluster, Resource, Resources, Store, executor_for, opened_store, ray_cluster, run
+from secateur.experiments import (
+    Here,
+    RayCluster,
+    Resource,
+    Resources,
+    Store,
+    executor_for,
+    opened_store,
+    ray_cluster,
+    run,
+)
 from tiny_study import Grid, TinySettings, TinyStudy, tiny
 
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}  # read when Ray is imported
@@ -346,18 +356,25 @@ def test_drivers_workers_and_nodes_come_and_go(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_nodes_give_the_toy_grid_and_class_aware_of_one_process(cluster, tmp_path):
-    """Real studies in small, by the command, to the last digit."""
-    import pandas as pd
+@pytest.mark.parametrize("name", ["toy", "class-aware", "search"])
+def test_two_nodes_give_the_tables_of_one_process(name, cluster, tmp_path):
+    """Real studies in small, to the last digit."""
+    from secateur.studies.catalogue import study_class
+    from test_studies import INSTANCES
 
-    from secateur.cli.main import run as command
-
-    toy = ["study", "run", "toy", "--set", "grid.datasets=[moon]", "--set", "grid.criteria=[lrp, weight, random]",
-           "--set", "grid.samples_per_class=[2]", "--set", "grid.seeds=[0, 1]"]  # fmt: skip
-    for where in (["--processes", "1"], ["--executor", "ray", "--address", cluster.address]):
-        assert command([*toy, *where, "--out", str(tmp_path / where[1])]) == 0
-    one, other = (pd.read_csv(tmp_path / name / "results.csv") for name in ("1", "ray"))
-    assert_frame_equal(one, other, check_exact=True)
+    study = study_class(name)(INSTANCES[name]["settings"]())
+    frames = []
+    for executor in (Here(), RayCluster(RaySettings(address=cluster.address))):
+        with contextlib.ExitStack() as stack:
+            if isinstance(executor, RayCluster):
+                stack.enter_context(executor)
+            store = stack.enter_context(opened_store(tmp_path / f"{len(frames)}.sqlite", study))
+            assert not run(study, store, executor).failures
+            frames.append(store.frames())
+    assert len(frames[0][next(iter(study.tables))])
+    for table, schema in study.tables.items():
+        kept = [column.name for column in schema.columns if not column.timed]
+        assert_frame_equal(frames[0][table][kept], frames[1][table][kept], check_exact=True)
 
 
 @pytest.mark.slow
