@@ -311,6 +311,7 @@ def test_workers_are_silent():
 
 
 def test_what_is_kept_is_said_from_the_innermost_on_and_then_forgotten():
+    interruption.forget()  # what other tests interrupted
     with (
         pytest.raises(KeyboardInterrupt) as caught,
         interruption.keeping("runs are kept"),

@@ -129,7 +129,7 @@ def _plain(kind: type, value: Any) -> Iterator[Any]:
         yield from kind
     elif kind is bool:
         yield from (True, False)
-    elif kind is int:
+    elif issubclass(kind, int):
         yield from _numbers(value, (1, 2, 4, 8, 0))
     elif kind is float:
         yield from (float(each) for each in _numbers(value, (0.5, 0.25, 1, 2, 0)))
