@@ -282,12 +282,13 @@ def _estimated(
     from secateur.experiments.database import file_of, store_url
 
     execution = execution_of(study)
-    count = workers or (1 if execution is None else execution.processes or cores())
+    usual = 1 if execution is None else execution.processes or cores()
+    count = usual if workers is None else workers
     file = file_of(store_url(location))
     if file is not None and not file.is_file():  # opening it would make it
         known = estimate(study, None, count)
     else:
-        with opened_store(location, study) as opened:
+        with opened_store(location, study, reading=True) as opened:
             known = estimate(study, opened, count)
     first = [] if known.total is not None else study.dry_run()
     return ["nothing was done", *first, *known.lines(price_per_hour)]
