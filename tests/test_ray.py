@@ -28,6 +28,7 @@ from secateur.experiments import (
     Store,
     executor_for,
     opened_store,
+    ray_address,
     ray_cluster,
     run,
 )
@@ -101,6 +102,14 @@ def test_a_study_gives_the_tables_of_one_process(cluster, connected, tmp_path):
         assert (outcome.made, outcome.failures) == (20, [])
         same(store.frames(), of_one_process(study))
         assert run(study, store, connected).found == 20
+
+
+def test_equal_cells_of_another_study_have_results_of_their_own(connected, tmp_path):
+    for exponent in (2.0, 3.0):
+        study = tiny(1, 2, 3, exponent=exponent)
+        with opened_store(tmp_path / f"{exponent}.sqlite", study) as store:
+            run(study, store, connected)
+            same(store.frames(), of_one_process(study))
 
 
 @pytest.mark.slow
@@ -198,7 +207,7 @@ def test_what_would_never_start_is_refused(cluster):
 
 @pytest.mark.slow
 def test_workers_with_other_versions_are_refused(cluster, monkeypatch):
-    mine = ray_cluster.versions()
+    mine = ray_address.versions()
     monkeypatch.setattr(ray_cluster, "versions", lambda: mine | {"torch": "0.0.1"})
     message = "workers of the Ray cluster have torch .*, this process has 0.0.1; install the same on all nodes"
     with pytest.raises(RequestError, match=message), RayCluster(RaySettings(address=cluster.address)):
@@ -206,12 +215,12 @@ def test_workers_with_other_versions_are_refused(cluster, monkeypatch):
 
 
 def _unlocked():
-    return ray_cluster.versions(), False
+    return ray_address.versions(), False
 
 
 @pytest.mark.slow
 def test_a_cluster_that_others_reach_without_a_token_is_refused(cluster, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "_looked", _unlocked)
+    monkeypatch.setattr(ray_cluster, "looked", _unlocked)
     with pytest.raises(
         RequestError, match="takes work from anyone who reaches it; switch Ray's token authentication on"
     ):
@@ -231,7 +240,7 @@ def test_an_address_without_a_cluster_is_named(cluster):
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:", ":6379", "head:port"])
 def test_addresses_of_another_kind_are_refused(address):
     with pytest.raises(RequestError, match="give HOST:PORT of the cluster's head, or auto"):
-        ray_cluster.check_address(address)
+        ray_address.check_address(address)
 
 
 def test_an_address_that_others_reach_needs_a_token(monkeypatch, tmp_path):
@@ -239,13 +248,13 @@ def test_an_address_that_others_reach_needs_a_token(monkeypatch, tmp_path):
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RequestError, match="no token is set: switch Ray's token authentication on: `ray get-auth"):
-        ray_cluster.check_address("10.0.0.5:6379")
-    ray_cluster.check_address("127.0.0.1:6379")
+        ray_address.check_address("10.0.0.5:6379")
+    ray_address.check_address("127.0.0.1:6379")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    ray_cluster.check_address("10.0.0.5:6379")
+    ray_address.check_address("10.0.0.5:6379")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(RequestError, match="RAY_AUTH_MODE=token on every node and here"):
-        ray_cluster.check_address("10.0.0.5:6379")
+        ray_address.check_address("10.0.0.5:6379")
 
 
 def test_a_cell_that_takes_too_long_fails(monkeypatch, tmp_path):

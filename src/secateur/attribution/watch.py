@@ -351,15 +351,7 @@ class Watch(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             return self._attention(func, *args, **kwargs)
         if name in ("softmax", "softmin", "_softmax"):
-            if self.composite.softmax == "cp-lrp":
-                return self._constant(func(*_detached(args), **_detached(kwargs)), attention=True)
-            x = self._given(tensors[0])
-            if self.composite.softmax == "attnlrp-plus":
-                y = self._softmax_plus(name, x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
-            else:
-                y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
-            self._absorbs(y, y)
-            return y
+            return self._softmax(func, name, tensors[0], args, kwargs)
         if name in _MATRIX_PRODUCTS:
             y = func(*args, **kwargs)
             self._heads_of_product(args, y)  # looks before the gradient is halved
@@ -532,6 +524,19 @@ class Watch(TorchFunctionMode):
         self._heads(y)  # looks before the gradient is halved
         if weighed and self._depends(value):
             _hook(y, _halve)
+        return y
+
+    def _softmax(self, func: Any, name: str, x: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
+        """A softmax on its own, as the composite says."""
+        if self.composite.softmax == "cp-lrp":
+            constant: torch.Tensor = self._constant(func(*_detached(args), **_detached(kwargs)), attention=True)
+            return constant
+        x = self._given(x)
+        if self.composite.softmax == "attnlrp-plus":
+            y = self._softmax_plus(name, x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+        else:
+            y = func(x, *args[1:], **kwargs) if args else func(**kwargs | {"input": x})
+        self._absorbs(y, y)
         return y
 
     def _softmax_plus(

@@ -8,9 +8,6 @@ cell by cell, so that one cell that always brings its worker down does not take 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import logging
-import os
 import platform
 import re
 import socket
@@ -18,16 +15,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
-from secateur.core.pool import cores
 from secateur.core.sections import RaySettings
 from secateur.experiments.cells import Cell
-from secateur.experiments.executors import Done, Job, work_on
+from secateur.experiments.executors import Done, Job
+from secateur.experiments.ray_address import AUTHENTICATION, check_versions, connect, is_loopback, versions
+from secateur.experiments.ray_worker import Packed, looked, make_shared, work_on_cells
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.study import Result, Study
 
@@ -38,11 +34,6 @@ _AHEAD = 2
 
 _LOOK = 5.0
 """Seconds between two looks at what the cluster has, while nothing is done."""
-
-_AUTHENTICATION = (
-    "switch Ray's token authentication on: `ray get-auth-token --generate`, the same token (~/.ray/auth_token, or "
-    "RAY_AUTH_TOKEN) and RAY_AUTH_MODE=token on every node and here"
-)
 
 
 @dataclass(frozen=True)
@@ -69,23 +60,6 @@ class _Attempt:
         return [Done(name, None, error, self.begun, seconds, platform.node()) for name, _ in self.job.cells]
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """What every task of a study needs, as references into the object store, fetched once by each process.
-
-    Attributes:
-        key: tells it from others.
-        study: reference of the study.
-        shared: reference of the references of shared resources, by resource.
-        versions: of the driver.
-    """
-
-    key: str
-    study: Any
-    shared: Any
-    versions: Mapping[str, str]
-
-
 class RayCluster:
     """Works on cells as tasks of a Ray cluster; as a context, its connection ends with it.
 
@@ -104,8 +78,7 @@ class RayCluster:
         self._mine = False
         self._resources = Resources()
         self._shared: dict[Resource[Any], Any] = {}
-        self._results: dict[Cell, Any] = {}
-        self._packed: tuple[Study[Any, Any], int, _Packed] | None = None
+        self._packed: tuple[Study[Any, Any], int, Packed] | None = None
 
     def __enter__(self) -> RayCluster:
         check_installed("ray", "ray", "executor 'ray'")
@@ -125,7 +98,6 @@ class RayCluster:
         import ray
 
         self._shared.clear()
-        self._results.clear()
         self._packed = None
         if self._mine:
             ray.shutdown()
@@ -135,7 +107,7 @@ class RayCluster:
         """See `Executor.prepare`; values go into the object store, where workers on all nodes find them."""
         import ray
 
-        make = ray.remote(_make).options(**self._options(), max_retries=self.settings.retries, num_returns=2)
+        make = ray.remote(make_shared).options(**self._options(), max_retries=self.settings.retries, num_returns=2)
         packed = self._packing(study)
         running: dict[Any, tuple[Resource[Any], Any]] = {}
         for resource in resources:
@@ -154,8 +126,9 @@ class RayCluster:
         import ray
 
         self._share(study)
-        task = ray.remote(_work).options(**self._options(), max_retries=0, scheduling_strategy="SPREAD")
+        task = ray.remote(work_on_cells).options(**self._options(), max_retries=0, scheduling_strategy="SPREAD")
         packed, waiting = self._packing(study), iter(jobs)
+        results: dict[Cell, Any] = {}  # of this call alone: equal cells of another study have other ones
         again: deque[_Attempt] = deque()
         running: dict[Any, _Attempt] = {}
         try:
@@ -168,7 +141,7 @@ class RayCluster:
                         if job is None:
                             break
                         attempt = _Attempt(job)
-                    running[task.remote(packed, attempt.job.cells, self._earlier(attempt.job))] = attempt
+                    running[task.remote(packed, attempt.job.cells, _earlier(attempt.job, results))] = attempt
                 if not running:
                     return
                 for ref in self._ready(list(running)):
@@ -219,13 +192,13 @@ class RayCluster:
                 f"no node of the Ray cluster has what a cell takes ({wanted}); the most that one has: {most}; lower "
                 "execution.ray.cpus, gpus or memory"
             )
-        theirs, locked = _got(ray.remote(_looked).options(num_cpus=0).remote(), "a first look at the cluster")
+        theirs, locked = _got(ray.remote(looked).options(num_cpus=0).remote(), "a first look at the cluster")
         check_versions(versions(), theirs)
         address = ray.get_runtime_context().gcs_address
         if self._mine and self.settings.address is not None and not is_loopback(address) and not locked:
-            raise RequestError(f"the Ray cluster at {address} takes work from anyone who reaches it; {_AUTHENTICATION}")
+            raise RequestError(f"the Ray cluster at {address} takes work from anyone who reaches it; {AUTHENTICATION}")
 
-    def _packing(self, study: Study[Any, Any]) -> _Packed:
+    def _packing(self, study: Study[Any, Any]) -> Packed:
         """References of the study and of what is shared, put into the object store when they are new."""
         import ray
 
@@ -239,7 +212,7 @@ class RayCluster:
                 ) from error
             key = hashlib.sha256(f"{reference.hex()} {len(self._shared)}".encode()).hexdigest()
             shared = ray.put(dict(self._shared))
-            self._packed = (study, len(self._shared), _Packed(key, reference, shared, versions()))
+            self._packed = (study, len(self._shared), Packed(key, reference, shared, versions()))
         return self._packed[2]
 
     def _share(self, study: Study[Any, Any]) -> None:
@@ -252,15 +225,6 @@ class RayCluster:
         for resource in study.shared():
             if resource not in self._shared and resource.ready():
                 self._shared[resource] = ray.put(self._resources.get(resource))
-
-    def _earlier(self, job: Job) -> dict[Cell, Any]:
-        """References of the results that a job needs, files included: each is put into the object store once."""
-        import ray
-
-        for cell, result in job.earlier.items():
-            if cell not in self._results:
-                self._results[cell] = ray.put(Result(result.rows, dict(result.artefacts)))
-        return {cell: self._results[cell] for cell in job.earlier}
 
     def _ready(self, references: list[Any]) -> list[Any]:
         """Those that are done; empty after a while, so that nodes that came can be used."""
@@ -277,114 +241,14 @@ class RayCluster:
         return found
 
 
-def connect(address: str | None) -> None:
-    """Connect this process to a cluster.
-
-    Args:
-        address: ``HOST:PORT`` of its head, or ``auto`` for the one that was started on this machine; None: start one
-            that ends with the connection.
-
-    Raises:
-        RequestError: for an address that others could use, or one of another kind.
-        SecateurError: when nothing answers.
-    """
-    for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
-        os.environ.setdefault(name, value)
+def _earlier(job: Job, known: dict[Cell, Any]) -> dict[Cell, Any]:
+    """References of the results that a job needs, files included: each is put into the object store once."""
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is None:
-        ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
-        return
-    check_address(address)
-    try:
-        _answers(address)  # Ray would ask for minutes
-        ray.init(address=address, **quiet)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SecateurError(
-            f"no Ray cluster answers at '{address}' ({reason}); start one with `ray start --head`, or leave --address "
-            "out for one on this machine; nothing was done"
-        ) from error
-
-
-def check_address(address: str) -> None:
-    """Refuse addresses of another kind, and those that others can reach while no token is at hand.
-
-    Raises:
-        RequestError: saying what to do.
-
-    Example:
-        >>> check_address("auto")
-        >>> check_address("127.0.0.1:6379")
-        >>> check_address("ray://head:10001")
-        Traceback (most recent call last):
-            ...
-        secateur.core.errors.RequestError: Ray address 'ray://head:10001': give HOST:PORT of the cluster's head, or ...
-    """
-    host, colon, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if "://" in address or not colon or not host or not port.isdigit():
-        raise RequestError(
-            f"Ray address '{address}': give HOST:PORT of the cluster's head, or auto, and start the command on a node "
-            "of the cluster (`ray job submit`, `ray symmetric-run`)"
-        )
-    if not is_loopback(address) and not _token_at_hand():
-        raise RequestError(
-            f"Ray address '{address}' is not of this machine alone, and no token is set: {_AUTHENTICATION}"
-        )
-
-
-def versions() -> dict[str, str]:
-    """Of what results come from, in this process."""
-    return {"secateur": version("secateur"), "torch": version("torch"), "Python": platform.python_version()}
-
-
-def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address.
-
-    Example:
-        >>> is_loopback("127.0.0.1:6379"), is_loopback("localhost:6379"), is_loopback("10.0.0.5:6379")
-        (True, True, False)
-    """
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def check_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
-    """Refuse workers that would compute something else.
-
-    Raises:
-        RequestError: with both versions of the first that differ.
-
-    Example:
-        >>> check_versions({"torch": "2.9.0"}, {"torch": "2.9.0"})
-    """
-    for name, here in mine.items():
-        if theirs.get(name) != here:
-            raise RequestError(
-                f"workers of the Ray cluster have {name} {theirs.get(name, 'missing')}, this process has {here}; "
-                "install the same on all nodes"
-            )
-
-
-def _answers(address: str) -> None:
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_LOOK).close()
-
-
-def _token_at_hand() -> bool:
-    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
-    if mode:
-        return mode != "disabled"
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
+    for cell, result in job.earlier.items():
+        if cell not in known:
+            known[cell] = ray.put(Result(result.rows, dict(result.artefacts)))
+    return {cell: known[cell] for cell in job.earlier}
 
 
 def _lost_workers() -> tuple[type[Exception], ...]:
@@ -441,69 +305,3 @@ def _cancel(reference: Any) -> None:
 
     with contextlib.suppress(Exception):  # the cluster may be gone
         ray.cancel(reference, force=True)
-
-
-# -- on a worker ------------------------------------------------------------------------------------------------------
-
-
-class _Fetched(Resources):
-    """Resources of a worker, of which shared ones come from the object store."""
-
-    def __init__(self, shared: Mapping[Resource[Any], Any]) -> None:
-        super().__init__()
-        self._references = shared
-
-    def get(self, resource: Resource[T]) -> T:
-        """See `Resources.get`."""
-        if resource in self._references and not self.has(resource):
-            import ray
-
-            self.keep(resource, ray.get(self._references[resource]))
-        return super().get(resource)
-
-
-_known: tuple[str, Study[Any, Any], Resources] | None = None
-"""Of the study that this process works on: key, study, resources."""
-
-
-def _unpacked(packed: _Packed) -> tuple[Study[Any, Any], Resources]:
-    global _known
-    if _known is None or _known[0] != packed.key:
-        import ray
-
-        check_versions(packed.versions, versions())
-        study, shared = ray.get([packed.study, packed.shared])
-        _known = (packed.key, study, _Fetched(shared))
-    return _known[1], _known[2]
-
-
-def _looked() -> tuple[dict[str, str], bool]:
-    """Versions of a worker, and whether its cluster asks for a token."""
-    try:
-        from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-        locked = bool(is_token_auth_enabled())
-    except ImportError:  # of another version: what the node was told
-        locked = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-    return versions(), locked
-
-
-def _make(packed: _Packed, resource: Resource[Any]) -> tuple[bool, Any]:
-    """Make and store a resource: whether its value can be sent, and the value."""
-    import pickle
-
-    _, resources = _unpacked(packed)
-    value = resources.get(resource)
-    try:
-        pickle.dumps(value)
-    except Exception:  # noqa: BLE001 - whatever it is, each worker then makes its own
-        return False, None
-    return True, value
-
-
-def _work(packed: _Packed, cells: tuple[tuple[str, Cell], ...], earlier: Mapping[Cell, Any]) -> list[Done]:
-    import ray
-
-    study, resources = _unpacked(packed)
-    results = dict(zip(earlier, ray.get(list(earlier.values())), strict=True))
-    return list(work_on(study, Job(cells, results), resources))

@@ -80,7 +80,7 @@ class Unchanged:
     def __init__(self, model: nn.Module, batches: Sequence[torch.Tensor], memory: int = MEMORY) -> None:
         self._model, self._batches, self._memory = model, batches, memory
         self._few = batches[0][:2]
-        self._samples = sum(len(batch) for batch in batches)
+        self._bytes = batches[0].element_size() * sum(len(batch) for batch in batches)  # of one number of all samples
         self._begins, self._calls = _watched(model, self._few)
         self._shortcuts: dict[int, _Shortcut | None] = {}
         self._kept: OrderedDict[_Shortcut, list[dict[str, torch.Tensor]]] = OrderedDict()
@@ -110,7 +110,7 @@ class Unchanged:
             shortcut = self._shortcuts[begin]
             if shortcut is None:
                 return None
-            if 4 * self._samples * shortcut.elements <= self._memory:
+            if self._bytes * shortcut.elements <= self._memory:
                 return shortcut if self._same(model, shortcut, None) else None
         return None
 
@@ -154,7 +154,7 @@ class Unchanged:
         """Of the modules whose outputs are needed, by name, for each batch."""
         if shortcut not in self._kept:
             elements = shortcut.elements
-            while self._kept and 4 * self._samples * (elements + sum(s.elements for s in self._kept)) > self._memory:
+            while self._kept and self._bytes * (elements + sum(s.elements for s in self._kept)) > self._memory:
                 self._kept.popitem(last=False)
             self._kept[shortcut] = [self._computed(shortcut.given, batch) for batch in self._batches]
         self._kept.move_to_end(shortcut)

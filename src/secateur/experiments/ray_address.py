@@ -1,0 +1,134 @@
+"""Which Ray cluster may be used: its address, who else reaches it, and the versions of its workers."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from secateur.core.errors import RequestError, SecateurError
+from secateur.core.pool import cores
+
+_PATIENCE = 5.0
+"""Seconds for an address to answer."""
+
+AUTHENTICATION = (
+    "switch Ray's token authentication on: `ray get-auth-token --generate`, the same token (~/.ray/auth_token, or "
+    "RAY_AUTH_TOKEN) and RAY_AUTH_MODE=token on every node and here"
+)
+
+
+def connect(address: str | None) -> None:
+    """Connect this process to a cluster.
+
+    Args:
+        address: ``HOST:PORT`` of its head, or ``auto`` for the one that was started on this machine; None: start one
+            that ends with the connection.
+
+    Raises:
+        RequestError: for an address that others could use, or one of another kind.
+        SecateurError: when nothing answers.
+    """
+    for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
+        os.environ.setdefault(name, value)
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is None:
+        ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
+        return
+    check_address(address)
+    try:
+        _answers(address)  # Ray would ask for minutes
+        ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SecateurError(
+            f"no Ray cluster answers at '{address}' ({reason}); start one with `ray start --head`, or leave --address "
+            "out for one on this machine; nothing was done"
+        ) from error
+
+
+def check_address(address: str) -> None:
+    """Refuse addresses of another kind, and those that others can reach while no token is at hand.
+
+    Raises:
+        RequestError: saying what to do.
+
+    Example:
+        >>> check_address("auto")
+        >>> check_address("127.0.0.1:6379")
+        >>> check_address("ray://head:10001")
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.RequestError: Ray address 'ray://head:10001': give HOST:PORT of the cluster's head, or ...
+    """
+    host, colon, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "://" in address or not colon or not host or not port.isdigit():
+        raise RequestError(
+            f"Ray address '{address}': give HOST:PORT of the cluster's head, or auto, and start the command on a node "
+            "of the cluster (`ray job submit`, `ray symmetric-run`)"
+        )
+    if not is_loopback(address) and not _token_at_hand():
+        raise RequestError(
+            f"Ray address '{address}' is not of this machine alone, and no token is set: {AUTHENTICATION}"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of what results come from, in this process."""
+    return {"secateur": version("secateur"), "torch": version("torch"), "Python": platform.python_version()}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    Example:
+        >>> is_loopback("127.0.0.1:6379"), is_loopback("localhost:6379"), is_loopback("10.0.0.5:6379")
+        (True, True, False)
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    """Refuse workers that would compute something else.
+
+    Raises:
+        RequestError: with both versions of the first that differ.
+
+    Example:
+        >>> check_versions({"torch": "2.9.0"}, {"torch": "2.9.0"})
+    """
+    for name, here in mine.items():
+        if theirs.get(name) != here:
+            raise RequestError(
+                f"workers of the Ray cluster have {name} {theirs.get(name, 'missing')}, this process has {here}; "
+                "install the same on all nodes"
+            )
+
+
+def _answers(address: str) -> None:
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+
+
+def _token_at_hand() -> bool:
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    if mode:
+        return mode != "disabled"
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
