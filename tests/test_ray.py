@@ -307,6 +307,8 @@ def test_drivers_workers_and_nodes_come_and_go(tmp_path, monkeypatch):
     count, path, log, script = 300, tmp_path / "cells.sqlite", tmp_path / "log.txt", tmp_path / "driver.py"
     script.write_text(DRIVER)
     said = tmp_path / "said.txt"
+    for name in ("TINY_DEADLY", "TINY_BROKEN"):  # of the other tests' cluster
+        monkeypatch.delenv(name, raising=False)
     log.touch()
     for name, value in {
         "PYTHONPATH": _path(),
