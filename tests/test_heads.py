@@ -223,12 +223,12 @@ class OwnWords(nn.Module):
         (nn.Sequential(nn.Linear(6, 10), nn.LogSoftmax(1)), torch.randn(2, 6), "passes a softmax"),
         (dense(nn.LayerNorm(10)), torch.randn(2, 6), "is normalised across units"),
         (Reading(), torch.randn(2, 6), "outputs are also read inside the network, by 'correct'"),
-        (After(lambda y: (y, 2 * y)), torch.randn(2, 6), "an output is also given out beside the logits"),
+        (After(lambda y: (y, 2 * y)), torch.randn(2, 6), "an output is returned by the network next to the logits"),
         (OwnWords(), torch.randint(0, 10, (2, 5)), "an output .*picked .*fixed positions"),
         (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 10, 1)), torch.randn(2, 3, 4, 4), r"output is \[2, 10, 4, 4\]"),
         (After(lambda y: nn.functional.normalize(y)), torch.randn(2, 6), "an output is made by, or combined with"),
         (After(lambda y: y + (y[:, None] @ y[:, :, None])[:, 0]), torch.randn(2, 6), "computes something else"),
-        (dense(nn.Unflatten(1, (5, 2)), nn.Linear(2, 2), nn.Flatten()), torch.randn(2, 6), "outputs hang together"),
+        (dense(nn.Unflatten(1, (5, 2)), nn.Linear(2, 2), nn.Flatten()), torch.randn(2, 6), "outputs depend on"),
     ],
 )  # fmt: skip
 def test_heads_that_cannot_be_cut_say_why_and_can_be_masked(model, x, reason):

@@ -98,7 +98,7 @@ def _check_whole(structure: Structure, name: str, unit: np.ndarray, goes: np.nda
     first = int(alone[0])
     numbers = [number for number in unit[:, first].tolist() if number != FIXED]
     if not numbers:
-        raise RequestError(f"output {first} of '{name}' cannot go: it belongs to no removable unit; leave it out")
+        raise RequestError(f"output {first} of '{name}' belongs to no removable unit; leave it out")
     group = structure.groups[int(structure.group_of[numbers[0]])]
     others = np.flatnonzero((unit == numbers[0]).any(0))
     raise RequestError(

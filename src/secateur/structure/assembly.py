@@ -81,7 +81,7 @@ class Assembly:
         if reason:
             raise RequestError(f"an output {reason}")
         if any(len(found) > 1 for found in leaves) or len({found[0] for found in leaves}) < len(leaves):
-            raise RequestError("outputs hang together: one cannot go alone")
+            raise RequestError("outputs depend on each other: one cannot be removed without the others")
 
     def _lock_outer_folds(self) -> None:
         """Of a dimension that code folds in two, the outer part goes only where it is heads or groups."""

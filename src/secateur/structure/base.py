@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from secateur.structure.conditions import Conditions, Nodes
+from secateur.structure.conditions import COMBINED, Conditions, Nodes
 from secateur.structure.labels import Dims, Labels, tensors_in, unite
 
 __all__ = ["FIXED_PICK", "POSITIONS", "UNKNOWN", "Base", "tensors_in"]
@@ -49,6 +49,6 @@ class Base:
             ]
             nodes = found[0] if found else None
             for other in found[1:]:
-                nodes = unite(self.conditions, nodes, other, "is combined with channels that cannot go")
+                nodes = unite(self.conditions, nodes, other, COMBINED)
             dims.append(nodes)
         return tuple(dims)

@@ -14,6 +14,10 @@ from collections.abc import Iterable
 import numpy as np
 
 ALWAYS = 0
+COMBINED = "is combined with channels that cannot be removed"
+MULTIPLIED = "is multiplied with channels that cannot be removed"
+READ_TOGETHER = "is read together with channels that cannot be removed"
+
 Nodes = np.ndarray
 """int64 [size]: one node per index of a dimension."""
 
@@ -169,7 +173,7 @@ class Conditions:
         if a == b:
             return
         if not a or not b:
-            self.lock(np.array([a or b]), "is combined with channels that cannot go")
+            self.lock(np.array([a or b]), COMBINED)
             return
         mine, others = self.leaves(a), self.leaves(b)
         if mine == others:

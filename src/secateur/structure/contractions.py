@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from secateur.structure.base import UNKNOWN, Base
-from secateur.structure.conditions import Nodes
+from secateur.structure.conditions import COMBINED, MULTIPLIED, READ_TOGETHER, Nodes
 from secateur.structure.labels import Dims, Labels, unite
 
 NONZERO = "is summed over in a product of two tensors neither of which is zero where a unit is masked"
@@ -61,7 +61,7 @@ class Contractions(Base):
             con.lock(nodes, "is a position of a kernel")
         # in both layouts dimension 0 runs over the groups; transposed weights are [in, out / groups, ...]
         rows = weight.shape[0] // groups
-        fixed = "is read beside channels that cannot go"
+        fixed = READ_TOGETHER
         if transposed:
             if read is None:
                 con.lock(lead, fixed)
@@ -89,7 +89,7 @@ class Contractions(Base):
         if groups > 1:
             con.mark(outer, "group" if groups < x.shape[1] else "channel")
         if bias is not None:
-            unite(con, made, self.labels.of(bias)[0], "is combined with channels that cannot go")
+            unite(con, made, self.labels.of(bias)[0], COMBINED)
         self.labels.set(result, [batch, made, *[None] * len(space)])
         # a transposed convolution uses each weight once per input position, a plain one once per output position
         visited = x if transposed else result
@@ -110,7 +110,7 @@ class Contractions(Base):
             b[-1], b[-2] = b[-2], b[-1]
         lead = a[:-2] if name in ("bmm", "baddbmm") else []
         if lead:
-            lead = [unite(self.conditions, a[0], b[0], "is combined with channels that cannot go")]
+            lead = [unite(self.conditions, a[0], b[0], COMBINED)]
         k_size, m_size = x.shape[-1], result.shape[-1]
         # where weights are computed, a buffer that takes part in it is no layer
         computed = id(x) not in self.labels.dependent and id(w) not in self.labels.dependent
@@ -121,7 +121,7 @@ class Contractions(Base):
             if owners == [None, None]:
                 self._contract_activations(a[-1], b[-2])
             else:
-                unite(self.conditions, a[-1], b[-2], "is read beside channels that cannot go")
+                unite(self.conditions, a[-1], b[-2], READ_TOGETHER)
         out = [*lead, *a[len(lead) : -1], b[-1]]
         if bias is not None:
             self.labels.set(result, out)
@@ -147,7 +147,7 @@ class Contractions(Base):
             return
         a, b = self.labels.of(x), self.labels.of(w)
         self._lock_nonzero(x, w, a[-1], b[-1])
-        unite(self.conditions, a[-1], b[-1], "is multiplied with channels that cannot go")
+        unite(self.conditions, a[-1], b[-1], MULTIPLIED)
         self.labels.set(result, a[:-1])
 
     def _weight_of(self, tensor: torch.Tensor, dims: Sequence[Nodes | None]) -> str | None:
@@ -171,7 +171,7 @@ class Contractions(Base):
             return
         for nodes in (a, b):
             self.conditions.mark(nodes, "contracted")
-        unite(self.conditions, a, b, "is multiplied with channels that cannot go")
+        unite(self.conditions, a, b, MULTIPLIED)
 
     def _product(
         self,

@@ -156,7 +156,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Locked:
-    """Channels that cannot go, and why."""
+    """Channels that cannot be removed, and why."""
 
     name: str
     layers: tuple[str, ...]

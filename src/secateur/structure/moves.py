@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from secateur.structure.base import FIXED_PICK, POSITIONS, UNKNOWN, Base, tensors_in
-from secateur.structure.conditions import Nodes
+from secateur.structure.conditions import COMBINED, Nodes
 from secateur.structure.labels import Dims, unite
 
 
@@ -257,6 +257,6 @@ class Moves(Base):
                 continue
             nodes = found[0]
             for other in found[1:]:
-                nodes = unite(self.conditions, nodes, other, "is combined with channels that cannot go")
+                nodes = unite(self.conditions, nodes, other, COMBINED)
             dims.append(nodes)
         self.labels.set(result, dims)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from secateur.structure.base import UNKNOWN, tensors_in
-from secateur.structure.conditions import Nodes
+from secateur.structure.conditions import COMBINED, Nodes
 from secateur.structure.contractions import Contractions
 from secateur.structure.labels import Labels, unite
 from secateur.structure.moves import Moves
@@ -195,9 +195,7 @@ class Rules(Moves, Contractions, Zeros):
         dims = list(self.labels.of(x))
         for tensor in args[1:5]:
             if isinstance(tensor, torch.Tensor) and tensor.numel():
-                dims[1] = unite(
-                    self.conditions, dims[1], self.labels.of(tensor)[0], "is combined with channels that cannot go"
-                )
+                dims[1] = unite(self.conditions, dims[1], self.labels.of(tensor)[0], COMBINED)
         if not isinstance(args[3], torch.Tensor):
             rest = [d for d in range(x.ndim) if d != 1]
             self.labels.lock(x, "is normalised over its positions, which are units", rest)
@@ -233,7 +231,7 @@ class Rules(Moves, Contractions, Zeros):
         self.labels.lock(x, "is normalised over its positions, which are units", range(2, x.ndim))
         for tensor in (weight, bias):
             if tensor is not None:
-                unite(self.conditions, dims[1], self.labels.of(tensor)[0], "is combined with channels that cannot go")
+                unite(self.conditions, dims[1], self.labels.of(tensor)[0], COMBINED)
         self.labels.set(next(tensors_in(result)), dims)
 
 

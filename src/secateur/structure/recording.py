@@ -96,7 +96,7 @@ class Recorder(TorchFunctionMode):
             for key, value in (*enumerate(args), *kwargs.items()):
                 scope.bind(value, {"in": key}, self.labels)
         if module._forward_hooks or module._forward_pre_hooks:
-            scope.broken = "has hooks, which would run beside code that is written anew"
+            scope.broken = "has hooks, which would run next to rewritten code"
         given = [item for item in (*scope.given[0], *scope.given[1]["dict"].values()) if isinstance(item, dict)]
         if any("other" in item for item in given):
             scope.broken = scope.broken or "is given an object of another class, which it may change"

@@ -51,7 +51,7 @@ def shared_out(
     Args:
         costs: by the layer that has them.
         groups: how many there are.
-        locked: channels that cannot go.
+        locked: channels that cannot be removed.
 
     Returns:
         Of each group, and of each entry of ``locked``; what is left of the whole is nobody's.

@@ -105,7 +105,7 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
     logits, *others = outputs
     assembly.labels.lock(logits, _OUTPUT, [0])
     for tensor in others:
-        assembly.labels.lock(tensor, "is also given out beside the logits")
+        assembly.labels.lock(tensor, "is returned by the network next to the logits")
     return assembly.outputs(assembly.labels.of(logits)[1], describe(example_inputs))
 
 
