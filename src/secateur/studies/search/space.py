@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 Parameters = dict[str, Any]
 Row = Mapping[str, Any]
 
+_RULES = ("low", "middle", "high", "classifier")
+"""Parameters that are rules of layers, by depth."""
+
 _AGAIN = 20
 """Draws by chance in place of a setting that was tried already."""
 
@@ -62,21 +65,31 @@ class Space:
     @property
     def uses_gamma(self) -> bool:
         """Whether some rule may be the γ-rule."""
-        return any("gamma" in self.choices[name] for name in ("low", "middle", "high", "classifier"))
+        return any("gamma" in self.choices[name] for name in _RULES)
 
     @cached_property
     def grid(self) -> list[Parameters]:
         """Every setting, γ at the ends of its range and in its geometric middle, in an order drawn by chance."""
+        names, every = list(self.choices), []
+        for values in itertools.product(*self.choices.values()):
+            chosen = dict(zip(names, values, strict=True))
+            for gamma in self._gammas_of_grid if self._takes_gamma(chosen) else self.gammas[:1]:
+                every.append({name: gamma if name == "gamma" else chosen[name] for name in PARAMETERS})
+        order = numpy_generator(0, "grid").permutation(len(every))
+        return [every[place] for place in order]
+
+    @property
+    def grid_size(self) -> int:
+        """Length of the grid, which is not made for it."""
+        rules = list(itertools.product(*(self.choices[name] for name in _RULES)))
+        with_gamma = sum("gamma" in each for each in rules)
+        others = math.prod(len(values) for name, values in self.choices.items() if name not in _RULES)
+        return others * (len(rules) - with_gamma + with_gamma * len(self._gammas_of_grid))
+
+    @property
+    def _gammas_of_grid(self) -> list[float]:
         low, high = self.gammas
-        gammas = [low] if low == high or not self.uses_gamma else [low, math.sqrt(low * high), high]
-        names = [*self.choices, "gamma"]
-        every = [
-            self.canonical(dict(zip(names, values, strict=True)))
-            for values in itertools.product(*self.choices.values(), gammas)
-        ]
-        distinct = list({self.key(parameters): parameters for parameters in every}.values())
-        order = numpy_generator(0, "grid").permutation(len(distinct))
-        return [distinct[place] for place in order]
+        return [low] if low == high else [low, math.sqrt(low * high), high]
 
     @cached_property
     def known(self) -> list[Parameters]:
@@ -120,9 +133,13 @@ class Space:
 
     def canonical(self, parameters: Mapping[str, Any]) -> Parameters:
         """The same setting by the same words: γ is its lowest value where no rule takes it."""
-        rules = [parameters[name] for name in ("low", "middle", "high", "classifier")]
-        gamma = parameters["gamma"] if "gamma" in rules else self.gammas[0]
+        gamma = parameters["gamma"] if self._takes_gamma(parameters) else self.gammas[0]
         return {name: gamma if name == "gamma" else parameters[name] for name in PARAMETERS}
+
+    @staticmethod
+    def _takes_gamma(parameters: Mapping[str, Any]) -> bool:
+        """Whether some rule of a setting is the γ-rule."""
+        return any(parameters[name] == "gamma" for name in _RULES)
 
     def key(self, parameters: Mapping[str, Any]) -> tuple[Any, ...]:
         """By which settings are told apart."""
@@ -135,7 +152,7 @@ class Space:
 
     def size(self) -> int | None:
         """How many settings there are; None: without end."""
-        return None if self.open_gamma else len(self.grid)
+        return None if self.open_gamma else self.grid_size
 
 
 def composite_of(parameters: Mapping[str, Any]) -> str:
@@ -146,7 +163,7 @@ def composite_of(parameters: Mapping[str, Any]) -> str:
         ...               "gamma": 0.1, "first": "flat", "softmax": "attnlrp"})
         'graded(classifier=epsilon, first=flat, high=epsilon, low=z-plus, middle=epsilon)'
     """
-    rules = {name: parameters[name] for name in ("low", "middle", "high", "classifier")}
+    rules = {name: parameters[name] for name in _RULES}
     found: dict[str, Any] = dict(rules)
     if "gamma" in rules.values():
         found["gamma"] = round(float(parameters["gamma"]), 6)
@@ -162,7 +179,7 @@ def shown(parameters: Mapping[str, Any], name: str) -> str:
     value = parameters[name]
     if name != "gamma":
         return str(value)
-    used = any(parameters[part] == "gamma" for part in ("low", "middle", "high", "classifier"))
+    used = any(parameters[part] == "gamma" for part in _RULES)
     return f"{value:.3g}" if used else "-"
 
 
@@ -190,8 +207,8 @@ def proposal(
         SecateurError: where every setting of a grid was tried.
     """
     if sampler.kind == "grid":
-        if number >= len(space.grid):
-            raise SecateurError(f"the grid has {len(space.grid)} settings, all tried; ask for fewer trials")
+        if number >= space.grid_size:
+            raise SecateurError(f"the grid has {space.grid_size} settings, all tried; ask for fewer trials")
         return space.grid[number]
     known = space.known if sampler.known else []
     if number < len(known):

@@ -93,7 +93,7 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
     def cells(self) -> Sequence[SearchCell]:
         """See `Study.cells`; there may be fewer settings than trials are asked for."""
         space = Space.of(self.settings.space, self.settings.objective, attention=True)
-        size = len(space.grid) if self.settings.sampler.kind == "grid" else space.size()
+        size = space.grid_size if self.settings.sampler.kind == "grid" else space.size()
         return search_cells(self.settings, min(self.settings.trials.count, size or self.settings.trials.count))
 
     def inputs(self, cell: SearchCell, resources: Resources) -> Mapping[str, str]:
