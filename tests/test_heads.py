@@ -66,7 +66,10 @@ def same(first: torch.Tensor, second: torch.Tensor) -> bool:
 # cut heads
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg11-bn-32", "squeezenet1_1", "mobilenet_v2", "vit", "distilled"])
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("vgg11-bn-32", "mobilenet_v2", "distilled")]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "squeezenet1_1", "vit", *LARGE])
 def test_a_cut_head_gives_the_same_logits_and_all_else_goes_on(name, tmp_path):
     model, x = network(name)
     before = copy.deepcopy(model.state_dict())

@@ -174,7 +174,10 @@ def test_rounding_follows_the_machine():
     assert [int(keep[g.units].sum()) % 16 for g in structure.groups] == [0, 0]
 
 
-@pytest.mark.parametrize("schedule", ["one-shot", "rescored", "iterative"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["one-shot", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rescored", "iterative"))],
+)
 def test_measured_latency_is_what_was_asked_for(made_up, schedule):
     model, _ = user_net()
     data = TensorDataset(torch.randn(30, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)

@@ -92,6 +92,7 @@ def test_a_cell_that_fails_does_not_stop_the_others(
     assert list(pd.read_csv(tmp_path / "kept.csv")["seed"]) == [1, 0]
 
 
+@pytest.mark.slow
 def test_the_example_keeps_the_contract_of_studies(ring: ModuleType, tmp_path: Path) -> None:
     few = ring.RingSettings(grid=ring.Grid(criteria=("lrp", "weight"), seeds=(0, 1)))
     check_study(ring.RingStudy(few), tmp_path, processes=1, wrong={"grid.criteria": ["lpr"]})

