@@ -1,11 +1,12 @@
 """Training loop: best checkpoint, early stop, resume at the last whole epoch.
 
-Several processes (``torchrun``) take their share of every batch: PyTorch's `DistributedDataParallel` averages their
-gradients. Mixed precision is PyTorch's own, too.
+Several processes (``torchrun``) take their share of every batch; how they hold the network is
+`secateur.training.parallel`'s. Mixed precision is PyTorch's own.
 """
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import time
@@ -17,25 +18,25 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from secateur.core.devices import choose_device
 from secateur.core.errors import RequestError, SecateurError
-from secateur.core.files import atomic_path
 from secateur.core.interruption import keeping
-from secateur.core.layouts import laid_out, training_layout
+from secateur.core.layouts import laid_out
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.core.randomness import derive_seed
-from secateur.core.ranks import Ranks, ranks
+from secateur.core.ranks import ranks
 from secateur.data import loader
-from secateur.data.batches import parts_of_batches, whole_batches
+from secateur.data.batches import parts_of_batches
 from secateur.training.distillation import Teacher, check_teacher
 from secateur.training.history import Epoch, TrainingHistory
 from secateur.training.objective import Objective, trained_alone
 from secateur.training.optimisation import optimiser_of, rate, steps_per_epoch
+from secateur.training.parallel import Weights, data_parallel
 from secateur.training.repetition import repeated
 from secateur.training.settings import TrainSettings
+from secateur.training.states import TrainingState, read_state
 from secateur.training.synchronised import synchronised_norms
 from secateur.training.weight_mask import WeightMask
 
@@ -58,12 +59,12 @@ def fit(
 
     Its tensors end in PyTorch's usual contiguous layout and without gradients. The global random generators
     of Python, NumPy and PyTorch are seeded anew at each epoch. When training fails or is interrupted, the
-    model keeps the weights of the moment.
+    model keeps the weights of the moment; sharded, those that it came with.
 
     Of several ranks (`secateur.core.ranks.launched`), each takes its share of every batch of ``settings.batch_size``
     samples; loss, gradients and the statistics of batch norms are those of the whole batch, as in one process. What is
     drawn by chance, dropout and augmentation, is drawn anew on each rank. Rank 0 writes the state, and all go on from
-    it.
+    it. With ``settings.sharding`` "full", each keeps its part of the network, see `secateur.training.parallel.Sharded`.
 
     Args:
         model: any network giving logits.
@@ -85,7 +86,7 @@ def fit(
         RequestError: for an empty data set, labels beyond the network's outputs, a network without trainable
             parameters, a precision the device lacks, a state file of another request, a mask of another network,
             distillation without a teacher of the same outputs, an objective beside a teacher, or on several ranks an
-            objective or a batch norm of another library.
+            objective, a batch norm of another library, or a network that cannot be sharded as asked.
         SecateurError: when the loss is no longer finite, or the state cannot be written.
     """
     samples = (len(train), 0 if val is None else len(val))  # type: ignore[arg-type]
@@ -108,12 +109,14 @@ def fit(
     try:
         if settings.epochs == 0:
             return TrainingHistory()
-        with synchronised_norms(model, ranks()), trained_alone(model, objective):
-            training = _Training(
-                model, train, val if samples[1] else None, settings, device, teacher, weight_mask, objective
+        with trained_alone(model, objective):
+            val = val if samples[1] else None
+            return _Training(model, train, val, settings, device, teacher, weight_mask, objective).run(
+                state_file, on_epoch
             )
-            return training.run(state_file, samples, on_epoch)
     finally:
+        if settings.sharding == "full" and ranks().several:
+            gc.collect()  # FSDP2's objects refer to each other, and would keep their memory
         model.zero_grad(set_to_none=True)
         model.to("cpu").eval()
         for tensor in (*model.parameters(), *model.buffers()):
@@ -139,18 +142,14 @@ class _Training:
         distillation = settings.distillation
         # copied first: a network may be its own teacher, as it was
         self.teacher = Teacher(teacher, distillation, device) if teacher is not None and distillation else None
-        self.layout = training_layout(model, device)
-        model.to(device=device, memory_format=self.layout)  # type: ignore[call-overload]
-        self.model, self.train, self.settings = model, train, settings
-        self.wrapped = _wrapped(model, device, self.ranks)
-        self.val_batches: Any = None
-        if val is not None:
-            self.val_batches = whole_batches(loader(val, max(256, settings.batch_size)), self.ranks)
-        self.weight_mask = weight_mask
-        self.bound_mask = None if weight_mask is None else weight_mask.bind(model)
+        self.parallel = data_parallel(model, settings.sharding, device)
+        network = self.parallel.network
+        self.train, self.settings = train, settings
+        self.val, self.val_batch = val, max(256 * self.ranks.size, settings.batch_size)
+        self.bound_mask = None if weight_mask is None else weight_mask.bind(network, self.parallel.part)
         if self.bound_mask is not None:
             self.bound_mask.clear_weights()
-        self.optimiser = optimiser_of(model, settings, objective)
+        self.optimiser = optimiser_of(network, settings, objective)
         self.samples = len(repeated(train, settings.repeat, settings.seed, 0))  # type: ignore[arg-type]
         self.steps = steps_per_epoch(self.samples, settings.batch_size)
         kind = device.type
@@ -158,45 +157,51 @@ class _Training:
         self.autocast: dict[str, Any] = {"device_type": kind, "dtype": _DTYPES[precision], "enabled": precision != "no"}
         self.scaler = torch.amp.GradScaler(kind, enabled=precision == "fp16")
         self.history = TrainingHistory()
-        self.kept = _copy(model)
+        self.kept: Weights = {}
+        self.request: dict[str, Any] = {
+            "settings": settings.model_dump_json(),
+            "samples": [len(train), 0 if val is None else len(val)],  # type: ignore[arg-type]
+            "teacher": None if self.teacher is None else self.teacher.digest,
+            "weight_mask": None if weight_mask is None else weight_mask.digest,
+            "objective": None if objective is None else objective.identity,
+        }
 
-    def run(
-        self, state_file: str | Path | None, samples: tuple[int, int], on_epoch: Callable[[Epoch], None] | None
-    ) -> TrainingHistory:
+    def run(self, state_file: str | Path | None, on_epoch: Callable[[Epoch], None] | None) -> TrainingHistory:
         """All epochs that are still to do."""
-        settings, history = self.settings, self.history
+        settings, file = self.settings, None if state_file is None else Path(state_file)
         tell = on_epoch if on_epoch is not None and self.ranks.main else lambda _: None
         first = 0
-        if state_file is not None and self.ranks.broadcast(Path(state_file).exists()):
-            first = self._resume(Path(state_file), samples)
-            history = self.history
-            for done in history.epochs():
+        if file is not None and self.ranks.broadcast(file.exists()):
+            first = self._resume(file)
+            for done in self.history.epochs():
                 tell(done)
         epochs = range(first, settings.epochs)
-        with keeping(lambda: _kept_in(state_file)):
+        with synchronised_norms(self.parallel.network, self.ranks), keeping(lambda: _kept_in(file)):
             for epoch in track(epochs, "training epochs", settings.epochs, done=first):
-                if history.stopped_early:
+                if self.history.stopped_early:
                     break
-                self._step(epoch)
-                if state_file is not None and self.ranks.main:
-                    self._save(Path(state_file), epoch + 1, samples)
-                tell(history.epoch(epoch))
-        self.model.load_state_dict(self.kept)
-        return history
+                kept = self._step(epoch)
+                if file is not None:
+                    self._save(file, epoch + 1, kept)
+                tell(self.history.epoch(epoch))
+        self.parallel.finish(self.kept)
+        return self.history
 
-    def _step(self, epoch: int) -> None:
-        """Train for an epoch and measure."""
+    def _step(self, epoch: int) -> bool:
+        """Train for an epoch and measure; whether its weights are kept."""
         begin = time.perf_counter()
         # all that is random in an epoch follows from its number: a resumed run equals an unbroken one
         own = (self.ranks.rank,) if self.ranks.several else ()
         _seed(derive_seed(self.settings.seed, "epoch", epoch, *own) % 2**32)
         row = {"epoch": epoch, "learning_rate": self._rate(epoch, 0)}
         row["train_loss"] = self._epoch(epoch)
-        if self.val_batches is not None:
+        if self.val is not None:
             row["val_loss"], row["val_accuracy"] = self._validate()
         better = self.history.add(row, time.perf_counter() - begin, self.settings)
-        if better or self.settings.keep == "last":
-            self.kept = _copy(self.model)
+        kept = better or self.settings.keep == "last"
+        if kept:
+            self.kept = self.parallel.weights()
+        return kept
 
     def _rate(self, epoch: int, step: int) -> float:
         """Learning rate at a step of an epoch."""
@@ -211,7 +216,7 @@ class _Training:
         batches = parts_of_batches(
             loader(samples, settings.batch_size, shuffle=True, seed=seed, workers=settings.workers), self.ranks
         )
-        self.wrapped.train()
+        self.parallel.called.train()
         total, count = 0.0, 0
         for index, (inputs, targets) in enumerate(track(batches, label, total=len(batches))):
             if index >= self.steps:
@@ -222,7 +227,7 @@ class _Training:
             weight = len(inputs) / whole if whole >= self.ranks.size else 1 / self.ranks.size
             for group in optimiser.param_groups:
                 group["lr"] = self._rate(epoch, index) * group.get("scale", 1.0)
-            inputs = laid_out(inputs, self.layout)
+            inputs = laid_out(inputs, self.parallel.layout)
             loss = self._loss(inputs, targets)
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -233,7 +238,7 @@ class _Training:
                 self.bound_mask.clear_gradients()
             if settings.gradient_clip is not None:
                 scaler.unscale_(optimiser)
-                nn.utils.clip_grad_norm_(self.model.parameters(), settings.gradient_clip)
+                nn.utils.clip_grad_norm_(self.parallel.network.parameters(), settings.gradient_clip)
             scaler.step(optimiser)
             scaler.update()
             total, count = total + value * weight * whole, count + whole
@@ -251,7 +256,7 @@ class _Training:
         """Of one batch."""
         with torch.autocast(**self.autocast):
             if self.objective is not None:
-                logits, loss = self.objective.loss(self.wrapped, inputs, targets)
+                logits, loss = self.objective.loss(self.parallel.called, inputs, targets)
                 self._check_logits(logits, targets)
                 return loss
             logits = self._logits(inputs, targets)
@@ -263,7 +268,7 @@ class _Training:
 
     def _logits(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         try:
-            output = self.wrapped(inputs)
+            output = self.parallel.called(inputs)
         except ValueError as error:
             if len(inputs) > 1:
                 raise
@@ -282,88 +287,48 @@ class _Training:
 
     def _validate(self) -> tuple[float, float]:
         """Mean loss and accuracy, in single precision, as the network will be used."""
-        self.wrapped.eval()
-        loss = correct = count = 0.0
+        network, samples = self.parallel.network, self.request["samples"][1]
+        batches = parts_of_batches(loader(self.val, self.val_batch), self.ranks)  # type: ignore[arg-type]
+        network.eval()
+        loss = correct = 0.0
         # no_grad, not inference_mode: what a network caches in its forward must serve the next training step
         with torch.no_grad():
-            for inputs, targets in track(self.val_batches, "validating"):
+            for index, (inputs, targets) in enumerate(track(batches, "validating")):
                 inputs, targets = self._placed(inputs), self._placed(targets)
-                logits = self.model(inputs)
+                logits = network(inputs)
+                if samples - index * self.val_batch < self.ranks.size and not self.ranks.main:
+                    continue  # batches of fewer samples than ranks are taken as a whole by each
                 loss += float(F.cross_entropy(logits, targets, reduction="sum"))
                 correct += float((logits.argmax(1) == targets).sum())
-                count += len(targets)
-        loss, correct, count = self._total(loss, correct, count)
-        return loss / count, correct / count
+        loss, correct = self._total(loss, correct)
+        return loss / samples, correct / samples
 
-    def _save(self, path: Path, epochs_done: int, samples: tuple[int, int]) -> None:
-        state = {
-            "settings": self.settings.model_dump_json(),
-            "samples": list(samples),
-            "teacher": None if self.teacher is None else self.teacher.digest,
-            "weight_mask": None if self.weight_mask is None else self.weight_mask.digest,
-            "objective": None if self.objective is None else self.objective.identity,
-            "epoch": epochs_done,
-            "model": _copy(self.model),
-            "best": self.kept,
-            "optimiser": self.optimiser.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": self.history.to_json(),
-        }
-        with atomic_path(path) as temporary:
-            try:
-                torch.save(state, temporary)
-            except RuntimeError as error:
-                # PyTorch's way to say that the disk is full
-                raise OSError(str(error).split("\n", maxsplit=1)[0]) from error
+    def _save(self, file: Path, epochs_done: int, kept: bool) -> None:
+        """Write the state, by rank 0.
 
-    def _resume(self, path: Path, samples: tuple[int, int]) -> int:
+        Args:
+            file: where.
+            epochs_done: among them the last, whose weights are the network's.
+            kept: and those that are kept.
+        """
+        weights = self.kept if kept else self.parallel.weights()
+        optimiser = self.parallel.whole(self.optimiser.state_dict())
+        if self.ranks.main:
+            scaler = self.scaler.state_dict()
+            TrainingState(self.request, epochs_done, weights, self.kept, optimiser, scaler, self.history).write(file)
+
+    def _resume(self, file: Path) -> int:
         """Take over a saved state; the number of epochs it has done."""
+        # rank 0 may be the only one that has the file
+        found = self.parallel.sent(read_state(file) if self.ranks.main else None)
+        state = TrainingState.of(found, self.request, file)
         try:
-            # rank 0 may be the only one that has the file
-            state: Any = torch.load(path, map_location="cpu", weights_only=True) if self.ranks.main else None
-        except Exception as error:  # whatever a foreign file raises, the remedy is the same
-            raise _foreign_state(path, error) from error
-        state = self.ranks.broadcast(state)
-        try:
-            settings = TrainSettings.model_validate_json(state["settings"])
-            history = TrainingHistory(**state["history"])
-            epochs_done, model, kept, optimiser, scaler, size = (
-                state[key] for key in ("epoch", "model", "best", "optimiser", "scaler", "samples")
-            )
-        except Exception as error:  # likewise
-            raise _foreign_state(path, error) from error
-        # where the work runs may change between two runs
-        here = {"device": self.settings.device, "workers": self.settings.workers}
-        taught = None if self.teacher is None else self.teacher.digest
-        masked = None if self.weight_mask is None else self.weight_mask.digest
-        if (
-            settings.model_copy(update=here) != self.settings
-            or tuple(size) != samples
-            or state.get("teacher") != taught
-            or state.get("weight_mask") != masked
-            or state.get("objective") != (None if self.objective is None else self.objective.identity)
-        ):
-            raise RequestError(
-                f"'{path}' belongs to a training with other settings or data, or another teacher, mask or loss; "
-                "delete it or choose another --out"
-            )
-        try:
-            self.model.load_state_dict(model)
-            self.optimiser.load_state_dict(optimiser)
+            self.parallel.load(state.model, self.optimiser, state.optimiser)
         except (RuntimeError, ValueError) as error:
-            raise RequestError(f"'{path}' belongs to another network; delete it or choose another --out") from error
-        self.scaler.load_state_dict(scaler)
-        self.kept, self.history = kept, history
-        return int(epochs_done)
-
-
-def _wrapped(model: nn.Module, device: torch.device, of: Ranks) -> nn.Module:
-    """The network whose gradients are averaged over ranks; of one rank, itself."""
-    if not of.several:
-        return model
-    numbers = [device] if device.type == "cuda" else None
-    # parameters that a network does not use, such as those of auxiliary heads, have no gradient to wait for
-    return DistributedDataParallel(model, device_ids=numbers, find_unused_parameters=True)
+            raise RequestError(f"'{file}' belongs to another network; delete it or choose another --out") from error
+        self.scaler.load_state_dict(state.scaler)
+        self.kept, self.history = state.best, state.history
+        return state.epoch
 
 
 def _seed(seed: int) -> None:
@@ -373,19 +338,10 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _foreign_state(path: Path, error: Exception) -> RequestError:
-    reason = str(error).split("\n", maxsplit=1)[0]
-    return RequestError(f"'{path}' is not a training state of this version ({reason}); delete it to start anew")
-
-
-def _kept_in(state_file: str | Path | None) -> str:
-    if state_file is None or not Path(state_file).exists():
+def _kept_in(file: Path | None) -> str:
+    if file is None or not file.exists():
         return ""
-    return f"finished epochs are kept in '{state_file}'; the same request goes on from there"
+    return f"finished epochs are kept in '{file}'; the same request goes on from there"
 
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _copy(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -27,6 +27,10 @@ class DistillationSettings(BaseModel):
     weight: float = Field(default=0.7, ge=0, le=1, description="share w of the teacher in the loss")
 
 
+WHERE = frozenset({"device", "workers", "sharding"})
+"""Settings of a training that say where it runs, and change nothing of what comes out."""
+
+
 class TrainSettings(BaseModel):
     """How to train; the defaults train small CNNs from scratch.
 
@@ -71,6 +75,11 @@ class TrainSettings(BaseModel):
     workers: int = Field(default=0, ge=0)
     seed: int = 0
     device: str = "auto"
+    sharding: Literal["none", "full"] = Field(
+        default="none",
+        description="full: of several ranks, each keeps its part of parameters, gradients and optimiser state (FSDP2), "
+        "for networks that do not fit one GPU; one rank trains as without",
+    )
     distillation: DistillationSettings | None = Field(default=None, description="learn from a teacher as well")
 
     @field_validator("mixed_precision", mode="before")

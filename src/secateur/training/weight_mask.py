@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,8 +67,14 @@ class WeightMask:
         self.bind(masked).clear_weights()
         return masked
 
-    def bind(self, model: nn.Module) -> BoundMask:
+    def bind(
+        self, model: nn.Module, part: Callable[[torch.Tensor, nn.Parameter], torch.Tensor] | None = None
+    ) -> BoundMask:
         """The mask of this very network's parameters, on their device.
+
+        Args:
+            model: that is masked.
+            part: what belongs with a parameter's values here, of a tensor of its shape; None: all of it, on its device.
 
         Raises:
             RequestError: for a parameter that the network lacks, or has in another shape.
@@ -83,7 +89,8 @@ class WeightMask:
                     f"the weight mask has '{name}' of shape {tuple(keep.shape)}, the network has {has}; "
                     "make the mask of this network"
                 )
-            pairs.append((parameter, ~keep.to(parameter.device)))
+            gone = ~keep
+            pairs.append((parameter, gone.to(parameter.device) if part is None else part(gone, parameter)))
         return BoundMask(pairs)
 
 

@@ -43,6 +43,7 @@ from secateur.studies.stepwise.tables import FINAL, PRUNED, TUNED, UNPRUNED_STAG
 from secateur.surgery import prune
 from secateur.training import TrainSettings, fit
 from secateur.training.repetition import repeated
+from secateur.training.settings import WHERE
 
 Row = dict[str, Any]
 
@@ -79,7 +80,7 @@ def _made_by() -> str:
 
 def _plain(settings: TrainSettings) -> dict[str, Any]:
     """Without what changes no result."""
-    return settings.model_dump(mode="json", exclude={"device", "workers"})
+    return settings.model_dump(mode="json", exclude=set(WHERE))
 
 
 class Bench:
