@@ -268,7 +268,8 @@ class _Training:
 
     def _logits(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         try:
-            output = self.parallel.called(inputs)
+            with self.parallel.explaining():
+                output = self.parallel.called(inputs)
         except ValueError as error:
             if len(inputs) > 1:
                 raise

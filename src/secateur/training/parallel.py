@@ -7,6 +7,7 @@ as it is.
 from __future__ import annotations
 
 import abc
+import contextlib
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,11 @@ class DataParallel(abc.ABC):
             tensor: of the whole parameter's shape.
             parameter: of `network`.
         """
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Say in one line what a network does, within the context, that cannot be done where it is held so."""
+        yield
 
     @abc.abstractmethod
     def finish(self, weights: Weights) -> None:
@@ -223,6 +229,19 @@ class Sharded(DataParallel):
 
         assert isinstance(parameter, DTensor)
         return distribute_tensor(tensor.to(self._device), self._mesh, parameter.placements, src_data_rank=None)
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """See `DataParallel.explaining`."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "DTensor" not in str(error):
+                raise
+            raise RequestError(
+                "the network uses weights of a block without calling the block, which cannot be sharded "
+                f"({str(error).splitlines()[0]}); set train.sharding to 'none'"
+            ) from error
 
     def finish(self, weights: Weights) -> None:
         """See `DataParallel.finish`."""
