@@ -21,8 +21,6 @@ from secateur.models import build
 from secateur.training import DistillationSettings, Epoch, TrainSettings, WeightMask, fit, parallel
 from several_ranks import images, plain, resnet, small
 
-parallel.LEAST_PARAMETERS = 200  # small networks, yet blocks within blocks
-
 GENTLE = TrainSettings(epochs=4, batch_size=8, learning_rate=0.02, device="cpu", gradient_clip=5.0, sharding="full")
 
 
@@ -135,7 +133,6 @@ def thorough() -> dict:
         "last": trained(plain().double(), keep="last"),
         "tiny batches": trained(plain().double(), batch_size=1, epochs=1, learning_rate=0.005),
         "distilled": trained(vit().double(), distillation=DistillationSettings()),
-        "half": trained(vit(), mixed_precision="bf16", learning_rate=0.005),
         "masked": masked(),
         "pruned": trained(pruned(small()).double()),
         "pruned vit": trained(pruned(vit()).double(), optimiser="adam", learning_rate=0.003),
@@ -230,6 +227,13 @@ def scaled() -> dict:
     return {"weights": found, "scale": scaler.get_scale()}
 
 
+def half() -> dict:
+    """In bfloat16, whole and in parts."""
+    return {
+        each: trained(vit(), mixed_precision="bf16", learning_rate=0.005, sharding=each) for each in ("none", "full")
+    }
+
+
 class Failing(Dataset):
     """Images, one of which only the second rank finds unreadable in the second epoch."""
 
@@ -275,10 +279,11 @@ def outside() -> dict:
 
 
 WORK: dict[str, Callable[..., object]] = {
-    work.__name__: work for work in (brief, thorough, resumed, interrupted, held, scaled, failing, outside)
+    work.__name__: work for work in (brief, thorough, resumed, interrupted, held, scaled, half, failing, outside)
 }
 
 if __name__ == "__main__":
+    parallel.LEAST_PARAMETERS = 200  # small networks, yet blocks within blocks
     try:
         with launched(muted=True) as mine:
             found = WORK[sys.argv[1]](*sys.argv[3:])

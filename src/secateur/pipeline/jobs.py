@@ -324,8 +324,10 @@ class PruneJob:
                 None if folder is None else folder / f"{name}-{compressed.plan.digest}.state"
                 for name in ("finetune", "teacher")
             ]
+            model.to("cpu")  # its memory on a GPU is wanted for training; a teacher is a copy
             teacher = teacher_of(model, slim, data.train, data.val, finetune, state_file=states[1])
             fit(slim, data.train, data.val, finetune, states[0], teacher=teacher, on_epoch=told)
+            model.to(device)
             tuned = tested(slim)
             slim.to(device)
             for state in states:
