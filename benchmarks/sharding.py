@@ -1,6 +1,7 @@
 """What a rank keeps of a network in training, whole (DDP) and in parts (FSDP2), and how long a step takes.
 
-    torchrun --standalone --nproc-per-node 2 benchmarks/sharding.py [--model torchvision:resnet50] [--rounds 5] [--out FOLDER]
+    torchrun --standalone --nproc-per-node 2 benchmarks/sharding.py \\
+        [--model torchvision/resnet50] [--rounds 5] [--out FOLDER]
 
 Both hold the same network and take the same steps of AdamW, in turn, in changing order. Kept is what stays between
 steps: parameters and the optimiser's state, without gradients. On GPUs, the peak of a step is measured as well.
@@ -12,6 +13,7 @@ import argparse
 import copy
 import csv
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def _bytes(tensor: torch.Tensor) -> int:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="torchvision:resnet50")
+    parser.add_argument("--model", default="torchvision/resnet50")
     parser.add_argument("--side", type=int, default=64, help="of images, in pixels")
     parser.add_argument("--batch", type=int, default=4, help="images on each rank")
     parser.add_argument("--rounds", type=int, default=5)
@@ -107,7 +109,7 @@ def main() -> None:
                 writer.writeheader()
                 writer.writerows(found)
             for row in found:
-                print(row)
+                sys.stdout.write(f"{row}\n")
 
 
 if __name__ == "__main__":

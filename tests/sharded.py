@@ -108,7 +108,9 @@ def check_plain(model: nn.Module) -> None:
 def masked() -> dict:
     model = vit().double()
     mask = WeightMask({name: p.detach() > 0 for name, p in model.named_parameters() if p.ndim > 1})
-    history = fit(model, data(model), None, GENTLE.model_copy(update={"optimiser": "adamw"}), weight_mask=mask)
+    history = fit(
+        model, data(model), data(model, 31), GENTLE.model_copy(update={"optimiser": "adamw"}), weight_mask=mask
+    )
     assert all(bool((model.get_parameter(name)[~keep] == 0).all()) for name, keep in mask.kept.items())
     return {"rows": history.rows, "weights": model.state_dict()}
 
@@ -134,6 +136,7 @@ def thorough() -> dict:
         "tiny batches": trained(plain().double(), batch_size=1, epochs=1, learning_rate=0.005),
         "distilled": trained(vit().double(), distillation=DistillationSettings()),
         "masked": masked(),
+        "traced": trained(torch.fx.symbolic_trace(small().double())),
         "pruned": trained(pruned(small()).double()),
         "pruned vit": trained(pruned(vit()).double(), optimiser="adam", learning_rate=0.003),
     }

@@ -241,4 +241,4 @@ def test_commands_that_are_killed_go_on_where_they_were(tmp_path):
         assert code == 0, error
     in_parts_twice = [sc.load(tmp_path / name / "bundle").state_dict() for name in ("broken", "whole")]
     assert equal(*in_parts_twice)
-    assert not list(tmp_path.glob("*/*.state"))
+    assert not list(tmp_path.glob("*/finetune-*.state"))
