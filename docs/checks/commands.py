@@ -6,7 +6,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from secateur.studies.search import SearchStudySettings
 from secateur.studies.toy import ToySettings
 
 SHELLS = ("sh", "bash", "console")
+LAUNCHERS = ("torchrun", "accelerate", "srun", "ray")
 # typer brings its own copy of click in newer versions and uses the installed one in older ones
 _Wrong: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 # words that stand for the reader's own: MODEL, DIR, N
@@ -57,9 +58,9 @@ class Parsed:
 def command_problems(page: Page, root: Path) -> Iterator[Problem]:
     """Commands of ours that do not parse, settings that do not exist, scripts and targets that are not there."""
     for code in page.code:
-        if code.language is not None and code.language not in SHELLS:
+        if code.language not in (None, "yaml", *SHELLS):
             continue
-        for line, words in _lines(code):
+        for line, words in _lines(_entrypoints(code) if code.language == "yaml" else code):
             for message in _wrong(words, root, whole=code.language is not None):
                 yield Problem(page.path, line, f"'{' '.join(words)}': {message}")
 
@@ -69,7 +70,10 @@ def setting_problems(page: Page) -> Iterator[Problem]:
     sections = "|".join(name for name, field in Recipe.model_fields.items() if _is_section(field.annotation))
     for code in page.fences("yaml"):
         try:
-            Recipe.model_validate(yaml.safe_load(code.text))
+            loaded = yaml.safe_load(code.text)
+            if "apiVersion" in (loaded or {}):
+                continue  # a manifest of Kubernetes, whose command is checked with the others
+            Recipe.model_validate(loaded)
         except ValueError as error:
             yield Problem(page.path, code.line, f"not a recipe: {' '.join(str(error).split())}")
     for code in page.sentences:
@@ -105,7 +109,15 @@ def _lines(code: Code) -> Iterator[tuple[int, list[str]]]:
             yield code.line + offset, words
 
 
+def _entrypoints(code: Code) -> Code:
+    """The commands of a manifest of Kubernetes, on the lines where they are."""
+    found = (re.fullmatch(r"\s*entrypoint: (secateur .*)", line) for line in code.text.splitlines())
+    return replace(code, text="\n".join(each[1] if each else "" for each in found), language="sh")
+
+
 def _wrong(words: list[str], root: Path, *, whole: bool) -> Iterator[str]:
+    if words[0] in LAUNCHERS and "secateur" in words:
+        words = words[words.index("secateur") :]
     if words[0] == "secateur":
         yield from _wrong_command(words[1:], whole)
     elif words[:3] == ["python", "-m", "secateur"]:
