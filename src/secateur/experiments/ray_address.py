@@ -76,8 +76,8 @@ def check_address(address: str) -> None:
     if "://" in address or not colon or not host or not port.isdigit():
         raise RequestError(
             f"Ray address '{address}': give HOST:PORT of the cluster's head, or auto, and start the command on a node "
-            "of the cluster; from elsewhere, send it there: `ray job submit --address http://HEAD:8265 -- secateur study "
-            "run ... --executor ray --address auto`"
+            "of the cluster; from elsewhere, send it there: `ray job submit --address http://HEAD:8265 -- secateur "
+            "study run ... --executor ray --address auto`"
         )
     if not is_loopback(address) and not _token_at_hand():
         raise RequestError(
