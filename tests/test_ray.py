@@ -198,7 +198,7 @@ def test_what_would_never_start_is_refused(cluster):
     for asked, message in (
         ({"cpus": 64}, r"no node of the Ray cluster has what a cell takes \(64 CPU\); the most that one has: 1 CPU"),
         ({"gpus": 1}, r"what a cell takes \(1 CPU, 1 GPU\)"),
-        ({"memory": "900GiB"}, "lower execution.ray.cpus, gpus or memory"),
+        ({"memory": "900GiB"}, r"\(1 CPU, 900 GiB memory\).* GiB memory; lower execution.ray.cpus, gpus or memory"),
     ):
         with pytest.raises(RequestError, match=message), RayCluster(RaySettings(address=cluster.address, **asked)):
             pass

@@ -186,8 +186,8 @@ class RayCluster:
         asked = {"CPU": self.settings.cpus, "GPU": self.settings.gpus, "memory": self.settings.memory}
         nodes = [node["Resources"] for node in self._nodes()]
         if not any(all(node.get(name, 0) >= needed for name, needed in asked.items()) for node in nodes):
-            most = ", ".join(f"{max((n.get(name, 0) for n in nodes), default=0):g} {name}" for name in asked)
-            wanted = ", ".join(f"{needed:g} {name}" for name, needed in asked.items() if needed)
+            most = ", ".join(_amount(name, max((n.get(name, 0) for n in nodes), default=0)) for name in asked)
+            wanted = ", ".join(_amount(name, needed) for name, needed in asked.items() if needed)
             raise RequestError(
                 f"no node of the Ray cluster has what a cell takes ({wanted}); the most that one has: {most}; lower "
                 "execution.ray.cpus, gpus or memory"
@@ -239,6 +239,11 @@ class RayCluster:
             ) from error
         found: list[Any] = done
         return found
+
+
+def _amount(name: str, value: float) -> str:
+    """As ``2 CPU`` or ``14.6 GiB memory``."""
+    return f"{value / 2**30:.3g} GiB memory" if name == "memory" else f"{value:g} {name}"
 
 
 def _earlier(job: Job, known: dict[Cell, Any]) -> dict[Cell, Any]:
