@@ -48,6 +48,12 @@ def compared(work: str, folder: Path) -> tuple[dict, list[dict]]:
     return one, [torch.load(folder / f"found.{rank}", weights_only=False) for rank in (0, 1)]
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return str(free.getsockname()[1])
+
+
 def secateur(*command: str) -> tuple[int, str, str]:
     return launch("-m", "secateur", *command)
 
@@ -231,6 +237,28 @@ def test_commands_write_what_one_process_writes(weights, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_launchers_write_one_bundle_as_on_two_machines(weights, tmp_path):
+    pruning = ["prune", *NETWORK, *weights, *SMALL, "--macs", "0.5"]
+    agent = [*LAUNCHER[:3], "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost"]
+    agent += ["--master-port", free_port()]
+    agents = [
+        subprocess.Popen(
+            [*agent, "--node-rank", rank, "-m", "secateur", *pruning, "--out", str(tmp_path / rank)],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SECATEUR_PROGRESS": "off"},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    (printed, error), (silent, _) = (process.communicate(timeout=400) for process in agents)
+    assert [process.returncode for process in agents] == [0, 0], error
+    assert printed.count("bundle: ") == printed.count("report: ") == 1
+    assert silent == ""
+    assert not (tmp_path / "1").exists()
+    alone(*pruning, "--out", str(tmp_path / "one"))
+    assert apart(*bundles(tmp_path / "0", tmp_path / "one")) <= 1e-4
+
+
+@pytest.mark.slow
 def test_pruning_that_is_killed_goes_on_where_it_was(weights, tmp_path):
     pruning = ["prune", *NETWORK, *weights, *SMALL, "--macs", "0.5", "--finetune", "12", "--out"]
     broken = started("-m", "secateur", *pruning, str(tmp_path / "broken"), start_new_session=True)
@@ -282,10 +310,8 @@ def test_what_cannot_be_split_is_refused_in_one_line(command, line):
 
 @pytest.mark.slow
 def test_ranks_find_each_other_without_torchrun(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    base = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    there = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+    base = {**os.environ, **there, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "several_ranks.py"), "failing", str(tmp_path / "found")]
     processes = [
         subprocess.Popen(command, env={**base, "RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"
