@@ -306,7 +306,7 @@ def test_tied_weights_go_together_and_stay_tied():
         (nn.Linear(3, 2), torch.zeros(1, 3), "no prunable units"),
         (nn.Conv2d(3, 2, 3), torch.zeros(1, 4, 8, 8), "fails on the example input"),
         (nn.Linear(3, 2), 5, "must be a tensor"),
-        (Peeking(), torch.randn(1, 3), "looks at values of activations"),
+        (Peeking(), torch.randn(1, 3), "reads values of activations"),
         (TwoInputs(), torch.randn(1, 3), "give all its inputs, as a tuple"),
         (sharing_memory(), torch.randn(1, 4), "share memory without being one parameter"),
     ],
@@ -353,7 +353,7 @@ def test_looks_at_inputs_are_noted_and_the_layers_of_training_are_watched():
     model, x, mask = Masked().double(), torch.randn(3, 4).double(), torch.ones(3, 1)
     structure = sc.trace(model, (x, mask))
     assert len(structure.peeks) == 1
-    assert "looks at values of inputs" in structure.peeks[0]
+    assert "reads values of inputs" in structure.peeks[0]
     assert structure.idle == ()
     plan = sc.select(sc.Scores(structure, np.arange(8.0), "by hand"), sc.Budget(units=0.5))
     slim, masked = sc.prune(model, plan, (x, mask)).train(), sc.mask(model, plan).train()

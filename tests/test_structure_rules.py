@@ -230,7 +230,7 @@ def test_units_pass_in_spellings_that_are_rare(code):
     ("code", "reason"),
     [
         (lambda self, x: F.avg_pool2d(self.mix(x.mT), 3, 1, 1).mean(1) @ self.out, "window of avg_pool2d"),
-        (lambda self, x: (x.mean(1), x[:, 0, 0].clone().expand(8, -1).mT[self.mix(x.mT)[:, 0] > 0].sum()), "picked"),
+        (lambda self, x: (x.mean(1), x[:, 0, 0].clone().expand(8, -1).mT[self.mix(x.mT)[:, 0] > 0].sum()), "indexed"),
         (lambda self, x: (self.mix(x.mT).mean(1) @ self.out, self.mix.weight.tolist()), "read by 'tolist'"),
     ],
     ids=["pooling", "booleans of units", "lists of weights"],
@@ -297,7 +297,7 @@ def test_spectral_norms_keep_the_length_of_what_is_masked(norm):
 def test_experts_that_gather_picks_are_locked_with_the_reason():
     parts = {"gate": nn.Linear(4, 3), "experts": nn.ModuleList(nn.Linear(4, 8) for _ in range(3))}
     found = reasons(Net(experts, **parts, out=nn.Linear(8, 2)), torch.randn(2, 4).double())
-    assert "picked at positions that are given for every unit" in found
+    assert "indexed at positions that are given for every unit" in found
 
 
 @pytest.mark.parametrize("how", ["matrix_exp", "cayley", "householder"])
@@ -307,7 +307,7 @@ def test_orthogonal_weights_can_go(how):
     assert [g.size for g in assert_pruned_equals_masked(net, torch.randn(2, 4).double()).groups] == [8]
 
 
-# -- looks at values ------------------------------------------------------------------------------------------------
+# -- reads values ------------------------------------------------------------------------------------------------
 
 
 def two():
@@ -323,7 +323,7 @@ def test_looks_at_inputs_are_noted():
     net = Net(code, **two())
     example = {"x": torch.randn(2, 3, 4), "mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
     assembly, _ = watched(net, [((), example)])
-    assert all("looks at values of inputs" in note for note in assembly.rules.peeks)
+    assert all("reads values of inputs" in note for note in assembly.rules.peeks)
     assert len(assembly.rules.peeks) == 1
     assert [group.size for group in sc.trace(net, example).groups] == [8]
 
@@ -340,7 +340,7 @@ def test_looks_at_inputs_are_noted():
     ids=["if", "tolist", "numpy", "torch.tensor", "through a tensor of the code"],
 )
 def test_looks_at_activations_are_refused(code):
-    with pytest.raises(sc.RequestError, match="looks at values of activations"):
+    with pytest.raises(sc.RequestError, match="reads values of activations"):
         sc.trace(Net(code, **two()), torch.randn(2, 4))
 
 
@@ -350,7 +350,7 @@ def test_values_written_into_parts_of_tensors_remain_activations():
         kept[0] = self.a(x).mean()
         return self.b(self.a(x) * (2 if kept.sum() > 0 else 1))
 
-    with pytest.raises(sc.RequestError, match="looks at values of activations"):
+    with pytest.raises(sc.RequestError, match="reads values of activations"):
         sc.trace(Net(code, **two()), torch.randn(2, 4))
 
 

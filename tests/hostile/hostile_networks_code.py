@@ -195,7 +195,7 @@ class EarlyExit(nn.Module):
         return self.heads[depth](x)
 
 
-@code("exit on confidence", refused="looks at values")
+@code("exit on confidence", refused="reads values")
 class ConfidentExit(Two):
     def forward(self, x):
         h = torch.relu(self.a(x))
@@ -204,7 +204,7 @@ class ConfidentExit(Two):
         return self.head(torch.relu(self.b(h)))
 
 
-@code("a value of an activation as a number", refused="looks at values")
+@code("a value of an activation as a number", refused="reads values")
 class ItemPeek(Two):
     def forward(self, x):
         h = self.hidden(x)
@@ -218,21 +218,21 @@ class BooleanSelection(Two):
         return self.head(h[h.sum(1) > 0.1])
 
 
-@code("activation as text", refused="looks at values")
+@code("activation as text", refused="reads values")
 class TextPeek(Two):
     def forward(self, x):
         h = self.hidden(x)
         return self.head(h) * (1 if "nan" not in str(h.tolist()) else 0)
 
 
-@code("activation through numpy", refused="numpy|looks at values|fails")
+@code("activation through numpy", refused="numpy|reads values|fails")
 class NumpyPeek(Two):
     def forward(self, x):
         h = self.hidden(x)
         return self.head(torch.from_numpy(h.detach().cpu().numpy() * 2))
 
 
-@code("activation through numpy as a factor", refused="numpy|looks at values")
+@code("activation through numpy as a factor", refused="numpy|reads values")
 class NumpyFactor(Two):
     def forward(self, x):
         h = self.hidden(x)

@@ -214,7 +214,7 @@ class Argmax(Between):
         return h + h.argmax(1, keepdim=True) / 10
 
 
-@sized("one-hot of the largest channel", refused="looks at values of activations")
+@sized("one-hot of the largest channel", refused="reads values of activations")
 class OneHot(Between):
     def between(self, h):
         return h * F.one_hot(h.argmax(1), h.shape[1])

@@ -1,4 +1,4 @@
-"""From what was learnt in one pass to a `Structure`."""
+"""Assembling a `Structure` from what the traced passes recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from secateur.structure.structure import Structure
 
 
 class Assembly:
-    """From nodes to units, groups, axes and costs."""
+    """Turns the nodes of the traced passes into units, groups, axes and costs."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Assembly:
         self._cache: dict[int, np.ndarray | None] = {}
 
     def structure(self, inputs: Any) -> Structure:
-        """Put it together; where code cannot be brought to run with other sizes, lock and start over."""
+        """Assemble the structure; where code cannot run with other sizes, lock its units and start over."""
         self._lock_outer_folds()
         while True:
             built = self.build(inputs)
@@ -55,36 +55,36 @@ class Assembly:
                     self._lock_code(path, why)
         if not built.groups:
             reasons = "; ".join(f"{item.name}: {item.reason}" for item in built.locked[:3])
-            remedy = "; with stream=True channels go that norms run over" if "normalised" in reasons else ""
+            remedy = "; with stream=True channels that norms run over can be removed" if "normalised" in reasons else ""
             raise RequestError(f"the network has no prunable units ({reasons or 'it has no weighted layer'}){remedy}")
         return built
 
     def outputs(self, nodes: Nodes | None, inputs: Any) -> tuple[Structure, np.ndarray]:
-        """The structure, and the number of the unit that each index hangs on alone, [size].
+        """The structure, and for each index the number of the one unit that it depends on, [size].
 
         Raises:
-            RequestError: when one cannot go, or not alone, with the reason.
+            RequestError: when an output cannot be removed, or not without others, with the reason.
         """
         self._refuse_stuck(nodes)
         built = self.structure(inputs)
-        self._refuse_stuck(nodes)  # putting it together may lock more
-        found = self._units(nodes)
-        assert found is not None
-        return built, found[0]
+        self._refuse_stuck(nodes)  # assembling it may lock more
+        units = self._units(nodes)
+        assert units is not None
+        return built, units[0]
 
     def _refuse_stuck(self, nodes: Nodes | None) -> None:
         con = self.conditions
         leaves = [] if nodes is None else [sorted(con.leaves(root)) for root in con.roots(nodes).tolist()]
         if not leaves or not all(leaves):
-            raise RequestError("an output is made by, or combined with, what cannot be cut")
-        reason = next(filter(None, (con.reason(leaf) for found in leaves for leaf in found)), None)
+            raise RequestError("an output is produced by, or combined with, what cannot be removed")
+        reason = next(filter(None, (con.reason(leaf) for units in leaves for leaf in units)), None)
         if reason:
             raise RequestError(f"an output {reason}")
-        if any(len(found) > 1 for found in leaves) or len({found[0] for found in leaves}) < len(leaves):
+        if any(len(units) > 1 for units in leaves) or len({units[0] for units in leaves}) < len(leaves):
             raise RequestError("outputs depend on each other: one cannot be removed without the others")
 
     def _lock_outer_folds(self) -> None:
-        """Of a dimension that code folds in two, the outer part goes only where it is heads or groups."""
+        """Lock the outer part of dimensions that code folds in two, unless it consists of heads or groups."""
         con = self.conditions
         for outer, inner in con.folds:
             if not con.locked(con.all_leaves(inner)).all():
@@ -93,23 +93,23 @@ class Assembly:
                 con.lock(plain, "is the outer part of a dimension that the network's code folds in two")
 
     def _lock_compared(self, built: Structure) -> bool:
-        """Lock what the network's code compares the number of; whether there was anything."""
-        found = [c for keep in self._probes(built) for code in built.modules for c in code.stuck_conditions(keep, {})]
-        for condition in found:
+        """Lock units whose number the network's code compares; return whether there were any."""
+        stuck = [c for keep in self._probes(built) for code in built.modules for c in code.stuck_conditions(keep, {})]
+        for condition in stuck:
             for nodes in condition.nodes:
                 self.conditions.lock(nodes, "are counted by the network's code, which compares their number")
         self._cache.clear()
-        return bool(found)
+        return bool(stuck)
 
     def _impossible(self, built: Structure) -> dict[str, str]:
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         for keep in self._probes(built):
-            found |= changes(built.modules, keep).impossible
-        return found
+            reasons |= changes(built.modules, keep).impossible
+        return reasons
 
     @staticmethod
     def _probes(built: Structure) -> Iterator[np.ndarray]:
-        """Units that stay: all but one of each group, and one of each."""
+        """Two masks of the units that stay: all but one of each group, and only one of each group."""
         for least in (False, True):
             keep = np.ones(built.num_units, bool)
             for group in built.groups:
@@ -133,7 +133,7 @@ class Assembly:
         self._cache.clear()
 
     def _units(self, nodes: Nodes | None) -> np.ndarray | None:
-        """Units of each index, [factors, size]; None when all stay."""
+        """Units of each index, [factors, size]; None when no index depends on a unit."""
         if nodes is None or not len(nodes):
             return None
         roots = self.conditions.roots(nodes)
@@ -151,19 +151,19 @@ class Assembly:
         return np.stack([rows[int(root)] for root in roots], 1)
 
     def _dims(self, dims: Dims) -> tuple[np.ndarray | None, ...]:
-        found: list[np.ndarray | None] = []
+        units: list[np.ndarray | None] = []
         for nodes in dims:
             if nodes is None:
-                found.append(None)
+                units.append(None)
                 continue
             # node arrays are passed on from tensor to tensor unchanged and held by them: identity is a key
             if id(nodes) not in self._cache:
                 self._cache[id(nodes)] = self._units(nodes)
-            found.append(self._cache[id(nodes)])
-        return tuple(found)
+            units.append(self._cache[id(nodes)])
+        return tuple(units)
 
     def build(self, inputs: Any) -> Structure:
-        """Put together what was learnt, as it is."""
+        """Assemble the structure from what is known now, without a check of the modules' code."""
         labels = self.labels
         self._cache.clear()
         self._ndims = {name: t.ndim for name, t in (*self.model.named_parameters(), *self.model.named_buffers())}
@@ -189,7 +189,7 @@ class Assembly:
         for name in labels.behind:
             labels.state_dims.pop(name, None)
         locked = self._locked(made, order)
-        groups = self._groups(self._makers(made, order, parameters))
+        groups = self._groups(self._producers(made, order, parameters))
         axes = []
         for name, dims in labels.state_dims.items():
             for dim, unit in enumerate(self._dims(dims)):
@@ -221,7 +221,7 @@ class Assembly:
         return sum(module.get_parameter(name).numel() for name in dropped if name not in code.baked)
 
     def _counts(self, nodes: Nodes) -> tuple[Nodes, np.ndarray]:
-        """Units that indices hang on, and how many indices each."""
+        """Units that indices depend on, and how many indices depend on each."""
         con = self.conditions
         roots, counts = np.unique(con.roots(nodes), return_counts=True)
         if con.plain(roots):
@@ -233,36 +233,36 @@ class Assembly:
         leaves = np.array(sorted(total), np.int64)
         return leaves, np.array([total[leaf] for leaf in leaves.tolist()], np.int64)
 
-    def _makers(self, made: dict[str, Nodes], order: dict[str, int], parameters: set[str]) -> list[_Maker]:
-        """Layers that make units, in order of execution; then parameters that no layer owns, for what is left."""
+    def _producers(self, made: dict[str, Nodes], order: dict[str, int], parameters: set[str]) -> list[_Producer]:
+        """Layers that produce units, in order of execution; then other parameters whose units no layer produces."""
         con = self.conditions
-        found = [_Maker(name, *self._counts(made[name])) for name in sorted(made, key=order.__getitem__)]
+        producers = [_Producer(name, *self._counts(made[name])) for name in sorted(made, key=order.__getitem__)]
         known = np.zeros(con.count, bool)
-        for maker in found:
-            known[maker.leaves] = True
+        for producer in producers:
+            known[producer.leaves] = True
         for name, dims in self.labels.state_dims.items():
             for nodes in dims if name in parameters else ():
                 leaves = con.all_leaves(nodes) if nodes is not None else np.zeros(0, np.int64)
                 new = leaves[~known[leaves] & ~con.locked(leaves)]
                 if len(new):
                     known[new] = True
-                    found.append(_Maker(name, new, np.ones(len(new), np.int64)))
-        return found
+                    producers.append(_Producer(name, new, np.ones(len(new), np.int64)))
+        return producers
 
     def _locked(self, made: dict[str, Nodes], order: dict[str, int]) -> list[Locked]:
-        """Channels none of whose units can go."""
+        """Channels that cannot be removed, because all their units are locked."""
         con = self.conditions
-        found: dict[int, dict[str, int]] = {}
+        counts_by_root: dict[int, dict[str, int]] = {}
         for name, nodes in sorted(made.items(), key=lambda item: order[item[0]]):
             roots, counts = np.unique(con.roots(nodes), return_counts=True)
             stuck = con.locked(roots) & (roots > 0)
-            if not con.plain(roots):  # of indices that hang on several units, all must be locked
+            if not con.plain(roots):  # an index that depends on several units is locked when all of them are
                 sets = [np.array(sorted(con.leaves(root)), np.int64) for root in roots.tolist()]
                 stuck = np.array([len(leaves) > 0 and con.locked(leaves).all() for leaves in sets], bool)
             for root, count in zip(roots[stuck].tolist(), counts[stuck].tolist(), strict=True):
-                found.setdefault(root, {})[name] = count
+                counts_by_root.setdefault(root, {})[name] = count
         rows: dict[tuple[tuple[str, ...], str], int] = {}
-        for root, by_name in found.items():
+        for root, by_name in counts_by_root.items():
             reason = next(filter(None, map(con.reason, sorted(con.leaves(root)))))
             key = tuple(by_name), reason
             rows[key] = rows.get(key, 0) + next(iter(by_name.values()))
@@ -271,14 +271,14 @@ class Assembly:
             for (names, why), count in sorted(rows.items(), key=lambda item: order[item[0][0][0]])
         ]
 
-    def _groups(self, makers: list[_Maker]) -> list[Group]:
-        """Units with the same makers, of one kind, that the same products read."""
+    def _groups(self, producers: list[_Producer]) -> list[Group]:
+        """Group units of one kind with the same producers and the same consumers."""
         con = self.conditions
         first = np.full(con.count, -1)
-        for number, maker in enumerate(makers):
-            first[maker.leaves] = np.where(first[maker.leaves] < 0, number, first[maker.leaves])
+        for number, producer in enumerate(producers):
+            first[producer.leaves] = np.where(first[producer.leaves] < 0, number, first[producer.leaves])
         reading = {id(n): n for p in self.rules.products for n in (*p.x[1], *p.w[1]) if n is not None}
-        seen = _signatures(con.count, map(con.all_leaves, reading.values()))
+        consumers = _signatures(con.count, map(con.all_leaves, reading.values()))
         family = np.zeros(con.count, np.uint64)
         within_heads = np.zeros(con.count, bool)
         for index, (outer, inner) in enumerate(con.folds):
@@ -289,21 +289,21 @@ class Assembly:
                 family[leaves] = np.where(family[leaves] == 0, 2 * index + part + 1, family[leaves])
         leaves = np.flatnonzero(first >= 0)
         leaves = leaves[~con.locked(leaves)]
-        kinds = self._kinds(leaves, within_heads, [makers[n].name for n in first[leaves]])
-        by = (_signatures(con.count, (m.leaves for m in makers))[leaves], kinds, family[leaves], seen[leaves])
+        kinds = self._kinds(leaves, within_heads, [producers[n].name for n in first[leaves]])
+        by = (_signatures(con.count, (p.leaves for p in producers))[leaves], kinds, family[leaves], consumers[leaves])
         _, inverse = np.unique(np.stack([b.astype(np.uint64) for b in by]), axis=1, return_inverse=True)
-        alike: dict[int, list[int]] = {}
+        by_key: dict[int, list[int]] = {}
         for leaf, index in zip(leaves.tolist(), inverse.reshape(-1).tolist(), strict=True):
-            alike.setdefault(index, []).append(leaf)
+            by_key.setdefault(index, []).append(leaf)
         kind_of = dict(zip(leaves.tolist(), kinds.tolist(), strict=True))
         groups: list[Group] = []
         self._numbers = np.full(con.count, FIXED)
         number, taken = 0, dict[str, int]()
-        for members in sorted(alike.values(), key=lambda found: (first[found[0]], found[0])):
+        for members in sorted(by_key.values(), key=lambda leaves: (first[leaves[0]], leaves[0])):
             self._numbers[members] = np.arange(number, number + len(members))
-            own = [m for m in makers if m.count(members[0])]
+            own = [p for p in producers if p.count(members[0])]
             kind = _KINDS[kind_of[members[0]]]
-            label = tuple(_layer_name(m.name) for m in own)
+            label = tuple(_layer_name(p.name) for p in own)
             name = label[0] if kind in ("channels", "neurons", "stream") else f"{label[0]}[{kind}]"
             taken[name] = taken.get(name, 0) + 1
             name = name if taken[name] == 1 else f"{name}#{taken[name]}"
@@ -335,25 +335,25 @@ _KINDS = ("heads", "groups", "stream", "dims", "channels", "neurons")
 
 
 @dataclass(frozen=True, eq=False)
-class _Maker:
-    """A weight that makes units: sorted, and how many of its indices hang on each."""
+class _Producer:
+    """A weight that produces units: its sorted units, and how many of its indices depend on each."""
 
     name: str
     leaves: Nodes
     counts: np.ndarray
 
     def count(self, leaf: int) -> int:
-        """Indices that hang on a unit."""
+        """How many indices depend on a unit."""
         at = int(np.searchsorted(self.leaves, leaf))
         return int(self.counts[at]) if at < len(self.leaves) and self.leaves[at] == leaf else 0
 
 
 def _signatures(count: int, sets: Iterable[Nodes]) -> np.ndarray:
-    """Per node, a number for the sets that it is in."""
-    found = np.zeros(count, np.uint64)
+    """A hash, for each node, of the sets that contain it."""
+    hashes = np.zeros(count, np.uint64)
     for number, leaves in enumerate(sets):
-        found[leaves] = found[leaves] * np.uint64(0x9E3779B97F4A7C15) + np.uint64(number + 1)
-    return found
+        hashes[leaves] = hashes[leaves] * np.uint64(0x9E3779B97F4A7C15) + np.uint64(number + 1)
+    return hashes
 
 
 def _layer_name(weight: str) -> str:

@@ -1,7 +1,7 @@
 """`torch.nn.MultiheadAttention` in steps that have rules of structure and of relevance, and with fewer heads.
 
 The module's own code assumes heads of one size and as many rows for the values as for queries and keys. When heads, or
-places within heads, go, `Attention` takes its place: the same arguments, parameters and names, other sizes.
+dimensions within heads, are removed, `Attention` replaces it: the same arguments, parameters and names, other sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from secateur.core.errors import RequestError
 from secateur.structure.edited import Edited, own_class, state_of
 
 HEADS = "_secateur_heads"
-"""Where an attention module keeps its sizes."""
+"""Attribute in which an attention module keeps its sizes."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Heads:
     """Sizes of an attention module that was pruned.
 
     Attributes:
-        kept: numbers of the heads that stay.
-        before: how many there were.
-        size: of a head when the network was trained, which the scale of scores follows.
+        kept: indices of the heads that stay.
+        before: number of heads before pruning.
+        size: size of a head when the network was trained; the scale of attention scores is computed from it.
     """
 
     kept: tuple[int, ...]
@@ -37,11 +37,11 @@ class Heads:
     size: int
 
     def then(self, after: Heads) -> Heads:
-        """What is left when ``after`` is done to what these leave."""
+        """The sizes after two prunings: first this one, then ``after``."""
         return Heads(tuple(self.kept[head] for head in after.kept), self.before, self.size)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         return {"kept": list(self.kept), "before": self.before, "size": self.size}
 
     @classmethod
@@ -87,10 +87,10 @@ def multi_head_attention(
     """`torch.nn.functional.multi_head_attention_forward`, with its arguments, in steps that have rules.
 
     Weights may have fewer rows for the values than for queries and keys. ``trained`` is the size of a head when the
-    network was trained, which the scale of scores follows; None: what it is now.
+    network was trained, from which the scale of scores is computed; None: the size that it has now.
     """
     if static_k is not None or static_v is not None:
-        raise RequestError("attention with static keys cannot be looked into; use scaled_dot_product_attention")
+        raise RequestError("attention with static keys cannot be traced; use scaled_dot_product_attention")
     unbatched = query.ndim == 2
     same = query is key and key is value
     # samples first, so that units are counted per sample
@@ -112,7 +112,7 @@ def multi_head_attention(
         )
     samples, length = q.shape[0], k.shape[1]
     if is_causal and key_padding_mask is None and not need_weights:
-        attn_mask = None  # as PyTorch does: the hint stands for the mask
+        attn_mask = None  # as in PyTorch: the hint replaces the mask
     elif is_causal and attn_mask is None:
         raise RequestError("attention with is_causal=True needs attn_mask as well, unless need_weights=False")
     mask = _attention_mask(attn_mask, key_padding_mask, samples, num_heads, length, q.dtype)
@@ -143,7 +143,7 @@ def multi_head_attention(
 
 
 def _rows(packed: torch.Tensor | None, query: torch.Tensor | None, made_v: int) -> list[int]:
-    """Rows that make queries, keys and values."""
+    """Rows of the projection for queries, keys and values."""
     if packed is None or not packed.numel():
         assert query is not None
         return [query.shape[0], query.shape[0], made_v]
@@ -159,7 +159,7 @@ def _attention_mask(
     length: int,
     dtype: torch.dtype,
 ) -> torch.Tensor | None:
-    """Both masks as one to add, [N or 1, H or 1, L or 1, S]."""
+    """Both masks as one that is added to the scores, [N or 1, H or 1, L or 1, S]."""
     masks = []
     if attn_mask is not None:
         masks.append(attn_mask if attn_mask.ndim == 2 else attn_mask.unflatten(0, (samples, heads)))
@@ -174,7 +174,7 @@ def _attention_mask(
 
 
 class Attention(Edited, nn.MultiheadAttention):
-    """Takes the place of `torch.nn.MultiheadAttention` in a module that has lost heads, or parts of them."""
+    """Replaces `torch.nn.MultiheadAttention` in a module from which heads, or parts of heads, were removed."""
 
     def forward(
         self: Any,
@@ -189,7 +189,7 @@ class Attention(Edited, nn.MultiheadAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """See `torch.nn.MultiheadAttention.forward`.
 
-        A mask per head [samples * heads, L, S] is one of all heads that there were.
+        A mask per head [samples * heads, L, S] has an entry for every head before pruning.
         """
         if query.is_nested:
             nested: tuple[torch.Tensor, None] = self._nested(query, key, value, need_weights)
@@ -218,9 +218,9 @@ class Attention(Edited, nn.MultiheadAttention):
         value: torch.Tensor,
         need_weights: bool,
     ) -> tuple[torch.Tensor, None]:
-        """Samples of several lengths in one nested tensor, as `torch.nn.TransformerEncoder` makes of padded ones."""
+        """Attend within a nested tensor of samples of several lengths, as `torch.nn.TransformerEncoder` makes them."""
         if query is not key or key is not value or need_weights:
-            raise RequestError("nested tensors are attended to by themselves and without weights given out only")
+            raise RequestError("attention over nested tensors is self-attention only, and returns no weights")
         lengths = torch.tensor([len(sample) for sample in query.unbind()], device=query.device)
         padded = query.to_padded_tensor(0.0)
         stays = torch.arange(padded.shape[1], device=query.device) < lengths[:, None]
@@ -236,7 +236,7 @@ def set_heads(module: nn.Module, heads: Heads, path: str) -> None:
 
     Args:
         module: a `torch.nn.MultiheadAttention`, to be changed in place.
-        heads: its sizes, beside those that it was built with.
+        heads: the sizes after pruning; the module keeps those that it was built with as well.
         path: of the module, for messages.
 
     Raises:
@@ -246,7 +246,7 @@ def set_heads(module: nn.Module, heads: Heads, path: str) -> None:
         raise RequestError(f"module '{path}' is no torch.nn.MultiheadAttention")
     module.__dict__[HEADS] = heads
     module.num_heads = len(heads.kept)
-    # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
+    # encoder layers have a fast path that assumes packed weights of full size; this switches it off
     module._qkv_same_embed_dim = False
     module.__class__ = _class(own_class(module))
 
@@ -254,7 +254,7 @@ def set_heads(module: nn.Module, heads: Heads, path: str) -> None:
 @cache
 def _class(base: Any) -> Any:
     own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "_secateur_base": base}
-    # a subclass with a ``forward`` of its own keeps it, and finds this one behind it
+    # a subclass with a ``forward`` of its own keeps it; this one follows in the order of its bases
     return type(base.__name__, (Attention,) if base is nn.MultiheadAttention else (base, Attention), own)
 
 

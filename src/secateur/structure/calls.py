@@ -1,4 +1,4 @@
-"""Calls of a network: what was given, as plain values, and which calls run the same code."""
+"""Calls of a network: their arguments as plain values, and which calls run the same code."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ def describe(value: Any) -> Any:
         return items if type(value) in (tuple, list, torch.Size) else [{"type": type(value).__name__}, *items]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    found: dict[str, Any] = {"other": type(value).__name__, "tensors": bool(kept_in(value))}
-    text = "" if found["tensors"] else repr(value)
-    return found if not text or " at 0x" in text or len(text) > _LONGEST else {**found, "text": text}
+    described: dict[str, Any] = {"other": type(value).__name__, "tensors": bool(cache_tensors(value))}
+    text = "" if described["tensors"] else repr(value)
+    return described if not text or " at 0x" in text or len(text) > _LONGEST else {**described, "text": text}
 
 
 _LONGEST = 1000
-"""Of a text that tells a value from others of its type."""
+"""Length of the longest text by which a value is told from others of its type."""
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Tensors in containers and in the attributes of objects of any kind, as a cache of keys and values."""
+    """Tensors in containers and in the attributes of any object, such as a cache of keys and values."""
     return [tensor for _, tensor in walk(value) if tensor.numel()]
 
 
-def kept_in(value: Any) -> list[torch.Tensor]:
-    """Tensors of a cache of keys and values; single numbers that it counts with are none."""
+def cache_tensors(value: Any) -> list[torch.Tensor]:
+    """Tensors of a cache of keys and values, without the single numbers in which it counts."""
     return [tensor for tensor in tensors_of(value) if tensor.ndim > 1]
 
 
-def given_out(output: Any) -> list[torch.Tensor]:
-    """Tensors that a network gives; caches for its next call are not meant for others."""
+def returned_tensors(output: Any) -> list[torch.Tensor]:
+    """Tensors that a network returns, without the caches for its next call."""
     return [tensor for _, tensor in walk(output, caches=False)]
 
 
 def walk(value: Any, at: str = "", *, caches: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors with their places: in containers, named tuples, and attributes of objects, at any depth.
+    """All tensors with their paths: in containers, named tuples, and attributes of objects, at any depth.
 
     Args:
-        value: to be looked into.
-        at: its own place.
-        caches: also look into objects of classes that are called caches.
+        value: the value to search.
+        at: path of the value itself.
+        caches: also search objects whose class is named a cache.
     """
     yield from _walk(value, at, caches, set(), 0)
 
@@ -76,25 +76,25 @@ def _walk(value: Any, at: str, caches: bool, seen: set[int], depth: int) -> Iter
         return
     elif hasattr(value, "__dict__"):
         items = [(f"{at}.{name}", item) for name, item in vars(value).items()]
-    for place, item in items:
-        yield from _walk(item, place, caches, seen, depth + 1)
+    for path, item in items:
+        yield from _walk(item, path, caches, seen, depth + 1)
 
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by name, without those that are what they are by default."""
+    """Arguments by name, without those that equal their default."""
     try:
         signature = _signature(getattr(function, "__func__", None) or function, inspect.ismethod(function))
         bound = signature.bind(*args, **kwargs)
     except (TypeError, ValueError):
         return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         parameter = signature.parameters[name]
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            found |= value
+            arguments |= value
         elif not _is_default(value, parameter.default):
-            found[name] = value
-    return found
+            arguments[name] = value
+    return arguments
 
 
 @cache
@@ -110,21 +110,21 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def kind(described: Any, lengths: bool = False) -> str:
-    """Which calls run the same code, as far as their arguments tell: a text that these calls share.
+    """A text that is the same for calls that run the same code, as far as their arguments tell.
 
-    Of tensors, the number of dimensions counts, the kind of numbers, and which dimensions but the first have length
-    one; of other values, what they are, as far as text tells it.
+    It depends on the number of dimensions of tensors, on their kind of numbers, and on which dimensions but the first
+    have length one; and on all other values, as far as their text shows them.
 
     Args:
         described: arguments, as `describe` gives them.
-        lengths: for code that compares lengths: between which powers of two each dimension but the first
-            lies counts as well.
+        lengths: for code that compares lengths: the text also depends on the powers of two between which the
+            length of each dimension but the first lies.
     """
     return json.dumps(_kind(described, lengths), sort_keys=True)
 
 
 def serves(recorded: Any, described: Any, lengths: bool) -> bool:
-    """Whether a call is of the kind of a recorded one, of whose tensors some lengths (None) do not matter."""
+    """Whether a call is of the same kind as a recorded one, some of whose lengths (None) do not matter."""
     return kind(recorded, lengths) == kind(_without(recorded, described), lengths)
 
 

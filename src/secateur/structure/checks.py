@@ -1,4 +1,4 @@
-"""What cannot be traced is refused by name before anything runs."""
+"""Checks before a trace: networks and inputs that cannot be traced are refused by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUANTISED = (
 
 
 def check_network(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Refuse what cannot be watched or cut, by name."""
+    """Refuse networks with modules or tensors that cannot be traced or cut, by name."""
     for name, tensor in state.items():
         if is_lazy(tensor):
             raise RequestError(f"'{name}' has no shape yet; call the network once on an input first")
@@ -25,7 +25,7 @@ def check_network(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     for path, module in model.named_modules():
         where = f"'{path}'" if path else "the network"
         if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            raise RequestError(f"{where} is scripted or traced by torch.jit; give the module that it was made from")
+            raise RequestError(f"{where} is scripted or traced by torch.jit; give the module from which it was made")
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise RequestError(f"{where} is compiled; give the module before torch.compile, compile the pruned one")
         if type(module).__module__.startswith(_QUANTISED):
@@ -54,7 +54,7 @@ def check_inputs(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def _check_memory(state: dict[str, torch.Tensor]) -> None:
-    """Two parameters that look at the same memory would part when one is cut."""
+    """Refuse parameters that share memory without being one: cutting one would separate them."""
     seen: dict[int, list[tuple[str, int, int]]] = {}
     for name, tensor in state.items():
         storage = tensor.untyped_storage().data_ptr() if tensor.numel() else 0

@@ -1,8 +1,8 @@
-"""Sizes in a module's own code, and what they become when units go.
+"""Sizes in a module's own code, and what they become when units are removed.
 
-A module is left as it is when its code gives the right sizes by itself. Else its integer attributes get new values when
-that is enough (``num_heads``), and the single calls that name other sizes are corrected. Only where that cannot be, as
-where the code computes a weight, is the module written anew as the steps that were recorded.
+A module is left as it is when its code gives the right sizes by itself. Otherwise its integer attributes get new
+values where that is enough (``num_heads``), and the single calls that name other sizes are corrected. Only where
+neither is possible, for instance where the code computes a weight, is the module rewritten as its recorded steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from secateur.structure.sizes import SIZES, Attributes, Shaped, Site, Units, is_
 from secateur.structure.source import text_of
 
 WRITTEN = "_secateur_code"
-"""Where a module keeps the steps that it runs instead of its class's code."""
+"""Attribute in which a module keeps the steps that it runs instead of its class's code."""
 
 _BY_ATTRIBUTE: tuple[tuple[type, frozenset[str]], ...] = (
     (_ConvNd, CONVOLUTIONS),
@@ -45,19 +45,19 @@ class ModuleCode:
     """What one module's own code did in one call.
 
     Attributes:
-        path: of the module.
+        path: path of the module.
         steps: its calls; output: what it returned.
-        broken: why it cannot be written anew; empty: it can.
-        shapes: of tensors, by reference.
-        outs: per step, of the tensors it gave.
-        baked: results of steps that can take the place of parameters they are computed from, by parameter.
-        replaced: all parameters that they are computed from.
-        factors: sizes that the code makes factors of.
+        broken: why it cannot be rewritten; empty where it can.
+        shapes: shapes and units of tensors, by reference.
+        outs: per step, shapes and units of the tensors that it returned.
+        baked: results of steps that can replace parameters from which they are computed, by parameter.
+        replaced: all parameters from which these results are computed.
+        factors: sizes that the code uses as factors.
         conditions: sizes that it compares.
         is_attention: whether it is PyTorch's attention module, which is replaced as a whole.
         is_written: whether the module runs recorded steps already.
         by_attribute: functions whose sizes surgery sets as attributes of the layer's class.
-        heads: sizes that an attention module has by now; corrected: corrections that the code runs with already.
+        heads: sizes of an attention module that was pruned before; corrected: corrections that the code already has.
         text: hash of the source text of its ``forward``; empty where there is none.
         given: the arguments of the call, as `secateur.structure.calls.describe` gives them.
         compares_lengths: whether it compares sizes that no pruning changes, as lengths of sequences.
@@ -84,10 +84,10 @@ class ModuleCode:
 
     @classmethod
     def of(cls, scope: Scope, units: Callable[[Any], Units]) -> ModuleCode:
-        """From a recorded call; ``units`` turns nodes of dimensions into units."""
+        """Summarise a recorded call; ``units`` turns nodes of dimensions into units."""
 
-        def shaped(found: tuple[tuple[int, ...], Any]) -> Shaped:
-            return Shaped(found[0], units(found[1]))
+        def shaped(recorded: tuple[tuple[int, ...], Any]) -> Shaped:
+            return Shaped(recorded[0], units(recorded[1]))
 
         module = scope.module
         written = WRITTEN in module.__dict__
@@ -96,8 +96,8 @@ class ModuleCode:
             tuple(scope.steps),
             scope.output,
             scope.broken,
-            {key: shaped(found) for key, found in scope.shapes.items()},
-            tuple({at: shaped(found) for at, found in step.outs.items()} for step in scope.steps),
+            {key: shaped(recorded) for key, recorded in scope.shapes.items()},
+            tuple({at: shaped(recorded) for at, recorded in step.outs.items()} for step in scope.steps),
             dict(scope.baked),
             tuple(scope.replaced),
             tuple(scope.factors),
@@ -113,13 +113,13 @@ class ModuleCode:
         )
 
     def site(self, number: int | None, keep: np.ndarray, attributes: Attributes) -> Site:
-        """A step in a network of some units; None: no step."""
+        """A step in a network that keeps some units; for ``number`` None, the module without a step."""
         step, outs = (Step("", [], {}, {}), {}) if number is None else (self.steps[number], self.outs[number])
         return Site(step, self.shapes, outs, keep, attributes)
 
     def corrections(self, keep: np.ndarray, attributes: Attributes) -> dict[int, Step]:
-        """Steps whose sizes would be wrong, as they must be."""
-        found = {}
+        """Steps whose sizes would be wrong, with the right ones, by number."""
+        fixed_steps = {}
         for number, step in enumerate(self.steps):
             name = step.target.rpartition(".")[2]
             handler = SIZES.get(name)
@@ -127,18 +127,18 @@ class ModuleCode:
                 continue
             fixed = handler(self.site(number, keep, attributes))
             if fixed is not None:
-                found[number] = fixed
-        return found
+                fixed_steps[number] = fixed
+        return fixed_steps
 
     def masked(self, keep: np.ndarray, alive: np.ndarray, attributes: Attributes) -> dict[str, Any] | None:
-        """The steps for a masked network; None: they can stay as they are.
+        """The steps for a masked network; None when the module can stay as it is.
 
-        Norms run over what stays, and computed weights take the place of their parameters.
+        Norms run over the units that stay, and computed weights replace their parameters.
 
         Args:
             keep: units that stay.
-            alive: units that the network has before: all, or what earlier pruning left.
-            attributes: of the network as it is.
+            alive: units that the network has before: all, or those that earlier pruning left.
+            attributes: integer attributes of the network as it is.
         """
         fixed: dict[int, Step] = {}
         for number, step in enumerate(self.steps):
@@ -154,13 +154,13 @@ class ModuleCode:
 
     @property
     def open_given(self) -> Any:
-        """The arguments of the call, without the lengths that units make."""
+        """The arguments of the call, without the lengths of dimensions that consist of units."""
 
         def opened(key: Any, value: Any) -> Any:
-            found = self.shapes.get(key_of({"in": key}))
-            if found is None or not isinstance(value, dict) or "shape" not in value:
+            tensor = self.shapes.get(key_of({"in": key}))
+            if tensor is None or not isinstance(value, dict) or "shape" not in value:
                 return value
-            pairs = zip(value["shape"], found.units, strict=True)
+            pairs = zip(value["shape"], tensor.units, strict=True)
             return {**value, "shape": [size if units is None else None for size, units in pairs]}
 
         positional, named = self.given
@@ -168,19 +168,19 @@ class ModuleCode:
         return [[opened(number, value) for number, value in enumerate(positional)], {"dict": by_name}]
 
     def is_written_as(self, code: Mapping[str, Any], fixed: Mapping[int, Step]) -> bool:
-        """Whether a module written anew so does what this call did."""
+        """Whether a module rewritten with this code does what this call did."""
         if self.broken:
             return False
         own = self.written(fixed, {})
         return all(json.dumps(own[key]) == json.dumps(code[key]) for key in ("steps", "output"))
 
     def bakes(self, keep: np.ndarray) -> bool:
-        """Whether units go that a computed weight belongs to."""
+        """Whether units of a computed weight are removed."""
         tensors = [self.shapes[key_of(reference)] for reference in self.baked.values()]
         return any(tensor.after(keep) != tensor.shape for tensor in tensors)
 
     def respelled_heads(self, keep: np.ndarray) -> Heads | None:
-        """What PyTorch's attention module becomes; None: it can stay as it is."""
+        """The sizes that PyTorch's attention module gets; None when it can stay as it is."""
         if not self.is_attention or all(tensor.after(keep) == tensor.shape for tensor in self.shapes.values()):
             return None
         last = [n for n, step in enumerate(self.steps) if step.target.endswith(".unflatten") and _replaced(step)][-3:]
@@ -191,13 +191,13 @@ class ModuleCode:
         return heads if self.heads is None else self.heads.then(heads)
 
     def changed_factors(self, keep: np.ndarray, attributes: Attributes) -> list[Factor]:
-        """Factors that would be others with the sizes of a smaller network."""
+        """Factors that would change with the sizes of a smaller network."""
         site = self.site(None, keep, attributes)
         own = [f for f in self.factors if not (self.is_attention and _replaced(f))]
         return [factor for factor in own if site.now(factor.size) != site.was(factor.size)]
 
     def changed_conditions(self, keep: np.ndarray, attributes: Attributes) -> list[Condition]:
-        """Comparisons that come out otherwise with the sizes of a smaller network."""
+        """Comparisons whose outcome changes with the sizes of a smaller network."""
         site = self.site(None, keep, attributes)
 
         def outcome(condition: Condition, read: Callable[[Value], Any]) -> Any:
@@ -207,8 +207,8 @@ class ModuleCode:
             return getattr(operator, condition.name)(left, right)
 
         def changed(condition: Condition) -> bool:
-            """Also one that comes out alike here, but would not at other lengths that the code compares with."""
-            # whether anything is there at all does not depend on how much
+            """Also true where the outcome is the same here, but would change at other lengths that are compared."""
+            # whether a dimension is empty does not depend on how many of its units are removed
             empty = condition.right in (0, None) and is_product(condition.left)
             sides = [] if empty else [condition.left, condition.right]
             differs = any(site.now(side) != site.was(side) for side in sides)
@@ -219,12 +219,12 @@ class ModuleCode:
         return [condition for condition in self.conditions if changed(condition)]
 
     def stuck_conditions(self, keep: np.ndarray, attributes: Attributes) -> list[Condition]:
-        """Those of them that cannot be corrected to come out as they did."""
+        """Changed comparisons that cannot be corrected to have the outcome that they had."""
         site = self.site(None, keep, attributes)
         return [c for c in self.changed_conditions(keep, attributes) if comparison_of(site, c) is None]
 
     def wishes(self, keep: np.ndarray) -> Iterable[tuple[tuple[str, str], int, int]]:
-        """Values of attributes, and those they would need wherever the code uses them: ((path, name), was, value)."""
+        """Attributes, with their value and the one that each use in the code needs: ((path, name), was, value)."""
         fixed = self.corrections(keep, {})
         for number, step in enumerate(self.steps):
             right = fixed.get(number, step)
@@ -260,7 +260,7 @@ class ModuleCode:
 
 
 def _replaced(step: Step | Factor) -> bool:
-    """Whether a step is one of those that stand for PyTorch's attention, which is replaced as a whole."""
+    """Whether a step belongs to PyTorch's attention, which is replaced as a whole."""
     return any(code.co_filename == attention.__file__ for code, _ in step.frames)
 
 
@@ -283,7 +283,7 @@ def _by_attribute(scope: Scope) -> frozenset[str]:
 def _lines(
     code: ModuleCode, numbers: Iterable[int], fixed: Mapping[int, Step], attributes: Attributes
 ) -> dict[str, Any]:
-    """Steps of these numbers, counted anew."""
+    """The steps with these numbers, renumbered from 0."""
     numbers = list(numbers)
     lines = []
     for number in numbers:
@@ -311,7 +311,7 @@ def _placed(step: Step, places: Mapping[str, Value]) -> Step:
 
 
 def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int, int]]:
-    """Attributes in recorded arguments, each with what it was and what it must be there."""
+    """Attributes in recorded arguments, each with its value and the value that it must have there."""
     if isinstance(old, dict) and "attr" in old:
         if isinstance(new, int):
             yield (old["attr"][0], old["attr"][1]), old["is"], new
@@ -326,7 +326,7 @@ def _attribute_pairs(old: Any, new: Any) -> Iterable[tuple[tuple[str, str], int,
 
 
 def _settled(value: Value, attributes: Attributes) -> Value:
-    """With attributes as numbers."""
+    """A recorded value in which attributes are numbers."""
     if isinstance(value, dict):
         if "corrected" in value:
             return value["is"]

@@ -1,10 +1,10 @@
 """Conditions under which an index stays.
 
 Every index of every tensor dimension has a *condition*: a set of units that must all stay for the index to stay. Most
-indices hang on one unit; an index of a packed attention projection hangs on two, its head and its place in the head.
-A condition is an integer node: 0 stays always; a *leaf* is a unit of its own; a composite stands for a set of leaves.
-Nodes that must agree are united (union-find). A tensor cut this way is always a full grid, which is all that code which
-reshapes tensors needs.
+indices depend on one unit; an index of a packed attention projection depends on two, its head and its dimension within
+the head. A condition is an integer node: 0 always stays; a *leaf* is a single unit; a composite is a set of leaves.
+Nodes that must agree are united (union-find). A tensor cut this way is always a full grid, as code that reshapes
+tensors requires.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ READ_TOGETHER = "is read together with channels that cannot be removed"
 Nodes = np.ndarray
 """int64 [size]: one node per index of a dimension."""
 
-_PARTS = ("head", "contracted", "group", "channel", "stream", "added")
-_MARKS = {name: np.uint8(1 << bit) for bit, name in enumerate(_PARTS)}
+_ROLES = ("head", "contracted", "group", "channel", "stream", "added")
+_MARKS = {name: np.uint8(1 << bit) for bit, name in enumerate(_ROLES)}
 
 
 class Conditions:
@@ -38,7 +38,7 @@ class Conditions:
         self._why = np.zeros(1024, np.int32)  # per leaf, which reason; 0: none
         self._reasons: list[str] = [""]
         self._marks = np.zeros(1024, np.uint8)
-        self._place = np.zeros(1024, np.int64)  # scratch
+        self._position = np.zeros(1024, np.int64)  # scratch
         self.folds: list[tuple[Nodes, Nodes]] = []
         """Outer and inner parts of every dimension that was folded in two."""
 
@@ -47,7 +47,7 @@ class Conditions:
         first, self._count = self._count, self._count + count
         if self._count > len(self._parent):
             more = max(count, len(self._parent))
-            for name in ("_parent", "_compound", "_why", "_marks", "_place"):
+            for name in ("_parent", "_compound", "_why", "_marks", "_position"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate([old, np.zeros(more, old.dtype)]))
         nodes = np.arange(first, self._count)
@@ -56,11 +56,11 @@ class Conditions:
 
     @property
     def count(self) -> int:
-        """How many nodes there are."""
+        """Number of nodes."""
         return self._count
 
     def find(self, node: int) -> int:
-        """The node that stands for all that were united with ``node``."""
+        """The representative of all nodes that were united with ``node``."""
         parent = self._parent
         while parent[node] != node:
             parent[node] = parent[parent[node]]
@@ -69,13 +69,13 @@ class Conditions:
 
     def roots(self, nodes: Nodes) -> Nodes:
         """`find` for each element."""
-        found = self._parent[nodes]
-        while not np.array_equal(further := self._parent[found], found):
-            found = further
-        return np.asarray(found)
+        roots = self._parent[nodes]
+        while not np.array_equal(further := self._parent[roots], roots):
+            roots = further
+        return np.asarray(roots)
 
     def leaves(self, node: int) -> frozenset[int]:
-        """The units that must all stay."""
+        """The units that must all stay for ``node`` to stay."""
         root = self.find(node)
         if root == ALWAYS:
             return frozenset()
@@ -88,42 +88,42 @@ class Conditions:
         return known
 
     def all_leaves(self, nodes: Nodes) -> Nodes:
-        """The units that any of ``nodes`` hangs on, sorted."""
+        """The units that any of ``nodes`` depends on, sorted."""
         roots = self.roots(np.asarray(nodes, np.int64))
         compound = self._compound[roots]
         if compound.any():
             parts = [sorted(self.leaves(int(n))) for n in np.unique(roots[compound])]
             roots = np.concatenate([roots[~compound], *(np.array(p, np.int64) for p in parts)])
-        found = np.unique(roots)
-        return found[1:] if len(found) and found[0] == ALWAYS else found
+        leaves = np.unique(roots)
+        return leaves[1:] if len(leaves) and leaves[0] == ALWAYS else leaves
 
     def plain(self, roots: Nodes) -> bool:
-        """Whether each root hangs on one unit at most."""
+        """Whether each root depends on one unit at most."""
         return not self._compound[roots].any()
 
     def node(self, leaves: Iterable[int]) -> int:
         """The node for a set of leaves."""
-        wanted = frozenset(leaves)
-        if len(wanted) < 2:
-            return next(iter(wanted), ALWAYS)
-        known = self._composite.get(wanted)
+        units = frozenset(leaves)
+        if len(units) < 2:
+            return next(iter(units), ALWAYS)
+        known = self._composite.get(units)
         if known is None:
             known = int(self.fresh(1)[0])
-            self._parts[known] = wanted
+            self._parts[known] = units
             self._compound[known] = True
-            self._composite[wanted] = known
+            self._composite[units] = known
         return known
 
     def reason(self, leaf: int) -> str | None:
-        """Why a unit cannot go; None: it can."""
+        """Why a unit cannot be removed; None when it can."""
         return self._reasons[self._why[leaf]] or None
 
     def locked(self, leaves: Nodes) -> np.ndarray:
-        """Which units cannot go, bool."""
+        """Which units cannot be removed, bool."""
         return np.asarray(self._why[leaves] > 0)
 
     def lock(self, nodes: Nodes | None, reason: str) -> None:
-        """Say why units cannot go; the first reason stays."""
+        """Lock units with a reason; a unit keeps its first reason."""
         if nodes is not None:
             leaves = self.all_leaves(nodes)
             free = leaves[self._why[leaves] == 0]
@@ -132,20 +132,20 @@ class Conditions:
                     self._reasons.append(reason)
                 self._why[free] = self._reasons.index(reason)
 
-    def mark(self, nodes: Nodes | None, what: str) -> None:
-        """Remember what part units play."""
+    def mark(self, nodes: Nodes | None, role: str) -> None:
+        """Mark the role of units."""
         if nodes is not None:
-            self._marks[self.all_leaves(nodes)] |= _MARKS[what]
+            self._marks[self.all_leaves(nodes)] |= _MARKS[role]
 
-    def marked(self, leaves: Nodes, *parts: str) -> np.ndarray:
-        """Which units play any of these parts, bool."""
-        wanted = np.bitwise_or.reduce([_MARKS[part] for part in parts])
-        return np.asarray((self._marks[leaves] & wanted) > 0)
+    def marked(self, leaves: Nodes, *roles: str) -> np.ndarray:
+        """Which units have any of these roles, bool."""
+        mask = np.bitwise_or.reduce([_MARKS[role] for role in roles])
+        return np.asarray((self._marks[leaves] & mask) > 0)
 
     # -- agreement ----------------------------------------------------------------------------------------------
 
     def unite(self, a: Nodes, b: Nodes) -> None:
-        """Indices at the same place go together."""
+        """Require that indices at the same position stay or are removed together."""
         a, b = self.roots(a), self.roots(b)
         differ = a != b
         if not differ.any():
@@ -154,8 +154,8 @@ class Conditions:
         both = np.concatenate([x, y])
         if (both > 0).all() and self.plain(both):
             order = np.arange(len(both))
-            self._place[both] = order
-            if (self._place[both] == order).all():  # each occurs once
+            self._position[both] = order
+            if (self._position[both] == order).all():  # each occurs once
                 self._link_plain(np.minimum(x, y), np.maximum(x, y))
                 return
         for i, j in np.unique(np.stack([x, y], 1), axis=0).tolist():
@@ -175,25 +175,25 @@ class Conditions:
         if not a or not b:
             self.lock(np.array([a or b]), COMBINED)
             return
-        mine, others = self.leaves(a), self.leaves(b)
-        if mine == others:
+        first, second = self.leaves(a), self.leaves(b)
+        if first == second:
             return
-        if not self._compound[a] and a not in others:
+        if not self._compound[a] and a not in second:
             self._link(a, b)
-        elif not self._compound[b] and b not in mine:
+        elif not self._compound[b] and b not in first:
             self._link(b, a)
         else:
-            only, too = sorted(mine - others), sorted(others - mine)
+            only, too = sorted(first - second), sorted(second - first)
             if len(only) == len(too):  # grids folded alike: outer with outer, inner with inner
                 pairs = list(zip(only, too, strict=True))
             else:
-                together = sorted(mine | others)
+                together = sorted(first | second)
                 pairs = [(together[0], other) for other in together[1:]]
             for x, y in pairs:
                 self._unite(x, y)
 
     def _link(self, leaf: int, to: int) -> None:
-        """Let a leaf stand for another node from now on."""
+        """Replace a leaf by another node from now on."""
         if not self._compound[to] and to > leaf:
             leaf, to = to, leaf
         self._parent[leaf] = to
@@ -206,7 +206,7 @@ class Conditions:
     # -- folding ------------------------------------------------------------------------------------------------
 
     def merge(self, outer: Nodes | None, inner: Nodes | None, sizes: tuple[int, int]) -> Nodes | None:
-        """Nodes of a dimension made of two: index (i, j) needs both."""
+        """Nodes of a dimension merged from two: index (i, j) stays when i and j both stay."""
         if inner is None:
             return None if outer is None else np.repeat(outer, sizes[1])
         if outer is None:
@@ -219,7 +219,7 @@ class Conditions:
     def fold(self, nodes: Nodes | None, sizes: tuple[int, int]) -> tuple[Nodes | None, Nodes | None]:
         """Nodes of the two dimensions that one is folded into; what stays of it must be a full grid.
 
-        Where every index was a unit of its own, it now hangs on two new units, one for its row and one for its column.
+        Indices that were units of their own now depend on two new units, that of their row and that of their column.
         """
         if nodes is None or not nodes.any():
             return None, None
@@ -246,7 +246,7 @@ class Conditions:
                     self._link(leaf, self.node((int(outer[i]), int(inner[j]))))
                 rows = [r | {int(n)} for r, n in zip(rows, outer, strict=True)]
                 columns = [c | {int(n)} for c, n in zip(columns, inner, strict=True)]
-            else:  # units of several kinds: what leaves one row leaves all
+            else:  # units of several kinds: what is removed from one row is removed from all
                 for row in grid[1:]:
                     self.unite(grid[0], row)
                 return None, self.roots(grid[0])

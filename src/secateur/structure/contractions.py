@@ -1,4 +1,4 @@
-"""Convolutions and matrix products: one side's units are read by the other's weights."""
+"""Rules for convolutions and matrix products, whose weights read units and produce others."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ NONZERO = "is summed over in a product of two tensors neither of which is zero w
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """One contraction as it ran.
+    """One contraction of the traced pass.
 
     Attributes:
         op: ``convolution``, ``linear`` or ``product`` (of two activations).
         weight: name of the parameter that holds the weight; None for products of activations.
-        x: shape and nodes of what is read; w: of the weight (or second operand).
-        out: nodes of the weight's rows; read: of its columns.
+        x: shape and nodes of the input; w: of the weight (or second operand).
+        out: nodes of the weight's rows; read: nodes of its columns.
         macs: multiply-accumulates divided by the elements that remain of ``sizes``.
         sizes: (length, nodes) whose product, times ``macs``, is the number of multiply-accumulates of the call.
-        options: of a convolution.
+        options: options of a convolution.
     """
 
     op: str
@@ -42,14 +42,14 @@ class Product:
 
 
 class Contractions(Base):
-    """Weighted layers, and products of activations."""
+    """Rules for weighted layers, and for products of activations."""
 
     def __init__(self, labels: Labels) -> None:
         super().__init__(labels)
         self.products: list[Product] = []
 
     def convolution(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Channels are read by one dimension of the weight and made by the other; groups fold both."""
+        """Channels are read by one dimension of the weight and produced by the other; groups fold both."""
         x, weight, bias = args[:3]
         transposed, groups = bool(args[6]), int(args[8])
         con = self.conditions
@@ -68,7 +68,7 @@ class Contractions(Base):
             elif lead is not None:
                 con.unite(read, lead)
             outer, _ = con.fold(lead, (groups, rows)) if groups > 1 else (None, None)
-            made = con.merge(outer, inner, (groups, weight.shape[1]))
+            produced = con.merge(outer, inner, (groups, weight.shape[1]))
             raw_read, raw_out = lead, inner
         else:
             outer, column = con.fold(read, (groups, x.shape[1] // groups)) if groups > 1 else (None, read)
@@ -84,13 +84,13 @@ class Contractions(Base):
                 con.lock(column, fixed)
             else:
                 con.unite(column, inner)
-            made, raw_read, raw_out = lead, inner, lead
+            produced, raw_read, raw_out = lead, inner, lead
         self._lock_nonzero(x, weight, raw_read)
         if groups > 1:
             con.mark(outer, "group" if groups < x.shape[1] else "channel")
         if bias is not None:
-            unite(con, made, self.labels.of(bias)[0], COMBINED)
-        self.labels.set(result, [batch, made, *[None] * len(space)])
+            unite(con, produced, self.labels.of(bias)[0], COMBINED)
+        self.labels.set(result, [batch, produced, *[None] * len(space)])
         # a transposed convolution uses each weight once per input position, a plain one once per output position
         visited = x if transposed else result
         positions = visited.shape[0] * math.prod(visited.shape[2:])
@@ -100,7 +100,7 @@ class Contractions(Base):
         self._product("convolution", x, weight, raw_out, raw_read, positions, sizes, options)
 
     def matrix(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Matrix products in all spellings."""
+        """Matrix products under all their names."""
         bias = args[0] if name in ("addmm", "baddbmm") else None
         x, w = args[1:3] if bias is not None else args[:2]
         if name == "linear":
@@ -112,7 +112,7 @@ class Contractions(Base):
         if lead:
             lead = [unite(self.conditions, a[0], b[0], COMBINED)]
         k_size, m_size = x.shape[-1], result.shape[-1]
-        # where weights are computed, a buffer that takes part in it is no layer
+        # where weights are computed, a buffer that is multiplied there is no layer
         computed = id(x) not in self.labels.dependent and id(w) not in self.labels.dependent
         none = self.labels.buffers if computed else frozenset()
         owners = [None if o in none else o for o in (self._weight_of(w, b), self._weight_of(x, a[::-1]))]
@@ -135,11 +135,11 @@ class Contractions(Base):
         if owners[0] is not None or owners[1] is None:
             op = "linear" if owners[0] is not None else "product"
             self._product(op, x, w, b[-1], b[-2], 1, sizes, {"transposed": name == "linear"}, owners[0])
-        else:  # the weight stands on the left
+        else:  # the weight is the left operand
             self._product("linear", w, x, a[-2], a[-1], 1, sizes, {"left": True}, owners[1])
 
     def vector(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Products with vectors have a rule where weights are computed (the length in a spectral norm)."""
+        """Products with vectors, only where weights are computed (the norm in a spectral norm)."""
         x, w = args[:2]
         if name == "addmv" or id(x) in self.labels.dependent or id(w) in self.labels.dependent:
             for tensor in (*args[:2], result):
@@ -151,7 +151,7 @@ class Contractions(Base):
         self.labels.set(result, a[:-1])
 
     def _weight_of(self, tensor: torch.Tensor, dims: Sequence[Nodes | None]) -> str | None:
-        """Name of the parameter behind a matrix operand; None for activations."""
+        """Name of the parameter that a matrix operand comes from; None for activations."""
         if id(tensor) in self.labels.dependent:
             return None
         for nodes in dims:

@@ -18,7 +18,7 @@ from secateur.structure.replacing import InnerFunction, Replacement, compile_cor
 from secateur.structure.source import PASSED_OVER, CallPath, Span, text_of
 
 CORRECTED = "_secateur_corrected"
-"""Where a module keeps the corrections of its code."""
+"""Attribute in which a module keeps the corrections of its code."""
 PASSED_OVER.add(__file__)
 
 
@@ -32,7 +32,7 @@ def correct(module: nn.Module, corrections: Sequence[Correction], path: str) -> 
 
     Args:
         module: to be changed in place.
-        corrections: all that hold for it.
+        corrections: all corrections of its code.
         path: of the module, for messages.
 
     Raises:
@@ -41,11 +41,11 @@ def correct(module: nn.Module, corrections: Sequence[Correction], path: str) -> 
     text = json.dumps([c.to_json() for c in corrections])
     base = own_class(module)
     try:
-        made = _class(base, text)
+        subclass = _class(base, text)
     except RequestError as error:
         raise RequestError(f"module '{path}' ({base.__module__}.{base.__qualname__}): {error}") from error
     module.__dict__[CORRECTED] = text
-    module.__class__ = made
+    module.__class__ = subclass
 
 
 def corrections_of(module: nn.Module) -> tuple[Correction, ...]:
@@ -66,8 +66,8 @@ def _class(base: Any, text: str) -> Any:
 
 
 def _restored(base: type, text: str) -> Any:
-    made = _class(base, text)
-    return object.__new__(made)
+    subclass = _class(base, text)
+    return object.__new__(subclass)
 
 
 def plain_function(function: Any) -> types.FunctionType | None:
@@ -77,7 +77,7 @@ def plain_function(function: Any) -> types.FunctionType | None:
 
 
 def _corrected(function: types.FunctionType | None, calls: Sequence[tuple[CallPath, Correction]]) -> Any:
-    """The function with corrections on call paths that begin in it."""
+    """A function with corrections applied to the call paths that begin in it."""
     expected = calls[0][0][0]
     text = None if function is None else text_of(function.__code__)
     if function is None or text is None or text.hash != expected.text:
@@ -102,22 +102,22 @@ def _corrected(function: types.FunctionType | None, calls: Sequence[tuple[CallPa
 
 
 class _Inner:
-    """Takes the place of a function whose own calls are corrected."""
+    """Replaces a function whose own calls are corrected."""
 
     def __init__(self, calls: Sequence[tuple[CallPath, Correction]]) -> None:
         self.calls = calls
-        self._made: dict[Any, Any] = {}
+        self._replacements: dict[Any, Any] = {}
 
     def inner(self, function: Any, /) -> Any:
         """The same function, corrected."""
         plain = plain_function(function)
         module = function if isinstance(function, nn.Module) else None
-        made = self._made.get(plain)
-        if made is None:
+        replacement = self._replacements.get(plain)
+        if replacement is None:
             text = None if plain is None else text_of(plain.__code__)
             # one call may run several functions, as in a loop over them
             own = [item for item in self.calls if text is not None and item[0][0].text == text.hash]
-            made = self._made[plain] = _corrected(plain, own or self.calls)
+            replacement = self._replacements[plain] = _corrected(plain, own or self.calls)
         if inspect.ismethod(function) and module is None:
-            return types.MethodType(made, function.__self__)
-        return made
+            return types.MethodType(replacement, function.__self__)
+        return replacement

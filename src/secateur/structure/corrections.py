@@ -1,9 +1,9 @@
 """Corrections of single calls that name sizes, in a module's own code.
 
-Where code says ``x.reshape(B, N, 3, 12, C // 12)`` and three of twelve heads go, that one call gets other numbers;
-everything else in the module's code (branches, masks, caches, what it does in training) is what its author wrote.
-A correction knows which numbers the code gives and what they become. Given another number, which no traced call
-showed, it refuses.
+Where code says ``x.reshape(B, N, 3, 12, C // 12)`` and three of twelve heads are removed, that one call gets other
+numbers; everything else in the module's code (branches, masks, caches, training) stays as its author wrote it. A
+correction maps the numbers that the code passes to the right ones, and raises an error for a number that no traced call
+passed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from secateur.structure.source import CallPath, Site
 source.PASSED_OVER.add(__file__)
 
 Key = Any
-"""What the code gives: an integer, or a tuple of integers and None."""
+"""What the code passes: an integer, or a tuple of integers and None."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """What numbers in the code become.
+    """The right numbers for those that the code passes.
 
     Attributes:
-        table: (what the code gives, what it becomes), for each number that was traced.
-        ratio: instead, by what it is divided and multiplied, where the number is a multiple of a size that differs from
-            call to call, as samples times heads.
+        table: pairs (number that the code passes, right number), one for each traced number.
+        ratio: instead of a table, the divisor and the factor, where the number is a multiple of a size that differs
+            from call to call, such as samples times heads.
     """
 
     table: tuple[tuple[Key, Key], ...] = ()
     ratio: tuple[int, int] | None = None
 
     def __call__(self, value: Any, where: str, *, together: bool = False) -> Any:
-        """The right number, or numbers, for what the code gives; ``together``: numbers that all stand for one value."""
+        """The right number or numbers for what the code passes; ``together``: several numbers replace one value."""
         if self.ratio is not None:
             divisor, factor = self.ratio
             if value * factor % divisor:
@@ -51,7 +51,7 @@ class Exchange:
         raise _untraced(where, value)
 
     def joined(self, other: Exchange) -> Exchange | None:
-        """Both in one; None when they contradict each other."""
+        """Both exchanges as one; None when they contradict each other."""
         if self.ratio or other.ratio:
             return self if self == other else None
         table = dict(self.table)
@@ -60,7 +60,7 @@ class Exchange:
         return Exchange(tuple(table.items()))
 
     def covers(self, other: Exchange) -> bool:
-        """Whether it gives all numbers that another exchange gives."""
+        """Whether it contains all numbers of another exchange."""
         if self.ratio is None:
             return other.ratio is None and set(other.table) <= set(self.table)
         divisor, factor = self.ratio
@@ -68,7 +68,7 @@ class Exchange:
         return all(given * factor == becomes * divisor for given, becomes in pairs)
 
     def updated(self, newer: Exchange) -> Exchange:
-        """This exchange, where a newer one does not say otherwise."""
+        """This exchange, overridden by a newer one where they differ."""
         if self.ratio or newer.ratio:
             return newer
         return Exchange(tuple({**dict(self.table), **dict(newer.table)}.items()))
@@ -86,19 +86,19 @@ Kind = Literal["sizes", "split", "item", "narrow", "argument", "scale", "operand
 
 @dataclass(frozen=True)
 class Correction:
-    """One call in a module's own code, and the numbers that it gets instead.
+    """One call in a module's own code, and the numbers that it gets instead of its own.
 
     Attributes:
-        path: from the module's ``forward`` to the call.
+        path: call path from the module's ``forward`` to the call.
         kind: how the call names sizes: ``sizes`` (of a reshape, view, expand, unflatten, layer norm), ``split`` (a
             dimension in parts), ``item`` (slices between brackets), ``narrow``, ``argument`` (a single number),
             ``scale`` (of attention, which otherwise follows the size of a head), ``operand`` of an arithmetic operator,
             numbers that are ``compared``.
         is_method: whether it is a method of a tensor.
-        exchanges: by place: of a size in a shape, of an item in an index, or of an argument.
-        names: of arguments that may be given by name; of an operand, its side.
-        first: of sizes, the argument that holds them, or the first one that is a size.
-        value: of the scale.
+        exchanges: by position: of a size in a shape, of an item in an index, or of an argument.
+        names: keywords under which the argument may be passed; for an operand, its side.
+        first: for sizes, the index of the argument that holds them, or of the first one that is a size.
+        value: the scale.
     """
 
     path: CallPath
@@ -111,45 +111,45 @@ class Correction:
 
     @property
     def side(self) -> str:
-        """Of an operator, which operand is corrected."""
+        """Which operand of an operator is corrected; empty for other kinds."""
         return self.names[0] if self.kind == "operand" else ""
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """Name of the function in which the call is, for messages."""
         return self.path[-1].function
 
     def at(self, path: CallPath) -> Correction:
-        """The same correction of another call."""
+        """The same correction for another call."""
         return replace(self, path=path)
 
     def joined(self, other: Correction) -> Correction | None:
-        """Both in one, where one line runs several times; None when they contradict each other."""
+        """Both corrections as one, for a line that runs several times; None when they contradict each other."""
         if replace(self, exchanges=()) != replace(other, exchanges=()):
             return None
         exchanges = dict(self.exchanges)
-        for place, exchange in other.exchanges:
-            both = exchanges[place].joined(exchange) if place in exchanges else exchange
+        for position, exchange in other.exchanges:
+            both = exchanges[position].joined(exchange) if position in exchanges else exchange
             if both is None:
                 return None
-            exchanges[place] = both
+            exchanges[position] = both
         return replace(self, exchanges=tuple(sorted(exchanges.items())))
 
     def covers(self, other: Correction) -> bool:
-        """Whether this correction gives all numbers that another one gives."""
+        """Whether this correction contains all numbers of another one."""
         own = dict(self.exchanges)
         return self.value == other.value and all(
-            place in own and own[place].covers(exchange) for place, exchange in other.exchanges
+            position in own and own[position].covers(exchange) for position, exchange in other.exchanges
         )
 
     def updated(self, newer: Correction) -> Correction:
-        """This correction, where a newer one of the same call does not say otherwise."""
+        """This correction, overridden by a newer one of the same call where they differ."""
         exchanges = dict(self.exchanges)
-        for place, exchange in newer.exchanges:
-            exchanges[place] = exchanges[place].updated(exchange) if place in exchanges else exchange
+        for position, exchange in newer.exchanges:
+            exchanges[position] = exchanges[position].updated(exchange) if position in exchanges else exchange
         return replace(newer, is_method=self.is_method, exchanges=tuple(sorted(exchanges.items())))
 
-    # -- what runs in the place of the call -------------------------------------------------------------------------
+    # -- what runs instead of the call ------------------------------------------------------------------------------
 
     def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function with corrected arguments."""
@@ -162,26 +162,26 @@ class Correction:
         """Call a tensor's method with corrected arguments."""
         if self.kind == "split":
             return self._split(tensor, *args, **kwargs)
-        (_, *rest), kwargs = self._arguments((tensor, *args), kwargs)
-        return getattr(tensor, name)(*rest, **kwargs)
+        (_, *others), kwargs = self._arguments((tensor, *args), kwargs)
+        return getattr(tensor, name)(*others, **kwargs)
 
     def item(self, index: Any, /) -> Any:
         """The corrected index."""
         items = list(index) if isinstance(index, tuple) else [index]
-        for place, exchange in self.exchanges:
-            if place >= len(items) or not isinstance(items[place], slice):
+        for position, exchange in self.exchanges:
+            if position >= len(items) or not isinstance(items[position], slice):
                 raise _untraced(self.where, "an index of another kind")
-            found = items[place]
-            items[place] = slice(*exchange((found.start, found.stop, found.step), self.where))
+            item = items[position]
+            items[position] = slice(*exchange((item.start, item.stop, item.step), self.where))
         return tuple(items) if isinstance(index, tuple) else items[0]
 
     def number(self, value: Any, /) -> Any:
         """The corrected number."""
         return self.exchanges[0][1](value, self.where)
 
-    def compared(self, place: int, value: Any, /) -> Any:
+    def compared(self, position: int, value: Any, /) -> Any:
         """The corrected operand of a comparison."""
-        exchange = dict(self.exchanges).get(place)
+        exchange = dict(self.exchanges).get(position)
         if exchange is None:
             return value
         if not isinstance(value, int):
@@ -197,15 +197,15 @@ class Correction:
         elif self.kind == "sizes":
             self._sizes(args, kwargs)
         elif self.kind == "narrow":
-            ends = _Place(args, kwargs, 2, ("start",)), _Place(args, kwargs, 3, ("length",))
+            ends = _Argument(args, kwargs, 2, ("start",)), _Argument(args, kwargs, 3, ("length",))
             for end, right in zip(ends, self.exchanges[0][1](tuple(e.value for e in ends), self.where), strict=True):
                 end.set(right)
         else:
             for index, exchange in self.exchanges:
-                place = _Place(args, kwargs, index, self.names)
-                if not isinstance(place.value, int):
-                    raise _untraced(self.where, place.value)
-                place.set(exchange(place.value, self.where))
+                argument = _Argument(args, kwargs, index, self.names)
+                if not isinstance(argument.value, int):
+                    raise _untraced(self.where, argument.value)
+                argument.set(exchange(argument.value, self.where))
         return args, kwargs
 
     def _sizes(self, args: list[Any], kwargs: dict[str, Any]) -> None:
@@ -213,11 +213,11 @@ class Correction:
         name = next((name for name in self.names if name in kwargs), "")
         packed = bool(name) or isinstance(args[first], (tuple, list))
         sizes = list(kwargs[name] if name else args[first] if packed else args[first:])
-        for place, exchange in self.exchanges:
-            if place >= len(sizes):
+        for position, exchange in self.exchanges:
+            if position >= len(sizes):
                 raise _untraced(self.where, "a shape of another length")
-            if not (isinstance(sizes[place], int) and sizes[place] == -1):
-                sizes[place] = exchange(sizes[place], self.where)
+            if not (isinstance(sizes[position], int) and sizes[position] == -1):
+                sizes[position] = exchange(sizes[position], self.where)
         if name:
             kwargs[name] = sizes
         elif packed:
@@ -228,24 +228,24 @@ class Correction:
     def _split(self, *args: Any, **kwargs: Any) -> Any:
         listed, named = list(args), dict(kwargs)
         x = listed[0] if listed else named[next(k for k in ("input", "self", "tensor") if k in named)]
-        dim = _Place(listed, named, 2, ("dim",), 0).value % x.ndim
-        given = _Place(listed, named, 1, self.names).value
+        dim = _Argument(listed, named, 2, ("dim",), 0).value % x.ndim
+        given = _Argument(listed, named, 1, self.names).value
         key = (x.shape[dim], *(given if isinstance(given, (tuple, list)) else (given,)))
         return torch.split(x, list(self.exchanges[0][1](key, self.where, together=True)), dim)
 
     # -- plain values ----------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         return {
             "path": [[site.function, site.text, list(site.span)] for site in self.path],
             "kind": self.kind,
             "is_method": self.is_method,
             "exchanges": [
-                {"place": place, "ratio": list(e.ratio)}
+                {"place": position, "ratio": list(e.ratio)}
                 if e.ratio
-                else {"place": place, "table": [[_plain(given), _plain(becomes)] for given, becomes in e.table]}
-                for place, e in self.exchanges
+                else {"place": position, "table": [[_plain(given), _plain(becomes)] for given, becomes in e.table]}
+                for position, e in self.exchanges
             ],
             "names": list(self.names),
             "first": self.first,
@@ -263,7 +263,7 @@ class Correction:
             if "ratio" in item:
                 divisor, factor = (_integer(v) for v in item["ratio"])
                 if divisor < 1:
-                    raise ValueError("a ratio to nothing")
+                    raise ValueError("a ratio with a divisor below 1")
                 exchange = Exchange(ratio=(divisor, factor))
             else:
                 exchange = Exchange(tuple((_key(given), _key(becomes)) for given, becomes in item["table"]))
@@ -271,15 +271,15 @@ class Correction:
         number = None if value["value"] is None else float(value["value"])
         names = tuple(str(n) for n in value["names"])
         if value["kind"] == "operand" and names not in (("left",), ("right",)):
-            raise ValueError("an operand of no side")
+            raise ValueError("an operand without a side")
         if value["kind"] in ("split", "narrow", "operand", "compared") and not exchanges:
-            raise ValueError("a correction of nothing")
+            raise ValueError("a correction without numbers")
         first = _integer(value["first"])
         return cls(path, value["kind"], bool(value["is_method"]), tuple(exchanges), names, first, number)
 
 
-class _Place:
-    """One argument of a call, wherever it is given."""
+class _Argument:
+    """One argument of a call, passed by position or by name."""
 
     def __init__(
         self, args: list[Any], kwargs: dict[str, Any], index: int, names: Sequence[str], default: Any = None
@@ -316,9 +316,9 @@ def _four(span: Any) -> source.Span:
 
 
 def updated(corrections: Iterable[Correction], newer: Iterable[Correction]) -> tuple[Correction, ...]:
-    """Corrections of a module's code, where newer ones do not say otherwise."""
-    found = {(c.path, c.kind, c.names): c for c in corrections}
+    """Corrections of a module's code, overridden by newer ones where they differ."""
+    by_line = {(c.path, c.kind, c.names): c for c in corrections}
     for correction in newer:
         key = (correction.path, correction.kind, correction.names)
-        found[key] = found[key].updated(correction) if key in found else correction
-    return tuple(found.values())
+        by_line[key] = by_line[key].updated(correction) if key in by_line else correction
+    return tuple(by_line.values())

@@ -10,23 +10,23 @@ from torch.nn.utils.parametrize import is_parametrized
 
 
 class Edited:
-    """Mixed into the class of a module whose code surgery changed; its class is else what it was."""
+    """Mixed into the class of a module whose code surgery changed; otherwise its class stays what it was."""
 
     _secateur_base: ClassVar[type]
 
     def __init_subclass__(cls, **_: Any) -> None:
-        """Nothing that the module's class wants of its subclasses is wanted of this one."""
+        """Skip what the module's class does with its subclasses."""
 
     def __deepcopy__(self: Any, memo: dict[int, Any]) -> Any:
-        # classes with a copy of their own (torch.fx.GraphModule) would give a module with the code of before
-        made = object.__new__(type(self))
-        memo[id(self)] = made
-        made.__setstate__(copy.deepcopy(state_of(self), memo))
-        return made
+        # classes that copy themselves (torch.fx.GraphModule) would return a module with its code before surgery
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(state_of(self), memo))
+        return copied
 
 
 def state_of(module: Any) -> Any:
-    """What copies and pickles take of a module; parametrised ones are copied although they refuse to be pickled."""
+    """The state of a module for copies and pickles; parametrised modules, which refuse pickling, are copied too."""
     return dict(module.__dict__) if is_parametrized(module) else module.__getstate__()
 
 

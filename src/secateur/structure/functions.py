@@ -1,6 +1,6 @@
 """Functions by their public names: the only ones that recorded code may call.
 
-They are torch's, and three norms over the channels that stay, which stand for a smaller norm in a masked network.
+These are torch's own, and three norms over the channels that stay, which compute a smaller norm in a masked network.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _APART = frozenset(
 def _known() -> dict[str, Callable[..., Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {resolve_name(function): function for function in get_testing_overrides()}
-    known = {name: function for name, function in found.items() if name is not None}
+        functions = {resolve_name(function): function for function in get_testing_overrides()}
+    known = {name: function for name, function in functions.items() if name is not None}
     known |= {f"secateur.{function.__name__}": function for function in (layer_norm, rms_norm, group_norm)}
     for name in _FACTORIES:
         known[f"torch.{name}"] = getattr(torch, name)
@@ -43,7 +43,7 @@ def _known() -> dict[str, Callable[..., Any]]:
 
 
 def function_named(name: str) -> Callable[..., Any] | None:
-    """The function or tensor method of this name, or None: functions that take no part in computing are not known.
+    """The function or tensor method of this name, or None. Functions that compute nothing are not known.
 
     Example:
         >>> function_named("torch.nn.functional.linear") is torch.nn.functional.linear

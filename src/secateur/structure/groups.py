@@ -1,8 +1,8 @@
 """Units, groups, and the layers that hold them.
 
 A *unit* is what is removed as a whole. Every removable unit has a number from 0 to U-1; units of one group have
-consecutive numbers. An *axis* says, for one dimension of one tensor, to which unit each index belongs, so that
-removal, masking and costs need nothing but axes.
+consecutive numbers. An *axis* maps the indices of one dimension of one tensor to their units; removal, masking and
+costs are computed from axes alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FIXED = -1
 Role = Literal["out", "in", "along"]
 Measure = Literal["units", "params", "macs"]
 NORMED = ("is normalised across units by a layer norm", "is normalised together with others by a group norm")
-"""Reasons of locks that ``stream=True`` does without."""
+"""Reasons of units that are not locked with ``stream=True``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +25,12 @@ class Axis:
     """Units along one dimension of one parameter or buffer.
 
     Attributes:
-        tensor: its name in the network's state.
-        dim: dimension.
-        role: ``out``: the units are made here; ``in``: they are read here; ``along``: passed on (norm, depthwise).
+        tensor: name of the parameter or buffer in the network's state.
+        dim: the dimension.
+        role: ``out`` where units are produced, ``in`` where they are read, ``along`` where they are passed on (norm,
+            depthwise).
         unit: int array [factors, size]: numbers of the units each index belongs to, -1: none. An index stays when all
-            its units stay; in a packed attention projection these are its head and its place in the head.
+            its units stay; in a packed attention projection these are its head and its dimension within the head.
     """
 
     tensor: str
@@ -38,7 +39,7 @@ class Axis:
     unit: np.ndarray
 
     def stays(self, keep: np.ndarray) -> np.ndarray:
-        """Which indices stay when the units where ``keep`` [U] is true do, [size] bool."""
+        """Which indices stay when the units where ``keep`` [U] is true stay, [size] bool."""
         return stays(self.unit, keep)
 
 
@@ -52,7 +53,7 @@ class Layer:
     """A weighted layer in order of execution.
 
     Attributes:
-        name: of the module, or of the weight where no module owns it.
+        name: name of the module, or of the weight where no module owns it.
         weight: name of its weight.
     """
 
@@ -65,11 +66,11 @@ class Call:
     """A convolution, a matrix product with a weight, or a product of two activations, as it runs.
 
     Attributes:
-        name: of the layer; of no layer for products of activations.
+        name: name of the layer; empty for products of activations.
         op: ``convolution``, ``linear`` or ``product``.
-        input_shape: what is read, with the samples of the example.
-        weight_shape: of the weight, or of the second activation.
-        options: of a convolution: stride, padding, dilation, transposed, output_padding, groups.
+        input_shape: shape of the input, with the samples of the example.
+        weight_shape: shape of the weight, or of the second activation.
+        options: options of a convolution: stride, padding, dilation, transposed, output_padding, groups.
     """
 
     name: str
@@ -81,11 +82,12 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A call and how its size hangs on units.
+    """A call, and how its size depends on units.
 
     Attributes:
-        call: at full size.
-        input_units: per dimension of the input, [factors, size] or None where nothing can go; weight_units alike.
+        call: the call at full size.
+        input_units: per dimension of the input, [factors, size] or None where nothing can be removed; weight_units: the
+            same for the weight.
         macs: multiply-accumulates per sample = ``macs`` times the product of ``sizes``.
         sizes: (length, units) of each size that counts.
     """
@@ -98,7 +100,7 @@ class Work:
 
     @property
     def passes_on(self) -> bool:
-        """Whether it is a grouped convolution, whose outputs go with its inputs."""
+        """Whether it is a grouped convolution, whose outputs are removed with its inputs."""
         return self.call.op == "convolution" and self.call.options["groups"] > 1
 
     def at(self, keep: np.ndarray) -> Call:
@@ -121,20 +123,20 @@ class Work:
 
 
 def groups_left(unit: np.ndarray | None, rows: int, keep: np.ndarray) -> int:
-    """Groups, ``rows`` indices each, of which anything stays."""
+    """Number of groups, of ``rows`` indices each, of which any index stays."""
     return 0 if unit is None else int(stays(unit, keep).reshape(-1, rows).any(1).sum())
 
 
 @dataclass(frozen=True)
 class Group:
-    """Units that are made by the same layers and can only leave all those layers together.
+    """Units that the same layers produce, and that can only be removed from all those layers together.
 
     Attributes:
-        name: of the first layer that makes them.
-        layers: names of all layers that make them.
+        name: name of the first layer that produces them.
+        layers: names of all layers that produce them.
         first: number of its first unit.
-        size: how many units.
-        width: channels per unit in the layer that makes it.
+        size: number of units.
+        width: channels per unit in the layer that produces it.
         kind: ``channels`` of convolutions, ``neurons``, attention ``heads``, ``dims`` within all heads, ``groups`` of
             convolutions or norms, channels of a residual ``stream`` that a norm runs over.
         added: whether they are added to the units of another layer, as a residual block's outputs to its inputs.
@@ -150,7 +152,7 @@ class Group:
 
     @property
     def units(self) -> slice:
-        """Positions of its units in arrays over all units."""
+        """Slice of its units in arrays over all units."""
         return slice(self.first, self.first + self.size)
 
 

@@ -1,4 +1,4 @@
-"""Why a network does not run on an input: what the usual mistakes look like, and what mends them."""
+"""Why a network does not run on an input: the usual mistakes, how to recognise them and how to fix them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _INDEXED = ("index out of range", "too many indices", "only integers, slices", "
 
 
 def remedy(error: Exception, line: str, tensors: Sequence[torch.Tensor], model: nn.Module | None = None) -> str:
-    """What mends a failing pass, in words that go behind the failure; empty where nothing is known.
+    """How to fix a failing pass, as words that follow the failure; empty where nothing is known.
 
     Args:
-        error: that the pass raised.
+        error: the error that the pass raised.
         line: first line of its text.
         tensors: inputs of the pass.
-        model: whose weights' type and device inputs should have.
+        model: the network; inputs should have the type and device of its weights.
 
     Example:
         >>> remedy(RuntimeError(), "Given groups=1, expected 3 channels, but got 10", [torch.zeros(1, 10, 10, 3)])
@@ -29,8 +29,8 @@ def remedy(error: Exception, line: str, tensors: Sequence[torch.Tensor], model: 
         return "give all its inputs, as a tuple of positional or a dict of keyword arguments"
     if not tensors:
         return "no input is a tensor: torch.from_numpy(array), or torch.zeros(shape) for a shape, makes one"
-    found = _arguments(line) if isinstance(error, TypeError) else ""
-    return found or _values(line, tensors, model) or _shapes(line, tensors[0])
+    hint = _arguments(line) if isinstance(error, TypeError) else ""
+    return hint or _values(line, tensors, model) or _shapes(line, tensors[0])
 
 
 def _arguments(line: str) -> str:
@@ -48,7 +48,7 @@ def _arguments(line: str) -> str:
 
 
 def _values(line: str, tensors: Sequence[torch.Tensor], model: nn.Module | None) -> str:
-    """Other types, devices or numbers than the network takes."""
+    """Hint for types, devices or numbers that the network does not accept."""
     first = tensors[0]
     weight = None if model is None else next((p for p in model.parameters() if p.is_floating_point()), None)
     if weight is not None and "device" in line and first.device != weight.device:

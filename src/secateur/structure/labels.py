@@ -17,8 +17,8 @@ Dims = tuple[Nodes | None, ...]
 class Labels:
     """Nodes of all tensors seen, keyed by identity; tensors are held so that identities stay unique.
 
-    Parameters and buffers have nodes of their own for every dimension: what happens to them in the network's code
-    (slices, transposes, concatenations, sums) then needs no rule of its own.
+    Parameters and buffers have their own nodes for every dimension, so that operations on them in the network's code
+    (slices, transposes, concatenations, sums) need no separate rules.
 
     Args:
         state: parameters and buffers by name.
@@ -33,9 +33,9 @@ class Labels:
         self._owners: list[tuple[str, int, int]] = []
         self.state_dims: dict[str, Dims] = {}
         self.computed: set[str] = set()
-        """Parameters whose place a tensor computed from them has taken."""
+        """Parameters that were replaced by a tensor computed from them."""
         self.behind: set[str] = set()
-        """Other parameters that such tensors are computed from; they go when the tensor takes its place."""
+        """Other parameters from which such tensors are computed; they are dropped when the tensor replaces them."""
         self.dependent: set[int] = set()
         """Identities of tensors that depend on the network's input."""
         self.weighed: set[int] = {id(t) for t in state.values() if t.is_floating_point() or t.is_complex()}
@@ -56,7 +56,7 @@ class Labels:
                 self._aliases.setdefault(memory(tensor), []).append(id(tensor))
 
     def recognise(self, tensor: torch.Tensor) -> None:
-        """Name a tensor that no operation gave: ``x.data``, or what `torch.vmap` unwraps, looks at another's memory."""
+        """Label a tensor that no operation returned, such as ``x.data`` or what `torch.vmap` unwraps, by its memory."""
         if id(tensor) in self._layouts:
             return
         others = self.aliases(tensor)
@@ -70,15 +70,15 @@ class Labels:
         if id(tensor) not in self._dims:
             for other in others:
                 for nodes in self._dims.get(other, ()):
-                    self.conditions.lock(nodes, "is looked at by code outside torch's operations")
+                    self.conditions.lock(nodes, "is read by code outside torch's operations")
 
     def shape_before(self, tensor: torch.Tensor) -> tuple[int, ...]:
         """The shape that a tensor had when it was last seen: ``squeeze_`` and the like change it."""
-        found = self._layouts.get(id(tensor))
-        return tuple(tensor.shape) if found is None or len(found) < 2 else tuple(found[1])
+        earlier = self._layouts.get(id(tensor))
+        return tuple(tensor.shape) if earlier is None or len(earlier) < 2 else tuple(earlier[1])
 
     def see(self, tensor: torch.Tensor) -> None:
-        """Take note of the shape that an operation has left."""
+        """Note the shape of a tensor after an operation."""
         self._layouts[id(tensor)] = layout(tensor)
 
     def aliases(self, tensor: torch.Tensor) -> list[int]:
@@ -94,23 +94,23 @@ class Labels:
         self._nonzero.add(memory(tensor))
 
     def of(self, tensor: torch.Tensor) -> Dims:
-        """Nodes of each dimension."""
-        found = self._dims.get(id(tensor))
-        if found is not None:
-            return found
+        """Nodes of each dimension of a tensor."""
+        dims = self._dims.get(id(tensor))
+        if dims is not None:
+            return dims
         name = self._names.get(id(tensor))
         if name is None or not (tensor.is_floating_point() or tensor.is_complex()):
-            return (None,) * tensor.ndim  # masks and tables of indices name positions, they have none
+            return (None,) * tensor.ndim  # masks and index tensors name positions and have no units
         return self._own(name, tensor)
 
     def carry(self, tensor: torch.Tensor) -> None:
-        """Let a tensor that an earlier pass left (in a cache) have units: those that it meets again now."""
+        """Give new units to a tensor that an earlier pass left in a cache."""
         self._held.append(tensor)
         self.dependent.add(id(tensor))
         self._dims[id(tensor)] = tuple(self.conditions.fresh(size) if size > 1 else None for size in tensor.shape)
 
     def adopt(self, name: str, tensor: torch.Tensor) -> None:
-        """Let a computed tensor take a parameter's place."""
+        """Replace a parameter by a tensor computed from it."""
         self._held.append(tensor)
         self._nonzero.discard(memory(tensor))
         self._own(name, tensor)
@@ -144,18 +144,18 @@ class Labels:
         return (name, dim) if first <= nodes.min() and nodes.max() < first + size else None
 
     def set(self, tensor: torch.Tensor, dims: Sequence[Nodes | None]) -> None:
-        """Say what a tensor's indices hang on."""
+        """Set the nodes of a tensor's dimensions."""
         if len(dims) != tensor.ndim:
             raise AssertionError(f"nodes for {len(dims)} dimensions of a tensor of {tensor.ndim}")
         if any(n is not None and len(n) != size for n, size in zip(dims, tensor.shape, strict=True)):
             raise AssertionError(f"nodes for {[None if n is None else len(n) for n in dims]} of {list(tensor.shape)}")
-        kept: list[Nodes | None] = []
+        labelled: list[Nodes | None] = []
         for nodes in dims:
             alone = nodes is not None and len(nodes) == 1
             if alone:
                 self.conditions.lock(nodes, "is alone in a part of a tensor")
-            kept.append(None if alone else nodes)
-        self._dims[id(tensor)] = tuple(kept)
+            labelled.append(None if alone else nodes)
+        self._dims[id(tensor)] = tuple(labelled)
 
     def lock(self, tensor: torch.Tensor, reason: str, dims: Sequence[int] | None = None) -> None:
         """Lock the units along some dimensions, by default all."""
@@ -165,14 +165,14 @@ class Labels:
 
 
 def memory(tensor: torch.Tensor) -> int:
-    """Identity of the memory that a tensor looks at."""
+    """Identity of a tensor's memory."""
     if tensor.layout != torch.strided or tensor.is_nested:
         return id(tensor)
     return int(tensor.untyped_storage()._cdata)
 
 
 def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Where in its memory a tensor's elements are."""
+    """Position of a tensor's elements in its memory: type, shape, strides, offset."""
     if tensor.layout != torch.strided or tensor.is_nested:
         return (id(tensor),)
     return tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
@@ -180,25 +180,25 @@ def layout(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested tuples, lists and mappings."""
-    found: list[torch.Tensor] = []
-    _collect(value, found)
-    return iter(found)
+    tensors: list[torch.Tensor] = []
+    _collect(value, tensors)
+    return iter(tensors)
 
 
-def _collect(value: Any, found: list[torch.Tensor]) -> None:
-    # called for every operation: the cheap questions come first
+def _collect(value: Any, tensors: list[torch.Tensor]) -> None:
+    # called for every operation: the cheap checks come first
     if isinstance(value, torch.Tensor):
-        found.append(value)
+        tensors.append(value)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            _collect(item, found)
+            _collect(item, tensors)
     elif not isinstance(value, (int, float, str, type(None))) and isinstance(value, Mapping):
         for item in value.values():
-            _collect(item, found)
+            _collect(item, tensors)
 
 
 def unite(conditions: Conditions, a: Nodes | None, b: Nodes | None, reason: str) -> Nodes | None:
-    """Nodes of two dimensions of one size that meet index by index; where one stays, the other does."""
+    """Nodes of two dimensions that are combined index by index; their indices stay or are removed together."""
     if a is None or b is None:
         conditions.lock(a if b is None else b, reason)
         return None

@@ -1,4 +1,4 @@
-"""Operations that move data move the nodes."""
+"""Rules for operations that move data: they move the nodes in the same way."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from secateur.structure.base import FIXED_PICK, POSITIONS, UNKNOWN, Base, tensors_in
+from secateur.structure.base import FIXED_INDEX, POSITIONS, UNKNOWN, Base, tensors_in
 from secateur.structure.conditions import COMBINED, Nodes
 from secateur.structure.labels import Dims, unite
 
 
 class Moves(Base):
-    """Reshapes, slices, concatenations and the like."""
+    """Rules for reshapes, slices, concatenations and similar operations."""
 
     def view(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Fold and merge dimensions."""
@@ -26,7 +26,7 @@ class Moves(Base):
         self.labels.set(result, self.reshaped(self.labels.of(args[0]), before, result.shape))
 
     def reshaped(self, dims: Dims, before: Sequence[int], after: Sequence[int]) -> Dims:
-        """Nodes behind a reshape from one shape to another."""
+        """Nodes of the dimensions after a reshape from one shape to another."""
         out: list[Nodes | None] = [None] * len(after)
         if math.prod(before) == 0:
             for nodes in dims:
@@ -71,7 +71,7 @@ class Moves(Base):
         self.labels.set(result, [dims[d] for d in order])
 
     def expand(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Repeat dimensions of size one; new ones come first."""
+        """Repeat dimensions of size one; new dimensions come first."""
         self.labels.set(result, self.meet([args[0]], result.shape))
 
     def squeeze(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -80,7 +80,7 @@ class Moves(Base):
         self.labels.set(result, self.reshaped(self.labels.of(args[0]), before, result.shape))
 
     def slice(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """A run of indices; that code names the run's ends is for the sizes of the module to say."""
+        """A range of indices; `secateur.structure.sizes` corrects its ends where code names them."""
         bound = [*args[1:], *[None] * (4 - len(args[1:]))]
         dim = (kwargs.get("dim", bound[0]) or 0) % args[0].ndim
         start, end = kwargs.get("start", bound[1]), kwargs.get("end", bound[2])
@@ -88,21 +88,21 @@ class Moves(Base):
         dims = list(self.labels.of(args[0]))
         if dims[dim] is not None:
             if step != 1:
-                self.conditions.lock(dims[dim], FIXED_PICK)
+                self.conditions.lock(dims[dim], FIXED_INDEX)
             dims[dim] = dims[dim][slice(start, end, step)]
         self.labels.set(result, dims)
 
     def select(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """One index, or each index by itself."""
+        """One index, or every index separately."""
         dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % args[0].ndim
         dims = self.labels.of(args[0])
         if args[0].shape[dim] > 1:
-            self.conditions.lock(dims[dim], FIXED_PICK)
+            self.conditions.lock(dims[dim], FIXED_INDEX)
         for output in tensors_in(result):
             self.labels.set(output, [n for d, n in enumerate(dims) if d != dim])
 
     def split(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Runs of indices, one after the other; equal ones stay equal."""
+        """Consecutive ranges of indices; ranges of equal length keep equal length."""
         dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
         dims = list(self.labels.of(args[0]))
         sizes = [part.shape[dim] for part in result]
@@ -111,7 +111,7 @@ class Moves(Base):
         if nodes is not None:
             parts = list(np.split(nodes, np.cumsum(sizes)[:-1]))
             if len(set(sizes)) == 1 and not isinstance(args[1], (list, tuple)) and self.ties_parts:
-                # split in equal parts by a number: code that says chunk(2) goes on working when parts stay equal
+                # equal parts given by a number: code that says chunk(2) still works when the parts stay equal
                 for part in parts[1:]:
                     self.conditions.unite(parts[0], part)  # type: ignore[arg-type]
         for output, part in zip(result, parts, strict=True):
@@ -120,19 +120,19 @@ class Moves(Base):
     def index(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Advanced indexing: indexed dimensions are fixed, the others pass."""
         dims = self.labels.of(args[0])
-        hit: list[int] = []
+        indexed: list[int] = []
         at = 0
         for index in args[1]:
             width = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
-            hit += [] if index is None else range(at, at + width)
+            indexed += [] if index is None else range(at, at + width)
             at += width
-        for d in hit:
-            self.conditions.lock(dims[d], FIXED_PICK)
+        for d in indexed:
+            self.conditions.lock(dims[d], FIXED_INDEX)
         for index in tensors_in([i for i in args[1] if i is not None]):
             self.labels.lock(index, POSITIONS)
-        width = result.ndim - (len(dims) - len(hit))
-        at = hit[0] if hit == list(range(hit[0], hit[0] + len(hit))) else 0
-        passed: list[Nodes | None] = [n for d, n in enumerate(dims) if d not in hit]
+        width = result.ndim - (len(dims) - len(indexed))
+        at = indexed[0] if indexed == list(range(indexed[0], indexed[0] + len(indexed))) else 0
+        passed: list[Nodes | None] = [n for d, n in enumerate(dims) if d not in indexed]
         self.labels.set(result, [*passed[:at], *[None] * width, *passed[at:]])
 
     def take(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -141,16 +141,16 @@ class Moves(Base):
         dims, positions = list(self.labels.of(x)), self.labels.of(index)
         if not dims:
             return
-        self.conditions.lock(dims[dim], FIXED_PICK)
+        self.conditions.lock(dims[dim], FIXED_INDEX)
         dims[dim] = None
         if name == "index_select":
             self.labels.lock(index, POSITIONS)
-        else:  # every index of the other dimensions has positions of its own
+        else:  # every index of the other dimensions has its own positions
             dims[dim] = positions[dim]
             for d, (nodes, own) in enumerate(zip(dims, positions, strict=True)):
                 if d != dim and x.shape[d] > 1:
                     cut = None if nodes is None else nodes[: index.shape[d]]
-                    dims[d] = unite(self.conditions, cut, own, "is picked at positions that are given for every unit")
+                    dims[d] = unite(self.conditions, cut, own, "is indexed at positions that are given for every unit")
         self.labels.set(result, dims)
 
     def glu(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -170,7 +170,7 @@ class Moves(Base):
     def embedding(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Rows of a table."""
         rows, columns = self.labels.of(args[0])
-        self.conditions.lock(rows, FIXED_PICK)
+        self.conditions.lock(rows, FIXED_INDEX)
         self.labels.set(result, [*self.labels.of(args[1]), columns])
 
     def flip(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -183,7 +183,7 @@ class Moves(Base):
         """Shift dimensions by fixed amounts."""
         shifted = args[2] if len(args) > 2 else kwargs.get("dims", ())
         shifted = [shifted] if isinstance(shifted, int) else shifted
-        self.labels.lock(args[0], FIXED_PICK, [d % args[0].ndim for d in shifted] or None)
+        self.labels.lock(args[0], FIXED_INDEX, [d % args[0].ndim for d in shifted] or None)
         self.labels.set(result, self.labels.of(args[0]))
 
     def repeat(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
@@ -196,7 +196,7 @@ class Moves(Base):
         )
 
     def pad(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Add or take away indices at the ends; constants that come in are fixed."""
+        """Add or remove indices at the ends; added constants are fixed."""
         dims = list(self.labels.of(args[0]))
         for back, (low, high) in enumerate(zip(args[1][::2], args[1][1::2], strict=True)):
             nodes = dims[-1 - back]
@@ -234,7 +234,7 @@ class Moves(Base):
         dims = list(self.labels.of(args[0]))
         sizes = (int(args[1]), args[0].shape[1] // int(args[1]))
         outer, inner = self.conditions.fold(dims[1], sizes)
-        self.conditions.lock(outer, FIXED_PICK)
+        self.conditions.lock(outer, FIXED_INDEX)
         dims[1] = self.conditions.merge(inner, outer, sizes[::-1])
         self.labels.set(result, dims)
 
@@ -249,14 +249,16 @@ class Moves(Base):
                 dims.append(None)
                 continue
             at = d - (name == "stack" and d > dim)
-            found = [self.labels.of(p)[at] for p in parts]
+            of_parts = [self.labels.of(p)[at] for p in parts]
             if d == dim:
-                known = any(n is not None for n in found)
-                filled = [np.zeros(p.shape[d], np.int64) if n is None else n for n, p in zip(found, parts, strict=True)]
+                known = any(n is not None for n in of_parts)
+                filled = [
+                    np.zeros(p.shape[d], np.int64) if n is None else n for n, p in zip(of_parts, parts, strict=True)
+                ]
                 dims.append(np.concatenate(filled) if known else None)
                 continue
-            nodes = found[0]
-            for other in found[1:]:
+            nodes = of_parts[0]
+            for other in of_parts[1:]:
                 nodes = unite(self.conditions, nodes, other, COMBINED)
             dims.append(nodes)
         self.labels.set(result, dims)

@@ -1,4 +1,4 @@
-"""From a recorded call and the one that it must become to a correction of the module's own code."""
+"""Derives corrections of a module's own code from recorded calls and the calls that they must become."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SPLIT_NAMES = (
     "split_size", "split_size_or_sections", "split_sizes", "chunks", "sections", "indices_or_sections",
     "tensor_indices_or_sections",
 )  # fmt: skip
-_PLACES: dict[str, tuple[int, tuple[str, ...]]] = {
+_FIRST_SIZES: dict[str, tuple[int, tuple[str, ...]]] = {
     **dict.fromkeys(_SHAPES, (1, ("shape", "size"))),
     "unflatten": (2, ("sizes", "unflattened_size")),
     **dict.fromkeys(("layer_norm", "rms_norm"), (1, ("normalized_shape",))),
@@ -24,29 +24,29 @@ _PLACES: dict[str, tuple[int, tuple[str, ...]]] = {
 _ARGUMENTS: dict[str, tuple[int, str]] = {"group_norm": (1, "num_groups"), **dict.fromkeys(CONVOLUTIONS, (6, "groups"))}
 
 
-def places_of(site: Site, fixed: Step) -> set[int] | None:
-    """Which numbers of a call differ from what its code gives; None when they cannot be told apart."""
+def changed_positions(site: Site, fixed: Step) -> set[int] | None:
+    """Positions of the numbers of a call that change; None when they cannot be told apart."""
     name = _name(site)
-    if name in _PLACES:
+    if name in _FIRST_SIZES:
         old, new = _sizes(site.step, name), _sizes(fixed, name)
         return {i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b} if len(old) == len(new) else None
     if name in ("__getitem__", "__setitem__"):
         old, new = _items(site.step), _items(fixed)
         return {i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b}
     if name in ARITHMETIC:
-        places = {i for i, (a, b) in enumerate(zip(site.step.args, fixed.args, strict=True)) if a != b}
-        plain = all(isinstance(fixed.args[i], int) for i in places)
-        return places if plain and site.step.kwargs == fixed.kwargs else None
+        positions = {i for i, (a, b) in enumerate(zip(site.step.args, fixed.args, strict=True)) if a != b}
+        plain = all(isinstance(fixed.args[i], int) for i in positions)
+        return positions if plain and site.step.kwargs == fixed.kwargs else None
     return {0}
 
 
-def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | None:
+def correction_of(site: Site, fixed: Step, positions: set[int]) -> Correction | None:
     """The correction that turns a call into ``fixed``; without its path.
 
     Args:
         site: the call as it was recorded.
-        fixed: as it must be; the same where nothing changes here, but does in another call of this line.
-        places: numbers that change in any call of this line.
+        fixed: the call as it must be; the same step where only another call of this line changes.
+        positions: positions of the numbers that change in any call of this line.
 
     Returns:
         None when code of this kind cannot be corrected.
@@ -61,16 +61,16 @@ def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | Non
         if stands != "item":
             return None
         old, new = _items(site.step), _items(fixed)
-        pairs = {i: (_slice(site.given, old[i]), _slice(site.now, new[i])) for i in places if i < len(old)}
+        pairs = {i: (_slice(site.given, old[i]), _slice(site.now, new[i])) for i in positions if i < len(old)}
         if any(a is None or b is None for a, b in pairs.values()):
             return None
         return _made("item", {i: Exchange(((a, b),)) for i, (a, b) in pairs.items()})
     if name in ARITHMETIC:
-        return _arithmetic(site, fixed, places, stands, method)
+        return _arithmetic(site, fixed, positions, stands, method)
     if stands != "call":
         return None
-    if name in _PLACES:
-        return _of_sizes(site, fixed, places, method)
+    if name in _FIRST_SIZES:
+        return _of_sizes(site, fixed, positions, method)
     if name in _SPLITS:
         return _of_split(site, fixed, method)
     if name == "narrow":
@@ -83,14 +83,14 @@ def correction_of(site: Site, fixed: Step, places: set[int]) -> Correction | Non
         scale = fixed.kwargs.get("scale")
         return Correction((), "scale", value=float(scale)) if isinstance(scale, float) else None
     if name in _ARGUMENTS:
-        place, keyword = _ARGUMENTS[name]
-        exchange = _exchange(site, _argument(site.step, place, keyword), _argument(fixed, place, keyword))
-        return None if exchange is None else _made("argument", {place: exchange}, method, (keyword,))
+        position, keyword = _ARGUMENTS[name]
+        exchange = _exchange(site, _argument(site.step, position, keyword), _argument(fixed, position, keyword))
+        return None if exchange is None else _made("argument", {position: exchange}, method, (keyword,))
     return None
 
 
 def factor_of(site: Site, factor: Factor) -> Correction | None:
-    """The correction that keeps a factor what it was."""
+    """The correction that keeps a factor at its value before pruning."""
     if not call_path(factor.frames):
         return None
     exchange = Exchange(((site.given(factor.size), site.was(factor.size)),))
@@ -103,30 +103,30 @@ def factor_of(site: Site, factor: Factor) -> Correction | None:
 
 
 def comparison_of(site: Site, condition: Condition) -> Correction | None:
-    """The correction that lets a comparison come out as it did; None when it cannot be corrected."""
+    """The correction that keeps the outcome of a comparison; None when it cannot be corrected."""
     if condition.name == "text" and kind_of(condition.frames) == "call":
         return _made("argument", {0: Exchange(((site.given(condition.left), site.was(condition.left)),))})
-    found = comparison_at(condition.frames)
-    if condition.name in ("text", "bool", "number") or found is None:
+    comparison = comparison_at(condition.frames)
+    if condition.name in ("text", "bool", "number") or comparison is None:
         return None
     exchanges = {}
-    for place, value in zip(_places(condition, found), (condition.left, condition.right), strict=True):
+    for position, value in zip(_positions(condition, comparison), (condition.left, condition.right), strict=True):
         given, was = site.given(value), site.was(value)
         if given != was and isinstance(given, int):
-            if place is None:
+            if position is None:
                 return None
-            exchanges[place] = Exchange(((given, was),))
+            exchanges[position] = Exchange(((given, was),))
     return _made("compared", exchanges)
 
 
 _REFLECTED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
 
-def _places(condition: Condition, found: Comparison) -> tuple[int | None, int | None]:
-    """Where in the text the size and the other number stand; None: it does not show."""
-    left_first = found.place, found.place + 1
+def _positions(condition: Condition, found: Comparison) -> tuple[int | None, int | None]:
+    """Positions of the size and of the other number in the text; None where they are ambiguous."""
+    left_first = found.position, found.position + 1
     if isinstance(condition.right, dict):
-        return left_first  # of two sizes, the left one is asked
+        return left_first  # of two sizes, the left one records the comparison
     if any(found.fixed):
         return left_first if found.fixed[1] else left_first[::-1]
     if condition.name != _REFLECTED[condition.name]:
@@ -149,7 +149,7 @@ def _made(
 
 
 def _exchange(site: Site, old: Value, new: Value) -> Exchange | None:
-    """From what the code gives to what it must; where the size differs from call to call, by their ratio."""
+    """The exchange of one number for another; a ratio where the size differs from call to call."""
     given = site.given(old)
     if isinstance(new, dict) and "op" in new and new != old and given:
         name, left, right = new["op"]
@@ -165,18 +165,18 @@ def _exchange(site: Site, old: Value, new: Value) -> Exchange | None:
     return None
 
 
-def _of_sizes(site: Site, fixed: Step, places: set[int], method: bool) -> Correction | None:
+def _of_sizes(site: Site, fixed: Step, positions: set[int], method: bool) -> Correction | None:
     name = _name(site)
-    first, names = _PLACES[name]
+    first, names = _FIRST_SIZES[name]
     old, new = _sizes(site.step, name), _sizes(fixed, name)
     exchanges = {}
-    for place in places:
-        if place >= len(old):
+    for position in positions:
+        if position >= len(old):
             continue
-        exchange = _exchange(site, old[place], new[place])
-        if exchange is None or (old[place] == new[place] and site.dynamic(old[place])):
+        exchange = _exchange(site, old[position], new[position])
+        if exchange is None or (old[position] == new[position] and site.dynamic(old[position])):
             return None
-        exchanges[place] = exchange
+        exchanges[position] = exchange
     return _made("sizes", exchanges, method, names, first)
 
 
@@ -193,25 +193,25 @@ def _of_split(site: Site, fixed: Step, method: bool) -> Correction | None:
     else:
         parts = list(fixed.args[1])
     if isinstance(given, list) and given and isinstance(given[0], dict) and "corrected" in given[0]:
-        key = site.given(given[0])  # what the code gives, with the length of the dimension
+        key = site.given(given[0])  # what the code passes, after the length of the dimension
     else:
         several = isinstance(given, list) or (isinstance(given, dict) and "tuple" in given)
         key = (source.after(site.keep)[dim], *(map(site.now, listed(given)) if several else [site.now(given)]))
     return _made("split", {0: Exchange(((key, tuple(parts)),))}, method, _SPLIT_NAMES)
 
 
-def _arithmetic(site: Site, fixed: Step, places: set[int], stands: str | None, method: bool) -> Correction | None:
+def _arithmetic(site: Site, fixed: Step, positions: set[int], stands: str | None, method: bool) -> Correction | None:
     name = _name(site)
-    if len(places) != 1:
+    if len(positions) != 1:
         return None
-    place = next(iter(places))
-    given, becomes = site.given(site.step.args[place]), site.now(fixed.args[place])
+    position = next(iter(positions))
+    given, becomes = site.given(site.step.args[position]), site.now(fixed.args[position])
     if not isinstance(given, int) or not isinstance(becomes, int):
         return None
     exchange = Exchange(((given, becomes),))
     if stands == "operator":
         return _made("operand", {0: exchange}, names=("left" if name.startswith("__r") else "right",))
-    return _made("argument", {place: exchange}, method) if stands == "call" else None
+    return _made("argument", {position: exchange}, method) if stands == "call" else None
 
 
 def _argument(step: Step, index: int, name: str) -> Value:
@@ -219,7 +219,7 @@ def _argument(step: Step, index: int, name: str) -> Value:
 
 
 def _sizes(step: Step, name: str) -> list[Value]:
-    first, names = _PLACES[name]
+    first, names = _FIRST_SIZES[name]
     given = step.args[first:] or [next((step.kwargs[n] for n in names if n in step.kwargs), [])]
     packed = isinstance(given[0], list) or (isinstance(given[0], dict) and "tuple" in given[0])
     return listed(given[0]) if packed else list(given)

@@ -1,8 +1,8 @@
-"""What each tensor operation does to conditions, by the name of the operation that reaches the dispatcher.
+"""Rules that say what each tensor operation does to conditions, by the operation's name in the dispatcher.
 
 Operations that move data move the nodes; operations that combine tensors index by index unite them; contractions read
-one side's units with the other's weights; what no rule covers locks the units that reach it, with the reason, so that
-the result is never wrong, only smaller.
+one operand's units with the other's weights. An operation without a rule locks the units that reach it, with the
+reason: fewer units can then be removed, but none wrongly.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Rules(Moves, Contractions, Zeros):
 
     Args:
         labels: nodes of all tensors.
-        batch: samples in the example.
-        stream: let norms run over what stays of their channels, so that whole residual streams can go.
+        batch: number of samples in the example.
+        stream: let norms run over the channels that stay, so that channels of residual streams can be removed.
     """
 
     def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
@@ -42,7 +42,7 @@ class Rules(Moves, Contractions, Zeros):
         for tensor in tensors_in((args, kwargs)):
             self.used(tensor)
         rule = _TABLE.get(name)
-        if rule is None or self._written_aside(args, kwargs):
+        if rule is None or self._writes_into_part(args, kwargs):
             self._unknown(name, args, kwargs, result)
         else:
             rule(self, name, args, kwargs, result, inplace)
@@ -52,7 +52,7 @@ class Rules(Moves, Contractions, Zeros):
                 self.labels.see(tensor)
 
     def used(self, tensor: torch.Tensor) -> None:
-        """Lock what a tensor was reduced from, now that somebody looks at it."""
+        """Lock the units over which a tensor was reduced, now that an operation uses it."""
         self.labels.recognise(tensor)
         nodes, reason = self.pending.pop(id(tensor), ([], ""))
         for along in nodes:
@@ -60,11 +60,11 @@ class Rules(Moves, Contractions, Zeros):
 
     @property
     def peeks(self) -> tuple[str, ...]:
-        """Where the network's code looked at values of inputs: other inputs may take other branches."""
+        """Where the network's code read values of inputs: other inputs may take other branches."""
         return tuple(self._peeks)
 
     def note_peek(self, what: str) -> None:
-        """Note that code looked at values of inputs."""
+        """Note that code read values of inputs."""
         self._peeks[what] = None
 
     def _unknown(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
@@ -74,13 +74,13 @@ class Rules(Moves, Contractions, Zeros):
             if len(self.labels.of(tensor)) != tensor.ndim:  # resized in place
                 self.labels.set(tensor, [None] * tensor.ndim)
 
-    def _written_aside(self, args: Any, kwargs: Any) -> bool:
-        """Whether ``out`` is a part of another tensor, which does not learn of the units."""
+    def _writes_into_part(self, args: Any, kwargs: Any) -> bool:
+        """Whether ``out`` is a part of another tensor, which would not be labelled with the units."""
         out = list(tensors_in(kwargs.get("out", ())))
         return any(len(self.labels.aliases(t)) > 1 for t in out)
 
     def _follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Note what depends on inputs and parameters, and where zeros end."""
+        """Note which results depend on inputs and parameters, and which are no longer zero at removed units."""
         labels = self.labels
         operands, outputs = list(tensors_in((args, kwargs))), list(tensors_in(result))
         written = [key for t in outputs for key in labels.aliases(t)] if inplace or "out" in kwargs else []
@@ -103,18 +103,18 @@ class Rules(Moves, Contractions, Zeros):
     # -- index by index -----------------------------------------------------------------------------------------
 
     def same(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """One tensor in, its indices out (copies, activations, ...)."""
+        """Functions of one tensor that keep its indices (copies, activations, ...)."""
         first = next(tensors_in(result))
         if any(t.ndim for t in tensors_in((args[1:], kwargs))):
             self.pairwise(name, args, kwargs, result, inplace)
-        elif first.shape == args[0].shape and not _laid_out_anew(name, args[0], first):
+        elif first.shape == args[0].shape and not _changes_layout(name, args[0], first):
             for output in tensors_in(result):
                 self.labels.set(output, self.labels.of(args[0]))
         else:
             self._unknown(name, args, kwargs, result)
 
     def pairwise(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Tensors that meet index by index, broadcast against each other."""
+        """Functions of tensors that are broadcast and combined index by index."""
         operands = [t for t in tensors_in((args, kwargs)) if inplace or t is not result]
         if name in _SUMS:
             self.note_sum(operands)
@@ -124,7 +124,7 @@ class Rules(Moves, Contractions, Zeros):
             self._written_view(args[0], operands)
 
     def _written_view(self, view: torch.Tensor, operands: Sequence[torch.Tensor]) -> None:
-        # the rest of the storage does not learn of units that come in from the side
+        # the rest of the storage is not labelled with the units of the other operands
         own = self.labels.of(view)
         for tensor in operands:
             if tensor is not view:
@@ -134,7 +134,7 @@ class Rules(Moves, Contractions, Zeros):
                         self.conditions.lock(nodes, "is written into a part of another tensor")
 
     def copy_(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Write one tensor over another."""
+        """Copy one tensor into another."""
         into, source = args[0], args[1]
         before = self.labels.of(into)
         dims = self.meet([source], into.shape)
@@ -153,7 +153,7 @@ class Rules(Moves, Contractions, Zeros):
         """Sums, means, maxima over dimensions."""
         x = args[0]
         given = args[1] if len(args) > 1 and not isinstance(args[1], torch.dtype) else kwargs.get("dim")
-        if isinstance(given, torch.Tensor):  # the larger of two
+        if isinstance(given, torch.Tensor):  # the elementwise maximum or minimum of two tensors
             self.pairwise(name, args, kwargs, result, inplace)
             return
         if name in ("norm", "linalg_vector_norm"):
@@ -164,10 +164,10 @@ class Rules(Moves, Contractions, Zeros):
             over = {d % x.ndim for d in ([given] if isinstance(given, int) else given)}
         dims = self.labels.of(x)
         for output in tensors_in(result):
-            # a mean over heads that nobody looks at (attention weights, returned and dropped) locks nothing
+            # a mean over heads that is never used (attention weights, returned and dropped) locks nothing
             self.pending[id(output)] = ([dims[d] for d in over], f"is reduced across units by {name}")
-            kept = [None if d in over else n for d, n in enumerate(dims) if d not in over or output.ndim == x.ndim]
-            self.labels.set(output, kept if len(kept) == output.ndim else [None] * output.ndim)
+            remaining = [None if d in over else n for d, n in enumerate(dims) if d not in over or output.ndim == x.ndim]
+            self.labels.set(output, remaining if len(remaining) == output.ndim else [None] * output.ndim)
 
     def scan(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
         """Operations along one dimension that keep its size (softmax, cumulative sums, sorting)."""
@@ -179,7 +179,7 @@ class Rules(Moves, Contractions, Zeros):
             self.labels.set(output, dims if output.shape == args[0].shape else [None] * output.ndim)
 
     def window(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Pooling and resampling of positions; leading dimensions pass."""
+        """Pooling and resampling of positions; leading dimensions are passed on."""
         x = args[0]
         lead = x.ndim - int(name[name.index("d", name.index("pool") if "pool" in name else 0) - 1])
         self.labels.lock(x, f"meets a window of {name} across units", range(lead, x.ndim))
@@ -212,14 +212,14 @@ class Rules(Moves, Contractions, Zeros):
         self.labels.set(output, self.meet([x, *tensors_in(args[2:4])], output.shape))
 
     def weight_norm(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """A weight with its length as a parameter of its own: of a masked row nothing is left to divide by."""
+        """Weight normalisation, with the norm as a separate parameter: a masked row would be divided by zero."""
         weight, *_ = tensors_in(result)
         for tensor in tensors_in(args):
-            self.labels.lock(tensor, "is divided by its own length in a weight norm")
+            self.labels.lock(tensor, "is divided by its own norm in a weight normalisation")
         self.labels.set(weight, self.labels.of(args[0]))
 
     def group_norm(self, name: str, args: Any, kwargs: Any, result: Any, inplace: bool) -> None:
-        """Normalisation within groups of channels: groups can go as a whole."""
+        """Normalisation within groups of channels: only whole groups can be removed."""
         x, weight, bias, groups = args[0], args[1], args[2], int(args[6])
         dims = list(self.labels.of(x))
         if self.stream and groups == 1:
@@ -238,7 +238,7 @@ class Rules(Moves, Contractions, Zeros):
 _SUMS = frozenset("add sub rsub addcmul addcdiv lerp".split())
 
 
-def _laid_out_anew(name: str, x: torch.Tensor, result: torch.Tensor) -> bool:
+def _changes_layout(name: str, x: torch.Tensor, result: torch.Tensor) -> bool:
     return name == "as_strided" and (x.stride(), x.storage_offset()) != (result.stride(), result.storage_offset())
 
 
@@ -312,4 +312,4 @@ _ZEROS: dict[Callable[..., None], Callable[..., bool]] = {
     Rules.matrix: Rules.multiplied,
     Rules.vector: Rules.weighted,
 }
-"""What becomes of zeros; by default they move along."""
+"""For each rule, whether results are still zero at removed units; by default as for data that is moved."""

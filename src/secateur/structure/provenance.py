@@ -21,18 +21,19 @@ _FOLDER = str(Path(__file__).parent)
 class Size(int):
     """An integer that remembers where it comes from.
 
-    Where code makes a factor of it (``head_dim ** -0.5``), ``noticed`` is told, with the operand that it is (``left``,
-    ``right``, or the argument of a call): a trained network wants the factor that it was trained with, whatever the
-    size becomes. Where code compares it with another number, or makes text of it, ``looked_at`` is told, with the name
-    of the comparison (``text`` and ``bool`` for the others) and the other number.
+    Where code computes a factor from it (``head_dim ** -0.5``), ``on_factor`` is called with the size and its side as
+    operand (``left``, ``right``, or empty for the argument of a call): a trained network needs the factor that it was
+    trained with, whatever the size becomes. Where code compares the size with another number, or turns it into text or
+    a truth value, ``on_comparison`` is called with the size, the name of the comparison (or ``text``, ``bool``) and the
+    other number.
 
     ``source`` is ``("size", tensor, dim)``, ``("attr", module path, name)``, ``("op", name, left, right)`` or
-    ``("corrected", value)``, where surgery has put the number in the place of a value that the code gives.
+    ``("corrected", value)``, where surgery replaced a value that the code passes by this number.
     """
 
     source: tuple[Any, ...]
-    noticed: ClassVar[Callable[[Size, str], None] | None] = None
-    looked_at: ClassVar[Callable[[Size, str, Any], None] | None] = None
+    on_factor: ClassVar[Callable[[Size, str], None] | None] = None
+    on_comparison: ClassVar[Callable[[Size, str, Any], None] | None] = None
 
     @classmethod
     def of(cls, value: int, *source: Any) -> Size:
@@ -43,14 +44,14 @@ class Size(int):
 
 
 def corrected(number: Any, value: Any, together: bool = False) -> Any:
-    """A number, or several, in the place of what code gives; while a network is traced, they remember that.
+    """A number, or several, that replace what code passes; during a trace they remember the replaced value.
 
     Args:
-        number: or a tuple of numbers and None.
-        value: what the code gives: a number, or as many.
-        together: whether all numbers stand for ``value`` as a whole.
+        number: the number, or a tuple of numbers and None.
+        value: what the code passes: a number, or as many of them.
+        together: whether all numbers together replace the one ``value``.
     """
-    if Size.noticed is None:
+    if Size.on_factor is None:
         return number
     if not isinstance(number, tuple):
         return Size.of(number, "corrected", value)
@@ -58,13 +59,13 @@ def corrected(number: Any, value: Any, together: bool = False) -> Any:
     return tuple(None if n is None else Size.of(n, "corrected", v) for n, v in zip(number, values, strict=True))
 
 
-def _notice(self: Size, others: tuple[Any, ...], side: str) -> None:
-    if Size.noticed is None:
+def _report_factor(self: Size, others: tuple[Any, ...], side: str) -> None:
+    if Size.on_factor is None:
         return
-    Size.noticed(self, side)
+    Size.on_factor(self, side)
     for other in others:
         if isinstance(other, Size):
-            Size.noticed(other, "right" if side == "left" else "left")
+            Size.on_factor(other, "right" if side == "left" else "left")
 
 
 def plain(value: Any) -> Any:
@@ -73,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
-    """What is an integer again remembers both operands; with a real number it is a factor."""
+    """Arithmetic whose integer results remember both operands; with a real number, the size is a factor."""
     function = getattr(operator, name)
 
     def method(self: Size, other: Any) -> Any:
@@ -82,20 +83,20 @@ def _arithmetic(name: str, swapped: bool) -> Callable[[Size, Any], Any]:
         if type(other) in (int, Size):
             left, right = (other, self) if swapped else (self, other)
             return Size.of(function(plain(left), plain(right)), "op", name, left, right)
-        _notice(self, (), "right" if swapped else "left")
+        _report_factor(self, (), "right" if swapped else "left")
         return function(other, plain(self)) if swapped else function(plain(self), other)
 
     return method
 
 
 def _factor(name: str, side: str) -> Callable[..., Any]:
-    """What is no size any more: the number that the network was trained with."""
+    """Functions whose results are no sizes but factors, which keep the value that the network was trained with."""
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
         if any(isinstance(other, torch.Tensor) for other in others):
             return NotImplemented
-        _notice(self, others, side)
+        _report_factor(self, others, side)
         return function(plain(self), *map(plain, others))
 
     return method
@@ -105,32 +106,32 @@ def _comparison(name: str) -> Callable[[Size, Any], Any]:
     function = getattr(int, f"__{name}__")
 
     def method(self: Size, other: Any) -> Any:
-        sorts = name not in ("eq", "ne")  # as min, max and sorted do for their caller
+        sorts = name not in ("eq", "ne")  # min, max and sorted compare for their caller
         frame = sys._getframe(1)
-        told = Size.looked_at if isinstance(other, (int, float)) and not _is_own(frame) else None
-        if told is not None and (sorts or _compares(frame)):
-            told(self, name, other)
+        record = Size.on_comparison if isinstance(other, (int, float)) and not _is_own(frame) else None
+        if record is not None and (sorts or _compares(frame)):
+            record(self, name, other)
         return function(plain(self), plain(other))
 
     return method
 
 
 def _is_own(frame: FrameType) -> bool:
-    """Whether a correction compares, which stands in the place of the network's code."""
+    """Whether the comparison is made by a correction, on behalf of the network's code."""
     return frame.f_code.co_filename.startswith(_FOLDER)
 
 
 def _compares(frame: FrameType) -> bool:
-    """Whether code compares, and not a function that it calls with a size (a cache of its results, say)."""
+    """Whether the code itself compares, not a function that it calls with a size (such as a cache of results)."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] in ("COMPARE_OP", "CONTAINS_OP")
 
 
-def _look(name: str, what: str) -> Callable[..., Any]:
+def _reading(name: str, what: str) -> Callable[..., Any]:
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
-        if Size.looked_at is not None:
-            Size.looked_at(self, what, None)
+        if Size.on_comparison is not None:
+            Size.on_comparison(self, what, None)
         return function(plain(self), *others)
 
     return method
@@ -157,7 +158,7 @@ def _give_methods(kind: Any) -> None:
     for name in ("eq", "ne", "lt", "le", "gt", "ge"):
         setattr(kind, f"__{name}__", _comparison(name))
     for name, what in (("__str__", "text"), ("__repr__", "text"), ("__format__", "text"), ("__bool__", "bool")):
-        setattr(kind, name, _look(name, what))
+        setattr(kind, name, _reading(name, what))
     kind.__neg__ = _negative
     kind.__pos__ = lambda self: self
     kind.__hash__ = int.__hash__

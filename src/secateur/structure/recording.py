@@ -1,9 +1,9 @@
-"""Writing down what each module's own code does, with where its sizes come from.
+"""Recording what each module's own code does, and where its sizes come from.
 
-Code of networks says ``x.reshape(B, N, 3, self.num_heads, C // self.num_heads)``; when heads go, these numbers are
-wrong. While the network runs, every module's own calls of torch functions are recorded as *steps*, and sizes that the
-code takes from tensors or from the module's attributes keep their origin through arithmetic. From this, surgery knows
-which attributes to set, or writes the module's steps down anew with the right sizes.
+Code of networks says ``x.reshape(B, N, 3, self.num_heads, C // self.num_heads)``; when heads are removed, these numbers
+are wrong. While the network runs, every module's own calls of torch functions are recorded as *steps*, and sizes that
+the code takes from tensors or from the module's attributes keep their origin through arithmetic. From this, surgery
+knows which attributes to set and which calls to correct, or rewrites the module as its steps with the right sizes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PASSED_OVER.add(__file__)
 
 
 class Recorder(TorchFunctionMode):
-    """Records every module's own steps during one pass; the modules' attributes that are integers keep their origin.
+    """Records every module's own steps during one pass; the modules' integer attributes keep their origin.
 
     Args:
         model: the network.
@@ -46,7 +46,7 @@ class Recorder(TorchFunctionMode):
         self.labels = labels
         self.scopes: list[Scope] = []
         self._stack: list[Scope] = []
-        self._looking_away = False
+        self._paused = False
         self._paths: dict[int, list[str]] = {}
         for path, module in model.named_modules(remove_duplicate=False):
             self._paths.setdefault(id(module), []).append(path)
@@ -59,7 +59,7 @@ class Recorder(TorchFunctionMode):
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Calls of modules are seen inside, and their integer attributes marked; all is undone afterwards."""
+        """Record all calls of modules within the context, with marked integer attributes; undo both afterwards."""
         original = nn.Module.__call__
         recorder = self
 
@@ -74,12 +74,12 @@ class Recorder(TorchFunctionMode):
                 module.__dict__[name] = size
                 marked.append((module, name))
         nn.Module.__call__ = call  # type: ignore[method-assign]
-        Size.noticed, Size.looked_at = self._notice, self._look
+        Size.on_factor, Size.on_comparison = self._record_factor, self._record_comparison
         try:
             yield
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
-            Size.noticed = Size.looked_at = None
+            Size.on_factor = Size.on_comparison = None
             for module, name in marked:
                 if isinstance(module.__dict__.get(name), Size):
                     module.__dict__[name] = plain(module.__dict__[name])
@@ -91,12 +91,12 @@ class Recorder(TorchFunctionMode):
         outer = self._stack[-1] if self._stack else None
         prefix = "" if outer is None or not outer.path else f"{outer.path}."
         path = next((p for p in paths if outer is None or p.startswith(prefix)), None)
-        with self._aside():
+        with self._pause():
             scope = Scope(paths[0] if path is None else path, module, [describe(list(args)), describe(kwargs)])
             for key, value in (*enumerate(args), *kwargs.items()):
                 scope.bind(value, {"in": key}, self.labels)
         if module._forward_hooks or module._forward_pre_hooks:
-            scope.broken = "has hooks, which would run next to rewritten code"
+            scope.broken = "has hooks, which would run in addition to rewritten code"
         given = [item for item in (*scope.given[0], *scope.given[1]["dict"].values()) if isinstance(item, dict)]
         if any("other" in item for item in given):
             scope.broken = scope.broken or "is given an object of another class, which it may change"
@@ -106,7 +106,7 @@ class Recorder(TorchFunctionMode):
         finally:
             self._stack.pop()
         self.scopes.append(scope)
-        with self._aside():
+        with self._pause():
             scope.output = self._try(scope, result)
             if outer is not None:
                 if path is None:
@@ -115,13 +115,13 @@ class Recorder(TorchFunctionMode):
         return result
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        """What the recorder itself asks of tensors is not the network's code."""
-        before, self._looking_away = self._looking_away, True
+    def _pause(self) -> Iterator[None]:
+        """Stop recording while the recorder itself reads tensors."""
+        before, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._looking_away = before
+            self._paused = before
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,9 +130,9 @@ class Recorder(TorchFunctionMode):
         if name == "multi_head_attention_forward":
             with self:
                 return multi_head_attention(*args, **kwargs)
-        if scope is None or self._looking_away:
+        if scope is None or self._paused:
             return func(*args, **kwargs)
-        size = self._asked(scope, name, func, args, kwargs)
+        size = self._size_read(scope, name, func, args, kwargs)
         if size is not None:
             return size
         if name in _WEIGHTED:
@@ -142,15 +142,15 @@ class Recorder(TorchFunctionMode):
                 self.labels.lock(args[0], "is sliced at a value that a tensor holds", [dim])
         if name not in NAMES_SIZES:
             for given in _sizes_in((args, kwargs)):
-                self._look(given, "number", None)
+                self._record_comparison(given, "number", None)
         result = func(*_plain(args), **_plain(kwargs))
         if any(True for _ in tensors_in(result)) or name == "__setitem__":
             frames = frames_from(sys._getframe(1)) if name in NAMES_SIZES else ()
             self._step(scope, resolve_name(func) or "", args, kwargs, result, func, frames)
         return result
 
-    def _asked(self, scope: Scope, name: str, func: Any, args: Any, kwargs: Any) -> Any:
-        """The answer to a question for sizes, which then remember where they come from; None for other functions."""
+    def _size_read(self, scope: Scope, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """The sizes that a function reads from a tensor, with their origin; None for other functions."""
         if name == "__get__":
             name = getattr(func.__self__, "__name__", "")
         x = args[0] if args else None
@@ -159,39 +159,39 @@ class Recorder(TorchFunctionMode):
         if name == "shape":
             return torch.Size([self._size(x, dim, n) for dim, n in enumerate(func(*args))])
         if name == "dtype":
-            with self._aside():
+            with self._pause():
                 reference = self._try(scope, x)
             if isinstance(reference, dict):
                 scope.dtypes[func(*args)] = reference
         if name in ("numel", "nelement"):
             return functools.reduce(operator.mul, [self._size(x, dim, n) for dim, n in enumerate(x.shape)], 1)
         if name == "__len__" and x.ndim:
-            self._look(Size.of(len(x), "size", x, 0), "text", None)
+            self._record_comparison(Size.of(len(x), "size", x, 0), "text", None)
         if name != "size":
             return None
-        found = func(*args, **kwargs)
-        if isinstance(found, torch.Size):
-            return torch.Size([self._size(x, dim, n) for dim, n in enumerate(found)])
+        size = func(*args, **kwargs)
+        if isinstance(size, torch.Size):
+            return torch.Size([self._size(x, dim, n) for dim, n in enumerate(size)])
         dim = args[1] if len(args) > 1 else kwargs["dim"]
-        return self._size(x, dim % x.ndim, found)
+        return self._size(x, dim % x.ndim, size)
 
-    def at_hand(self) -> list[torch.Tensor]:
-        """Tensors that the code of the module that runs now has seen."""
+    def available_tensors(self) -> list[torch.Tensor]:
+        """Tensors that are available to the code of the module that is running."""
         return self._stack[-1].tensors if self._stack else []
 
-    def _notice(self, size: Size, side: str) -> None:
-        if self._stack and not self._looking_away:
+    def _record_factor(self, size: Size, side: str) -> None:
+        if self._stack and not self._paused:
             frames = frames_from(sys._getframe(1))
-            with self._aside():
+            with self._pause():
                 factor = self._try(self._stack[-1], size)
             if isinstance(factor, dict):
                 self._stack[-1].factors.append(Factor(factor, frames, side))
 
-    def _look(self, size: Size, name: str, other: Any) -> None:
-        if not self._stack or self._looking_away:
+    def _record_comparison(self, size: Size, name: str, other: Any) -> None:
+        if not self._stack or self._paused:
             return
         frames = frames_from(sys._getframe(1))
-        with self._aside():
+        with self._pause():
             left, right = (self._try(self._stack[-1], value) for value in (size, other))
             nodes = tuple(self._nodes(size)) + tuple(self._nodes(other))
         if not nodes and name != "number" and any(True for v in (left, right) for _ in find(v, "size")):
@@ -201,22 +201,22 @@ class Recorder(TorchFunctionMode):
 
     def _nodes(self, size: Any) -> Iterator[Any]:
         """Nodes of the dimensions that a size comes from."""
-        kind, *rest = size.source if isinstance(size, Size) else ("",)
+        kind, *operands = size.source if isinstance(size, Size) else ("",)
         if kind == "size":
-            nodes = self.labels.of(rest[0])[rest[1]]
+            nodes = self.labels.of(operands[0])[operands[1]]
             if nodes is not None:
                 yield nodes
         elif kind in ("op", "corrected"):
-            for part in rest:
+            for part in operands:
                 yield from self._nodes(part)
 
     def _adopt(self, scope: Scope, weight: Any) -> None:
-        """A weight that code computes (standardised, normalised) is cut as if it were the parameter it comes from."""
+        """Treat a computed weight (standardised, normalised) as if it were the parameter that it comes from."""
         labels = self.labels
         if not isinstance(weight, torch.Tensor) or labels.name(weight) is not None or id(weight) in labels.dependent:
             return
         if any(value is weight for value in scope.module.__dict__.values()):
-            return  # a hook computes it before the module's own code runs, and goes on doing so
+            return  # a hook computes it before the module's own code runs, and will after surgery
         con = labels.conditions
         free = all(
             nodes is not None and not con.locked(con.all_leaves(nodes)).any()
@@ -225,11 +225,11 @@ class Recorder(TorchFunctionMode):
         )
         storages = {p.untyped_storage().data_ptr() for p in scope.module.parameters()}
         if free or weight.untyped_storage().data_ptr() in storages:
-            return  # its units can go as they are, or it is a view of a parameter
+            return  # its units can be removed as they are, or it is a view of a parameter
         reference = scope.known(weight)
         if scope.broken or reference is None or "$" not in reference:
             return
-        behind = _states_behind(scope, reference)
+        behind = _parameters_of(scope, reference)
         for name in sorted(behind, key=lambda n: not n.endswith("weight")):
             full = f"{scope.path}.{name}" if scope.path else name
             if scope.module.get_parameter(name).shape == weight.shape and full not in labels.computed:
@@ -255,8 +255,8 @@ class Recorder(TorchFunctionMode):
         frames: Frames = (),
     ) -> None:
         if not target.startswith("module:") and function_named(target) is None:
-            name = getattr(function, "__name__", "of no name")
-            scope.broken = scope.broken or f"calls '{target or name}', which is no function of torch's public ones"
+            name = getattr(function, "__name__", "without a name")
+            scope.broken = scope.broken or f"calls '{target or name}', which is not a public function of torch"
         encoded = self._try(scope, [list(args), list(kwargs.values())]) or [[], []]
         outs: dict[tuple[Any, ...], tuple[tuple[int, ...], Dims]] = {}
         _collect(result, (), outs, self.labels)
@@ -267,7 +267,7 @@ class Recorder(TorchFunctionMode):
     def _try(self, scope: Scope, value: Any) -> Value:
         try:
             return self._encode(scope, value)
-        except _Unwritable as error:
+        except _Unrecordable as error:
             scope.broken = scope.broken or str(error)
             return None
 
@@ -297,7 +297,7 @@ class Recorder(TorchFunctionMode):
             return {"dtype": scope.dtypes[value]}
         if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
             return {"torch": str(value).removeprefix("torch.")}
-        raise _Unwritable(f"holds a value of type {type(value).__name__}")
+        raise _Unrecordable(f"holds a value of type {type(value).__name__}")
 
     def _state(self, scope: Scope, tensor: torch.Tensor) -> Value:
         prefix = f"{scope.path}." if scope.path else ""
@@ -306,38 +306,38 @@ class Recorder(TorchFunctionMode):
                 reference = {"state": name[len(prefix) :]}
                 scope.shapes[key_of(reference)] = tuple(tensor.shape), self.labels.of(tensor)
                 return reference
-        raise _Unwritable("uses a tensor that is neither its input nor its parameter")
+        raise _Unrecordable("uses a tensor that is neither its input nor its parameter")
 
     def _size_source(self, scope: Scope, size: Size) -> Value:
-        """Where a size comes from, in this module's words; a plain number when it has none."""
-        kind, *rest = size.source
+        """The origin of a size, in terms of the module's own values; a plain number when it has none."""
+        kind, *operands = size.source
         if kind == "attr":
-            return {"attr": rest, "is": plain(size)}
+            return {"attr": operands, "is": plain(size)}
         if kind == "corrected":
-            return {"corrected": self._encode(scope, rest[0]), "is": plain(size)}
+            return {"corrected": self._encode(scope, operands[0]), "is": plain(size)}
         if kind == "size":
-            tensor, dim = rest
+            tensor, dim = operands
             known = scope.known(tensor)
             if known is None:
                 try:
                     known = self._state(scope, tensor)
-                except _Unwritable as error:
-                    # of a cache, say: what it is called does not matter to code that stays, only how long it is
+                except _Unrecordable as error:
+                    # such as a tensor of a cache: code that is kept needs its length only, not its name
                     scope.broken = scope.broken or str(error)
                     known = {"foreign": len(scope.shapes)}
                     scope.bind(tensor, known, self.labels)
             return {"size": [known, dim]}
-        name, left, right = rest
+        name, left, right = operands
         sides = [self._encode(scope, s) for s in (left, right)]
         return {"op": [name, *sides]} if any(isinstance(s, dict) for s in sides) else plain(size)
 
 
 def sizes_of(module: nn.Module, path: str) -> dict[str, Size]:
-    """A module's integer attributes, which remember where they come from.
+    """A module's integer attributes, as sizes that remember where they come from.
 
-    Those of PyTorch's own layers are what their parameters are: surgery sets them.
+    Attributes of PyTorch's own layers are sizes of their parameters; surgery sets them.
     """
-    found: dict[str, Size] = {}
+    sizes: dict[str, Size] = {}
     own = not type(module).__module__.startswith("torch.nn.")
     heads = isinstance(module, nn.MultiheadAttention)
     by_layer = next((names for kind, names in _OF_LAYERS if isinstance(module, kind)), {})
@@ -349,10 +349,10 @@ def sizes_of(module: nn.Module, path: str) -> dict[str, Size]:
         if isinstance(module, _ConvNd) and (module.transposed or module.groups > 1):
             tensor = None
         if tensor is not None and tensor.ndim > dim and tensor.shape[dim] == value:
-            found[name] = Size.of(value, "size", tensor, dim)
+            sizes[name] = Size.of(value, "size", tensor, dim)
         elif own or (heads and name in ("num_heads", "head_dim")):
-            found[name] = Size.of(value, "attr", path, name)
-    return found
+            sizes[name] = Size.of(value, "attr", path, name)
+    return sizes
 
 
 _OF_LAYERS: tuple[tuple[type, dict[str, tuple[str, int]]], ...] = (
@@ -364,29 +364,29 @@ _OF_LAYERS: tuple[tuple[type, dict[str, tuple[str, int]]], ...] = (
 )
 
 
-class _Unwritable(Exception):
-    """A value that cannot be written down."""
+class _Unrecordable(Exception):
+    """A value that cannot be recorded."""
 
 
 _WEIGHTED = frozenset("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
 
 
-def _states_behind(scope: Scope, reference: Value) -> list[str]:
-    """Names of the parameters that a step's result is computed from, in order of use."""
-    found: dict[str, None] = {}
+def _parameters_of(scope: Scope, reference: Value) -> list[str]:
+    """Names of the parameters from which a step's result is computed, in order of use."""
+    names: dict[str, None] = {}
     for number in sorted(needed(scope.steps, reference)):
         step = scope.steps[number]
         for state in find([step.args, list(step.kwargs.values())], "state"):
-            found[state] = None
+            names[state] = None
         if step.target.startswith("module:"):  # a parametrisation
             path = step.target.removeprefix("module:")
-            found |= {f"{path}.{name}": None for name, _ in scope.module.get_submodule(path).named_parameters()}
+            names |= {f"{path}.{name}": None for name, _ in scope.module.get_submodule(path).named_parameters()}
     parameters = {name for name, _ in scope.module.named_parameters()}
-    return [name for name in found if name in parameters]
+    return [name for name in names if name in parameters]
 
 
 def _sliced_by_tensors(index: Any, ndim: int) -> Iterator[int]:
-    """Dimensions of which code takes a run of indices whose ends it has computed with tensors."""
+    """Dimensions that code slices at ends computed with tensors."""
     items = [item for item in (index if isinstance(index, tuple) else (index,)) if item is not None]
     dim = 0
     for item in items:
@@ -409,7 +409,7 @@ def _sizes_in(value: Any) -> Iterator[Size]:
 
 
 def _plain(value: Any) -> Any:
-    """Sizes as the integers they are."""
+    """A value with sizes replaced by plain integers."""
     if isinstance(value, Size):
         return plain(value)
     if type(value) in (tuple, list):

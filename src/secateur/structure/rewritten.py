@@ -1,8 +1,8 @@
-"""Modules whose own code was written down anew, with the sizes that are right after surgery.
+"""Modules whose own code was rewritten, with the sizes that are right after surgery.
 
 Such a module keeps its class (as a base), children, parameters and names; its forward runs recorded steps. Steps are
-plain values and call nothing but torch functions of public name and the module's own children, so that reading them
-from a bundle runs no foreign code.
+plain values and call only public torch functions and the module's own children, so that reading them from a bundle
+runs no foreign code.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
         path: of the module, for messages.
 
     Raises:
-        RequestError: for steps that are not of this kind, or call what is not a torch function.
+        RequestError: for steps that are not of this form, or that call anything but torch functions and children.
     """
     steps, output = _checked(module, code, path)
     given = code.get("given")
     try:
         serves(given, given, lengths=True)
     except (AttributeError, KeyError, RecursionError, TypeError) as error:
-        raise RequestError(f"the code of module '{path}' does not say which call it serves") from error
+        raise RequestError(f"the code of module '{path}' does not say for which call it was recorded") from error
     module.__dict__[WRITTEN] = {
         "steps": steps,
         "output": output,
@@ -55,7 +55,7 @@ def rewrite(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
     }
     module.__class__ = _class(own_class(module))
     if isinstance(module, nn.MultiheadAttention):
-        # encoder layers have a fast path that reads the packed weights by their full size; this tells them not to
+        # encoder layers have a fast path that assumes packed weights of full size; this switches it off
         module._qkv_same_embed_dim = False
 
 
@@ -78,21 +78,21 @@ def _checked(
             )
     for number, values in enumerate((*([*args, *kwargs.values()] for _, args, kwargs in steps), [output])):
         try:
-            fine = _all_written(values, number, states)
+            valid = _all_recorded(values, number, states)
         except RecursionError:
-            fine = False
-        if not fine:
-            raise RequestError(f"the code of module '{path}' holds a value that no recording writes (step {number})")
+            valid = False
+        if not valid:
+            raise RequestError(f"the code of module '{path}' holds a value that is never recorded (step {number})")
     return steps, output
 
 
 def bake(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
-    """Let weights that the module's code computes from its parameters take their place, for good."""
+    """Replace parameters, permanently, by the weights that the module's code computes from them."""
     if module.__dict__.get(_BAKED) or not code.get("baked"):
         return
     values = {}
-    for name, made in code["baked"].items():
-        steps, output = _checked(module, made, path)
+    for name, computation in code["baked"].items():
+        steps, output = _checked(module, computation, path)
         with torch.no_grad():
             values[name] = _run(module, {"steps": steps, "output": output, "last": [[] for _ in steps]}, (), {})
     for name in code.get("dropped", ()):
@@ -105,7 +105,7 @@ def bake(module: nn.Module, code: Mapping[str, Any], path: str) -> None:
 
 
 def bake_weights(model: nn.Module, structure: Structure) -> nn.Module:
-    """Let all weights that modules compute from parameters (standardised convolutions) become parameters, in place."""
+    """Turn all weights that modules compute from parameters (standardised convolutions) into parameters, in place."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for path, code in structure.baked().items():
         bake(modules[path], code, path)
@@ -120,13 +120,13 @@ class Rewritten(Edited):
         """Run the steps.
 
         Raises:
-            RequestError: for another kind of call than the one that was recorded.
+            RequestError: for another kind of call than the recorded one.
         """
         code = self.__dict__[WRITTEN]
         given = code.get("given")
         if given is not None and not serves(given, [describe(list(args)), describe(kwargs)], code["lengths"]):
             raise RequestError(
-                f"a {self._secateur_base.__name__} was written anew for the call that was traced, and takes no other; "
+                f"a {self._secateur_base.__name__} was rewritten for the call that was traced, and accepts no other; "
                 "trace the network with such a call"
             )
         return _run(self, self.__dict__[WRITTEN], args, kwargs)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def _restored(base: type) -> Any:
 
 
 class _Frame:
-    """Values of one run."""
+    """The values of one run of the steps."""
 
     def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.module = module
@@ -169,7 +169,7 @@ class _Frame:
         self.results: dict[int, Any] = {}
 
     def get(self, value: Any) -> Any:
-        """What a recorded value is now."""
+        """The current value of a recorded one."""
         if isinstance(value, list):
             return [self.get(v) for v in value]
         if not isinstance(value, dict):
@@ -219,7 +219,7 @@ def _references(value: Any) -> set[int]:
 
 
 def _last_uses(steps: list[tuple[str, list[Any], dict[str, Any]]], output: Any) -> list[list[int]]:
-    """Per step, results that nobody needs after it."""
+    """For each step, the results that no later step uses."""
     last: dict[int, int] = {}
     for number, (_, args, kwargs) in enumerate(steps):
         last[number] = number
@@ -233,16 +233,16 @@ def _last_uses(steps: list[tuple[str, list[Any], dict[str, Any]]], output: Any) 
 _CONSTANTS = (torch.dtype, torch.memory_format, torch.layout)
 
 
-def _is_written(value: Any, step: int, states: Set[str]) -> bool:
-    """Whether a recording could have written this value: it may come from a stranger's bundle.
+def _is_recorded(value: Any, step: int, states: Set[str]) -> bool:
+    """Whether this value has the form of a recorded one; it may come from an untrusted bundle.
 
     Args:
-        value: to be looked at.
+        value: the value to check.
         step: number of the step that uses it; it can use results of earlier ones.
         states: names of the module's parameters and buffers.
     """
     if not isinstance(value, dict):
-        return _all_written(value, step, states) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
+        return _all_recorded(value, step, states) if isinstance(value, (list, tuple)) else isinstance(value, _PLAIN)
     kinds = list(value.keys() - {"at", "is"})
     at = value.get("at", [])
     if len(kinds) != 1 or not isinstance(at, (list, tuple)) or any(type(key) not in (int, str) for key in at):
@@ -252,17 +252,17 @@ def _is_written(value: Any, step: int, states: Set[str]) -> bool:
         if not isinstance(item, (list, tuple)) or len(item) != _LENGTHS.get(kind, len(item)):
             return False
         if kind == "op":
-            return item[0] in _OPERATORS and _all_written(item[1:], step, states)
+            return item[0] in _OPERATORS and _all_recorded(item[1:], step, states)
         if kind == "dict" and any(not isinstance(pair, (list, tuple)) or len(pair) != 2 for pair in item):
             return False
-        return _all_written(item, step, states) and (kind != "size" or type(item[1]) is int)
+        return _all_recorded(item, step, states) and (kind != "size" or type(item[1]) is int)
     if kind in ("$", "in"):
         earlier = type(item) is int and item >= 0 and (kind == "in" or item < step)
         return earlier or (kind == "in" and isinstance(item, str))
     if kind in ("ellipsis", "device"):
         return item is True
     if kind == "dtype":
-        return isinstance(item, dict) and _is_written(item, step, states)
+        return isinstance(item, dict) and _is_recorded(item, step, states)
     if not isinstance(item, str):
         return False
     if kind == "torch":
@@ -270,5 +270,5 @@ def _is_written(value: Any, step: int, states: Set[str]) -> bool:
     return item in states if kind == "state" else kind == "float" and item in ("nan", "inf", "-inf")
 
 
-def _all_written(values: Iterable[Any], step: int, states: Set[str]) -> bool:
-    return all(_is_written(value, step, states) for value in values)
+def _all_recorded(values: Iterable[Any], step: int, states: Set[str]) -> bool:
+    return all(_is_recorded(value, step, states) for value in values)

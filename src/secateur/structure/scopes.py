@@ -1,4 +1,4 @@
-"""What is recorded of one call of a module: its own calls, and where its sizes come from."""
+"""The record of one call of a module: its own calls, and where its sizes come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.structure.provenance import Size
 from secateur.structure.source import Frames
 
 Value = Any
-"""A JSON value: what a step's argument is made of."""
+"""A JSON value that describes a step's argument."""
 CONVOLUTIONS = frozenset("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split())
 ARITHMETIC = frozenset(
     "add sub rsub mul div true_divide divide multiply subtract pow __pow__ __rpow__ __add__ __radd__ __iadd__ __sub__ "
@@ -34,9 +34,9 @@ class Step:
 
     Attributes:
         target: the function's public name, or ``module:`` and a child's path.
-        args: and ``kwargs``, its arguments.
-        outs: shape and nodes of the tensors it gave, by place.
-        frames: where in the code it stands; empty: it was not looked for.
+        args: its positional arguments; kwargs: its keyword arguments.
+        outs: shape and nodes of the tensors that it returned, by their path in the result.
+        frames: where in the code the call is; empty where that was not recorded.
     """
 
     target: str
@@ -48,12 +48,12 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """A size that the module's code makes a factor of.
+    """A size that the module's code uses as a factor.
 
     Attributes:
         size: where it comes from.
         frames: where in the code that happens.
-        side: of an operator, which operand it is; empty: the argument of a call.
+        side: which operand of an operator it is; empty for the argument of a call.
     """
 
     size: Value
@@ -63,13 +63,13 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A size that the module's code compares with a number, or takes as a text, a truth value or a plain number.
+    """A size that the module's code compares with a number, or uses as text, truth value or plain number.
 
     Attributes:
-        name: of the comparison in `operator`; ``text``, ``bool``, or ``number`` where a function without rules of sizes
-            is given it.
+        name: name of the comparison in `operator`; ``text``, ``bool``, or ``number`` where it is passed to a function
+            without a rule for sizes.
         left: the size; right: the other number.
-        nodes: of the dimensions that both come from.
+        nodes: nodes of the dimensions from which both come.
         frames: where in the code that happens.
     """
 
@@ -82,16 +82,16 @@ class Condition:
 
 @dataclass(eq=False)
 class Scope:
-    """One call of a module: its steps, and what is known by which name.
+    """One call of a module: its steps, and the references by which its values are known.
 
     Attributes:
-        path: of the module; module: itself; given: its arguments, positional and by name, as plain values.
-        steps: its calls; output: what it returned; broken: why it cannot be written down anew.
-        baked: weights that its code computes from its parameters alone, by the parameter whose place they can take;
-            replaced: all parameters that they are computed from.
-        factors: sizes that its code makes factors of; conditions: sizes that it compares.
+        path: path of the module; module: the module; given: its arguments, positional and by name, as plain values.
+        steps: its calls; output: what it returned; broken: why it cannot be rewritten.
+        baked: weights that its code computes from its parameters alone, by the parameter that they can replace;
+            replaced: all parameters from which they are computed.
+        factors: sizes that its code uses as factors; conditions: sizes that it compares.
         compares_lengths: whether it compares sizes that no pruning changes, as lengths of sequences.
-        dtypes: tensors whose type it asks for, by type.
+        dtypes: tensors whose type it reads, by type.
         shapes: shape and nodes of tensors, by reference.
     """
 
@@ -112,7 +112,7 @@ class Scope:
     _held: list[Any] = field(default_factory=list)
 
     def bind(self, value: Any, where: dict[str, Any], labels: Labels, at: tuple[Any, ...] = ()) -> None:
-        """Let tensors and sizes in ``value`` be known as parts of an input or of a step's result."""
+        """Register tensors and sizes in ``value`` as parts of an input or of a step's result."""
         if isinstance(value, (torch.Tensor, Size)):
             reference = {**where, "at": list(at)} if at else dict(where)
             self._known[id(value)] = reference
@@ -128,28 +128,28 @@ class Scope:
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All tensors that it was given or has made."""
+        """All tensors that the call received or computed."""
         return [value for value in self._held if isinstance(value, torch.Tensor)]
 
     def known(self, value: Any) -> Value | None:
-        """How a tensor or size is called here."""
+        """The reference by which a tensor or size is known; None where it is not."""
         return self._known.get(id(value))
 
 
 def key_of(reference: Value) -> str:
-    """A text for a reference."""
+    """A reference as text, to be used as a key."""
     return repr(sorted(reference.items()))
 
 
 def needed(steps: list[Step], value: Value) -> set[int]:
-    """Numbers of the steps that a value is made by."""
-    found: set[int] = set()
-    left = set(find(value, "$"))
-    while left:
-        number = left.pop()
-        found.add(number)
-        left |= set(find([steps[number].args, list(steps[number].kwargs.values())], "$")) - found
-    return found
+    """Numbers of the steps on which a value depends."""
+    numbers: set[int] = set()
+    waiting = set(find(value, "$"))
+    while waiting:
+        number = waiting.pop()
+        numbers.add(number)
+        waiting |= set(find([steps[number].args, list(steps[number].kwargs.values())], "$")) - numbers
+    return numbers
 
 
 def find(value: Value, kind: str) -> Iterator[Any]:

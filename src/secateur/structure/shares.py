@@ -10,34 +10,34 @@ import numpy as np
 from secateur.structure.groups import Locked
 
 Holders = Mapping[frozenset[int], float]
-"""What is saved when any of some groups goes, by their numbers; what no group saves, under the empty set."""
+"""Cost that is saved when any of some groups is removed, by the groups' numbers; under the empty set, the rest."""
 
 
 def holders(rest: float, axes: Iterable[np.ndarray], group_of: np.ndarray) -> Holders:
-    """Divide a product of sizes by the groups that its elements go with.
+    """Split a product of sizes by the groups with which its elements are removed.
 
     Args:
-        rest: factor of the size.
-        axes: units of each index of a dimension, [factors, size]; -1: none.
+        rest: factor of the product.
+        axes: units of each index of a dimension, [factors, size]; -1 for none.
         group_of: number of the group of each unit, [U].
 
     Example:
-        >>> made, read = np.array([[0, 1]]), np.array([[2, 3, -1]])
-        >>> found = holders(1.0, [made, read], np.array([0, 0, 1, 1]))
-        >>> {tuple(groups): cost for groups, cost in found.items()}
+        >>> out, read = np.array([[0, 1]]), np.array([[2, 3, -1]])
+        >>> costs = holders(1.0, [out, read], np.array([0, 0, 1, 1]))
+        >>> {tuple(groups): cost for groups, cost in costs.items()}
         {(0,): 2.0, (0, 1): 4.0}
     """
     known = np.append(group_of, -1)
-    found: dict[frozenset[int], float] = {frozenset(): rest}
+    costs: dict[frozenset[int], float] = {frozenset(): rest}
     for unit in axes:
         kinds, counts = np.unique(known[unit], axis=1, return_counts=True)
         sets = [frozenset(column[column >= 0].tolist()) for column in kinds.T]
         divided: dict[frozenset[int], float] = defaultdict(float)
-        for groups, cost in found.items():
+        for groups, cost in costs.items():
             for more, count in zip(sets, counts.tolist(), strict=True):
                 divided[groups | more] += cost * count
-        found = divided
-    return found
+        costs = divided
+    return costs
 
 
 def shared_out(
@@ -45,16 +45,16 @@ def shared_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Divide costs among groups and locked channels.
 
-    An element that goes with several groups counts for each in equal parts: of all groups' savings, the Shapley value.
-    What goes with none counts for the locked channels of its layer, by their number.
+    An element that is removed with several groups counts for each in equal parts: the Shapley value of the groups'
+    savings. An element that no group removes counts for the locked channels of its layer, by their number.
 
     Args:
-        costs: by the layer that has them.
-        groups: how many there are.
+        costs: pairs (layer, its cost by groups).
+        groups: number of groups.
         locked: channels that cannot be removed.
 
     Returns:
-        Of each group, and of each entry of ``locked``; what is left of the whole is nobody's.
+        The cost of each group, and of each entry of ``locked``; the rest of the whole belongs to none of them.
     """
     by_group, by_locked = np.zeros(groups), np.zeros(len(locked))
     of_layer: dict[str, list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Functions whose arguments name sizes, and what those become when units go."""
+"""Functions whose arguments name sizes, and the right sizes after units are removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur.structure.groups import stays
 from secateur.structure.scopes import ARITHMETIC, CONVOLUTIONS, Step, Value, find, key_of
 
 Units = tuple[np.ndarray | None, ...]
-"""Per dimension: units [factors, size], or None where nothing can go."""
+"""Per dimension: units [factors, size], or None where nothing can be removed."""
 Attributes = Mapping[tuple[str, str], int]
 
 
@@ -30,11 +30,11 @@ class Shaped:
 
 
 UNKNOWN = -(2**62)
-"""In the place of a number that the code's corrections do not know."""
+"""Stands for a number that the code's corrections do not cover."""
 
 
 def original(value: Value) -> Value:
-    """What code gives where surgery has put another number."""
+    """The value that code passes where surgery replaced it by another number."""
     while isinstance(value, dict) and "corrected" in value:
         value = value["corrected"]
     return value
@@ -51,7 +51,7 @@ class Site:
     attributes: Attributes
 
     def now(self, value: Value) -> Any:
-        """What a recorded integer becomes."""
+        """The value of a recorded integer in the smaller network."""
         if not isinstance(value, dict):
             return value
         if "corrected" in value:
@@ -70,14 +70,14 @@ class Site:
         return value.get("is")
 
     def given(self, value: Value) -> Any:
-        """What a recorded integer becomes without the corrections that the code runs with already."""
+        """The value of a recorded integer in the smaller network before the corrections that the code runs with."""
         value = original(value)
         if isinstance(value, dict) and "tuple" in value:
             return tuple(map(self.given, value["tuple"]))
         return self.now(value)
 
     def was(self, value: Value) -> Any:
-        """What a recorded integer was."""
+        """The value of a recorded integer in the traced network."""
         if not isinstance(value, dict):
             return value
         if "tuple" in value:
@@ -91,7 +91,7 @@ class Site:
         return value["is"]
 
     def varies(self, value: Value) -> bool:
-        """Whether a size may differ from call to call: it comes from a dimension of which nothing can go."""
+        """Whether a size may differ from call to call: it comes from a dimension from which nothing can be removed."""
         return any(
             self.shapes[key_of(reference)].units[dim] is None for reference, dim in find(original(value), "size")
         )

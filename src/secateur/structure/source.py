@@ -1,8 +1,8 @@
-"""Where in the source text a call stands.
+"""Finds calls in the source text of functions.
 
-A module's own code is kept when units go; only the calls that name sizes are corrected. Such a call is found again by
-its *call path*: the calls from the module's ``forward`` through its helper functions, each by its place in the source
-text of its function. The text itself is known by a hash, so that a path never means another call.
+A module's own code is kept when units are removed; only the calls that name sizes are corrected. Such a call is
+identified by its *call path*: the calls from the module's ``forward`` through its helper functions, each by its span in
+the source text of its function. The text is identified by a hash, so that a path never refers to another call.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Site:
     """One call on a call path.
 
     Attributes:
-        function: module and qualified name of the function in which the call stands; for messages.
+        function: qualified name of the function that contains the call; for messages.
         text: hash of the function's source text.
-        span: of the call in that text.
+        span: span of the call in that text.
     """
 
     function: str
@@ -42,9 +42,9 @@ class Site:
 
 
 CallPath = tuple[Site, ...]
-"""From ``forward`` to the call that names sizes."""
+"""Calls from ``forward`` to the call that names sizes."""
 Frames = tuple[tuple[types.CodeType, int], ...]
-"""The same as code objects and instruction offsets."""
+"""A call path as code objects and instruction offsets."""
 
 
 def call_codes() -> frozenset[types.CodeType]:
@@ -59,19 +59,19 @@ _WRAPPERS = frozenset(
     for module in (torch.overrides, torch.functional, torch._tensor, torch.nn.functional, torch._jit_internal)
 )
 PASSED_OVER: set[str] = {__file__, *_WRAPPERS}
-"""Files of functions that only pass a call on."""
+"""Files of functions that only forward a call."""
 
 
 def frames_from(frame: types.FrameType | None) -> Frames:
     """The frames of a call up to the module's ``forward``, outermost first; empty when no module is on the way."""
     while frame is not None and frame.f_code.co_filename in PASSED_OVER:
         frame = frame.f_back
-    found = []
+    frames = []
     while frame is not None and frame.f_code not in _CALLS:
         if frame.f_code.co_filename not in PASSED_OVER:
-            found.append((frame.f_code, frame.f_lasti))
+            frames.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
-    return tuple(reversed(found)) if frame is not None else ()
+    return tuple(reversed(frames)) if frame is not None else ()
 
 
 _TEXTS: dict[str, FunctionText] = {}
@@ -94,22 +94,22 @@ def call_path(frames: Frames) -> CallPath:
             return ()
         line, last, column, end = position
         span = text.relative((line, column, last, end))  # type: ignore[arg-type]
-        found = text.find(span)
-        if found is None:
+        node = text.find(span)
+        if node is None:
             return ()
         _TEXTS[text.hash] = text
-        sites.append(Site(text.name, text.hash, found[1]))
+        sites.append(Site(text.name, text.hash, node[1]))
     return tuple(sites)
 
 
 @cache
 def kind_of(frames: Frames) -> str | None:
-    """What stands at the end of a call path: ``call``, ``item`` (between brackets), ``operator`` or ``comparison``."""
+    """The kind of the last call of a call path: ``call``, ``item`` (in brackets), ``operator`` or ``comparison``."""
     path = call_path(frames)
     if not path:
         return None
-    found = _TEXTS[path[-1].text].find(path[-1].span)
-    return None if found is None else found[0]
+    node = _TEXTS[path[-1].text].find(path[-1].span)
+    return None if node is None else node[0]
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,19 @@ class Comparison:
     """One comparison in the code, perhaps one of a chain.
 
     Attributes:
-        place: of its left operand in the chain; the right one is the next.
+        position: index of its left operand in the chain; the right one is the next.
         operator: its name in `operator`, or empty.
         fixed: whether the left, and the right, operand is a number in the text.
     """
 
-    place: int
+    position: int
     operator: str
     fixed: tuple[bool, bool]
 
 
 @cache
 def comparison_at(frames: Frames) -> Comparison | None:
-    """The comparison that runs at the end of a call path; None where there is none in the text."""
+    """The comparison at the end of a call path; None where the text shows none."""
     path = call_path(frames)
     if not path:
         return None
@@ -145,12 +145,12 @@ def comparison_at(frames: Frames) -> Comparison | None:
     ]
     if offset not in same or len(same) != len(node.ops):
         return None
-    place = same.index(offset)
-    operands = [node.left, *node.comparators][place : place + 2]
-    name = type(node.ops[place]).__name__
+    position = same.index(offset)
+    operands = [node.left, *node.comparators][position : position + 2]
+    name = type(node.ops[position]).__name__
     names = {"Eq": "eq", "NotEq": "ne", "Lt": "lt", "LtE": "le", "Gt": "gt", "GtE": "ge"}
     first, second = (isinstance(operand, ast.Constant) for operand in operands)
-    return Comparison(place, names.get(name, ""), (first, second))
+    return Comparison(position, names.get(name, ""), (first, second))
 
 
 @cache
@@ -171,10 +171,10 @@ class FunctionText:
     """The source text of one function.
 
     Attributes:
-        name: module and qualified name.
+        name: qualified name.
         first: its first line in its file; file: that file.
-        comparisons: in it, by place.
-        text: itself, not indented; hash: of it.
+        comparisons: its comparisons, by span.
+        text: the text, not indented; hash: hash of the text.
     """
 
     def __init__(self, code: types.CodeType, lines: Sequence[str], first: int) -> None:
@@ -191,21 +191,21 @@ class FunctionText:
         self.comparisons = {self.span(node): node for node in nodes.values() if isinstance(node, ast.Compare)}
 
     def relative(self, position: Span) -> Span:
-        """A place in the file as a place in this text."""
+        """A span in the file as a span in this text."""
         line, column, last, end = position
         return line - self.first, column - self._margin, last - self.first, end - self._margin
 
     def span(self, node: ast.expr | ast.stmt) -> Span:
-        """The place of a node in this text."""
+        """The span of a node in this text."""
         end = node.end_lineno or 0, node.end_col_offset or 0
         return self.relative((node.lineno, node.col_offset, *end))
 
     def nodes(self, tree: ast.AST) -> Iterator[tuple[tuple[Any, ...], ast.expr | ast.stmt]]:
-        """Everything in a tree of this text that can be corrected, with its kind and place."""
+        """All nodes in a tree of this text that can be corrected, by kind and span."""
         for node in ast.walk(tree):
             kind = next((name for name, types_ in KINDS.items() if isinstance(node, types_)), None)
             if kind is not None and isinstance(node, (ast.expr, ast.stmt)):
-                yield key_of_place(kind, self.span(node)), node
+                yield key_of_span(kind, self.span(node)), node
 
     def tree(self) -> ast.FunctionDef | ast.AsyncFunctionDef:
         """A new syntax tree, with line numbers of the file."""
@@ -213,30 +213,30 @@ class FunctionText:
         module = ast.parse(f"if True:\n{text}" if self._indented else text)
         ast.increment_lineno(module, self.first - 1 - self._indented)
         body = module.body[0].body if isinstance(module.body[0], ast.If) else module.body
-        found = body[0]
-        if not isinstance(found, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        function = body[0]
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
             raise SyntaxError("not a function")
-        return found
+        return function
 
     def find(self, span: Span) -> tuple[str, Span] | None:
-        """What stands at a span (``call``, ``item``, ``operator``, ``comparison``), and its whole span."""
+        """The kind of node at a span (``call``, ``item``, ``operator``, ``comparison``), and its whole span."""
         for kind in KINDS:
-            whole = self._spans.get(key_of_place(kind, span))
+            whole = self._spans.get(key_of_span(kind, span))
             if whole is not None:
                 return kind, whole
         return None
 
 
-MADE_OF: dict[types.CodeType, types.CodeType] = {}
-"""Code of corrected functions, and of the functions that they were made of."""
+ORIGINAL_CODE: dict[types.CodeType, types.CodeType] = {}
+"""Code of functions from which corrected ones were compiled, by the code of the corrected ones."""
 
 
 @cache
 def text_of(code: types.CodeType) -> FunctionText | None:
-    """The source text of a function's code; None where there is none."""
+    """The source text of a function's code; None where it is not available."""
     if code.co_name == "<lambda>":
         return None
-    code = MADE_OF.get(code, code)
+    code = ORIGINAL_CODE.get(code, code)
     try:
         lines = inspect.getblock(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 :])
         text = FunctionText(code, lines, code.co_firstlineno) if lines else None
@@ -249,7 +249,7 @@ def text_of(code: types.CodeType) -> FunctionText | None:
 def _same_code(found: types.CodeType, code: types.CodeType) -> bool:
     """Whether two code objects name, load, store and compute the same in the same order.
 
-    How they jump and call is left out: that depends on what else is in the file, too.
+    Jumps and calls are not compared, because they also depend on the rest of the file.
     """
     mine, other = _instructions(found), _instructions(code)
     inner = [[const for const in each.co_consts if isinstance(const, types.CodeType)] for each in (found, code)]
@@ -260,16 +260,16 @@ def _instructions(code: types.CodeType) -> list[tuple[str, type, Any]]:
     return [
         (instruction.opname.replace("METHOD", "ATTR"), type(instruction.argval), instruction.argval)
         for instruction in dis.get_instructions(code)
-        if instruction.opname.startswith(_TELLING) and not isinstance(instruction.argval, types.CodeType)
+        if instruction.opname.startswith(_COMPARED) and not isinstance(instruction.argval, types.CodeType)
     ]
 
 
-_TELLING = ("LOAD_", "STORE_", "DELETE_", "BINARY_", "COMPARE_", "CONTAINS_", "IS_", "UNARY_", "KW_", "BUILD_")
+_COMPARED = ("LOAD_", "STORE_", "DELETE_", "BINARY_", "COMPARE_", "CONTAINS_", "IS_", "UNARY_", "KW_", "BUILD_")
 
 
-def key_of_place(kind: str, span: Span) -> tuple[Any, ...]:
-    """By what a node of a kind is found."""
-    # calls are known by their end: where a method's name begins a new line, the interpreter says they begin there
+def key_of_span(kind: str, span: Span) -> tuple[Any, ...]:
+    """The key under which a node of a kind is stored."""
+    # calls are identified by their end: where a method's name starts a new line, its position is taken for theirs
     return (kind, *(span[2:] if kind == "call" else span))
 
 
@@ -284,9 +284,9 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 def compiled_function(
     tree: ast.FunctionDef | ast.AsyncFunctionDef, own: types.CodeType, names: Sequence[str]
 ) -> types.CodeType:
-    """The code object of a function that uses names of its surroundings, and more.
+    """The code object of a function that uses names of its enclosing scopes, and further names.
 
-    Only code is made, nothing runs: neither decorators (they keep their lines) nor defaults.
+    The function is only compiled: neither decorators (they keep their lines) nor defaults run.
     """
     body: list[ast.stmt] = [tree]
     *outer, _ = own.co_qualname.split(".")
@@ -294,8 +294,8 @@ def compiled_function(
     if around:  # names that begin with two underscores are mangled by the class, whose own name must mean what it did
         body = [ast.ClassDef(around, [], [], body, [], **_TYPE_PARAMETERS)]
     free = [name for name in (*own.co_freevars, *names) if name != "__class__" or body == [tree]]
-    made = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
-    factory = ast.FunctionDef("factory", made, body, [], **_TYPE_PARAMETERS)
+    arguments = ast.arguments([], [ast.arg(name) for name in free], None, [], [], None, [])
+    factory = ast.FunctionDef("factory", arguments, body, [], **_TYPE_PARAMETERS)
     module = ast.fix_missing_locations(ast.Module([factory], []))
     flags = own.co_flags & _FUTURE
     code: types.CodeType = compile(module, own.co_filename, "exec", flags, dont_inherit=True)

@@ -1,4 +1,4 @@
-"""The structure of a network: what can go, what cannot and why, and what everything costs."""
+"""The structure of a network: what can be removed, what cannot and why, and what everything costs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ def fingerprint_of(shapes: Mapping[str, Sequence[int]]) -> str:
 class Structure:
     """Groups of removable units of one network, what cannot be removed, and all costs.
 
-    Made by `secateur.trace`; it holds no reference to the network.
+    Returned by `secateur.trace`; it holds no reference to the network.
 
     Attributes:
-        groups: units that can go; locked: channels that cannot, with the reason.
-        layers: with weights, in order of execution; work: every convolution and matrix product.
-        axes: units along the dimensions of parameters and buffers; shapes: of all of them; parameters: their names.
-        inputs: of the example: shapes and types of tensors.
-        modules: what their own code did; idle: layers that did not run.
-        spare: by module, parameters that go when its computed weight becomes a parameter of its own.
-        origin: the structure that this one is what is left of, and its units that stayed, [U] bool.
-        given: arguments of all calls that were traced, by name, as plain values.
-        peeks: what the network's code looks at of its inputs' values; others may show another structure.
-        stream: whether channels may go that norms run over.
+        groups: units that can be removed; locked: channels that cannot, with the reason.
+        layers: layers with weights, in order of execution; work: every convolution and matrix product.
+        axes: units along the dimensions of parameters and buffers; shapes: shapes of all parameters and buffers;
+            parameters: names of the parameters.
+        inputs: shapes and types of the example's tensors.
+        modules: what the modules' own code did; idle: layers that did not run.
+        spare: by module, the number of parameters that are dropped when its computed weight becomes a parameter.
+        origin: for the structure of a pruned network, the structure before pruning and its units that stayed, [U] bool.
+        given: arguments of all traced calls, by name, as plain values.
+        peeks: where the network's code reads values of its inputs; other values may lead to another structure.
+        stream: whether channels that norms run over can be removed.
         compares_lengths: whether code compares sizes that no pruning changes, as lengths of sequences.
     """
 
@@ -66,16 +67,16 @@ class Structure:
 
     @property
     def num_units(self) -> int:
-        """How many units can be removed in all."""
+        """Total number of removable units."""
         return sum(group.size for group in self.groups)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weighted layers' names and shapes; plans are refused by networks with another one."""
+        """Hash of the weighted layers' names and shapes; a plan only applies to networks with the same one."""
         return fingerprint_of({layer.weight: self.shapes[layer.weight] for layer in self.layers})
 
     def group(self, name: str) -> Group:
-        """The group that a layer's units belong to."""
+        """The group of this name, or the group to which a layer's units belong."""
         for group in self.groups:
             if name == group.name:
                 return group
@@ -89,7 +90,7 @@ class Structure:
 
     @property
     def locked_by_norms(self) -> int:
-        """How many channels stay only because norms run over them: those of residual streams."""
+        """Number of channels that stay only because norms run over them: those of residual streams."""
         return sum(item.channels for item in self.locked if item.reason in NORMED)
 
     @cached_property
@@ -99,14 +100,15 @@ class Structure:
 
     @cached_property
     def depthwise(self) -> bool:
-        """Whether some convolution looks at each channel by itself."""
+        """Whether the network has a depthwise convolution."""
         return any(work.passes_on and work.call.weight_shape[1] == 1 for work in self.work)
 
     @cached_property
     def makes(self) -> tuple[tuple[object, ...], ...]:
-        """How each group is made and read, whatever its width: groups with the same make are isomorphic.
+        """How each group is produced and read, whatever its width: groups with equal entries are isomorphic.
 
-        The kind of units, and the operations (with kernel sizes, strides left out) that make and that read them.
+        An entry holds the kind of the units, the operations (with kernel sizes, without strides) that produce them and
+        those that read them.
         """
         operation = {w.call.name: (w.call.op, w.call.weight_shape[2:], w.passes_on) for w in self.work if w.call.name}
         readers: list[set[str]] = [set() for _ in self.groups]
@@ -123,13 +125,13 @@ class Structure:
         )
 
     def first_layers(self, count: int) -> tuple[str, ...]:
-        """Names of those of the first ``count`` weighted layers, in order of execution, whose units could go."""
+        """Names of those of the first ``count`` weighted layers, in order of execution, whose units can be removed."""
         names = {name for group in self.groups for name in group.layers}
         return tuple(layer.name for layer in self.layers[:count] if layer.name in names)
 
     @property
     def block_outputs(self) -> tuple[str, ...]:
-        """Names of the groups whose units are added to those of other layers, what residual blocks give and take."""
+        """Names of the groups whose units are added to those of other layers, as outputs of residual blocks are."""
         return tuple(group.name for group in self.groups if group.added)
 
     @cached_property
@@ -153,20 +155,20 @@ class Structure:
         return {"params": params, "macs": macs}
 
     def cost(self, keep: np.ndarray | None = None) -> Cost:
-        """Cost of the network with only the units where ``keep`` [U] is true; None: all."""
+        """Cost of the network with only the units where ``keep`` [U] is true; with None, of the whole network."""
         kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
         total = {m: sum((term.size(kept) for term in terms), start=0.0) for m, terms in self._terms.items()}
         return Cost(int(kept.sum()), round(total["params"]) + self._spared(kept > 0), round(total["macs"]))
 
     def _spared(self, keep: np.ndarray) -> int:
-        """Parameters behind computed weights of modules that stay as they are."""
+        """Number of parameters from which weights are computed, in modules that stay as they are."""
         if not self.spare:
             return 0
         whole = self._in_original(keep)
         return sum(self.spare.get(code.path, 0) for code in self.modules if not code.bakes(whole))
 
     def _in_original(self, keep: np.ndarray) -> np.ndarray:
-        """Which units of the network that this one is left of stay."""
+        """The same selection as units of the network before pruning."""
         if self.origin is None:
             return keep
         total = self.origin[1].copy()
@@ -182,7 +184,7 @@ class Structure:
         return float(round(sum(term.size(kept) for term in self._terms[measure])) + spared)
 
     def unit_costs(self, measure: Measure, keep: np.ndarray | None = None) -> np.ndarray:
-        """What each unit costs at the margin, [U]: the derivative of the cost with respect to keeping it."""
+        """The marginal cost of each unit, [U]: the derivative of the cost with respect to keeping it."""
         if measure == "units":
             return np.ones(self.num_units)
         kept = np.ones(self.num_units) if keep is None else np.asarray(keep, np.float64)
@@ -198,51 +200,51 @@ class Structure:
         return tuple(work.at(keep) for work in self.work)
 
     def masks(self, keep: np.ndarray) -> dict[str, dict[str, Any]]:
-        """Code of modules whose norms run over what stays, for a network at the old size; by path."""
+        """By path, code of modules whose norms run over the units that stay, for a masked network."""
         whole, alive = self.origin or (self, np.ones(self.num_units, bool))
         attributes = {} if self.origin is None else changes(whole.modules, alive).attributes
         total = self._in_original(keep)
-        found = {code.path: code.masked(total, alive, attributes) for code in self.modules if not code.broken}
-        return {path: code for path, code in found.items() if code is not None}
+        code_by_path = {code.path: code.masked(total, alive, attributes) for code in self.modules if not code.broken}
+        return {path: code for path, code in code_by_path.items() if code is not None}
 
     def baked(self) -> dict[str, dict[str, Any]]:
-        """Code of modules that compute their weights, with the weights as parameters of their own; by path."""
+        """By path, code of modules that compute weights, with these weights as parameters."""
         return {code.path: code.written({}, {}) for code in self.modules if code.baked and not code.broken}
 
     def changes(self, keep: np.ndarray) -> Changes:
-        """What modules need for their code to give the right sizes when only the units where ``keep`` is true stay.
+        """The changes that make modules' code give the right sizes when only the units where ``keep`` is true stay.
 
         Raises:
             RequestError: for code that names sizes in a way that cannot be corrected.
         """
         if self.origin is not None:
             return self.origin[0].changes(self._in_original(keep))
-        made = changes(self.modules, keep)
-        for path, why in made.impossible.items():
+        needs = changes(self.modules, keep)
+        for path, why in needs.impossible.items():
             raise RequestError(f"the code of '{path}' names sizes in a way that cannot be corrected: it {why}")
-        return made
+        return needs
 
     @cached_property
     def read(self) -> dict[str, np.ndarray]:
-        """By layer, the units that its input channels or features belong to, [factors, inputs].
+        """By layer, the units to which its input channels or features belong, [factors, inputs].
 
-        Units that a grouped convolution reads and passes on with its own outputs are left out.
+        Units that a grouped convolution reads and passes on with its own outputs are not included.
         """
-        found: dict[str, np.ndarray] = {}
+        units: dict[str, np.ndarray] = {}
         for work in self.work:
             unit = work.input_units[1 if work.call.op == "convolution" else -1] if work.input_units else None
             if (
                 unit is not None
                 and work.call.name
-                and work.call.name not in found
+                and work.call.name not in units
                 and not work.call.options.get("left")
             ):
-                found[work.call.name] = _without(unit, work.weight_units[0]) if work.passes_on else unit
-        return found
+                units[work.call.name] = _without(unit, work.weight_units[0]) if work.passes_on else unit
+        return units
 
     @cached_property
     def made(self) -> dict[str, np.ndarray]:
-        """By layer, the units that its output channels or features belong to, [factors, outputs]."""
+        """By layer, the units to which its output channels or features belong, [factors, outputs]."""
         passed = {work.call.name: work.input_units[1] for work in self.work if work.passes_on}
         names = {layer.weight: layer.name for layer in self.layers}
         return {
@@ -253,11 +255,11 @@ class Structure:
 
     @cached_property
     def unread(self) -> np.ndarray:
-        """Units that no layer reads with weights (they are multiplied with other activations), [U] bool."""
-        seen = np.zeros(self.num_units + 1, bool)
+        """Units that no layer reads with weights, because they are multiplied with other activations, [U] bool."""
+        is_read = np.zeros(self.num_units + 1, bool)
         for unit in self.read.values():
-            seen[unit] = True
-        return ~seen[:-1]
+            is_read[unit] = True
+        return ~is_read[:-1]
 
     def reduced(self, keep: np.ndarray) -> Structure:
         """The structure of the network in which only the units where ``keep`` [U] is true are left."""
@@ -311,9 +313,9 @@ class Structure:
     def table(self) -> list[dict[str, object]]:
         """One row per group, removable or not: name, kind, layers, units, shares of parameters and MACs, reason.
 
-        Shares add up to 1: what goes with several groups (a weight, with the group that it makes and the one that it
-        reads) counts for each of them in equal parts; what goes with none, for the locked channels of its layer; and
-        what is left, such as products of activations that nothing prunes, for the last row.
+        Shares add up to 1. What is removed with several groups (a weight, with the group that it produces and the one
+        that it reads) counts for each of them in equal parts; what no group removes counts for the locked channels of
+        its layer; and the rest, such as products of activations that nothing prunes, for the last row.
         """
         shares = self._shares()
         items: list[tuple[str, str, int, int, str]] = [
@@ -327,7 +329,7 @@ class Structure:
         ]
 
     def _shares(self) -> list[dict[str, float]]:
-        """Of each group, each locked entry and of what is left: shares of parameters and MACs."""
+        """Shares of parameters and MACs of each group, of each locked entry, and of the rest."""
         columns: dict[str, list[float]] = {}
         for measure, terms in self._terms.items():
             whole = max(1, getattr(self.cost(), measure))
@@ -344,16 +346,16 @@ class Structure:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: the table of groups."""
+        """The table of groups as HTML, for notebooks."""
         columns = ("group", "kind", "units", "share of parameters", "share of MACs", "")
         keys = ("group", "kind", "units", "params", "macs")
-        rows = [(*(row[key] for key in keys), row["reason"] or "can go") for row in self.table()]
+        rows = [(*(row[key] for key in keys), row["reason"] or "can be removed") for row in self.table()]
         return table_html(columns, rows, repr(self))
 
 
 @dataclass(frozen=True, eq=False)
 class _Term:
-    """``rest`` times the number of indices that stay along each axis [factors, size]; of a layer."""
+    """A term of a layer's cost: ``rest`` times the number of indices that stay along each axis [factors, size]."""
 
     layer: str
     rest: float
@@ -368,9 +370,9 @@ class _Term:
         stay = [known[unit] for unit in self.axes]
         sizes = [float(s.prod(0).sum()) for s in stay]
         for index, (unit, values) in enumerate(zip(self.axes, stay, strict=True)):
-            others = self.rest * math.prod(size for other, size in enumerate(sizes) if other != index)
+            of_others = self.rest * math.prod(size for other, size in enumerate(sizes) if other != index)
             for factor, row in enumerate(unit):
-                np.add.at(gradient, row, others * np.delete(values, factor, 0).prod(0))
+                np.add.at(gradient, row, of_others * np.delete(values, factor, 0).prod(0))
 
 
 def _without(unit: np.ndarray, others: np.ndarray | None) -> np.ndarray:

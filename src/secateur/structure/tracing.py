@@ -1,9 +1,9 @@
-"""Watching one forward pass to learn which parts of a network belong together.
+"""Traces forward passes to find which parts of a network can only be removed together.
 
 The pass is a real one, on the example input: control flow is followed. Every index of every tensor carries the
 condition under which it stays (`secateur.structure.conditions`), operations pass conditions on
 (`secateur.structure.operations`), and every module's own code is recorded (`secateur.structure.recording`), so that
-surgery can correct the sizes that are written into it.
+surgery can correct the sizes that it names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from secateur.core.modules import check_module
 from secateur.core.progress import ProgressOption, reported
 from secateur.structure.assembly import Assembly
 from secateur.structure.base import tensors_in
-from secateur.structure.calls import describe, given_out, named, tensors_of
+from secateur.structure.calls import describe, named, returned_tensors, tensors_of
 from secateur.structure.checks import check_inputs, check_network
 from secateur.structure.hints import remedy
 from secateur.structure.labels import Labels
@@ -46,21 +46,23 @@ def trace(
     """Find the groups of units of a network that can be removed together.
 
     Args:
-        model: any module; it is run once in eval mode without gradients and comes back as it was.
+        model: any module; it is run once in eval mode without gradients and restored to its state before.
         example_inputs: a tensor, or a tuple of positional arguments, or a dict of keyword arguments.
         variants: further calls that the pruned network must serve, in the same forms: with a mask, with a cache, at
-            another length. Units go only where that is right in all of them. Costs are those of the first call.
-        stream: let channels go that a layer norm, RMS norm or one-group group norm runs over: the residual stream of
-            transformers as a whole. The norm then runs over what stays, in masked networks as well.
-        training: watch one more pass, in training mode, for networks that compute something else there. Layers that
-            run in training only are watched in any case.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+            another length. A unit can only be removed where that is right in all of them. Costs are those of the
+            first call.
+        stream: allow the removal of channels that a layer norm, RMS norm or one-group group norm runs over, such as
+            those of a transformer's residual stream. The norm then runs over the channels that stay, in masked networks
+            as well.
+        training: trace one more pass, in training mode, for networks that compute something else there. Layers that
+            run in training only are traced in any case.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
-        The structure: groups, what is locked with the reason, and the cost of everything.
+        The structure: groups, locked channels with the reason, and the cost of everything.
 
     Raises:
-        RequestError: when the network fails on the example input, looks at values of activations (its structure may
+        RequestError: when the network fails on the example input, reads values of activations (its structure may
             then depend on the data), shares memory between parameters, or has nothing to remove.
 
     Example:
@@ -80,17 +82,17 @@ def trace(
 
 
 def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.ndarray]:
-    """The structure of a classifier whose outputs can go as well, one by one.
+    """The structure of a classifier whose outputs can be removed as well, one by one.
 
     Args:
-        model: gives logits [N, K], alone or as the first of several tensors; see `trace`.
+        model: a network that returns logits [N, K], alone or as the first of several tensors; see `trace`.
         example_inputs: see `trace`.
 
     Returns:
-        The structure, and for each output the number of its unit, [K].
+        The structure, and the number of the unit of each output, [K].
 
     Raises:
-        RequestError: as `trace`, and when outputs cannot go one by one, with the reason.
+        RequestError: as `trace`, and when outputs cannot be removed one by one, with the reason.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -110,19 +112,19 @@ def trace_outputs(model: nn.Module, example_inputs: Any) -> tuple[Structure, np.
 
 
 def lock_outputs(assembly: Assembly, outputs: Sequence[Sequence[torch.Tensor]]) -> None:
-    """What a network gives out stays whole."""
-    for found in outputs:
-        for tensor in found:
+    """Lock the outputs of a network."""
+    for of_call in outputs:
+        for tensor in of_call:
             assembly.labels.lock(tensor, _OUTPUT)
 
 
 _OUTPUT = "is an output of the network"
 ASIDE = "_secateur_aside"
-"""Attribute of forward hooks that are no part of the network's structure; set to True, they do not run in a trace."""
+"""Attribute of forward hooks that do not belong to the network's structure: hooks where it is True are not traced."""
 
 
 _one_at_a_time = threading.RLock()
-"""Passes of other threads wait: calls of modules are watched for all networks at once."""
+"""Traces run one at a time: while one runs, calls of all modules of the process are recorded."""
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
 
@@ -135,16 +137,16 @@ def watched(
     *,
     with_values: bool = True,
 ) -> tuple[Assembly, list[list[torch.Tensor]]]:
-    """What passes on some calls taught, nothing assembled yet; and the tensors that each gave.
+    """Trace passes on some calls: the assembly, from which nothing is built yet, and the tensors that each returned.
 
     Args:
         model: the network.
-        calls: the first one is what costs are counted of.
+        calls: arguments of the passes; costs are those of the first.
         stream: see `trace`.
-        training: watch a pass in training mode as well; False: only where layers (auxiliary heads) do not run
-            otherwise; None: in no case.
-        with_values: whether this is the network itself, or an outline of one that was pruned: then code that looks at
-            parameters is refused, and parts of a split may have become unlike.
+        training: trace a pass in training mode as well; False: only where layers (auxiliary heads) do not run
+            otherwise; None: never.
+        with_values: False where parameters have no values because this is an outline of a pruned network: then code
+            that reads values of parameters is refused, and parts of a split may differ in length.
     """
     check_module(model)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -154,9 +156,9 @@ def watched(
     watcher = Watcher(labels, int(first[0].shape[0]) if first and first[0].ndim else 1, stream)
     watcher.rules.with_values = watcher.rules.ties_parts = with_values
     recorder = Recorder(model, labels)
-    watcher.at_hand = recorder.at_hand
+    watcher.available_tensors = recorder.available_tensors
     outputs = []
-    random = torch.random.fork_rng(devices=[])  # a pass draws no numbers that the network's next call would draw
+    random = torch.random.fork_rng(devices=[])  # a trace does not advance the random number generator
     with borrowed(model), _one_at_a_time, random, _without_hooks(model), recorder.watching(model):
         for number, call in enumerate(calls):
             outputs.append(_pass(model, *call, watcher, recorder))
@@ -174,14 +176,14 @@ def watched(
 def _pass(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], watcher: Watcher, recorder: Recorder
 ) -> list[torch.Tensor]:
-    """One pass that is watched: the tensors that it gives."""
+    """Trace one pass; return the tensors that the network returns."""
     tensors = list(tensors_in((args, kwargs)))
     check_inputs(tensors)
     labels = watcher.rules.labels
     labels.dependent.update(id(t) for t in tensors)
     labels.hold(tensors)
     for tensor in tensors_of([*args, *kwargs.values()]):
-        if id(tensor) not in labels.dependent:  # of a cache or another object of the caller's
+        if id(tensor) not in labels.dependent:  # in a cache or another object of the caller
             labels.carry(tensor)
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), watcher.reads, recorder, watcher:
@@ -190,19 +192,19 @@ def _pass(
         raise
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
         raise RequestError(failure(error, tensors, model)) from error
-    outputs = given_out(output)
+    outputs = returned_tensors(output)
     for tensor in outputs:
         watcher.rules.used(tensor)
     return outputs
 
 
 def _runs_in_training(model: nn.Module, call: Call) -> bool:
-    """Whether a network runs in training mode on the example, as norms do not on a single value."""
+    """Whether a network runs in training mode on the example; some norms do not on a single value."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         model.train()
         try:
             model(*call[0], **call[1])
-        except Exception:  # noqa: BLE001 - whatever it is, eval mode is what was asked for
+        except Exception:  # noqa: BLE001 - whatever fails, only eval mode was requested
             return False
         finally:
             model.eval()
@@ -215,13 +217,13 @@ def failure(
     model: nn.Module | None = None,
     what: str = "the example input",
 ) -> str:
-    """One line for a network that does not run.
+    """The error message, of one line, for a network that does not run.
 
     Args:
-        error: that it raised.
-        tensors: that it was given.
+        error: the error that it raised.
+        tensors: tensors that were passed to it.
         model: the network.
-        what: the tensors are.
+        what: what the tensors are.
     """
     line = (str(error).splitlines() or [""])[0]
     hint = remedy(error, line, tensors, model)
@@ -244,11 +246,11 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), dict(example_inputs)
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
-    raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {_said(example_inputs)}")
+    raise RequestError(f"example_inputs must be a tensor, tuple or dict, got {_not_an_example(example_inputs)}")
 
 
-def _said(given: Any) -> str:
-    """What is no example input, and how to come by one."""
+def _not_an_example(given: Any) -> str:
+    """The type of a value that is not an example input, and how to make one."""
     kind = type(given).__name__
     if isinstance(given, np.ndarray):
         return f"{kind}; torch.from_numpy(array) makes a tensor of it"
@@ -261,7 +263,7 @@ def _said(given: Any) -> str:
 
 @contextlib.contextmanager
 def _without_hooks(model: nn.Module) -> Iterator[None]:
-    """Hooks that are to stand aside do, in their old order afterwards: what they do must not become the network's."""
+    """Remove hooks marked with `ASIDE` within the context, and restore all hooks in their order afterwards."""
     kinds = [hooks for module in model.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks)]
     before = [(hooks, dict(hooks)) for hooks in kinds]
     for hooks, all_ in before:

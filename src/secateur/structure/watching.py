@@ -1,4 +1,4 @@
-"""Seeing every operation of a pass, and reads of values that no operation shows."""
+"""Watches every operation of a pass, and reads of values that do not reach the dispatcher."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Watcher(TorchDispatchMode):
     """Labels every tensor of one forward pass.
 
     Attributes:
-        rules: what has been learnt.
-        training: whether the pass is one in training mode.
-        at_hand: gives the tensors that the code that runs now can have handed to compiled code.
-        reads: a mode to be on at the same time: it sees reads of values that do not reach the dispatcher, and whether
-            an operation was called by Python code.
+        rules: the rules, with all that they have learned from the pass.
+        training: whether the pass is in training mode.
+        available_tensors: returns the tensors that the running code may have passed to compiled code.
+        reads: a mode to enter together with this one: it sees reads of values that do not reach the dispatcher, and
+            whether an operation was called by Python code.
     """
 
     supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """PyTorch would else load its compiler, which takes seconds, to leave this method alone."""
+        """Keep PyTorch from loading its compiler, which takes seconds, only to exclude this method."""
         return False
 
     def __init__(self, labels: Labels, batch: int, stream: bool) -> None:
@@ -56,13 +56,13 @@ class Watcher(TorchDispatchMode):
         self.rules = Rules(labels, batch, stream)
         self.reads = _Reads(self.rules)
         self.training = False
-        self.at_hand: Callable[[], Iterable[torch.Tensor]] = tuple
+        self.available_tensors: Callable[[], Iterable[torch.Tensor]] = tuple
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             raise RequestError(
-                f"the network's code calls '{func.name()}', which cannot be watched; write it in plain torch operations"
+                f"the network's code calls '{func.name()}', which cannot be traced; write it in plain torch operations"
             )
         name = func._schema.name.split("::")[-1]
         if name in _PEEKS:
@@ -70,20 +70,20 @@ class Watcher(TorchDispatchMode):
         for tensor in tensors_in((args, kwargs)):
             self.labels.recognise(tensor)
             if name in _RANDOM and not self.training:
-                self.labels.lock(tensor, "meets random numbers, of which a smaller network draws others")
+                self.labels.lock(tensor, "is combined with random numbers, which a smaller network draws differently")
         result = func(*args, **kwargs)
         inplace = name.endswith("_") and not name.startswith("__")
         self.labels.hold(result)
         if not self.reads.depth and name not in _UNCALLED:
-            # it may have asked any tensor that it was given for its size, which no operation shows
-            for tensor in (*tensors_in((args, kwargs)), *self.at_hand()):
-                self.labels.lock(tensor, "is computed with by compiled code, which may use its size as a number")
+            # it may have read the size of any tensor that it received, which no operation shows
+            for tensor in (*tensors_in((args, kwargs)), *self.available_tensors()):
+                self.labels.lock(tensor, "is used by compiled code, which may compute with its size")
         self.rules.apply(name.rstrip("_") if inplace else name, func, args, kwargs, result, inplace)
         return result
 
 
 class _Reads(TorchFunctionMode):
-    """Sees functions that read or pass on values behind the dispatcher's back."""
+    """Sees functions that read or pass on values without reaching the dispatcher."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__()
@@ -113,27 +113,27 @@ class _Reads(TorchFunctionMode):
         return result
 
     def _lock_recurrent(self, name: str, args: Any) -> None:
-        """Modules of recurrent layers keep their sizes; a cell's inputs are read by its first weight's columns."""
+        """Lock what recurrent layers read, except the inputs of a cell, which the columns of its first weight read."""
         labels = self.rules.labels
         for tensor in tensors_in(args):
             labels.recognise(tensor)
             free = name.endswith("_cell") and (tensor is args[0] or tensor is args[2])
             dims = [0] if free and tensor is args[2] else [] if free else None
-            labels.lock(tensor, f"meets a recurrent layer ('{name}'), whose sizes stay", dims)
+            labels.lock(tensor, f"is read by a recurrent layer ('{name}'), whose sizes stay", dims)
 
 
 def _peeked(rules: Rules, name: str, tensors: Sequence[torch.Tensor]) -> None:
-    """Refuse that code looks at values of activations; at inputs it may look, which is noted."""
+    """Refuse code that reads values of activations; note where it reads values of inputs."""
     labels = rules.labels
     if not rules.with_values and any(id(t) in labels.weighed for t in tensors):
-        raise RequestError(f"the network's code looks at values of parameters ('{name}'), which are not known here")
+        raise RequestError(f"the network's code reads values of parameters ('{name}'), which are not known here")
     if not any(id(t) in labels.dependent for t in tensors):
         return
     if any(id(t) in labels.weighed for t in tensors):
         raise RequestError(
-            f"the network's code looks at values of activations ('{name}'): what it computes may depend on the "
+            f"the network's code reads values of activations ('{name}'): what it computes may depend on the "
             "data, so that one run does not show its structure; take the branch out of forward, or trace the "
             "part before or after it"
         )
     shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
-    rules.note_peek(f"the code looks at values of inputs ('{name}', shape {shapes}): the branch that the example took")
+    rules.note_peek(f"the code reads values of inputs ('{name}', shape {shapes}): the branch that the example took")

@@ -1,9 +1,9 @@
 """Where the entries of removed units are zero in a masked network.
 
-Masking sets all parameters of a removed unit to zero. Its entries in activations are then zero only as long as every
-function on the way maps zero to zero: ``exp``, ``x + 1`` or a buffer that is added (buffers are not masked) end that.
-A layer that reads the unit with masked weights does not mind; a product of two activations summed over units does,
-unless one of the two factors is still zero there (`secateur.structure.contractions`).
+Masking sets all parameters of a removed unit to zero. Its entries in activations stay zero only as long as every
+function on the way maps zero to zero; ``exp``, ``x + 1`` or an added buffer (buffers are not masked) do not. This makes
+no difference to a layer that reads the unit with masked weights. It does to a product of two activations that is summed
+over units, unless one of the factors is still zero there (`secateur.structure.contractions`).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from secateur.structure.base import Base, tensors_in
 from secateur.structure.labels import Labels
 
 _SAMPLES = {"float": (-1.7, -0.4, 0.0, 0.6, 2.3), "int": (-2, -1, 0, 1, 3), "bool": (False, True)}
-"""Values that stand for any other."""
+"""Sample values that represent any value of a type."""
 _RANDOM = frozenset("rand_like randn_like randint_like empty_like bernoulli".split())
 COPIES = frozenset(
     "clone contiguous alias detach _to_copy lift_fresh lift _conj resolve_conj positive native_dropout".split()
 )
-"""Operations on one tensor that give what they get."""
+"""Operations that return their one tensor unchanged."""
 _MOST_OPERANDS = 3
 
 
 class Zeros(Base):
-    """Follows zeros through operations.
+    """Rules for which operations keep entries of removed units at zero.
 
     Args:
         labels: nodes of all tensors.
@@ -40,15 +40,15 @@ class Zeros(Base):
         self._at_zero: dict[object, float] = {}
 
     def moved(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """Data that is copied: zero where all parts are that have units."""
+        """Copied data: zero where all parts that have units are zero."""
         return all(self.labels.zero_without(t) for t in tensors_in((args, kwargs)) if self.has_units(t))
 
     def looked_up(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """What stands at position zero is not zero."""
+        """Lookups: zero where the table is, unless positions have units: what position zero holds need not be zero."""
         return self.labels.zero_without(args[0]) and not any(self.has_units(t) for t in args[1:] if _is_tensor(t))
 
     def padded(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """Indices that come in hold a constant."""
+        """Padding: zero if the added constant is zero as well."""
         value = args[2] if len(args) > 2 else kwargs.get("value")
         return self.labels.zero_without(args[0]) and not value
 
@@ -61,7 +61,7 @@ class Zeros(Base):
         return "softmax" not in name and self.moved(name, args, kwargs, result)
 
     def batch_normed(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """Scale and shift are zero; statistics alone move zeros."""
+        """Batch norm: zero where scale and shift are; without a scale, subtracting the mean makes zeros nonzero."""
         x, weight, bias, mean = args[:4]
         output = next(tensors_in(result))
         if any(nodes is not None for d, nodes in enumerate(self.labels.of(output)) if d != 1):
@@ -71,7 +71,7 @@ class Zeros(Base):
         return not isinstance(mean, torch.Tensor) and self.labels.zero_without(x)
 
     def normed(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """Scale and shift over the normalised dimensions are zero; along others the bias is what remains."""
+        """Other norms: zero where scale and shift are, along normalised dimensions; along others, without a bias."""
         x = args[0]
         output = next(tensors_in(result))
         group = "group" in name
@@ -91,17 +91,17 @@ class Zeros(Base):
         return True
 
     def convolved(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """Rows of masked weights give zeros."""
+        """Convolutions: rows of masked weights produce zeros."""
         x, weight, bias = args[:3]
-        batch, made, *_ = self.labels.of(result)
+        batch, channels, *_ = self.labels.of(result)
         if batch is not None and (bias is not None or not self.labels.zero_without(x)):
             return False
-        if made is None:
+        if channels is None:
             return True
         return self.labels.zero_without(weight) and (bias is None or self._zero_at(bias, -1))
 
     def multiplied(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """A product's rows are the first factor's, its columns the second's; both share what stands before."""
+        """Matrix products: rows come from the first factor, columns from the second, batch dimensions from both."""
         labels = self.labels
         bias = args[0] if name in ("addmm", "baddbmm") else None
         x, w = args[1:3] if bias is not None else args[:2]
@@ -121,11 +121,11 @@ class Zeros(Base):
         return True
 
     def weighted(self, name: str, args: Any, kwargs: Any, result: Any) -> bool:
-        """A matrix times a vector has the matrix's rows."""
+        """Matrix times vector: the rows are those of the matrix."""
         return self.labels.zero_without(args[0])
 
     def elementwise(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> bool:
-        """Whether a function gives zero where its operands that have the unit are zero, tried out."""
+        """Whether a function returns zero where its operands that have the unit are zero, found by calling it."""
         if name in COPIES:
             return self.moved(name, args, kwargs, result)
         given = {key: value for key, value in kwargs.items() if key != "out"}
@@ -155,7 +155,7 @@ class Zeros(Base):
         return any(nodes is not None for nodes in self.labels.of(tensor))
 
     def _zero_at(self, tensor: Any, dim: int) -> bool:
-        """Whether a tensor is zero at units that are gone along a dimension, counted from behind."""
+        """Whether a tensor is zero at removed units along a dimension, counted from the end."""
         if not isinstance(tensor, torch.Tensor) or tensor.ndim < -dim:
             return False
         return self.labels.of(tensor)[dim] is not None and self.labels.zero_without(tensor)
@@ -163,7 +163,7 @@ class Zeros(Base):
     def _value(
         self, name: str, func: Any, args: Any, kwargs: Any, operands: Sequence[torch.Tensor], pattern: tuple[bool, ...]
     ) -> float:
-        """The result's largest size where some operands are zero and others have any value; inf: never finite."""
+        """The largest absolute result where some operands are zero and others have any value; inf: never finite."""
         values = [
             (0,) if zero else self._constant(t) or _SAMPLES[_kind(t)] for t, zero in zip(operands, pattern, strict=True)
         ]
@@ -177,16 +177,16 @@ class Zeros(Base):
                 [torch.tensor(row, dtype=t.dtype, device=t.device) for row, t in zip(rows, operands, strict=True)]
             )
             try:
-                found = list(tensors_in(func(*_replaced(args, probes), **_replaced(kwargs, probes))))
-                sizes = torch.stack([t.to(torch.complex128).abs().flatten() for t in found])
+                results = list(tensors_in(func(*_replaced(args, probes), **_replaced(kwargs, probes))))
+                sizes = torch.stack([t.to(torch.complex128).abs().flatten() for t in results])
             except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
-                # it does not take vectors: nothing is known
+                # it does not accept vectors: nothing is known
                 self._at_zero[key] = 1.0
                 return 1.0
             finite = torch.isfinite(sizes)
             # where another operand is zero as well (0/0, 0·log 0), the network itself would have no value
-            chosen = itertools.product(*values)
-            usual = [all(v or v is False or len(of) == 1 for v, of in zip(row, values, strict=True)) for row in chosen]
+            samples = itertools.product(*values)
+            usual = [all(v or v is False or len(of) == 1 for v, of in zip(row, values, strict=True)) for row in samples]
             ordinary = finite[:, torch.tensor(usual, device=finite.device)]
             if not bool(ordinary.any()):
                 self._at_zero[key] = math.inf
@@ -195,7 +195,7 @@ class Zeros(Base):
         return self._at_zero[key]
 
     def _constant(self, tensor: torch.Tensor) -> tuple[Any, ...] | None:
-        """The value of a number in the code; None for anything that could differ."""
+        """The value of a constant in the code; None for anything that could differ."""
         if tensor.numel() != 1 or id(tensor) in self.labels.dependent or id(tensor) in self.labels.weighed:
             return None
         return None if self.labels.name(tensor) is not None else (tensor.detach().reshape(()).tolist(),)

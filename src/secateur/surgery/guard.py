@@ -20,8 +20,8 @@ from torch import nn
 from secateur.core.errors import RequestError
 from secateur.selection.plan import Edits
 from secateur.structure.assembly import Assembly
-from secateur.structure.base import FIXED_PICK
-from secateur.structure.calls import describe, kept_in, kind, named
+from secateur.structure.base import FIXED_INDEX
+from secateur.structure.calls import cache_tensors, describe, kind, named
 from secateur.structure.changes import Changes, misfit
 from secateur.structure.tracing import ASIDE, Call, lock_outputs, watched
 from secateur.surgery.comparison import copied
@@ -198,7 +198,7 @@ def _reason(assembly: Assembly, tensor: str, dim: int, removed: tuple[int, ...])
     leaves = [] if nodes is None else [leaf for node in nodes[list(removed)] for leaf in sorted(con.leaves(int(node)))]
     reasons = list(dict.fromkeys(filter(None, map(con.reason, leaves))))
     # the three parts of a packed projection are picked apart in every call
-    telling = [reason for reason in reasons if reason != FIXED_PICK] or reasons
+    telling = [reason for reason in reasons if reason != FIXED_INDEX] or reasons
     return telling[0] if telling else "is combined with what stays"
 
 
@@ -250,7 +250,7 @@ class _Caches:
         """Remember a call before its caches are filled."""
         self._open = self._pair = None
         opaque = {id(value): value for _, value in _opaque(args, kwargs)}
-        empty = {key: copy.deepcopy(value) for key, value in opaque.items() if not kept_in(value)}
+        empty = {key: copy.deepcopy(value) for key, value in opaque.items() if not cache_tensors(value)}
         if len(empty) == len(opaque):
             self._open = (
                 tuple(empty.get(id(value), value) for value in args),
@@ -266,12 +266,12 @@ class _Caches:
         call, pair, self._open, self._pair = self._open, self._pair, None, None
         places = [*_opaque(args, kwargs), *_opaque_results(output)]
         for place, cache in places:
-            found = kept_in(cache)
+            found = cache_tensors(cache)
             key = type(cache).__name__, len(found)
             if not found or key in self._whole:
                 continue
             if pair is not None and place[0] == "argument":
-                self._learn(key, [t.shape for t in found], kept_in(_at(pair[1], place)))
+                self._learn(key, [t.shape for t in found], cache_tensors(_at(pair[1], place)))
             elif call is not None:
                 self._filled[key] = _Filled(call, place, [tuple(t.shape) for t in found])
 
@@ -290,7 +290,7 @@ class _Caches:
         """
         made = copied(call)
         for place, cache in _opaque(*call):
-            found = kept_in(cache)
+            found = cache_tensors(cache)
             if not found:
                 continue
             key = type(cache).__name__, len(found)
@@ -300,7 +300,7 @@ class _Caches:
                 raise RequestError(
                     f"it is given a {type(cache).__name__} with tensors that the pruned network has not made; {_REMEDY}"
                 )
-            for tensor, whole in zip(kept_in(_at(made, place)), self._whole[key], strict=True):
+            for tensor, whole in zip(cache_tensors(_at(made, place)), self._whole[key], strict=True):
                 shape = [a if b is None else b for a, b in zip(tensor.shape, whole, strict=True)]
                 tensor.data = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
         return made
@@ -311,7 +311,7 @@ class _Caches:
         with torch.no_grad():
             output = before(*filled.call[0], **filled.call[1])
         cache = _at(filled.call, filled.place) if filled.place[0] == "argument" else _part(output, filled.place[1])
-        self._learn(key, filled.shapes, kept_in(cache))
+        self._learn(key, filled.shapes, cache_tensors(cache))
 
 
 def _is_opaque(value: Any) -> bool:
