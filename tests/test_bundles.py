@@ -715,7 +715,7 @@ FORGERIES = {
     "biases that are none": (_set("added_biases", 3), "unreadable architecture.json .added_biases"),
     "an origin of words": (_set("origin", "os.system"), "unreadable architecture.json .origin"),
     "ties of strangers": (_set("state", "ties", [["up.weight", "down.weight"]]), "two values of 'up.weight'"),
-    "impossible strides": (_set("state", "strides", {"up.bias": [10**12]}), "cannot lie in memory"),
+    "impossible strides": (_set("state", "strides", {"up.bias": [10**12]}), "cannot have strides"),
 }
 
 

@@ -268,7 +268,7 @@ def test_passes_of_two_threads_do_not_mix():
         thread.join()
     assert not problems
     assert nn.Module.__call__ is before
-    assert (Size.noticed, Size.looked_at) == (None, None)
+    assert (Size.on_factor, Size.on_comparison) == (None, None)
 
 
 def test_checks_leave_random_numbers_alone(pruned):

@@ -1,6 +1,6 @@
-"""Bundles: a folder with a pruned network and all that is needed to load it, without pickle.
+"""Bundles: folders with a pruned network and everything that is needed to load it, without pickle.
 
-``manifest.json`` holds the SHA-256 of every other file and is written last; the folder appears as a whole.
+``manifest.json`` holds the SHA-256 of every other file and is written last; a bundle is written whole or not at all.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from secateur.surgery.state import StateRecord, check_loadable, check_savable, r
 
 BUNDLE_VERSION = 3
 READABLE = (2, 3)
-"""Versions that `load` takes; what an older one does not say is left as the network is built."""
+"""Versions that `load` accepts; what an older version does not record is left as the network is built."""
 MANIFEST = "manifest.json"
 MEMBERS = (
     "model.safetensors", "architecture.json", "plan.json", "recipe.yaml", "metrics.json", "config.json", "README.md",
 )  # fmt: skip
 _WEIGHTS, _ARCHITECTURE = MEMBERS[:2]
 _MEBIBYTE = 2**20
-_LARGEST = {MANIFEST: _MEBIBYTE, _ARCHITECTURE: 512 * _MEBIBYTE}  # bytes; parsing comes after checking
+_LARGEST = {MANIFEST: _MEBIBYTE, _ARCHITECTURE: 512 * _MEBIBYTE}  # bytes; files are parsed after they were checked
 _LEFTOVER = re.compile(r"\..+\.part")
 
 
@@ -55,7 +55,7 @@ class _Origin(BaseModel):
 
 
 class _Architecture(BaseModel):
-    """What loading reads of ``architecture.json``."""
+    """The part of ``architecture.json`` that loading reads."""
 
     model_config = ConfigDict(strict=True)
 
@@ -76,7 +76,7 @@ class Bundle:
         model: the network, in eval mode.
         architecture: how it was built, its edits, normalisation and class names.
         plan: the last plan, as JSON values; None when it was never pruned.
-        metrics: what was measured.
+        metrics: measured figures.
     """
 
     model: nn.Module
@@ -100,28 +100,28 @@ def save(
     """Write a bundle; an existing one is replaced only when the new one is complete.
 
     A network that can be built by name loads by itself: those of `secateur.build`, and unchanged classes of
-    torchvision, timm and transformers, which are recognised by building them anew and comparing.
+    torchvision, timm and transformers, which are recognised by building them again and comparing.
 
     Args:
-        model: pruned or not.
-        path: folder.
-        plan: that made it (all cuts are recorded in any case).
+        model: the network, pruned or not.
+        path: the folder.
+        plan: the plan with which it was pruned (all cuts are recorded in any case).
         recipe: settings of the run.
         metrics: measured figures.
-        data: what the network expects: ``{"normalisation": {"mean", "std"}, "class_names": [...]}``.
-        verify: read the bundle back before it takes its place. A network that can be built by name is loaded: all
+        data: what the network expects of its inputs: ``{"normalisation": {"mean", "std"}, "class_names": [...]}``.
+        verify: read the bundle back before it is put in place. A network that can be built by name is loaded: all
             tensors must be the same to the bit, and so must the recorded surgery; with ``plan``, one forward pass on
-            random inputs of the shapes that it was traced with must give the same (unless the network has hooks, which
-            bundles do not hold). Of other networks, the files are compared with the network in memory.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+            random inputs of the traced shapes must give the same result (unless the network has hooks, which bundles
+            do not hold). For other networks, the files are compared with the network in memory.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The folder.
 
     Raises:
-        RequestError: for a folder that is something else, values that are not plain, NaN or infinite parameters,
+        RequestError: for a folder that is not a bundle, values that are not plain, NaN or infinite parameters,
             tensors without values (on the meta device), and TorchScript.
-        SecateurError: when the disk is full, or the bundle does not give the network back; nothing is left then.
+        SecateurError: when the disk is full, or loading the bundle does not restore the network; nothing is left then.
 
     Example:
         >>> import tempfile
@@ -169,7 +169,7 @@ def save(
 
 
 def _verify(model: nn.Module, folder: Path, target: Path, plan: Plan | None) -> None:
-    """Raise `SecateurError` when a bundle that was just written does not give the network back."""
+    """Raise `SecateurError` when loading a bundle that was just written does not restore the network."""
     try:
         _check_files(folder)
         read, _ = _architecture(folder)
@@ -196,7 +196,7 @@ def load(path: str | Path, model: nn.Module | None = None, *, progress: Progress
         path: bundle folder.
         model: an instance of the original, unpruned network, for networks that cannot be built by name; it is cut to
             size and returned.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for a missing or changed file, a foreign version, or a network that does not fit.
@@ -210,7 +210,7 @@ def read_bundle(path: str | Path, model: nn.Module | None = None, *, within: Pat
     Args:
         path: bundle folder.
         model: see `load`.
-        within: folder that links in the bundle may lead to; by default the bundle's own.
+        within: folder in which targets of links must lie; by default the bundle's own.
 
     Raises:
         RequestError: see `load`.
@@ -230,13 +230,13 @@ def _architecture(folder: Path) -> tuple[_Architecture, Edits]:
 
 
 def _read(folder: Path, model: nn.Module | None) -> Bundle:
-    """What a folder whose files were checked holds."""
+    """Read a folder whose files were checked."""
     architecture, plan, metrics = (read_json(folder / name) for name in (_ARCHITECTURE, "plan.json", "metrics.json"))
     read, edits = _architecture(folder)
     if not isinstance(plan, dict | None) or not isinstance(metrics, dict):
         raise RequestError(f"bundle '{folder}' has an unreadable plan.json or metrics.json")
     try:
-        with torch.inference_mode(False):  # tensors that are made inside could not be trained
+        with torch.inference_mode(False):  # tensors that are created in inference mode could not be trained
             if model is None:
                 if read.origin is None:
                     raise RequestError(
@@ -253,13 +253,13 @@ def _read(folder: Path, model: nn.Module | None) -> Bundle:
             read_state(model, folder / _WEIGHTS, read.state)
     except SecateurError as error:
         raise RequestError(f"bundle '{folder}' cannot be loaded: {error}") from error
-    except Exception as error:  # edits that fit no network can fail anywhere on their way
+    except Exception as error:  # edits of another network can fail with any error
         raise RequestError(f"bundle '{folder}' does not fit the network ({_line(error)})") from error
     return Bundle(model.eval(), architecture, plan, metrics)
 
 
 def check_folder(folder: Path, within: Path | None = None) -> None:
-    """See that a folder is a whole bundle of a known version, with no file changed; nothing else is read before.
+    """Check that a folder is a whole bundle of a known version without a changed file, before it is read.
 
     Raises:
         RequestError: when it is not.
@@ -282,7 +282,7 @@ def _check_files(folder: Path, within: Path | None = None) -> None:
         raise RequestError(f"bundle '{folder}' has an incomplete {MANIFEST}")
     for name in sums:
         if name not in MEMBERS:
-            # also what lies elsewhere: '../secret', '/etc/passwd', 'C:\\secret'
+            # also paths outside: '../secret', '/etc/passwd', 'C:\\secret'
             raise RequestError(f"bundle '{folder}' lists '{_short(name)}', which is no file of a bundle")
     for name, expected in sums.items():
         _inside(folder, name, root)
@@ -306,17 +306,17 @@ def _inside(folder: Path, name: str, root: Path) -> None:
 
 
 def _set_aside(folder: Path) -> str:
-    """Where the old bundle is when the program died between putting it aside and the new one in its place."""
+    """A hint where the old bundle is, when the program was stopped between moving it and renaming the new one."""
     name = folder.resolve().name
     olds = sorted(folder.resolve().parent.glob(f".{glob.escape(name)}.*.old/was*")) if name else []
-    kept = [old for old in olds if (old / MANIFEST).is_file()]
-    return f"; an interrupted save left the one before at '{kept[0]}', rename it" if kept else ""
+    set_aside = [old for old in olds if (old / MANIFEST).is_file()]
+    return f"; an interrupted save left the one before at '{set_aside[0]}', rename it" if set_aside else ""
 
 
 def _foreign_version(folder: Path, manifest: Any) -> RequestError:
-    found = manifest.get("version") if isinstance(manifest, dict) else None
-    if type(found) is not int:
-        return RequestError(f"bundle '{folder}' has another version than {BUNDLE_VERSION} ('{_short(found)}')")
+    written = manifest.get("version") if isinstance(manifest, dict) else None
+    if type(written) is not int:
+        return RequestError(f"bundle '{folder}' has another version than {BUNDLE_VERSION} ('{_short(written)}')")
     try:
         by = re.fullmatch(r"\d+(\.\w+)*", read_json(folder / _ARCHITECTURE)["versions"]["secateur"])
     except (RequestError, KeyError, TypeError):
@@ -324,14 +324,14 @@ def _foreign_version(folder: Path, manifest: Any) -> RequestError:
     wrote = f"secateur {by[0]}" if by else "the secateur that wrote it"
     remedy = (
         f"it was written by {wrote}, load and save it again with that version"
-        if found < BUNDLE_VERSION
+        if written < BUNDLE_VERSION
         else "pip install --upgrade secateur"
     )
-    return RequestError(f"bundle '{folder}' has version {found}, another version than {BUNDLE_VERSION}; {remedy}")
+    return RequestError(f"bundle '{folder}' has version {written}, another version than {BUNDLE_VERSION}; {remedy}")
 
 
 def _refuse_foreign(target: Path) -> None:
-    """Replacing a folder removes all in it, so it must hold nothing but a bundle."""
+    """Refuse to replace a folder that holds anything but a bundle, because all its files are removed."""
     if not target.exists():
         return
     names = {entry.name for entry in target.iterdir()} if target.is_dir() else {""}
@@ -343,7 +343,7 @@ def _refuse_foreign(target: Path) -> None:
 
 
 def _module_sizes(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Sizes of the layers that were cut, for readers of the file; loading follows the cuts."""
+    """Sizes of the layers that were cut, for people who read the file; loading uses the cuts."""
     touched = {cut.tensor.rpartition(".")[0] for cut in edits_of(model).cuts}
     names = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
     return {

@@ -1,4 +1,4 @@
-"""What model hubs show of a bundle: ``config.json`` and a model card."""
+"""Files of a bundle for model hubs: ``config.json`` and a model card."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ model = sc.from_pretrained("PATH_OR_REPOSITORY"{argument})
 
 
 def config(model: nn.Module, architecture: Mapping[str, Any], achieved: Mapping[str, float] | None) -> dict[str, Any]:
-    """``config.json``: what the network is, for hubs and people; loading does not read it.
+    """Content of ``config.json``: what the network is, for hubs and people; loading does not read it.
 
     Args:
         model: the network.
@@ -53,26 +53,26 @@ def config(model: nn.Module, architecture: Mapping[str, Any], achieved: Mapping[
 
 
 def kept_parameters(model: nn.Module) -> float:
-    """Share of the original network's parameters that are left after all rounds."""
+    """Share of the original network's parameters that is left after all rounds."""
     cuts: dict[str, list[Any]] = {}
     for cut in edits_of(model).cuts:
         cuts.setdefault(cut.tensor, []).append(cut)
-    seen: set[int] = set()
-    now = before = 0
+    counted: set[int] = set()
+    left = before = 0
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in seen:
+        if id(parameter) in counted:
             continue
-        seen.add(id(parameter))
-        now += parameter.numel()
+        counted.add(id(parameter))
+        left += parameter.numel()
         shape = list(parameter.shape)
         for cut in cuts.get(name, ()):
             shape[cut.dim] = cut.size
         before += math.prod(shape)
-    return now / before if before else 1.0
+    return left / before if before else 1.0
 
 
 def model_card(model: nn.Module, about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """``README.md``: the hub's front matter, what the network is, how to load it, and what was measured."""
+    """Content of ``README.md``: the hub's front matter, the network, how to load it, and measured figures."""
     front: dict[str, Any] = {"library_name": "secateur", "tags": ["secateur", "pruning", "pytorch"]}
     base = base_model(model)
     if base is not None:
@@ -95,7 +95,7 @@ def model_card(model: nn.Module, about: Mapping[str, Any], metrics: Mapping[str,
 
 
 def _table(metrics: Mapping[str, Any]) -> str:
-    """Measured figures: one column per stage (groups of figures), one row per measure."""
+    """Table of measured figures: one column per stage (group of figures), one row per measure."""
     columns: dict[str, dict[str, Any]] = {}
     for key, value in metrics.items():
         if isinstance(value, Mapping):
@@ -126,21 +126,21 @@ def _figure(value: Any, name: str) -> str:
 
 
 def _times(value: Any) -> dict[str, str]:
-    """What evaluations say of time, in words; nothing of what is no `Latency`."""
+    """Latencies of evaluations in words; figures of any other form are left out."""
     if not isinstance(value, Mapping):
         return {}
     try:
-        found = Latency.from_json(value)
+        latency = Latency.from_json(value)
     except (TypeError, KeyError, ValueError, IndexError):
         return {}  # a user's own figures, of another form
-    rows = {"latency": str(found)}
-    if found.relative is not None:
-        rows["latency, against the network before"] = str(found.relative)
-    return rows | ({"latency, note": found.warning} if found.warning else {})
+    rows = {"latency": str(latency)}
+    if latency.relative is not None:
+        rows["latency, against the network before"] = str(latency.relative)
+    return rows | ({"latency, note": latency.warning} if latency.warning else {})
 
 
 def _memory(value: Any) -> dict[str, str]:
-    """What evaluations say of peak memory, in words; nothing of what is no `Memory`."""
+    """Peak memory of evaluations in words; figures of any other form are left out."""
     if not isinstance(value, Mapping):
         return {}
     try:
@@ -150,6 +150,6 @@ def _memory(value: Any) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """One line that is no Markdown table, code or HTML."""
+    """Text on one line, without characters that start a Markdown table, code or HTML."""
     plain = "".join(c if c.isprintable() else " " for c in str(value))[:120]
     return plain.replace("|", "/").replace("`", "'").replace("<", "(").replace(">", ")")

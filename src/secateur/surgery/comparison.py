@@ -1,4 +1,4 @@
-"""Two networks on the same calls: every tensor of what they give, and what they refuse."""
+"""Comparison of two networks on the same calls: every tensor of their outputs, and the calls that they refuse."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from secateur.structure.tracing import Call
 
 LIMITS = {torch.float64: 1e-6, torch.complex128: 1e-6, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 _LIMIT = 1e-3
-"""Largest difference relative to an output's largest value: fewer summands are rounded otherwise."""
+"""Largest difference relative to an output's largest value; sums of fewer terms are rounded differently."""
 
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """One tensor that both networks give in a call.
+    """One tensor that both networks return in a call.
 
     Attributes:
-        call: which call.
-        output: where in the output the tensor is; empty: it is the output.
-        difference: largest absolute difference; scale: largest absolute value that is expected.
-        limit: up to which difference the two are taken to compute the same.
-        problem: where there is no difference to tell: the pruned network fails, or gives something else.
+        call: name of the call.
+        output: path of the tensor in the output; empty where it is the output.
+        difference: largest absolute difference; scale: largest absolute value of the expected tensor.
+        limit: the largest difference at which both are taken to compute the same.
+        problem: where there is no difference to report, why: the pruned network fails, or returns something else.
         refused: why the pruned network refuses the call, in one line.
     """
 
@@ -61,7 +61,7 @@ class OutputDifference:
 
 @dataclass(frozen=True, repr=False)
 class Verification:
-    """How a pruned network compares with the masked one.
+    """Result of comparing a pruned network with the masked one.
 
     Attributes:
         outputs: one row per call and tensor.
@@ -97,7 +97,7 @@ class Verification:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: a row per output."""
+        """A table with one row per output as HTML, for notebooks."""
         rows = [
             (row.call, row.output, str(row).partition(": ")[2], "ok" if row.ok else "differs") for row in self.outputs
         ]
@@ -106,12 +106,12 @@ class Verification:
 
 
 def compare_calls(slim: nn.Module, masked: nn.Module, calls: Sequence[tuple[str, Call]]) -> Verification:
-    """Both networks in eval mode on the same calls.
+    """Compare both networks in eval mode on the same calls.
 
     Args:
         slim: the pruned network.
-        masked: the one to compare with.
-        calls: each with a name for the report.
+        masked: the network to compare it with.
+        calls: pairs of a name for the report and the call.
     """
     rows: list[OutputDifference] = []
     skipped: list[str] = []
@@ -120,11 +120,11 @@ def compare_calls(slim: nn.Module, masked: nn.Module, calls: Sequence[tuple[str,
         if isinstance(expected, Exception):
             skipped.append(f"{name}: the network itself fails ({_line(expected)})")
             continue
-        found = _rows(name, _ran(slim, call)[0], expected)
-        if drawn and not all(row.ok for row in found):
-            skipped.append(f"{name}: {RANDOM}")  # a smaller network draws fewer of them
+        of_call = _rows(name, _ran(slim, call)[0], expected)
+        if drawn and not all(row.ok for row in of_call):
+            skipped.append(f"{name}: {RANDOM}")  # a smaller network draws fewer random numbers
         else:
-            rows += found
+            rows += of_call
     return Verification(tuple(rows), tuple(skipped))
 
 
@@ -132,7 +132,7 @@ RANDOM = "the network draws random numbers"
 
 
 def compare_in_training(slim: nn.Module, masked: nn.Module, name: str, call: Call) -> Verification:
-    """Both networks in training mode without dropout, where that draws no random numbers."""
+    """Compare both networks in training mode without dropout, unless that draws random numbers."""
     expected, drawn = _ran(masked, call, training=True)
     if isinstance(expected, Exception):
         return Verification((), (f"{name}: the network itself fails ({_line(expected)})",))
@@ -142,34 +142,34 @@ def compare_in_training(slim: nn.Module, masked: nn.Module, name: str, call: Cal
 
 
 def joined(*parts: Verification) -> Verification:
-    """Several in one."""
+    """Several verifications as one."""
     return Verification(
         tuple(row for part in parts for row in part.outputs), tuple(reason for part in parts for reason in part.skipped)
     )
 
 
-def _rows(name: str, found: Any, expected: Any) -> list[OutputDifference]:
-    if isinstance(found, SecateurError):
-        return [OutputDifference(name, "", refused=str(found))]
-    if isinstance(found, Exception):
-        return [OutputDifference(name, "", problem=f"the pruned network does not run ({_line(found)})")]
-    ours, theirs = (dict(walk(given, caches=False)) for given in (found, expected))
+def _rows(name: str, result: Any, expected: Any) -> list[OutputDifference]:
+    if isinstance(result, SecateurError):
+        return [OutputDifference(name, "", refused=str(result))]
+    if isinstance(result, Exception):
+        return [OutputDifference(name, "", problem=f"the pruned network does not run ({_line(result)})")]
+    ours, theirs = (dict(walk(given, caches=False)) for given in (result, expected))
     if ours.keys() != theirs.keys():
         other = min(ours.keys() ^ theirs.keys())
-        return [OutputDifference(name, other, problem="only one of the networks gives it")]
+        return [OutputDifference(name, other, problem="only one of the networks returns it")]
     return [_difference(name, output, ours[output], tensor) for output, tensor in theirs.items()]
 
 
-def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Tensor) -> OutputDifference:
-    if expected.is_nested and found.is_nested:
-        found, expected = found.to_padded_tensor(0.0), expected.to_padded_tensor(0.0)
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        about = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (found, expected)]
-        return OutputDifference(name, output, problem=f"the pruned network gives {about[0]}, not {about[1]}")
+def _difference(name: str, output: str, tensor: torch.Tensor, expected: torch.Tensor) -> OutputDifference:
+    if expected.is_nested and tensor.is_nested:
+        tensor, expected = tensor.to_padded_tensor(0.0), expected.to_padded_tensor(0.0)
+    if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+        about = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (tensor, expected)]
+        return OutputDifference(name, output, problem=f"the pruned network returns {about[0]}, not {about[1]}")
     if not expected.numel():
         return OutputDifference(name, output)
     numbers = expected.is_floating_point() or expected.is_complex()
-    a, b = (t.detach() if numbers else t.detach().to(torch.float64) for t in (found, expected))
+    a, b = (t.detach() if numbers else t.detach().to(torch.float64) for t in (tensor, expected))
     same = (a == b) | (a.isnan() & b.isnan())
     apart = torch.where(same, torch.zeros_like(a), a - b).abs()
     apart = apart.nan_to_num(float("inf"), float("inf")).to(torch.float64)
@@ -180,10 +180,10 @@ def _difference(name: str, output: str, found: torch.Tensor, expected: torch.Ten
 
 
 def _ran(model: nn.Module, call: Call, training: bool = False) -> tuple[Any, bool]:
-    """What a network gives, or the exception that it raises; and whether it draws random numbers."""
+    """The output of a network, or the exception that it raises; and whether it draws random numbers."""
     args, kwargs = copied(call)
-    kept, plain = _parameters_kept(model, training), _NoDropout() if training else contextlib.nullcontext()
-    with borrowed(model), kept, torch.no_grad(), torch.random.fork_rng(devices=[]), plain:
+    restored, plain = _parameters_kept(model, training), _NoDropout() if training else contextlib.nullcontext()
+    with borrowed(model), restored, torch.no_grad(), torch.random.fork_rng(devices=[]), plain:
         torch.manual_seed(0)
         if training:
             model.train()
@@ -196,7 +196,7 @@ def _ran(model: nn.Module, call: Call, training: bool = False) -> tuple[Any, boo
 
 
 class _NoDropout(TorchFunctionMode):
-    """Dropout lets everything pass, as it does on average."""
+    """Turns dropout into the identity, which it is on average, within the context."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -211,7 +211,7 @@ class _NoDropout(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _parameters_kept(model: nn.Module, training: bool) -> Iterator[None]:
-    """Parameters that a pass in training mode updates (moving averages of others) are as before."""
+    """Restore parameters that a pass in training mode updates (moving averages of others)."""
     before = [(p, p.detach().clone()) for p in model.parameters()] if training else []
     try:
         yield
@@ -234,7 +234,7 @@ def _line(error: Exception) -> str:
 
 
 def copied(call: Call) -> Call:
-    """Arguments that a pass may change without harm."""
+    """Copies of arguments, which a pass may change."""
     return tuple(map(_copy, call[0])), {name: _copy(value) for name, value in call[1].items()}
 
 
@@ -255,10 +255,10 @@ def _copy(value: Any) -> Any:
 
 
 def random_call(call: Call, batch: int, seed: int = 0) -> Call | None:
-    """Other values, for another number of samples; None where objects are given that hold tensors.
+    """A call with random values for a number of samples; None where arguments are objects that hold tensors.
 
-    Real numbers are drawn from the normal distribution that has the example's mean and standard deviation, all others
-    from the example's values.
+    Floating-point numbers are drawn from the normal distribution with the example's mean and standard deviation, all
+    others from the example's values.
     """
     sizes = [int(t.shape[0]) for t in tensors_in(call) if t.ndim]
     if any(tensors_of(value) and not list(tensors_in(value)) for value in (*call[0], *call[1].values())):
@@ -287,17 +287,17 @@ def _draw(value: torch.Tensor, shape: list[int], generator: torch.Generator) -> 
     if value.is_floating_point():
         finite = value[value.isfinite()].double()
         mean, spread = (float(finite.mean()), float(finite.std(correction=0))) if finite.numel() else (0.0, 1.0)
-        made = torch.randn(shape, generator=generator, dtype=torch.float64) * (spread or 1.0) + mean
-        return made.to(value.device, value.dtype)
+        numbers = torch.randn(shape, generator=generator, dtype=torch.float64) * (spread or 1.0) + mean
+        return numbers.to(value.device, value.dtype)
     index = torch.randint(value.numel(), shape, generator=generator).to(value.device)
     return value.reshape(-1)[index]
 
 
 def example_of(described: Any, like: torch.Tensor) -> Any:
-    """Random inputs of the shapes and types that a network was traced with.
+    """Random inputs of the shapes and types with which a network was traced.
 
     Raises:
-        RequestError: where it took something else than tensors and plain values.
+        RequestError: where it took anything but tensors and plain values.
     """
     if isinstance(described, dict) and "shape" in described:
         dtype = getattr(torch, described["dtype"])

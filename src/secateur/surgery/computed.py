@@ -1,8 +1,8 @@
-"""What a bundle may compute when it is loaded: weights that a network's code makes of its parameters.
+"""Functions that a bundle may run when it is loaded: those that compute weights from parameters.
 
-Surgery replaces such weights (standardised convolutions, parametrisations) by the values that recorded steps give, and
-so does loading. The steps may come from a stranger, and some of PyTorch's functions never end, or end the process, on
-arguments made for that: only those are run that weights are computed with.
+Surgery replaces computed weights (standardised convolutions, parametrisations) by the values that recorded steps give,
+and so does loading. The steps may come from an untrusted bundle, and some of PyTorch's functions never end, or end the
+process, on malicious arguments: only functions with which weights are usually computed are run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KNOWN = frozenset(f"{_ARITHMETIC} {_REDUCTIONS} {_ALGEBRA} {_ORDER} {_NEW}".spl
 
 
 def check_computed(edits: Edits) -> None:
-    """Refuse recorded steps that compute weights with a function for which that is unusual.
+    """Refuse recorded steps that compute weights with a function that is not usual for that.
 
     Raises:
         RequestError: naming the module and the function.
@@ -52,16 +52,16 @@ def check_computed(edits: Edits) -> None:
     """
     for path, code in edits.code.items():
         baked = code.get("baked") or {}
-        for made in baked.values():
-            for step in made["steps"]:
+        for computation in baked.values():
+            for step in computation["steps"]:
                 name = str(step["call"])
-                if not name.startswith("module:") and _word(name) not in _KNOWN:
+                if not name.startswith("module:") and _base_name(name) not in _KNOWN:
                     raise RequestError(
                         f"the weights of module '{path}' are computed with '{name[:80]}', which bundles do not run; "
                         "give the module plain weights first"
                     )
 
 
-def _word(name: str) -> str:
-    """The function's own word: ``sub`` for ``torch.Tensor.__sub__``, ``torch.sub`` and ``torch.Tensor.sub_``."""
+def _base_name(name: str) -> str:
+    """The base name of a function: ``sub`` for ``torch.Tensor.__sub__``, ``torch.sub`` and ``torch.Tensor.sub_``."""
     return name.rpartition(".")[2].strip("_").removeprefix("linalg_")

@@ -18,18 +18,17 @@ def copied_network(model: nn.Module, held: dict[int, Any] | None = None) -> nn.M
 
     Args:
         model: any network.
-        held: what takes the place of objects, by their ids, as in `copy.deepcopy`.
+        held: replacements of objects, by their ids, as in `copy.deepcopy`.
 
     Raises:
-        RequestError: for a module with a ``forward`` of its own that holds on to the network: a copy would run the
-            original.
+        RequestError: for a module whose own ``forward`` refers to the network: a copy would run the original.
     """
     held = {} if held is None else held
     for path, module in model.named_modules():
         own = module.__dict__.get("forward")
         if isinstance(own, types.FunctionType) and any(isinstance(v, nn.Module) for v in _held_by(own)):
             raise RequestError(
-                f"module '{path}' was given a forward that holds on to the network, so that copies run the original's "
+                f"module '{path}' was given a forward that refers to the network, so that copies run the original's "
                 "layers; write it as a method of a class"
             )
         for value in module.__dict__.values():
@@ -39,7 +38,7 @@ def copied_network(model: nn.Module, held: dict[int, Any] | None = None) -> nn.M
 
 
 def _held_by(function: types.FunctionType) -> Iterator[Any]:
-    """Values that a function has taken from where it was written, and its defaults."""
+    """Values that a function has from its enclosing scopes, and its defaults."""
     for cell in function.__closure__ or ():
         try:
             value = cell.cell_contents

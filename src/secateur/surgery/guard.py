@@ -1,9 +1,9 @@
-"""Calls of a pruned network that were not traced: exact, or refused.
+"""Calls of a pruned network that were not traced are exact, or refused.
 
-A pruned network is right for the calls that were traced. Another kind of call (with a mask, a cache, another optional
-argument) may run code in which removed units matter, or which names sizes that no traced call showed. So the first call
-of each kind is traced on the network as it was before it was pruned, whose parameters take no memory here. The call
-passes if what was removed can be removed in it as well, and its code needs no other corrections than were made.
+A pruned network is correct for the calls that were traced. Another kind of call (with a mask, a cache, another optional
+argument) may run code in which removed units matter, or which names sizes that no traced call showed. Therefore the
+first call of each kind is traced on an outline of the network before pruning, whose parameters take no memory. The call
+is accepted if the removed units can be removed in it as well, and its code needs no further corrections.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _REMEDY = "trace such a call as well: sc.trace(model, example, variants=[...])"
 
 
 def outline(model: nn.Module) -> nn.Module:
-    """A copy whose parameters are zeros that take no memory; buffers are those of the network."""
+    """A copy whose parameters are zeros that take no memory, and which shares the network's buffers."""
     held: dict[int, Any] = {id(p): _zeros(p, p.device, p.dtype) for p in model.parameters()}
     held |= {id(buffer): buffer.detach() for buffer in model.buffers()}
-    made = copied_network(model, held)
-    remove_guard(made)
-    return made
+    empty = copied_network(model, held)
+    remove_guard(empty)
+    return empty
 
 
 def _zeros(like: torch.Tensor, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
@@ -45,12 +45,12 @@ def _zeros(like: torch.Tensor, device: torch.device, dtype: torch.dtype) -> nn.P
 
 
 def guard_of(model: nn.Module) -> CallGuard | None:
-    """The guard of a pruned network; None for another one."""
+    """The guard of a network; None where it has none."""
     return next((hook for hook in model._forward_pre_hooks.values() if isinstance(hook, CallGuard)), None)
 
 
 def remove_guard(model: nn.Module) -> None:
-    """Let a network take any call."""
+    """Remove the guard of a network, which then accepts any call."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key in [key for key, hook in hooks.items() if isinstance(hook, (CallGuard, _AfterCall))]:
             del hooks[key]
@@ -59,12 +59,12 @@ def remove_guard(model: nn.Module) -> None:
 
 
 def set_guard(model: nn.Module, before: nn.Module, edits: Edits) -> None:
-    """Let a pruned network take only calls for which it is right.
+    """Let a pruned network accept only calls for which it is correct.
 
     Args:
         model: the network; a guard that it has is replaced.
-        before: as it was before it was ever pruned: `outline`.
-        edits: all that was done to it.
+        before: the network before it was ever pruned, as `outline` returns it.
+        edits: all edits of the network.
     """
     remove_guard(model)
     guard = CallGuard(before, edits)
@@ -73,11 +73,11 @@ def set_guard(model: nn.Module, before: nn.Module, edits: Edits) -> None:
 
 
 class CallGuard:
-    """Forward pre-hook of a pruned network; see the module's text.
+    """Forward pre-hook of a pruned network that checks its calls; see the module's docstring.
 
     Args:
-        before: the network before it was pruned, as `outline` gives it.
-        edits: all that was done to it.
+        before: the network before it was pruned, as `outline` returns it.
+        edits: all edits of the network.
     """
 
     def __init__(self, before: nn.Module, edits: Edits) -> None:
@@ -88,9 +88,9 @@ class CallGuard:
         setattr(self, ASIDE, True)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse a call for which the network may not be right."""
+        """Refuse a call for which the network may not be correct."""
         if torch.compiler.is_compiling() or torch.jit._trace.is_tracing():
-            return  # no pass can be watched here; kinds that were never called outside are not checked (see the docs)
+            return  # passes cannot be traced here; only kinds of calls made outside are checked (see the docs)
         given = named(self.before.forward, args, kwargs)
         for name, value in given.items():
             if isinstance(value, Iterator):
@@ -124,7 +124,7 @@ class CallGuard:
         except RequestError as error:
             if not isinstance(error.__cause__, RuntimeError):
                 raise
-        # views of other types, say, need parameters that have memory of their own
+        # some code, such as views of other types, needs parameters with their own memory
         parameters = list(self.before.parameters())
         for parameter in parameters:
             parameter.data = torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
@@ -135,11 +135,11 @@ class CallGuard:
                 parameter.data = _zeros(parameter, parameter.device, parameter.dtype).data
 
     def _follow(self, module: nn.Module) -> None:
-        """Go to the device and take the type that the pruned network has by now."""
-        now = dict(module.named_parameters())
-        default = next(iter(now.values()))
+        """Move the outline to the current device and type of the pruned network."""
+        parameters = dict(module.named_parameters())
+        default = next(iter(parameters.values()))
         for name, parameter in self.before.named_parameters():
-            like = now.get(name, default)
+            like = parameters.get(name, default)
             if (parameter.device, parameter.dtype) != (like.device, like.dtype):
                 parameter.data = _zeros(parameter, like.device, like.dtype).data
         own = dict(self.before.named_buffers())
@@ -161,13 +161,13 @@ class CallGuard:
         for axis in structure.axes:
             keep[axis.unit[:, stays[axis.tensor, axis.dim]]] = True
         keep = keep[:-1]
-        whole = {(axis.tensor, axis.dim) for axis in structure.axes if _same(axis.stays(keep), stays, axis)}
+        matching = {(axis.tensor, axis.dim) for axis in structure.axes if _same(axis.stays(keep), stays, axis)}
         state = assembly.labels.state_dims
         for (tensor, dim), cut in cuts.items():
-            if tensor in state and (tensor, dim) not in whole:
+            if tensor in state and (tensor, dim) not in matching:
                 return f"what was removed of '{tensor}' {_reason(assembly, tensor, dim, cut.removed)}"
         for axis in structure.axes:
-            if (axis.tensor, axis.dim) not in whole:
+            if (axis.tensor, axis.dim) not in matching:
                 return f"'{axis.tensor}' would have to be cut, too"
         return misfit(structure.modules, keep, self._applied())
 
@@ -178,26 +178,26 @@ class CallGuard:
         return Changes(attributes, dict(edits.corrections), dict(edits.heads), code)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CallGuard:
-        made = CallGuard(copy.deepcopy(self.before, memo), self.edits)
-        made.kinds = set(self.kinds)
-        memo[id(self)] = made
-        return made
+        guard = CallGuard(copy.deepcopy(self.before, memo), self.edits)
+        guard.kinds = set(self.kinds)
+        memo[id(self)] = guard
+        return guard
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "caches": _Caches()}
 
 
-def _same(found: np.ndarray, stays: Mapping[tuple[str, int], np.ndarray], axis: Any) -> bool:
-    return np.array_equal(found, stays[axis.tensor, axis.dim])
+def _same(kept: np.ndarray, stays: Mapping[tuple[str, int], np.ndarray], axis: Any) -> bool:
+    return np.array_equal(kept, stays[axis.tensor, axis.dim])
 
 
 def _reason(assembly: Assembly, tensor: str, dim: int, removed: tuple[int, ...]) -> str:
-    """Why these indices of a parameter cannot go."""
+    """Why these indices of a parameter cannot be removed."""
     con = assembly.conditions
     nodes = assembly.labels.state_dims[tensor][dim]
     leaves = [] if nodes is None else [leaf for node in nodes[list(removed)] for leaf in sorted(con.leaves(int(node)))]
     reasons = list(dict.fromkeys(filter(None, map(con.reason, leaves))))
-    # the three parts of a packed projection are picked apart in every call
+    # the three parts of a packed projection are indexed in every call
     telling = [reason for reason in reasons if reason != FIXED_INDEX] or reasons
     return telling[0] if telling else "is combined with what stays"
 
@@ -210,7 +210,7 @@ class _AfterCall:
         setattr(self, ASIDE, True)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Look at what the call gave."""
+        """Note the caches in the arguments and the output of a call."""
         if not (torch.compiler.is_compiling() or torch.jit._trace.is_tracing()):
             self.guard.caches.filled(args, kwargs, output)
 
@@ -223,25 +223,25 @@ class _Filled:
     """A cache that a call has filled.
 
     Attributes:
-        call: with an empty cache, or none.
-        place: of the cache among the arguments, or in the output.
-        shapes: of its tensors then.
+        call: the call, with an empty cache or none.
+        position: where the cache is: ``("argument", key)`` or ``("output", key)``.
+        shapes: shapes of its tensors after the call.
     """
 
     call: Call
-    place: tuple[str, Any]
+    position: tuple[str, Any]
     shapes: list[tuple[int, ...]]
 
 
 class _Caches:
-    """Caches of keys and values that calls hand on to each other, in objects of classes of the network's own.
+    """Caches of keys and values that one call passes to the next, in objects of the network's own classes.
 
-    Those of a pruned network are smaller than those that the network before it would have. Which dimensions differ, and
-    by how much, shows once both networks have filled one in the same call.
+    Those of a pruned network are smaller than those of the network before pruning. Which dimensions differ, and by how
+    much, is known once both networks have filled one in the same call.
     """
 
     def __init__(self) -> None:
-        self._whole: dict[tuple[str, int], list[tuple[int | None, ...]]] = {}
+        self._unpruned_shapes: dict[tuple[str, int], list[tuple[int | None, ...]]] = {}
         self._filled: dict[tuple[str, int], _Filled] = {}
         self._open: Call | None = None
         self._pair: tuple[Call, Call] | None = None
@@ -258,28 +258,28 @@ class _Caches:
             )
 
     def traced(self, call: Call, twin: Call) -> None:
-        """Remember a call and the one that the network before was traced with."""
+        """Remember a call and its twin, with which the network before pruning was traced."""
         self._open, self._pair = None, (call, twin)
 
     def filled(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """See which caches a call has filled."""
+        """Note which caches a call has filled."""
         call, pair, self._open, self._pair = self._open, self._pair, None, None
-        places = [*_opaque(args, kwargs), *_opaque_results(output)]
-        for place, cache in places:
-            found = cache_tensors(cache)
-            key = type(cache).__name__, len(found)
-            if not found or key in self._whole:
+        caches = [*_opaque(args, kwargs), *_opaque_results(output)]
+        for position, cache in caches:
+            tensors = cache_tensors(cache)
+            key = type(cache).__name__, len(tensors)
+            if not tensors or key in self._unpruned_shapes:
                 continue
-            if pair is not None and place[0] == "argument":
-                self._learn(key, [t.shape for t in found], cache_tensors(_at(pair[1], place)))
+            if pair is not None and position[0] == "argument":
+                self._learn(key, [t.shape for t in tensors], cache_tensors(_at(pair[1], position)))
             elif call is not None:
-                self._filled[key] = _Filled(call, place, [tuple(t.shape) for t in found])
+                self._filled[key] = _Filled(call, position, [tuple(t.shape) for t in tensors])
 
-    def _learn(self, key: tuple[str, int], shapes: list[Any], whole: list[torch.Tensor]) -> None:
-        if len(whole) == len(shapes):
-            self._whole[key] = [
+    def _learn(self, key: tuple[str, int], shapes: list[Any], unpruned: list[torch.Tensor]) -> None:
+        if len(unpruned) == len(shapes):
+            self._unpruned_shapes[key] = [
                 tuple(b if a != b else None for a, b in zip(shape, tensor.shape, strict=True))
-                for shape, tensor in zip(shapes, whole, strict=True)
+                for shape, tensor in zip(shapes, unpruned, strict=True)
             ]
 
     def twin(self, call: Call, before: nn.Module) -> Call:
@@ -288,29 +288,31 @@ class _Caches:
         Raises:
             RequestError: for caches that are not known to come from the pruned network.
         """
-        made = copied(call)
-        for place, cache in _opaque(*call):
-            found = cache_tensors(cache)
-            if not found:
+        twin = copied(call)
+        for position, cache in _opaque(*call):
+            tensors = cache_tensors(cache)
+            if not tensors:
                 continue
-            key = type(cache).__name__, len(found)
-            if key not in self._whole and key in self._filled:
+            key = type(cache).__name__, len(tensors)
+            if key not in self._unpruned_shapes and key in self._filled:
                 self._fill(key, before)
-            if key not in self._whole:
+            if key not in self._unpruned_shapes:
                 raise RequestError(
-                    f"it is given a {type(cache).__name__} with tensors that the pruned network has not made; {_REMEDY}"
+                    f"it is given a {type(cache).__name__} with tensors that the pruned network did not compute; "
+                    f"{_REMEDY}"
                 )
-            for tensor, whole in zip(cache_tensors(_at(made, place)), self._whole[key], strict=True):
-                shape = [a if b is None else b for a, b in zip(tensor.shape, whole, strict=True)]
+            for tensor, unpruned in zip(cache_tensors(_at(twin, position)), self._unpruned_shapes[key], strict=True):
+                shape = [a if b is None else b for a, b in zip(tensor.shape, unpruned, strict=True)]
                 tensor.data = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-        return made
+        return twin
 
     def _fill(self, key: tuple[str, int], before: nn.Module) -> None:
-        """Let the network before fill the cache that the pruned one has filled."""
+        """Let the network before pruning fill the cache that the pruned one has filled."""
         filled = self._filled.pop(key)
         with torch.no_grad():
             output = before(*filled.call[0], **filled.call[1])
-        cache = _at(filled.call, filled.place) if filled.place[0] == "argument" else _part(output, filled.place[1])
+        position = filled.position
+        cache = _at(filled.call, position) if position[0] == "argument" else _part(output, position[1])
         self._learn(key, filled.shapes, cache_tensors(cache))
 
 
@@ -320,7 +322,7 @@ def _is_opaque(value: Any) -> bool:
 
 
 def _opaque(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[tuple[tuple[str, Any], Any]]:
-    """Arguments that are objects of classes of their own, with their places."""
+    """Arguments that are neither tensors nor plain values, with their positions."""
     return [(("argument", key), value) for key, value in (*enumerate(args), *kwargs.items()) if _is_opaque(value)]
 
 
@@ -335,8 +337,8 @@ def _opaque_results(output: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
             yield ("output", key), value
 
 
-def _at(call: Call, place: tuple[str, Any]) -> Any:
-    return call[0][place[1]] if isinstance(place[1], int) else call[1][place[1]]
+def _at(call: Call, position: tuple[str, Any]) -> Any:
+    return call[0][position[1]] if isinstance(position[1], int) else call[1][position[1]]
 
 
 def _part(output: Any, key: Any) -> Any:

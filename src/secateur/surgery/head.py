@@ -1,4 +1,4 @@
-"""Networks for some of their classes: heads cut to them, or masked."""
+"""Restricts networks to some of their classes: the head is cut to them, or the other classes are masked."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from secateur.structure.tracing import ASIDE, arguments, borrowed, failure, trac
 from secateur.surgery.pruning import prune
 
 OUT_OF_PLAY = -1e4
-"""Added to the logits of masked classes: far below any other, and within half precision."""
+"""Added to the logits of masked classes: far below any other logit, and within half precision."""
 
 
 def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) -> nn.Module:
-    """A new network that gives the logits of some classes only, in ascending order; ``model`` is untouched.
+    """A new network that returns the logits of some classes only, in ascending order; ``model`` is untouched.
 
-    The layers that make the logits are found by a trace, whatever they are called and however many they are (a linear
+    The layers that produce the logits are found by a trace, whatever their names and number (a linear
     layer, a 1x1 convolution with pooling, two heads that are averaged), and cut as `prune` cuts: the result can be
-    pruned, saved and loaded like any pruned network. A mask of `mask_head` is not taken over.
+    pruned, saved and loaded like any pruned network. A mask of `mask_head` is not kept.
 
     Args:
-        model: gives logits [N, K], alone or as the first of several tensors.
-        classes: indices of those that stay; of all of them, the result is a plain copy.
+        model: a network that returns logits [N, K], alone or as the first of several tensors.
+        classes: indices of the classes that stay; with all classes, the result is a plain copy.
         example_inputs: as for `secateur.structure.tracing.trace`; also the inputs on which old and new logits are
             compared.
 
     Raises:
-        RequestError: for classes that the network has not, and for heads that cannot be cut, with the reason:
+        RequestError: for classes that the network does not have, and for heads that cannot be cut, with the reason;
             `mask_head` works for every network.
 
     Example:
@@ -45,27 +45,27 @@ def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) ->
         >>> torch.allclose(slice_head(net, [3, 1], x)(x), net(x)[:, [1, 3]])
         True
     """
-    whole = _unmasked_copy(model)
-    expected = _logits(whole, example_inputs)
+    unmasked = _unmasked_copy(model)
+    expected = _logits(unmasked, example_inputs)
     if expected.ndim != 2:
         raise _cannot(f"the network's output is {list(expected.shape)}, not [samples, classes]")
-    chosen = class_indices(classes, (), range(expected.shape[1]))
-    if len(chosen) == expected.shape[1]:
-        return whole
+    kept = class_indices(classes, (), range(expected.shape[1]))
+    if len(kept) == expected.shape[1]:
+        return unmasked
     try:
-        structure, outputs = trace_outputs(whole, example_inputs)
+        structure, outputs = trace_outputs(unmasked, example_inputs)
         keep = np.ones(structure.num_units, bool)
         keep[outputs] = False
-        keep[outputs[list(chosen)]] = True
+        keep[outputs[list(kept)]] = True
         _refuse_read(structure, outputs)
         plan = Plan.of(structure, keep, {}, "classes", "head")
-        sliced = prune(whole, plan, check=False)
-        found = _logits(sliced, example_inputs)
+        sliced = prune(unmasked, plan, check=False)
+        logits = _logits(sliced, example_inputs)
     except RequestError as error:
         raise _cannot(str(error)) from error
-    wanted = expected[:, list(chosen)]
+    wanted = expected[:, list(kept)]
     limit = 1e-2 if wanted.dtype in (torch.half, torch.bfloat16) else 1e-3
-    if found.shape != wanted.shape or not torch.allclose(found, wanted, limit, limit * float(wanted.abs().max())):
+    if logits.shape != wanted.shape or not torch.allclose(logits, wanted, limit, limit * float(wanted.abs().max())):
         raise _cannot("without the other outputs the network computes something else")
     return sliced
 
@@ -73,16 +73,17 @@ def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) ->
 def mask_head(model: nn.Module, classes: Sequence[int]) -> nn.Module:
     """A copy with the same names and shapes in which only some classes compete; ``model`` is untouched.
 
-    A forward hook adds -10,000 to all other logits, so that softmax and argmax choose among the chosen classes. Copies,
-    pruning and training keep the hook; it stands aside while a structure is traced. It is no part of a bundle: save and
-    load give the network without it. A mask that the network has already is replaced.
+    A forward hook adds -10,000 to all other logits, so that softmax and argmax choose among the given classes. Copies,
+    pruning and training keep the hook; it does not run while a structure is traced. Bundles do not hold it: save and
+    load return the network without it. A mask that the network already has is replaced.
 
     Args:
-        model: gives logits [N, K], alone, as the first of a tuple, or as ``logits`` of an object or dictionary.
-        classes: indices of those that compete. Indices beyond the outputs are refused when the network runs.
+        model: a network that returns logits [N, K], alone, as the first of a tuple, or as ``logits`` of an object or
+            dictionary.
+        classes: indices of the classes that compete. Indices beyond the outputs are refused when the network runs.
 
     Raises:
-        RequestError: for an empty list, a class named twice, or what is no index.
+        RequestError: for an empty list, a repeated class, or a value that is no index.
 
     Example:
         >>> net = mask_head(nn.Linear(4, 3), [0, 2])
@@ -98,12 +99,12 @@ def mask_head(model: nn.Module, classes: Sequence[int]) -> nn.Module:
 
 
 def head_mask(model: nn.Module) -> tuple[int, ...] | None:
-    """The classes that compete in a network of `mask_head`; None for another one."""
+    """The classes that compete in a network of `mask_head`; None for other networks."""
     return next((hook.classes for hook in model._forward_hooks.values() if isinstance(hook, _HeadMask)), None)
 
 
 class _HeadMask:
-    """Forward hook that leaves only some classes in play; copied with its network."""
+    """Forward hook that masks all but some classes; it is copied with its network."""
 
     def __init__(self, classes: tuple[int, ...]) -> None:
         self.classes = classes
@@ -114,45 +115,45 @@ class _HeadMask:
             return self._masked(output)
         if isinstance(output, tuple) and output and isinstance(output[0], torch.Tensor):
             parts = (self._masked(output[0]), *output[1:])
-            return type(output)(*parts) if hasattr(output, "_fields") else parts  # named tuples take parts by name
+            return type(output)(*parts) if hasattr(output, "_fields") else parts  # named tuples take fields
         if isinstance(getattr(output, "logits", None), torch.Tensor):
             changed = copy.copy(output)
             changed.logits = self._masked(output.logits)
             return changed
         if isinstance(output, dict) and isinstance(output.get("logits"), torch.Tensor):
             return {**output, "logits": self._masked(output["logits"])}
-        raise RequestError(f"the network gives a {type(output).__name__}, in which no logits are known to mask")
+        raise RequestError(f"the network returns a {type(output).__name__}, in which the logits to mask are not known")
 
     def _masked(self, logits: torch.Tensor) -> torch.Tensor:
         if logits.ndim != 2:
-            raise RequestError(f"logits to mask must be [samples, classes], the network gives {list(logits.shape)}")
+            raise RequestError(f"logits to mask must be [samples, classes], the network returns {list(logits.shape)}")
         inside = class_indices(self.classes, (), range(logits.shape[1]))
         added = [0.0 if index in inside else OUT_OF_PLAY for index in range(logits.shape[1])]
         return logits + torch.tensor(added, dtype=logits.dtype, device=logits.device)
 
 
 def _unmasked_copy(model: nn.Module) -> nn.Module:
-    made = copy.deepcopy(model)
-    for module in made.modules():
+    unmasked = copy.deepcopy(model)
+    for module in unmasked.modules():
         for key in [key for key, hook in module._forward_hooks.items() if isinstance(hook, _HeadMask)]:
             del module._forward_hooks[key]
-    return made
+    return unmasked
 
 
 def _logits(model: nn.Module, example_inputs: Any) -> torch.Tensor:
     args, kwargs = arguments(example_inputs)
     try:
         with borrowed(model), torch.no_grad():
-            found = next(tensors_in(model(*args, **kwargs)), None)
+            logits = next(tensors_in(model(*args, **kwargs)), None)
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
         raise RequestError(failure(error, list(tensors_in((args, kwargs))))) from error
-    if found is None:
-        raise RequestError("the network gives no tensor")
-    return found
+    if logits is None:
+        raise RequestError("the network returns no tensor")
+    return logits
 
 
 def _refuse_read(structure: Structure, outputs: np.ndarray) -> None:
-    """Outputs that a layer reads go into other outputs, which would change without them."""
+    """Refuse outputs that a layer reads: other outputs depend on them, and would change."""
     gone = np.zeros(structure.num_units + 1, bool)
     gone[outputs] = True
     for layer, units in structure.read.items():

@@ -1,4 +1,4 @@
-"""Bundles on the Hugging Face hub: a bundle's folder is a repository there."""
+"""Bundles on the Hugging Face hub, where a repository holds one bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def from_pretrained(path_or_repo: str | Path, model: nn.Module | None = None, revision: str | None = None) -> nn.Module:
     """The network of a bundle in a local folder or a repository of the Hugging Face hub, in eval mode.
 
-    A folder that exists is read and no network is used. Of a repository only the files of a bundle are fetched, into
+    An existing folder is read without network access. From a repository only the files of a bundle are fetched, into
     the hub's own cache.
 
     Args:
@@ -26,7 +26,7 @@ def from_pretrained(path_or_repo: str | Path, model: nn.Module | None = None, re
         revision: branch, tag or commit of the repository.
 
     Raises:
-        RequestError: for what is neither, a repository that is not found, and all that `secateur.load` refuses.
+        RequestError: for a name that is neither, a repository that is not found, and whatever `secateur.load` refuses.
         SecateurError: when the hub cannot be reached.
     """
     if Path(path_or_repo).is_dir():
@@ -35,26 +35,26 @@ def from_pretrained(path_or_repo: str | Path, model: nn.Module | None = None, re
     hub = _hub()
     try:
         snapshot = hub.snapshot_download(repository, revision=revision, allow_patterns=[*MEMBERS, MANIFEST])
-    except Exception as error:  # the client raises errors of its own, of its HTTP library and of the system
+    except Exception as error:  # the client raises its own errors, those of its HTTP library and those of the system
         raise _failed(hub, f"cannot fetch '{repository}' (which is no local folder)", error) from error
-    # the cache keeps files beside its snapshots, as links
+    # snapshots in the cache hold links to files outside them
     return read_bundle(snapshot, model, within=Path(snapshot).parent.parent).model
 
 
 def push_to_hub(path: str | Path, repo_id: str, *, revision: str | None = None, private: bool | None = None) -> str:
-    """Upload a bundle, as one commit, to a repository of the Hugging Face hub; it is made if it does not exist.
+    """Upload a bundle, as one commit, to a repository of the Hugging Face hub, which is created if it does not exist.
 
     Args:
         path: bundle folder; it is verified first.
         repo_id: ``OWNER/NAME``.
         revision: branch.
-        private: whether a new repository is.
+        private: whether a new repository is private.
 
     Returns:
         The repository's address.
 
     Raises:
-        RequestError: for a folder that is no whole bundle.
+        RequestError: for a folder that is not a complete bundle.
         SecateurError: when the hub refuses (log in with ``hf auth login``) or cannot be reached.
     """
     check_folder(Path(path))

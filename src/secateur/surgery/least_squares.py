@@ -1,4 +1,4 @@
-"""Ridge regression of a layer's weights from sums over its inputs, and these inputs as the columns of a linear map.
+"""Ridge regression of a layer's weights from sums over its inputs, and the inputs of its linear map as columns.
 
 Axes: G groups, I inputs of an output, O outputs of a group.
 """
@@ -28,7 +28,7 @@ class Moments:
         self.rr = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: torch.Tensor, r: torch.Tensor) -> None:
-        """Rows of inputs [rows, G, I] and residuals [rows, G, O]."""
+        """Add rows of inputs [rows, G, I] and residuals [rows, G, O]."""
         x_GRI, r_GOR = x.transpose(0, 1), r.permute(1, 2, 0)
         self.count += len(x)
         self.xx = self.xx + (x_GRI.mT @ x_GRI).double()
@@ -37,31 +37,31 @@ class Moments:
         self.rr = self.rr + r.double().square().sum()
 
     def __add__(self, other: Moments) -> Moments:
-        found = Moments()
+        total = Moments()
         for name in ("count", "xx", "rx", "x", "r", "rr"):
-            setattr(found, name, getattr(self, name) + getattr(other, name))
-        return found
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        return total
 
     def of_all(self, ranks: Ranks) -> Moments:
-        """Over the rows of all ranks; each must have added to it."""
+        """The sums over the rows of all ranks; every rank must have added rows."""
         if not ranks.several:
             return self
-        found, sums = Moments(), [self.xx, self.rx, self.x, self.r, self.rr]
+        result, sums = Moments(), [self.xx, self.rx, self.x, self.r, self.rr]
         count = torch.tensor([self.count], dtype=torch.float64, device=self.xx.device)
         total = ranks.total(torch.cat([count, *(part.flatten() for part in sums)]))
         parts = total[1:].split([part.numel() for part in sums])
-        found.xx, found.rx, found.x, found.r, found.rr = (
+        result.xx, result.rx, result.x, result.r, result.rr = (
             part.reshape(own.shape) for part, own in zip(parts, sums, strict=True)
         )
-        found.count = round(float(total[0]))
-        return found
+        result.count = round(float(total[0]))
+        return result
 
     def mean(self) -> torch.Tensor:
         """Mean residual, [G, O]."""
         return self.r / self.count
 
     def solve(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change of the weights [G, O, I] and of the bias [G, O]."""
+        """Change of the weights [G, O, I] and of the bias [G, O] for a strength of the regularisation."""
         x, r = self.x / self.count, self.r / self.count
         cov = self.xx / self.count - x[..., :, None] * x[..., None, :]
         cross = self.rx / self.count - r[..., :, None] * x[..., None, :]
@@ -69,25 +69,25 @@ class Moments:
         ridge = strength * diagonal.mean(-1).clamp_min(torch.finfo(cov.dtype).tiny)
         system = cov + torch.diag_embed(ridge[:, None].expand_as(diagonal))
         factor, failed = torch.linalg.cholesky_ex(system)
-        if failed.any():  # too small a λ for the precision of the sums: a direction has no variance left
+        if failed.any():  # λ is too small for the precision of the sums: a direction has no variance left
             return torch.zeros_like(cross), r
         change = torch.cholesky_solve(cross.mT, factor).mT
         return change, r - (change @ x[..., None])[..., 0]
 
     def error(self, change: torch.Tensor | None, bias: torch.Tensor | None) -> float:
-        """Sum of squared differences that are left."""
-        left = self.rr
+        """Remaining sum of squared differences."""
+        remaining = self.rr
         if bias is not None:
-            left = left - 2 * (bias * self.r).sum() + self.count * bias.square().sum()
+            remaining = remaining - 2 * (bias * self.r).sum() + self.count * bias.square().sum()
         if change is not None:
-            left = left - 2 * (change * self.rx).sum() + ((change @ self.xx) * change).sum()
+            remaining = remaining - 2 * (change * self.rx).sum() + ((change @ self.xx) * change).sum()
             if bias is not None:
-                left = left + 2 * (bias * (change @ self.x[..., None])[..., 0]).sum()
-        return max(0.0, float(left))
+                remaining = remaining + 2 * (bias * (change @ self.x[..., None])[..., 0]).sum()
+        return max(0.0, float(remaining))
 
 
 class Rows:
-    """Rows themselves, for layers with more inputs than rows: the equations then have one unknown for each row.
+    """The rows themselves, for layers with more inputs than rows: the equations then have one unknown per row.
 
     Args:
         x: inputs [rows, G, I].
@@ -110,7 +110,7 @@ class Rows:
         return self.r.double().mean(0)
 
     def solve(self, strength: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change of the weights [G, O, I] and of the bias [G, O]; what `Moments.solve` gives, by the dual equations."""
+        """The same as `Moments.solve`, by the dual equations."""
         x, x_mean, r, r_mean, products = self._centred
         diagonal = products.diagonal(dim1=-2, dim2=-1)
         ridge = strength * (diagonal.sum(-1) / x.shape[-1]).clamp_min(torch.finfo(products.dtype).tiny)
@@ -121,13 +121,13 @@ class Rows:
         return change, r_mean[:, 0] - (change @ x_mean.mT)[..., 0]
 
     def error(self, change: torch.Tensor | None, bias: torch.Tensor | None) -> float:
-        """Sum of squared differences that are left."""
-        left = self.r.double()
+        """Remaining sum of squared differences."""
+        remaining = self.r.double()
         if change is not None:
-            left = left - (self.x.transpose(0, 1) @ change.to(self.x).mT).transpose(0, 1).double()
+            remaining = remaining - (self.x.transpose(0, 1) @ change.to(self.x).mT).transpose(0, 1).double()
         if bias is not None:
-            left = left - bias
-        return float(left.square().sum())
+            remaining = remaining - bias
+        return float(remaining.square().sum())
 
     def of_all(self, ranks: Ranks) -> Rows:
         """The rows of all ranks, in their order."""
@@ -138,11 +138,11 @@ class Rows:
 
 
 def columns_of(module: nn.Module, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """What each output is computed from at some positions, [items, count, G, I].
+    """The inputs from which each output is computed at some positions, [items, count, G, I].
 
     Args:
         module: a layer.
-        x: its inputs, of some items.
+        x: its inputs for some items.
         index: positions in the output, [items, count].
     """
     items = torch.arange(len(x), device=x.device)[:, None]
@@ -167,14 +167,14 @@ def columns_of(module: nn.Module, x: torch.Tensor, index: torch.Tensor) -> torch
         reach = dilation[axis] * (kernel[axis] - 1) + 1
         windows = windows.unfold(2 + axis, reach, stride[axis])
     windows = windows[_every(dilation)]
-    places: Any = (items, slice(None), *torch.unravel_index(index, windows.shape[2 : 2 + space]))
-    found: torch.Tensor = windows[places]  # [items, count, C, *kernel]
-    grouped: torch.Tensor = found.unflatten(2, (module.groups, -1)).flatten(3)
+    at: Any = (items, slice(None), *torch.unravel_index(index, windows.shape[2 : 2 + space]))
+    columns: torch.Tensor = windows[at]  # [items, count, C, *kernel]
+    grouped: torch.Tensor = columns.unflatten(2, (module.groups, -1)).flatten(3)
     return grouped
 
 
 def _every(steps: tuple[int, ...]) -> Any:
-    """Index of every value that is so many steps apart along the last dimensions."""
+    """Index of every value at a given step along the last dimensions."""
     return (..., *(slice(None, None, step) for step in steps))
 
 

@@ -1,4 +1,4 @@
-"""How a pruned network can be built anew by name: found, and checked by doing it."""
+"""Finds how a network can be built by name, and checks it by building it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def original_class(module: nn.Module) -> str:
 
 
 def origin_for(model: nn.Module) -> tuple[Origin | None, str]:
-    """What `rebuild` takes to make the network that this one was before surgery, and why there is none.
+    """The origin from which `rebuild` builds the network before surgery; or None, and the reason.
 
     Every candidate is built (without memory where that is possible), edited like the network, and compared with it:
-    classes, plain attributes and shapes of all modules. A network that was changed by hand after it was built has none.
+    classes, plain attributes and shapes of all modules. A network that was changed by hand after it was built matches
+    none.
     """
     recorded = origin_of(model)
     first = [] if recorded is None or recorded["name"].startswith("transformers/") else [recorded]
@@ -44,12 +45,12 @@ def origin_for(model: nn.Module) -> tuple[Origin | None, str]:
 
 
 def added_biases(model: nn.Module) -> list[str]:
-    """Layers that compensation gave a bias which their constructor had not."""
+    """Layers to which compensation added a bias that their constructor did not give them."""
     return [name for name, module in model.named_modules() if getattr(module, ADDED_BIAS, False)]
 
 
 def give_biases(model: nn.Module, layers: Iterable[str]) -> None:
-    """Give these layers a bias of zeros where they have none."""
+    """Add a bias of zeros to these layers where they have none."""
     modules = dict(model.named_modules())
     for name in layers:
         weight = modules[name]._parameters.get("weight") if name in modules else None
@@ -61,9 +62,9 @@ def give_biases(model: nn.Module, layers: Iterable[str]) -> None:
 
 
 def _difference(model: nn.Module, origin: Origin) -> str:
-    """What differs between a network and one that is built anew; empty when nothing does."""
+    """The difference between a network and a newly built one; empty when there is none."""
     try:
-        fresh = _edited_anew(model, origin)
+        fresh = _rebuilt_and_edited(model, origin)
     except SecateurError as error:
         return f"does not give it ({error})"
     modules, others = (dict(m.named_modules(remove_duplicate=False)) for m in (model, fresh))
@@ -98,26 +99,26 @@ def _other_shapes(model: nn.Module, fresh: nn.Module) -> str:
     return ""
 
 
-def _edited_anew(model: nn.Module, origin: Origin) -> nn.Module:
+def _rebuilt_and_edited(model: nn.Module, origin: Origin) -> nn.Module:
     """The original network, edited like this one; without memory for its weights where that is possible."""
 
-    def made() -> nn.Module:
+    def build() -> nn.Module:
         fresh = rebuild(origin)
         apply_edits(fresh, edits_of(model), guard=False)
         give_biases(fresh, added_biases(model))
         return fresh
 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # initialising what has no memory is announced
+        warnings.simplefilter("ignore")  # initialising tensors without memory raises a warning
         try:
             with _NoMemory():
-                return made()
+                return build()
         except Exception:  # noqa: BLE001 - constructors may compute with their weights, and then fail in any way
-            return made()
+            return build()
 
 
 class _NoMemory(TorchFunctionMode):
-    """Tensors that are to be filled later get no memory; sizes that constructors compute with tensors stay real."""
+    """Puts tensors that are filled later on the meta device; those from which constructors compute sizes stay real."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

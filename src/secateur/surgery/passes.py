@@ -1,4 +1,4 @@
-"""Watching forward passes: layers, what takes their outputs, and the sums that they go into."""
+"""Watches forward passes: layers, the modules that read their outputs, and the sums that these are part of."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Origin:
     """Where a tensor comes from.
 
     Attributes:
-        layer: whose output it is.
-        chain: modules behind it that scale and shift each channel.
-        number: of tensors that were noted before.
-        swapped: whether its first two dimensions have changed places.
+        layer: the layer whose output it is.
+        chain: the modules after the layer, which scale and shift each channel.
+        number: position among all noted tensors.
+        swapped: whether its first two dimensions are swapped.
     """
 
     layer: str
@@ -48,29 +48,29 @@ class Origin:
 
 
 class Watcher:
-    """What is told of a pass; each may give a tensor that takes the place of what was made."""
+    """Callbacks of a pass; a returned tensor replaces the output or the sum."""
 
     def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor | None:
-        """A layer was called."""
+        """Called after a layer has run."""
 
     def module(self, origin: Origin, name: str, module: nn.Module) -> None:
-        """A module took a layer's output, as it is behind others."""
+        """Called after a module has read a layer's output, directly or after the modules of ``origin.chain``."""
 
     def sum(self, origin: Origin, whole: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
-        """A layer's output, as it is behind some modules, was added to another tensor."""
+        """Called after a layer's output, or that of its ``origin.chain``, was added to another tensor."""
 
 
 def projections(model: nn.Module) -> dict[str, nn.Linear]:
     """Linear layers of attention modules that are not called as modules, by name; they share the parameters."""
-    found = {}
+    layers = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.MultiheadAttention):
             continue
         prefix = f"{name}." if name else ""
         if module.in_proj_weight is not None:
-            found[f"{prefix}in_proj"] = _linear(module.in_proj_weight, module.in_proj_bias)
-        found[f"{prefix}out_proj"] = module.out_proj
-    return found
+            layers[f"{prefix}in_proj"] = _linear(module.in_proj_weight, module.in_proj_bias)
+        layers[f"{prefix}out_proj"] = module.out_proj
+    return layers
 
 
 def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
@@ -81,26 +81,26 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
 
 
 class _Functions(TorchFunctionMode):
-    """Tells of sums that outputs of layers go into, and of linear layers within attention modules.
+    """Reports sums of layers' outputs, and linear layers within attention modules, to a watcher.
 
-    Of two outputs of layers in one sum the later one counts.
+    Where both terms of a sum are outputs of layers, the later one counts.
     """
 
     def __init__(self, watcher: Watcher, layers: Mapping[str, nn.Linear]) -> None:
         super().__init__()
         self._watcher = watcher
         self._layers = {id(layer.weight): (name, layer) for name, layer in layers.items()}
-        # by id, with the tensor that had it: when that is gone, others may get its id; holding it would cost memory
+        # by id, with a weak reference: the id of a deleted tensor may be used again, and holding tensors costs memory
         self._origins: dict[int, tuple[weakref.ref[torch.Tensor], Origin]] = {}
         self._noted = 0
 
     def note(self, tensor: torch.Tensor, layer: str, chain: tuple[str, ...] = (), swapped: bool = False) -> None:
-        """A tensor comes from a layer."""
+        """Note that a tensor comes from a layer."""
         self._noted += 1
         self._origins[id(tensor)] = (weakref.ref(tensor), Origin(layer, chain, self._noted, swapped))
 
     def origin(self, tensor: Any) -> Origin | None:
-        """Where a tensor comes from, if that is known."""
+        """Where a tensor comes from; None where that is not known."""
         held, origin = self._origins.get(id(tensor), (None, None))
         return origin if held is not None and held() is tensor else None
 
@@ -108,7 +108,7 @@ class _Functions(TorchFunctionMode):
         """See `torch.overrides.TorchFunctionMode`."""
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
-            with self:  # in steps, of which this is told
+            with self:  # in steps that this mode sees
                 return multi_head_attention(*args, **kwargs)
         if func is F.linear:
             return self._linear(*args, **kwargs)
@@ -130,7 +130,7 @@ class _Functions(TorchFunctionMode):
         return output
 
     def _swapped(self, func: Callable[..., torch.Tensor], args: Any) -> torch.Tensor:
-        """Attention modules compute with samples in the second place and put them back."""
+        """Note swapped dimensions: attention modules compute with samples in the second dimension and swap back."""
         origin, output = self.origin(args[0]), func(*args)
         if origin is not None and not origin.chain:
             self.note(output, origin.layer, swapped=not origin.swapped)
@@ -142,7 +142,7 @@ class _Functions(TorchFunctionMode):
         if not sides or args[0].shape != args[1].shape:
             return func(*args)
         origin, other = max(sides, key=lambda side: side[0].number)
-        held = other.clone()  # it may be what the sum is written into
+        held = other.clone()  # the sum may be written into it
         whole = func(*args)
         changed = self._watcher.sum(origin, whole, held)
         if changed is not None:
@@ -152,7 +152,7 @@ class _Functions(TorchFunctionMode):
 
 @contextlib.contextmanager
 def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
-    """Tell of each pass of the network inside."""
+    """Report each pass of the network within the context to a watcher."""
     functions, handles = _Functions(watcher, projections(model)), []
     modules = {**dict(model.named_modules()), **projections(model)}
     names = {module: name for name, module in model.named_modules()}
@@ -167,7 +167,7 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
         if origin is None or origin.swapped or not isinstance(output, torch.Tensor) or output.shape != inputs[0].shape:
             return
         if _is_batch_norm(module) and output.ndim > 2 and not isinstance(modules[origin.layer], _ConvNd):
-            return  # of tokens, and not of what the layer makes
+            return  # it normalises tokens, not the layer's features
         watcher.module(origin, names[module], module)
         if _scales_channels(module):
             functions.note(output, origin.layer, (*origin.chain, names[module]))
@@ -186,37 +186,37 @@ def followed(model: nn.Module, watcher: Watcher) -> Iterator[None]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether it computes by PyTorch's code, from a weight of its own (others are made from parameters)."""
+    """Whether a module is a layer that runs PyTorch's code with its own weight, not one computed from parameters."""
     known = isinstance(module, (nn.Linear, _ConvNd)) and type(module).forward in _FORWARDS
     return known and module._parameters.get("weight") is not None
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
-    """Whether it is one by PyTorch's code, with channels in the second place."""
+    """Whether a module is a batch norm that runs PyTorch's code, with channels in the second dimension."""
     return isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward
 
 
 def _scales_channels(module: nn.Module) -> bool:
-    """Whether each channel gets a factor and a shift of its own in eval mode, and nothing else."""
+    """Whether a module in eval mode only scales and shifts each channel."""
     plain = _is_batch_norm(module) or isinstance(module, (nn.Identity, _DropoutNd))
     return plain or type(module).__name__ == "LayerScale"
 
 
 def channel_dim(module: nn.Module) -> int:
-    """Of a layer's output."""
+    """The dimension of the channels in a layer's output."""
     return 1 if isinstance(module, _ConvNd) else -1
 
 
 @dataclass
 class Site:
-    """A layer where it is called.
+    """A layer at the position where it is called.
 
     Attributes:
-        norm: name of the batch norm that takes its output, if one does.
-        chain: modules between it and a sum; None: its output goes into no sum.
-        items: parts along the first dimension of the output that each sample gives.
-        size: bytes of its inputs and outputs for each sample.
-        last: whether its output is the network's.
+        norm: name of the batch norm that reads its output, if there is one.
+        chain: modules between the layer and a sum; None: its output is not part of a sum.
+        items: length of the first dimension of the output per sample.
+        size: bytes of its inputs and outputs per sample.
+        last: whether its output is the network's output.
         reason: why it cannot be refitted.
     """
 
@@ -232,7 +232,7 @@ class _Discovery(Watcher):
     def __init__(self, samples: int) -> None:
         self.sites: dict[str, Site] = {}
         self._samples = samples
-        self._made: dict[str, torch.Tensor] = {}
+        self._outputs: dict[str, torch.Tensor] = {}
         self._norms: dict[str, list[str]] = {}
 
     def layer(self, name: str, module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
@@ -243,7 +243,7 @@ class _Discovery(Watcher):
         reason = "" if output.is_floating_point() else "it does not compute with real numbers"
         if len(output) % self._samples or (isinstance(module, _ConvNd) and x.ndim != module.weight.ndim):
             reason = "its outputs are not ordered by sample"
-        self._made[name] = output
+        self._outputs[name] = output
         size = (x.nbytes + output.nbytes) // self._samples
         self.sites[name] = Site(items=len(output) // self._samples, size=size, reason=reason)
 
@@ -259,27 +259,27 @@ class _Discovery(Watcher):
             site.chain = origin.chain
 
     def finish(self, result: Any) -> dict[str, Site]:
-        """All sites, with the norms that are theirs alone.
+        """All sites, with the norms that read their outputs only.
 
         Args:
-            result: of the pass.
+            result: output of the pass.
         """
         values = result.values() if isinstance(result, Mapping) else result if isinstance(result, tuple) else (result,)
         given = [id(value) for value in values]
-        for name, output in self._made.items():
+        for name, output in self._outputs.items():
             self.sites[name].last = id(output) in given
         for norm, layers in self._norms.items():
             for layer in layers:
                 self.sites[layer].norm = norm
                 if len(layers) > 1 and not self.sites[layer].reason:
-                    self.sites[layer].reason = f"its norm '{norm}' takes other outputs, too"
+                    self.sites[layer].reason = f"its norm '{norm}' reads other outputs, too"
         return self.sites
 
 
 class _Uses(TorchFunctionMode):
-    """Counts what is computed from each weight, by where it lies in memory: views of it are it.
+    """Counts how often each weight is used, by its address in memory, which also recognises its views.
 
-    Weights may share a storage, as those do that were read from one file; their places in it tell them apart.
+    Weights may share a storage, such as those that were read from one file; their addresses tell them apart.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -290,20 +290,20 @@ class _Uses(TorchFunctionMode):
         self._count: Counter[int] = Counter()
 
     def of(self, weight: torch.Tensor) -> int:
-        """Of one weight."""
+        """How often a weight was used."""
         return self._count[weight.data_ptr()]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See `torch.overrides.TorchFunctionMode`."""
         result = func(*args, **(kwargs or {}))
-        made = result[0] if isinstance(result, (tuple, list)) and result else result
-        if isinstance(made, torch.Tensor):
+        output = result[0] if isinstance(result, (tuple, list)) and result else result
+        if isinstance(output, torch.Tensor):
             given = [value for value in (*args, *(kwargs or {}).values()) if isinstance(value, torch.Tensor)]
-            self._count.update({self._weight(value) for value in given} - {self._weight(made)})
+            self._count.update({self._weight(value) for value in given} - {self._weight(output)})
         return result
 
     def _weight(self, tensor: torch.Tensor) -> int:
-        """Where the weight begins that a tensor is, or is a view of; -1: none."""
+        """Address of the weight that a tensor is, or is a view of; -1 for other tensors."""
         if tensor.layout != torch.strided or tensor.is_nested:
             return -1
         where = tensor.data_ptr()
@@ -312,14 +312,14 @@ class _Uses(TorchFunctionMode):
 
 
 def discover(model: nn.Module, inputs: torch.Tensor) -> dict[str, Site]:
-    """Layers in the order of the pass, what follows them, and which cannot be refitted."""
-    found, uses = _Discovery(len(inputs)), _Uses(model)
-    with uses, followed(model, found):
+    """Layers in the order of the pass, with what follows them and why some cannot be refitted."""
+    discovery, uses = _Discovery(len(inputs)), _Uses(model)
+    with uses, followed(model, discovery):
         try:
             result = model(inputs)
         except Exception as error:  # whatever the network's code raises, the remedy is the same
             raise RequestError(failure(error, [inputs], model, "reference samples")) from error
-    sites = found.finish(result)
+    sites = discovery.finish(result)
     for name, layer in projections(model).items():
         site = sites.setdefault(name, Site(reason="it is not computed by itself"))
         if layer._parameters.get("bias") is None and not site.reason:

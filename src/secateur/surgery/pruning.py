@@ -1,4 +1,4 @@
-"""Cutting tensors to size, and the masks that say the same at the old size."""
+"""Cuts the tensors of a network to size, and masks networks with the same effect at the old size."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ def prune(
     """A new, physically smaller network with the same function as the masked one; ``model`` is untouched.
 
     Args:
-        model: the network the plan was made for (or one with the same shapes).
-        plan: which units go.
+        model: the network for which the plan was made, or one with the same shapes.
+        plan: which units are removed.
         example_inputs: for the check that both compute the same; by default random ones of the traced shapes.
-        check: run the smaller and the masked network and compare all that they give; see `verify`.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        check: run the smaller and the masked network and compare all their outputs; see `verify`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
-        RequestError: for a plan of another network, or when the smaller network does not run, or computes something
-            else than the masked one, because its code has sizes written into it.
+        RequestError: for a plan of another network, or when the smaller network does not run, or does not compute the
+            same as the masked one, because its code names sizes.
 
     Example:
         >>> from secateur.structure import trace
@@ -81,22 +81,22 @@ def prune(
 
 
 def _check_fingerprint(model: nn.Module, plan: Plan) -> None:
-    """Refuse a plan of another network before anything is done, and what is no plan or no network."""
+    """Refuse a plan of another network, and values that are no plan or no network, before anything is done."""
     check_module(model)
     check_plan(plan)
     tensors = _tensors(model)
     missing = next((name for name in plan.weights if name not in tensors), None)
     if missing is not None:
         raise RequestError(f"the plan is for another network: it knows a weight '{missing}', which is not here")
-    found = fingerprint_of({name: tensors[name].shape for name in plan.weights})
-    if found != plan.fingerprint:
+    fingerprint = fingerprint_of({name: tensors[name].shape for name in plan.weights})
+    if fingerprint != plan.fingerprint:
         raise RequestError(
-            f"the plan is for another network: its fingerprint is {plan.fingerprint}, this one's {found}"
+            f"the plan is for another network: its fingerprint is {plan.fingerprint}, this one's {fingerprint}"
         )
 
 
 def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
-    """A copy in which tensors that are cut next still share memory with the original's: cutting makes new ones."""
+    """A copy whose tensors that will be cut share memory with the original's, because cutting creates new ones."""
     if any(code.get("baked") for code in edits.code.values()):
         return copied_network(model)
     tensors = _tensors(model)
@@ -111,10 +111,10 @@ def _copy_to_cut(model: nn.Module, edits: Edits) -> nn.Module:
 
 
 def mask(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy at the old size in which no layer reads a removed unit any more: the same function as `prune`'s.
+    """A copy at the old size in which no layer reads a removed unit: it computes the same as `prune`'s network.
 
-    All parameters of removed units are set to zero: where they are made, on their way (norms cannot leak then), and
-    where they are read. Norms over units that go run over those that stay.
+    All parameters of removed units are set to zero: where the units are produced, where they are passed on (so that
+    norms do not leak their bias), and where they are read. Norms over removed units run over those that stay.
     """
     _check_fingerprint(model, plan)
     masked = copied_network(model)
@@ -124,7 +124,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         rewrite(modules[path], code, path)
     for layer in masked.modules():
         if isinstance(layer, nn.TransformerEncoderLayer) and any(isinstance(m, Rewritten) for m in layer.children()):
-            layer.activation_relu_or_gelu = 0  # or PyTorch's fused path would read the norms' weights past their code
+            layer.activation_relu_or_gelu = 0  # or PyTorch's fused path would bypass the code of the norms
     close(masked, plan.cuts)
     return masked
 
@@ -141,17 +141,17 @@ def close(model: nn.Module, cuts: Iterable[Cut]) -> None:
 
 
 def edits_of(model: nn.Module) -> Edits:
-    """All that surgery did to a network, in the coordinates of the original."""
-    found: Edits = getattr(model, _EDITS, Edits())
-    return found
+    """All edits that surgery made to a network, with indices of the original network."""
+    edits: Edits = getattr(model, _EDITS, Edits())
+    return edits
 
 
 def apply_edits(model: nn.Module, edits: Edits, *, guard: bool = True) -> None:
     """Cut tensors in place, set attributes, and correct code that names sizes.
 
     Args:
-        model: the network that the edits were made for.
-        edits: what to do.
+        model: the network for which the edits were made.
+        edits: the edits.
         guard: whether calls of kinds that were not traced are checked from now on.
 
     Raises:
@@ -185,7 +185,7 @@ def apply_edits(model: nn.Module, edits: Edits, *, guard: bool = True) -> None:
 
 
 def _empty_caches(model: nn.Module) -> None:
-    """Networks that keep computed tensors between calls in eval mode drop them on the way through training mode."""
+    """Switch to training mode and back, where networks drop tensors that they keep between calls in eval mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     model.eval()
@@ -208,18 +208,18 @@ def _apply_cuts(model: nn.Module, cuts: tuple[Cut, ...]) -> None:
         bias = module._parameters.get("bias")
         out = [c for c in cuts if weight is not None and tensors[c.tensor] is weight and c.role == "out"]
         if out and bias is not None and id(bias) not in named:
-            # a bias that the plan does not know of was added by compensation
+            # compensation added a bias, which the plan does not know
             new[id(bias)] = bias.detach().index_select(0, torch.from_numpy(out[0].kept()).to(bias.device))
     groups = _groups_left(model, tensors, cuts)
-    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
+    new_parameters: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in model.modules():
         before = None if module._parameters.get("weight") is None else module._parameters["weight"].shape  # type: ignore[union-attr]
         for name, parameter in module._parameters.items():
             if parameter is not None and id(parameter) in new:
-                if id(parameter) not in made:
+                if id(parameter) not in new_parameters:
                     cut_ = _like(new[id(parameter)], parameter)
-                    made[id(parameter)] = nn.Parameter(cut_, requires_grad=parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]
+                    new_parameters[id(parameter)] = nn.Parameter(cut_, requires_grad=parameter.requires_grad)
+                module._parameters[name] = new_parameters[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None and id(buffer) in new:
                 module._buffers[name] = new[id(buffer)].clone()
@@ -227,26 +227,26 @@ def _apply_cuts(model: nn.Module, cuts: tuple[Cut, ...]) -> None:
 
 
 def _groups_left(model: nn.Module, tensors: dict[str, torch.Tensor], cuts: tuple[Cut, ...]) -> dict[int, int]:
-    """Groups of convolutions of which anything stays, by module."""
-    found = {}
+    """Number of groups of convolutions of which any channel stays, by module."""
+    left = {}
     for module in model.modules():
         if isinstance(module, _ConvNd) and module.groups > 1:
             for cut in cuts:
                 if tensors[cut.tensor] is module.weight and cut.dim == 0:
                     stay = np.isin(np.arange(cut.size), cut.removed, invert=True)
-                    found[id(module)] = int(stay.reshape(module.groups, -1).any(1).sum())
-    return found
+                    left[id(module)] = int(stay.reshape(module.groups, -1).any(1).sum())
+    return left
 
 
 def add_bias(module: nn.Module, bias: torch.Tensor) -> None:
-    """Give a layer without bias one; bundles record it."""
+    """Add a bias to a layer without one; bundles record it."""
     weight = module.get_parameter("weight")
     module.register_parameter("bias", nn.Parameter(bias.to(weight), requires_grad=weight.requires_grad))
     setattr(module, ADDED_BIAS, True)
 
 
 def _like(tensor: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """In the old memory format, so that channels-last networks stay so."""
+    """A tensor in the memory format of another, so that channels-last networks stay channels-last."""
     if old.ndim == 4 and not old.is_contiguous() and old.is_contiguous(memory_format=torch.channels_last):
         return tensor.contiguous(memory_format=torch.channels_last)
     return tensor.contiguous()
@@ -288,7 +288,7 @@ def _resize(module: nn.Module, before: torch.Size | None, groups: int | None) ->
     elif isinstance(module, nn.Embedding):
         module.num_embeddings, module.embedding_dim = weight.shape
     elif isinstance(module, nn.GroupNorm):
-        # whole groups go, or channels of the only one
+        # whole groups are removed, or channels of the only one
         module.num_groups = max(1, module.num_groups * weight.shape[0] // before[0])
         module.num_channels = weight.shape[0]
     elif hasattr(module, "normalized_shape"):
@@ -299,10 +299,10 @@ _PRUNED = "the pruned network "
 
 
 def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -> None:
-    """Run the smaller network against the masked one; what surgery cannot keep equal shows here, not at the user's."""
+    """Compare the smaller network with the masked one, and raise an error where surgery did not keep them equal."""
     calls = [] if example_inputs is None else [example_inputs]
-    found = verify(slim, model, plan, calls, training=_reads_its_mode(model))
-    for row in (*found.wrong, *found.refused):
+    report = verify(slim, model, plan, calls, training=_reads_its_mode(model))
+    for row in (*report.wrong, *report.refused):
         said = f"refuses what was traced ({row.refused})" if row.refused else row.problem.removeprefix(_PRUNED)
         remedy = (
             "trace it in training mode as well: sc.trace(model, example, training=True)"
@@ -310,10 +310,10 @@ def _check(slim: nn.Module, model: nn.Module, plan: Plan, example_inputs: Any) -
             else "protect the layers that it names, or take sizes from tensors in the network's code"
         )
         raise RequestError(f"the pruned network {said or f'computes something else ({row})'}; {remedy}")
-    if not found.outputs and not any(RANDOM in reason for reason in found.skipped):
+    if not report.outputs and not any(RANDOM in reason for reason in report.skipped):
         raise RequestError(
-            f"the pruned network could not be checked ({'; '.join(found.skipped) or 'it gives no tensor'}); "
-            "give inputs that it takes: prune(..., example_inputs=...)"
+            f"the pruned network could not be checked ({'; '.join(report.skipped) or 'it returns no tensor'}); "
+            "give inputs that it accepts: prune(..., example_inputs=...)"
         )
 
 
@@ -329,23 +329,24 @@ def verify(
     seed: int = 0,
     progress: ProgressOption = True,
 ) -> Verification:
-    """Compare a pruned network with the masked one: every tensor of what they give.
+    """Compare a pruned network with the masked one: every tensor of their outputs.
 
-    Both run in eval mode on the given calls and on random inputs, of as many samples and of another number, and in
-    training mode on these where that draws no random numbers but dropout's, which is left out.
+    Both run in eval mode on the given calls and on random inputs, with the same and with another number of samples, and
+    in training mode on the random inputs, without dropout and only where nothing else draws random numbers.
 
     Args:
         slim: ``prune(model, plan)``, before it is trained.
         model: the network before pruning.
-        plan: what was removed.
-        calls: each a tensor, a tuple of positional arguments, or a dict of keyword arguments.
-        random: also run on random inputs: like the first call, or of the shapes that the network was traced with.
-        training: also in training mode, where that draws no random numbers.
-        seed: of the random inputs.
+        plan: the plan with which it was pruned.
+        calls: calls, each a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        random: also run on random inputs, like the first call or of the shapes with which the network was traced.
+        training: also run in training mode, where that draws no random numbers.
+        seed: seed of the random inputs.
         progress: see `prune`.
 
     Returns:
-        One row per call and tensor, with the difference or why the call is refused, and what could not be compared.
+        One row per call and tensor, with the difference or why the call is refused, and the calls that could not be
+        compared.
 
     Raises:
         RequestError: for a plan of another network.
@@ -355,8 +356,8 @@ def verify(
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> structure = sc.trace(net, torch.zeros(2, 4))
         >>> plan = Plan.of(structure, np.arange(8) < 5, {}, "by hand", "none")
-        >>> found = sc.verify(sc.prune(net, plan), net, plan, [torch.ones(3, 4)])
-        >>> found.ok, [row.call for row in found.outputs]
+        >>> report = sc.verify(sc.prune(net, plan), net, plan, [torch.ones(3, 4)])
+        >>> report.ok, [row.call for row in report.outputs]
         (True, ['call 1', 'random inputs', 'random inputs', 'random inputs in training mode'])
     """
     masked = mask(model, plan)
@@ -378,12 +379,12 @@ def _on_random_inputs(slim: nn.Module, masked: nn.Module, like: Call, training: 
     runs = [call for (_, call), found in zip(given, parts, strict=True) if found.outputs]
     if training and runs:
         parts.append(compare_in_training(slim, masked, "random inputs in training mode", runs[0]))
-    # a network that takes the traced number of samples only is compared on that
+    # a network that accepts only the traced number of samples is compared on that
     return [part for part in parts if part.outputs] or parts[:1]
 
 
 def _reads_its_mode(model: nn.Module) -> bool:
-    """Whether code beyond PyTorch's own layers may do something else in training."""
+    """Whether code outside PyTorch's own layers may behave differently in training mode."""
     for kind in {own_class(module) for module in model.modules()}:
         function = plain_function(getattr(kind, "forward", None))
         if function is not None and not (function.__module__ or "").startswith("torch.nn."):

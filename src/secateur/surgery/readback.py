@@ -1,4 +1,4 @@
-"""Whether a bundle gives back the network that was saved."""
+"""Checks that a bundle restores the network that was saved."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from secateur.surgery.state import (
 
 _LIMITS = {torch.float64: 1e-6, torch.float16: 1e-2, torch.bfloat16: 1e-2}
 _LIMIT = 1e-3
-"""Largest difference of outputs relative to their largest value: kernels may sum in another order."""
+"""Largest difference of outputs relative to their largest value; kernels may sum in another order."""
 
 
 def difference_to_file(model: nn.Module, path: Path, record: StateRecord, edits: dict[str, Any]) -> str:
-    """What differs between a network in memory and what was written of it; empty when nothing does.
+    """The difference between a network in memory and its files; empty when there is none.
 
     Args:
-        model: that was saved.
-        path: its tensors.
-        record: read from its bundle.
-        edits: read from its bundle; sizes of cut tensors must be those that it leaves.
+        model: the network that was saved.
+        path: file of its tensors.
+        record: state record read from its bundle.
+        edits: edits read from its bundle; sizes of cut tensors must be those that the edits leave.
 
     Raises:
         RequestError: for an unreadable file.
@@ -53,12 +53,12 @@ def difference_to_file(model: nn.Module, path: Path, record: StateRecord, edits:
 
 
 def difference_to_loaded(model: nn.Module, loaded: nn.Module, inputs: Any) -> str:
-    """What differs between a network in memory and its bundle's, loaded; empty when nothing does.
+    """The difference between a network in memory and the one loaded from its bundle; empty when there is none.
 
     Args:
-        model: that was saved.
-        loaded: from its bundle, on the CPU.
-        inputs: shapes and types of the inputs to compare both on, as `Plan.inputs` has them; None for no pass.
+        model: the network that was saved.
+        loaded: the network loaded from its bundle, on the CPU.
+        inputs: shapes and types of the inputs on which both are compared, as in `Plan.inputs`; None: no pass.
     """
     ours, theirs = tensors_of(model), tensors_of(loaded)
     different = _other_tensors(ours, theirs) or _other_edits(model, edits_of(loaded).to_json())
@@ -83,7 +83,7 @@ def _other_tensors(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor
         if (tensor.dtype, tensor.shape) != (other.dtype, other.shape):
             return f"'{name}' is {other.dtype} {tuple(other.shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
         if is_reordered(tensor) and tensor.stride() != other.stride():
-            return f"'{name}' lies in memory by strides {other.stride()}, not {tensor.stride()}"
+            return f"'{name}' has strides {other.stride()}, not {tensor.stride()}"
         if not torch.equal(_bytes(tensor), _bytes(other)):
             return f"'{name}' has other values"
     return ""
@@ -104,7 +104,7 @@ def _other_edits(model: nn.Module, edits: dict[str, Any]) -> str:
 
 
 def _other_sizes(model: nn.Module) -> str:
-    """A tensor that has not the size that the recorded surgery leaves: it was changed afterwards, by hand."""
+    """A tensor without the size that the recorded surgery leaves, because it was changed by hand afterwards."""
     tensors = tensors_of(model)
     for cut in edits_of(model).cuts:
         tensor, stay = tensors.get(cut.tensor), cut.size - len(set(cut.removed))
@@ -121,13 +121,13 @@ def _has_hooks(model: nn.Module) -> bool:
         for module in model.modules()
         for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
-    return any(not getattr(hook, ASIDE, False) for hook in hooks)  # those are no part of what it computes
+    return any(not getattr(hook, ASIDE, False) for hook in hooks)  # these do not change what it computes
 
 
 def _other_outputs(model: nn.Module, loaded: nn.Module, inputs: Any) -> str:
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
     if like is None or _holds_others(inputs):
-        return ""  # there are inputs that are neither tensors nor plain values
+        return ""  # some inputs are neither tensors nor plain values
     args, kwargs = arguments(_drawn(inputs, like, torch.Generator().manual_seed(0)))
     outputs = []
     for network in (model, loaded.to(like.device)):
@@ -138,10 +138,10 @@ def _other_outputs(model: nn.Module, loaded: nn.Module, inputs: Any) -> str:
                 outputs.append(list(_tensors_of_output(network(*args, **kwargs))))
             except Exception as error:  # noqa: BLE001 - the user's own code may raise anything
                 if network is model:
-                    return ""  # it takes no random inputs
+                    return ""  # it does not accept random inputs
                 return f"it does not run ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
     if len(outputs[0]) != len(outputs[1]):
-        return f"it gives {len(outputs[1])} tensors, not {len(outputs[0])}"
+        return f"it returns {len(outputs[1])} tensors, not {len(outputs[0])}"
     for number, (ours, theirs) in enumerate(zip(*outputs, strict=True)):
         if ours.shape != theirs.shape:
             return f"its output {number} is {tuple(theirs.shape)}, not {tuple(ours.shape)}"
@@ -154,8 +154,8 @@ def _other_outputs(model: nn.Module, loaded: nn.Module, inputs: Any) -> str:
 
 
 def _tensors_of_output(output: Any) -> Iterator[torch.Tensor]:
-    found = list(tensors_in(list(output.values()) if isinstance(output, dict) else output))
-    yield from found or tensors_in(list(getattr(output, "__dict__", {}).values()))
+    tensors = list(tensors_in(list(output.values()) if isinstance(output, dict) else output))
+    yield from tensors or tensors_in(list(getattr(output, "__dict__", {}).values()))
 
 
 def _holds_others(described: Any) -> bool:

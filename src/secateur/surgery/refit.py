@@ -1,13 +1,13 @@
-"""Refit: what stays of a pruned network is fitted to give what the unpruned one gave, in closed form, without labels.
+"""Refit: fits a pruned network to the outputs of the unpruned one, in closed form and without labels.
 
-Layer by layer, in the order of the forward pass, with X the inputs that a layer of the smaller network gets by now, and
-R what the original layer's output has and its own lacks,
+Layer by layer, in the order of the forward pass, with X the inputs that a layer of the smaller network gets after the
+layers before it were fitted, and R the original layer's output minus its own,
 
     min over D, b of  |D X + b - R|² + n λ s |D|²,    s = mean of the diagonal of the inputs' covariance,
 
-and the layer gets the weights W + D and the bias b. λ pulls towards the weights as they are. Where a layer's output
-goes into a sum with a residual stream, R is what the whole sum lacks, so that the branch makes up for the stream.
-Axes: N samples, Q positions of each that are looked at, G groups, I inputs of an output, O outputs of a group.
+and the layer gets the weights W + D, and b is added to its bias. λ pulls towards the current weights. Where a layer's
+output is added to a residual stream, R is the difference of the whole sum, so that the branch compensates for the
+stream. Axes: N samples, Q positions of each that are used, G groups, I inputs of an output, O outputs of a group.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from secateur.surgery.pruning import add_bias
 from secateur.surgery.targets import Goals, Positions, space_of
 
 LAMBDAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""That the hold-out chooses from."""
+"""Values from which the best on held-out samples is chosen."""
 
 _FEW_IMAGES, _DEFAULT_LAMBDA, _HELD_OUT = 10, 0.1, 5
-"""Below so many samples none is held out, and λ is the default; otherwise every fifth is."""
+"""With fewer samples none is held out, and λ is the default; otherwise every fifth sample is held out."""
 
 _WIDE, _WIDEST = 1536, 8192
-"""Inputs of an output from which on λ is chosen on a part of the rows, and from which on all is fitted on a part."""
+"""Numbers of inputs above which λ is chosen on a part of the rows, and above which only a part is fitted."""
 
 _TRIED_ROWS, _MOST_VALUES = 2_000, 50_000_000
-"""Rows of that part, and values that the rows of the widest layers may have."""
+"""Rows of that part, and the number of values in the rows of the widest layers."""
 
 _CHUNK = 4096
 
 _MEMORY, _COPIES = 4 * 2**30, 4
-"""Bytes that a pass of all samples may take, and how often it holds inputs and outputs of the widest layer."""
+"""Bytes that a pass of all samples may use, and copies of the largest inputs and outputs that it holds."""
 
 
 @dataclass(frozen=True)
 class LayerFit:
-    """What was done to one layer.
+    """The refit of one layer.
 
     Attributes:
         layer: its name.
-        strength: λ; None: nothing but the bias changed, or nothing at all.
-        before: mean squared difference from the original's output, over its variance, as the layer was.
-        mean: with the mean difference added to the bias.
-        after: refitted; all on held-out samples, where there are enough of them.
+        strength: λ; None: only the bias changed, or nothing.
+        before: mean squared difference from the original's output, divided by its variance, before the refit.
+        mean: the same with the mean difference added to the bias.
+        after: the same after the refit; all three on held-out samples where there are enough of them.
         summed: whether the output was fitted within a sum.
-        reason: why the layer was left as it is; "" where it was not.
+        reason: why the layer was not refitted; "" where it was.
     """
 
     layer: str
@@ -87,27 +87,27 @@ def refit(
 ) -> tuple[LayerFit, ...]:
     """Fit the layers of a pruned network to the outputs of the unpruned one, in place, without labels.
 
-    Linear layers and convolutions of all kinds, where the code of PyTorch calls them; others stay as they are, with the
-    reason. Batch norms behind a refitted layer get the statistics of what they now see, and scales and shifts that keep
-    the function, so that training mode begins with it, too. All samples pass the smaller network in one batch; where
-    they need more than 4 GiB for it, as many of them as do not, evenly chosen, are used. Of several ranks, each passes
-    its share of the samples; the sums that a layer is fitted to are those of all.
+    Linear layers and convolutions of all kinds that run PyTorch's code are refitted; others stay as they are, with the
+    reason. Batch norms after a refitted layer get the statistics of their new inputs, and scales and shifts that keep
+    the function, so that training mode starts from the same function. All samples pass the smaller network in one
+    batch; where that would need more than 4 GiB, an evenly spaced part of them is used. With several ranks, each
+    processes its share of the samples; layers are fitted to the sums over all ranks.
 
     Args:
         slim: ``prune(model, plan)``; changed in place.
-        model: the network before pruning; it stays as it is.
-        plan: what was removed.
+        model: the network before pruning; it is not changed.
+        plan: the plan with which it was pruned.
         reference: samples; their labels are not used.
-        strength: λ; None: chosen for each layer on every fifth sample, and a layer that is not better there than with
-            its mean difference in the bias gets only that.
+        strength: λ; None: chosen for each layer on every fifth sample, which is held out; a layer that is not better
+            there than with only the mean difference added to its bias gets only that.
         batch_size: samples per pass of the unpruned network.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         One record for each layer, in the order of the forward pass.
 
     Raises:
-        RequestError: for a strength that is not positive, or samples that the network does not take.
+        RequestError: for a strength that is not positive, or samples that the network does not accept.
         SecateurError: for inputs of a layer that are not finite.
 
     Example:
@@ -123,16 +123,16 @@ def refit(
     if strength is not None and not (strength > 0 and math.isfinite(strength)):
         raise RequestError(f"strength is the λ of a ridge regression and must be above 0, got {strength}")
     kept = {_layer_of(cut.tensor): torch.from_numpy(cut.kept()) for cut in plan.cuts if cut.role == "out"}
-    place = next(model.parameters()).device
+    device = next(model.parameters()).device
     with borrowed(model), eval_mode(slim), torch.no_grad():
-        known = discover(model, reference.inputs[:2].to(place))
+        known = discover(model, reference.inputs[:2].to(device))
         reference = _fitting_in_memory(reference, known)
         sites = {name: site for name, site in known.items() if not site.reason}
         share = Share.of(reference)
         goals = Goals(sites, kept, len(reference), share.first)
         with followed(model, goals):
             for inputs, _ in track(list(share.samples.batches(batch_size)), "batches of the unpruned network"):
-                model(inputs.to(place))
+                model(inputs.to(device))
         fitting = _Fitting(slim, sites, goals, strength, share.ranks)
         with followed(slim, fitting):
             slim(share.samples.inputs.to(next(slim.parameters()).device))
@@ -143,7 +143,7 @@ def refit(
 
 
 def _fitting_in_memory(reference: ReferenceSet, sites: dict[str, Site]) -> ReferenceSet:
-    """As many samples as can pass at once, evenly chosen."""
+    """As many samples as fit into memory in one pass, evenly spaced."""
     largest = max((site.size for site in sites.values()), default=0)
     most = max(_FEW_IMAGES, _MEMORY // max(1, _COPIES * largest))
     if len(reference) <= most:
@@ -155,12 +155,12 @@ def _fitting_in_memory(reference: ReferenceSet, sites: dict[str, Site]) -> Refer
 
 
 def _layer_of(tensor: str) -> str:
-    """The layer that a weight is of: ``conv1`` of ``conv1.weight``, ``attn.in_proj`` of ``attn.in_proj_weight``."""
+    """The layer of a weight: ``conv1`` of ``conv1.weight``, ``attn.in_proj`` of ``attn.in_proj_weight``."""
     return tensor.removesuffix("weight").rstrip("._")
 
 
 class _Fitting(Watcher):
-    """Refits each layer of the smaller network when it is reached, and lets the pass go on with its new output."""
+    """Refits each layer of the smaller network when the pass reaches it, and continues with its new output."""
 
     def __init__(
         self, slim: nn.Module, sites: dict[str, Site], goals: Goals, strength: float | None, ranks: Ranks
@@ -175,8 +175,8 @@ class _Fitting(Watcher):
         site = self._sites.get(name)
         if site is None:
             return None
-        if site.chain is not None:  # when its sum is made
-            self._inputs[name] = x.clone()  # sums may be written into it
+        if site.chain is not None:  # it is refitted when its sum is computed
+            self._inputs[name] = x.clone()  # the sum may be written into it
             return None
         goal = self._goals.rows(name)
         if goal is None:
@@ -202,29 +202,29 @@ class _Fitting(Watcher):
         if rows is None:
             return None
         lacking = goal - rows
-        seen = scale.abs() > 1e-6 * scale.abs().max()
-        residual = torch.where(seen, lacking / torch.where(seen, scale, 1.0), 0.0)
+        nonzero = scale.abs() > 1e-6 * scale.abs().max()
+        residual = torch.where(nonzero, lacking / torch.where(nonzero, scale, 1.0), 0.0)
         if not self._fit(name, module, x, residual, goal, summed=True):
             return None
-        made = self._again(name, module, x)
+        branch = self._again(name, module, x)
         for link in chain:
-            made = link.forward(made)
-        return made + other
+            branch = link.forward(branch)
+        return branch + other
 
     def _rows_of(self, name: str, output: torch.Tensor, dim: int, goal: torch.Tensor) -> torch.Tensor | None:
         """The output at the positions of the goal; None where these, or the channels that stay, are not known."""
         positions = self._goals.positions[name]
-        reason = "of its outputs' positions some went, too"
+        reason = "some of its outputs' positions were removed, too"
         if space_of(output, dim) == positions.space:
             rows = positions.rows(output, dim, 0)
             if rows.shape == goal.shape:
                 return rows
-            reason = "which channels of the original's output stay is not known"
+            reason = "it is not known which channels of the original's output stay"
         self.done[name] = LayerFit(name, reason=reason)
         return None
 
     def _again(self, name: str, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        """The layer's new output; its batch norm gets true statistics of it, and computes the same."""
+        """The layer's new output; its batch norm gets the statistics of it, and still computes the same."""
         output: torch.Tensor = module.forward(x)
         norm = self._sites[name].norm
         if norm is not None:
@@ -234,23 +234,23 @@ class _Fitting(Watcher):
     def _fit(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor, goal: torch.Tensor, *, summed: bool
     ) -> bool:
-        """Give the layer its new weights; False: nothing changed."""
-        kept, held, whole = self._sums(name, module, x, residual)
-        if not (math.isfinite(kept.error(None, None)) and bool(x.isfinite().all())):
+        """Refit the layer; return whether it changed."""
+        fitted, held, final = self._sums(name, module, x, residual)
+        if not (math.isfinite(fitted.error(None, None)) and bool(x.isfinite().all())):
             raise SecateurError(f"inputs or outputs of layer '{name}' are not finite; the refit stops there")
-        test = held if held.count else kept
+        test = held if held.count else fitted
         base = test.error(None, None)
         variance = float(self._mean(name, (goal.double() - self._mean(name, goal)).square()).mean())
         unit = max(variance * test.count * goal.shape[-1], 1e-300)
-        mean = test.error(None, kept.mean())
+        mean = test.error(None, fitted.mean())
         grid = LAMBDAS if self._strength is None else (self._strength,)
         if self._strength is None and not held.count:
             grid = (_DEFAULT_LAMBDA,)
-        tried = {strength: test.error(*kept.solve(strength)) for strength in grid}
+        tried = {strength: test.error(*fitted.solve(strength)) for strength in grid}
         best = min(tried, key=tried.__getitem__)
         record = LayerFit(name, None, base / unit, mean / unit, base / unit, summed)
         if tried[best] < min(mean, base):
-            change, bias = whole.solve(best)
+            change, bias = final.solve(best)
             add_to_weight(module, change)
             self._add_to_bias(name, module, bias)
             self.done[name] = replace(record, strength=best, after=tried[best] / unit)
@@ -263,14 +263,14 @@ class _Fitting(Watcher):
         return False
 
     def _mean(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """Of this rank's rows [items, positions, channels], over those of all ranks, [channels] float64."""
+        """Mean over the rows [items, positions, channels] of all ranks, of which each passes its own, [channels]."""
         positions = self._goals.positions[name]
         return self._ranks.total(rows.double().sum((0, 1))) / (positions.item * positions.count)
 
     def _sums(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
     ) -> tuple[Moments | Rows, Moments | Rows, Moments | Rows]:
-        """Of the samples that are fitted, of those that are held out, and what the last fit is made from."""
+        """Sums over the fitted samples, over the held-out samples, and those for the final fit."""
         inputs = math.prod(module.get_parameter("weight").shape[1:])
         if isinstance(module, _ConvTransposeNd):
             inputs = module.in_channels // module.groups * math.prod(module.kernel_size)
@@ -284,24 +284,24 @@ class _Fitting(Watcher):
             return fitted, held, fitted + held
         narrow = rows < inputs or inputs > _WIDEST
         most = max(2, _MOST_VALUES // inputs) if narrow else _TRIED_ROWS
-        kept, tested = self._rows(name, module, x, residual, most)
+        tried, tested = self._rows(name, module, x, residual, most)
         if narrow:
-            return kept, tested, kept + tested
-        whole = Moments()
+            return tried, tested, tried + tested
+        final = Moments()
         for columns, lacking, _, _ in self._chunks(name, module, x, residual):
-            whole.add(columns, lacking)
-        return kept, tested, whole.of_all(self._ranks)
+            final.add(columns, lacking)
+        return tried, tested, final.of_all(self._ranks)
 
     def _rows(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor, most: int
     ) -> tuple[Rows, Rows]:
-        """At most so many rows, evenly from all of them: fitted and held out."""
+        """At most ``most`` rows, evenly spaced among all of them: fitted and held-out ones."""
         positions = self._goals.positions[name]
         every = math.ceil(positions.item * positions.count / most)
         step = _items_per_chunk(positions)
         parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         for columns, lacking, out, items in self._chunks(name, module, x, residual):
-            # by the row's number among those of all ranks: each chunk of these begins one row later
+            # by the row's number over all ranks, with an offset of one row from chunk to chunk
             within = ((items % step)[:, None] * positions.count + torch.arange(positions.count)).flatten()
             chunk = (items // step).repeat_interleave(positions.count)
             some = ((within - chunk) % every == 0).to(out.device)
@@ -313,9 +313,9 @@ class _Fitting(Watcher):
     def _chunks(
         self, name: str, module: nn.Module, x: torch.Tensor, residual: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Inputs [rows, G, I], residuals [rows, G, O], whether the row's sample is held out, and items, part by part.
+        """In chunks: inputs [rows, G, I], residuals [rows, G, O], whether the row's sample is held out, and items.
 
-        Items are numbers among those of all ranks.
+        Items are numbered over all ranks.
         """
         positions, items = self._goals.positions[name], self._sites[name].items
         few = positions.item < _FEW_IMAGES * items
@@ -323,7 +323,7 @@ class _Fitting(Watcher):
         for begin in range(0, len(residual), step):
             end = min(begin + step, len(residual))
             columns = columns_of(module, x[begin:end], positions.index(begin, end).to(x.device))
-            if columns.dtype in (torch.float16, torch.bfloat16):  # too coarse for sums
+            if columns.dtype in (torch.float16, torch.bfloat16):  # too imprecise for sums
                 columns = columns.float()
             lacking = residual[begin:end].to(columns.dtype).unflatten(-1, (_groups(module), -1))
             numbers = torch.arange(positions.first + begin, positions.first + end)
@@ -352,7 +352,7 @@ def _groups(module: nn.Module) -> int:
 
 
 def _scale(chain: list[nn.Module], like: torch.Tensor, dim: int) -> torch.Tensor:
-    """Factor that modules give each channel, [channels]."""
+    """Factor by which modules scale each channel, [channels]."""
     shape = [2] + [1] * (like.ndim - 1)
     shape[dim] = like.shape[dim]
     probe = torch.zeros(shape, dtype=like.dtype, device=like.device)
@@ -363,7 +363,7 @@ def _scale(chain: list[nn.Module], like: torch.Tensor, dim: int) -> torch.Tensor
 
 
 def _with_true_statistics(norm: nn.Module, output: torch.Tensor, ranks: Ranks) -> None:
-    """Running statistics of what the norm now takes; scale and shift keep the function of eval mode."""
+    """Set a norm's running statistics to those of its inputs; scale and shift keep its function in eval mode."""
     assert isinstance(norm, _BatchNorm)
     if (
         not norm.affine

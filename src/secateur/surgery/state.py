@@ -1,7 +1,7 @@
-"""All tensors of a network as one safetensors file, and back to the bit: types, layouts and ties too.
+"""Writes all tensors of a network to a safetensors file, and restores them to the bit, with types, layouts and ties.
 
-Unlike a state dict it has the buffers that are not persistent, so that it does not matter how a constructor draws or
-computes them.
+Unlike a state dict, the file also holds buffers that are not persistent, so that it does not matter how a constructor
+draws or computes them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from secateur.models.checkpoint import read_tensors
 
 
 class StateRecord(BaseModel):
-    """What safetensors does not hold of a network's tensors.
+    """Properties of a network's tensors that safetensors does not hold.
 
     Attributes:
-        ties: names of the same parameter or buffer, group by group.
-        strides: of tensors that do not lie in the order of their dimensions (channels-last), by name.
+        ties: groups of names of the same parameter or buffer.
+        strides: by name, strides of tensors that are not contiguous (channels-last).
         complex: names of complex tensors; they are written as real ones with a last dimension of two.
-        frozen: names of parameters that do not require gradients; None in bundles of version 2, which do not say.
+        frozen: names of parameters that do not require gradients; None in bundles of version 2, which do not record it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -48,7 +48,7 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def check_loadable(model: nn.Module) -> None:
-    """Refuse networks that cannot take the tensors of a bundle.
+    """Refuse networks into which the tensors of a bundle cannot be loaded.
 
     Raises:
         RequestError: for TorchScript, and for lazy layers that have no shape yet.
@@ -57,7 +57,7 @@ def check_loadable(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule):
             what = f"module '{name}'" if name else "the network"
             raise RequestError(
-                f"{what} is TorchScript, whose code bundles cannot hold; give the nn.Module that it was made from"
+                f"{what} is TorchScript, whose code bundles cannot hold; give the nn.Module from which it was made"
             )
     for name, tensor in tensors_of(model).items():
         if is_lazy(tensor):
@@ -75,7 +75,7 @@ def check_savable(model: nn.Module) -> None:
     check_values(model)
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
-            raise RequestError(f"module '{name}' keeps a state of its own (get_extra_state), which bundles cannot hold")
+            raise RequestError(f"module '{name}' keeps extra state (get_extra_state), which bundles cannot hold")
     parameters = dict(model.named_parameters())
     for name, tensor in {**parameters, **dict(model.named_buffers())}.items():
         if tensor.layout is not torch.strided or tensor.is_quantized:
@@ -87,10 +87,10 @@ def check_savable(model: nn.Module) -> None:
 
 
 def write_state(model: nn.Module, path: Path) -> StateRecord:
-    """Write all tensors of a network that `check_savable` lets pass.
+    """Write all tensors of a network that `check_savable` accepts.
 
     Raises:
-        RequestError: for types of tensors that safetensors has not.
+        RequestError: for types of tensors that safetensors does not support.
     """
     tensors = tensors_of(model)
     written = {
@@ -113,9 +113,9 @@ def write_state(model: nn.Module, path: Path) -> StateRecord:
 
 
 def read_state(model: nn.Module, path: Path, record: StateRecord) -> None:
-    """Give a network of the right shapes all tensors of a file: their values, types and layouts; tie what was tied.
+    """Load all tensors of a file into a network of the right shapes: values, types, layouts and ties.
 
-    Parameters require gradients as they did when they were written.
+    Parameters require gradients if they did when they were written.
 
     Raises:
         RequestError: for an unreadable file, and for names or shapes that do not match.
@@ -125,29 +125,29 @@ def read_state(model: nn.Module, path: Path, record: StateRecord) -> None:
     first = {name: group[0] for group in record.ties for name in group}
     current = tensors_of(model)
     owners: dict[int, str] = {}
-    made: dict[str, torch.Tensor] = {}
+    loaded: dict[str, torch.Tensor] = {}
     for name, value in stored.items():
         leader = first.get(name, name)
         if leader != name and (leader not in stored or not torch.equal(stored[leader], value)):
-            raise RequestError(f"'{path}' has two values of '{leader}', which is one tensor of several names")
-        if leader not in made:
+            raise RequestError(f"'{path}' has two values of '{leader}', which is one tensor with several names")
+        if leader not in loaded:
             old = current.get(name)
             new_one = old is None or old.is_meta or old.is_inference()  # inference tensors could not be trained
             device = value.device if old is None or old.is_meta else old.device
             new = laid_out(value, record.strides.get(name)).to(device)
             if new_one or old is None or owners.setdefault(id(old), leader) != leader:
-                # the built network ties what was apart, or has not made this buffer yet
+                # the built network ties tensors that were separate, or has not created this buffer yet
                 grad = isinstance(old, nn.Parameter) and old.requires_grad
-                made[leader] = nn.Parameter(new, grad) if isinstance(old, nn.Parameter) else new
+                loaded[leader] = nn.Parameter(new, grad) if isinstance(old, nn.Parameter) else new
             else:
-                old.data = new  # modules that keep a reference of their own (recurrent ones do) go on
-                made[leader] = old
-        if current.get(name) is not made[leader]:
+                old.data = new  # modules that keep their own reference (recurrent ones do) keep working
+                loaded[leader] = old
+        if current.get(name) is not loaded[leader]:
             module, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(module), leaf, made[leader])
+            setattr(model.get_submodule(module), leaf, loaded[leader])
     final = tensors_of(model)
     for name in stored:
-        if final[name] is not made[first.get(name, name)]:
+        if final[name] is not loaded[first.get(name, name)]:
             raise RequestError(f"'{path}' does not fit the network: it uses the module of '{name}' in several places")
     _freeze(model, record, path)
 
@@ -160,14 +160,14 @@ def _freeze(model: nn.Module, record: StateRecord, path: Path) -> None:
     for name in sorted(frozen - parameters.keys()):
         raise RequestError(f"'{path}' does not fit the network: it has no parameter '{name}'")
     for name, parameter in parameters.items():
-        wanted = name not in frozen
-        if wanted and not (parameter.is_floating_point() or parameter.is_complex()):
+        requires = name not in frozen
+        if requires and not (parameter.is_floating_point() or parameter.is_complex()):
             raise RequestError(f"'{path}' holds '{name}' as {parameter.dtype}, which cannot require gradients")
-        parameter.requires_grad = wanted
+        parameter.requires_grad = requires
 
 
 def stored_tensors(path: Path, record: StateRecord) -> dict[str, torch.Tensor]:
-    """All tensors that `write_state` wrote, contiguous and in memory of their own.
+    """All tensors that `write_state` wrote, contiguous and in their own memory.
 
     Raises:
         RequestError: for an unreadable file, or one that does not fit the record.
@@ -176,7 +176,7 @@ def stored_tensors(path: Path, record: StateRecord) -> dict[str, torch.Tensor]:
     for name in record.complex:
         if name not in stored or not stored[name].is_floating_point() or stored[name].shape[-1:] != (2,):
             raise RequestError(f"'{path}' does not hold '{name}' as a complex tensor")
-        stored[name] = torch.view_as_complex(stored[name])  # read into memory of its own, which is aligned
+        stored[name] = torch.view_as_complex(stored[name])  # read into its own memory, which is aligned
     return stored
 
 
@@ -197,7 +197,7 @@ def _check_names(model: nn.Module, stored: dict[str, torch.Tensor], path: Path) 
     current = tensors_of(model)
     free = set(_loose_buffers(model))
     wrong = [
-        f"it lacks '{name}'" if name in current else f"it holds '{name}', which the network has not"
+        f"it lacks '{name}'" if name in current else f"it holds '{name}', which the network does not have"
         for name in (*(current.keys() - stored.keys()), *(stored.keys() - current.keys() - free))
     ]
     for name in stored.keys() & current.keys():
@@ -212,7 +212,7 @@ def _check_names(model: nn.Module, stored: dict[str, torch.Tensor], path: Path) 
 
 
 def _loose_buffers(model: nn.Module) -> Iterator[str]:
-    """Buffers that are not persistent: their sizes may follow the last input, and some are made by the first one."""
+    """Buffers that are not persistent: their sizes may depend on the last input, and the first one creates some."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name in module._buffers:
             if name in module._non_persistent_buffers_set:
@@ -225,7 +225,7 @@ def as_real(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def is_reordered(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's memory is whole, but in another order than that of its dimensions."""
+    """Whether a tensor fills its memory without gaps, but in another order than that of its dimensions."""
     strides = list(tensor.stride())
     return strides != _strides(tensor.shape, range(tensor.ndim)) and _is_whole(tensor.shape, strides)
 
@@ -245,14 +245,14 @@ def _is_whole(shape: torch.Size, strides: list[int]) -> bool:
         if stride != step:
             return False
         step *= size
-    # dimensions of length one lie anywhere; within the tensor, so that numbers stay small
+    # dimensions of length one may have any stride; within the tensor, so that numbers stay small
     return all(1 <= stride <= step for stride in strides)
 
 
 def laid_out(tensor: torch.Tensor, strides: list[int] | None) -> torch.Tensor:
-    """The tensor in the order of memory that it had."""
+    """The tensor with the strides that it had."""
     if strides is None:
         return tensor
     if not _is_whole(tensor.shape, strides):
-        raise RequestError(f"a tensor of shape {tuple(tensor.shape)} cannot lie in memory by strides {strides}")
+        raise RequestError(f"a tensor of shape {tuple(tensor.shape)} cannot have strides {strides}")
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)

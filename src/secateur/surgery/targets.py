@@ -1,4 +1,4 @@
-"""What the unpruned network gives at some positions of its layers' outputs: what a refit aims at."""
+"""Outputs of the unpruned network at some positions of its layers: the targets of a refit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import nn
 from secateur.surgery.passes import Origin, Site, Watcher, channel_dim
 
 _ROWS, _ROWS_PER_INPUT = 20_000, 4
-"""Positions of all samples together that a layer is fitted on: at least so many, or so many times its unknowns."""
+"""Positions over all samples on which a layer is fitted: at least this number, or this multiple of its inputs."""
 
 
 def space_of(output: torch.Tensor, dim: int) -> int:
-    """Positions of each item, in an output with channels along ``dim``."""
+    """Number of positions of each item, in an output with channels along ``dim``."""
     return math.prod(output.shape[2:] if dim == 1 else output.shape[1:-1])
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Of each item, the same number of positions, drawn by chance; the same for both networks.
+    """Randomly drawn positions in outputs, the same number for each item and the same positions for both networks.
 
     Attributes:
-        item: how many items there are, on all ranks.
-        space: positions of each.
-        count: of these, how many are looked at.
-        first: number of this rank's first item among all.
+        item: number of items on all ranks.
+        space: number of positions of each item.
+        count: number of positions that are drawn of these.
+        first: index of this rank's first item among all.
     """
 
     item: int
@@ -38,18 +38,18 @@ class Positions:
 
     @classmethod
     def of(cls, module: nn.Module, output: torch.Tensor, items: int, first: int = 0) -> Positions:
-        """For a layer's output; ``items`` there are in all samples, ``first`` is the number of this rank's first."""
+        """Positions for a layer's output, with ``items`` on all ranks, of which ``first`` is this rank's first."""
         space = space_of(output, channel_dim(module))
         inputs = math.prod(module.get_parameter("weight").shape[1:])
-        wanted = max(_ROWS, _ROWS_PER_INPUT * inputs)
-        return cls(items, space, min(space, math.ceil(wanted / items)), first)
+        least = max(_ROWS, _ROWS_PER_INPUT * inputs)
+        return cls(items, space, min(space, math.ceil(least / items)), first)
 
     @cached_property
     def _base(self) -> torch.Tensor:
         return torch.randperm(self.space, generator=torch.Generator().manual_seed(self.space))[: self.count]
 
     def index(self, begin: int, end: int) -> torch.Tensor:
-        """Of some of this rank's items, [items, count]: one draw, moved on from item to item."""
+        """Positions of some of this rank's items, [items, count]: one draw, shifted from item to item."""
         if self.count == self.space:
             return torch.arange(self.space).expand(end - begin, -1)
         shifts = (torch.arange(self.first + begin, self.first + end) * 7919) % self.space
@@ -63,13 +63,13 @@ class Positions:
 
 
 class Goals(Watcher):
-    """Outputs of the unpruned network at some positions, of the channels that stay.
+    """Outputs of the unpruned network at some positions, for the channels that stay.
 
     Args:
         sites: layers to be refitted.
-        kept: channels of each layer that stay, where some go.
-        samples: in all batches of all ranks.
-        first: number of this rank's first sample among these.
+        kept: indices of the channels that stay, for layers from which some are removed.
+        samples: number of samples in all batches of all ranks.
+        first: index of this rank's first sample among these.
     """
 
     def __init__(self, sites: dict[str, Site], kept: dict[str, torch.Tensor], samples: int, first: int = 0) -> None:
@@ -102,6 +102,6 @@ class Goals(Watcher):
         parts.append(rows if name not in self._kept else rows[..., self._kept[name].to(rows.device)])
 
     def rows(self, name: str) -> torch.Tensor | None:
-        """[items, count, channels that stay], given away; None: there are none."""
+        """Take the outputs of a layer, [items, count, channels that stay]; None where there are none."""
         parts = self._rows.pop(name, None)
         return None if parts is None else torch.cat(parts)

@@ -1,8 +1,8 @@
-"""Copies and pickles of networks that `torch.fx` traced, which keep what surgery did to them.
+"""Lets copies and pickles of networks that `torch.fx` traced keep the edits of surgery.
 
-A `torch.fx.GraphModule` is built anew from its graph when it is copied or unpickled, and loses all attributes that the
-graph does not use: also what surgery notes on it for later bundles, and corrections of its code. Each of them has a
-class of its own (PyTorch compiles its ``forward`` into it); that class gets copy methods that carry these on.
+A `torch.fx.GraphModule` is rebuilt from its graph when it is copied or unpickled, and loses all attributes that the
+graph does not use, including surgery's records for later bundles and corrections of its code. Each such module has its
+own class, into which PyTorch compiles its ``forward``; that class gets copy methods that keep these.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from secateur.structure.rewritten import rewrite
 from secateur.surgery.guard import CallGuard, guard_of, set_guard
 
 _NOTES = "_secateur"
-"""How the names of attributes begin that surgery sets."""
+"""Prefix of the attributes that surgery sets."""
 
 
 def keep_when_copied(model: nn.Module) -> None:
-    """Let all traced networks in ``model`` keep surgery's notes when they are copied or pickled.
+    """Let all traced networks in ``model`` keep the records of surgery when they are copied or pickled.
 
     Example:
         >>> import torch
@@ -46,10 +46,10 @@ def _extend(kind: Any) -> None:
     edited = issubclass(kind, Edited)
     methods: dict[str, Callable[..., Any]] = {"__reduce_ex__": _reduce_edited, "__copy__": _copy_edited}
     if not edited:
-        # PyTorch makes each such class for one network alone, so that nothing else changes with it
+        # PyTorch creates each such class for one network, so that nothing else changes with it
         def deep_copy(self: Any, memo: dict[int, Any]) -> Any:
-            made = super(kind, self).__deepcopy__(memo)
-            return _carry(made, *copy.deepcopy((_notes(self), guard_of(self)), memo))
+            copied = super(kind, self).__deepcopy__(memo)
+            return _carry(copied, *copy.deepcopy((_notes(self), guard_of(self)), memo))
 
         def shallow_copy(self: Any) -> Any:
             return _carry(super(kind, self).__copy__(), _notes(self), guard_of(self))
@@ -64,14 +64,14 @@ def _extend(kind: Any) -> None:
 
 
 def _copy_edited(self: Any) -> Any:
-    made = object.__new__(type(self))
+    copied = object.__new__(type(self))
     tables = {key: copy.copy(value) for key, value in self.__dict__.items() if isinstance(value, dict)}
-    made.__dict__.update({**self.__dict__, **tables})
-    return made
+    copied.__dict__.update({**self.__dict__, **tables})
+    return copied
 
 
 def _reduce_edited(self: Any, protocol: Any) -> Any:
-    # PyTorch compiles a network's code into its class before it pickles it, so a plain one is pickled instead
+    # PyTorch compiles a network's code into its class before pickling, so a plain one is pickled instead
     graph = self.graph
     plain = GraphModule(self, graph)
     graph.owning_module = self
@@ -83,7 +83,7 @@ def _notes(module: nn.Module) -> dict[str, Any]:
 
 
 def _carry(module: Any, notes: dict[str, Any], guard: CallGuard | None) -> Any:
-    """Note the same on a new module, correct its code as the old one's was, and guard its calls."""
+    """Copy the records to a new module, correct its code like the old one's, and guard its calls."""
     module.__dict__.update(notes)
     if CORRECTED in notes:
         correct(module, corrections_of(module), "")
