@@ -449,7 +449,7 @@ def test_what_cannot_come_back_is_refused_when_saving(tmp_path):
     model[0].weight.data[0, 0] = torch.nan
     with pytest.raises(sc.RequestError, match=r"'0\.weight' holds NaN"):
         sc.save(model, tmp_path / "bundle")
-    with pytest.raises(sc.RequestError, match="a state of its own"):
+    with pytest.raises(sc.RequestError, match="keeps extra state"):
         sc.save(nn.Sequential(Extra(2, 2)), tmp_path / "bundle")
     with pytest.raises(sc.RequestError, match="plain values"):
         sc.save(nn.Linear(2, 2), tmp_path / "bundle", metrics={"x": torch.zeros(1)})

@@ -300,7 +300,7 @@ def test_the_first_of_several_outputs_and_named_ones_are_masked():
     found = mask_head(aux, CHOSEN)(torch.randn(2, 3, 64, 64))
     assert set(found.logits.argmax(1).tolist()) <= set(CHOSEN)
     assert found.aux_logits1 is not None
-    with pytest.raises(RequestError, match="gives a list"):
+    with pytest.raises(RequestError, match="returns a list"):
         mask_head(After(lambda y: [y]), CHOSEN)(x)
     with pytest.raises(RequestError, match=r"must be \[samples, classes\]"):
         mask_head(After(lambda y: y[:, None]), CHOSEN)(x)

@@ -1,4 +1,4 @@
-"""Unit figures from looks at tensors. Axes: N samples, U units."""
+"""Collects the statistics of units during a backward pass. Axes: N samples, U units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from secateur.attribution.layers import Look
+from secateur.attribution.layers import Observation
 from secateur.core.errors import RequestError, SecateurError
 
 Positions = Literal["sum", "abs", "keep"]
@@ -15,7 +15,7 @@ Positions = Literal["sum", "abs", "keep"]
 
 @dataclass(frozen=True, eq=False)
 class UnitStatistics:
-    """What one layer's units did on each sample, [N, U] each; sums run over positions (space or tokens).
+    """Statistics of one layer's units on each sample, [N, U] each; sums run over positions (space or tokens).
 
     Attributes:
         relevance: Σ a·g, the relevance of the unit; with positions ``abs`` Σ |a·g|, with ``keep`` a·g itself.
@@ -33,13 +33,13 @@ class UnitStatistics:
 
 
 class Collector:
-    """Adds looks up, by layer.
+    """Adds up what is observed of each layer's units.
 
     Args:
-        samples: N.
-        positions: how a unit's positions are put together.
-        full: gradients and activations too, not only relevance.
-        gradient: take the gradient for the relevance.
+        samples: number of samples, N.
+        positions: how the positions of a unit are combined.
+        full: collect gradients and activations too, not only relevance.
+        gradient: use the gradient as relevance.
     """
 
     def __init__(self, samples: int, positions: Positions, full: bool, gradient: bool) -> None:
@@ -52,36 +52,36 @@ class Collector:
         self.found: dict[str, list[UnitStatistics]] = {}
         self.absorbed: dict[str, torch.Tensor] = {}
 
-    def look(self, name: str, look: Look) -> None:
-        """Take a look in; a layer that is called again adds to itself."""
-        zero = torch.zeros((), dtype=look.a.dtype, device=look.a.device)
-        relevance = look.r
+    def observe(self, name: str, observation: Observation) -> None:
+        """Add what was observed in one call of a layer."""
+        zero = torch.zeros((), dtype=observation.a.dtype, device=observation.a.device)
+        relevance = observation.r
         if self.gradient:
-            assert look.g is not None
-            relevance = look.g
-        per_unit = self._over_positions(relevance, look.dim, self.positions)
+            assert observation.g is not None
+            relevance = observation.g
+        per_unit = self._over_positions(relevance, observation.dim, self.positions)
         if not torch.isfinite(per_unit).all():
             raise not_finite(f"layer '{name}'", per_unit)
         gradient = activation = zero
         if self.full:
             gradient = (
                 zero
-                if look.g is None
-                else self._over_positions(look.g, look.dim, "abs" if self.positions == "abs" else "sum")
+                if observation.g is None
+                else self._over_positions(observation.g, observation.dim, "abs" if self.positions == "abs" else "sum")
             )
-            activation = self._over_positions(look.a, look.dim, "mean")
+            activation = self._over_positions(observation.a, observation.dim, "mean")
         self.found.setdefault(name, []).append(UnitStatistics(per_unit, gradient, activation))
 
     def account(self, name: str, absorbed: torch.Tensor) -> None:
-        """Take in what a place absorbed, [N]."""
+        """Add the relevance that was absorbed at some part of the network, [N]."""
         self.absorbed[name] = self.absorbed.get(name, 0) + absorbed
 
     def _over_positions(self, tensor: torch.Tensor, dim: int, how: str) -> torch.Tensor:
         if tensor.shape[0] != self.samples:
             if tensor.shape[0] % self.samples:
                 raise RequestError(
-                    f"a layer reads or makes shape {list(tensor.shape)} for {self.samples} samples; units are counted "
-                    "per sample, so samples must be the first dimension (windows may be folded into it)"
+                    f"a layer reads or produces shape {list(tensor.shape)} for {self.samples} samples; units are "
+                    "counted per sample, so samples must be the first dimension (windows may be folded into it)"
                 )
             dim = dim + 1 if dim >= 0 else dim
             tensor = tensor.unflatten(0, (self.samples, -1))  # windows
@@ -97,12 +97,12 @@ class Collector:
         )  # fmt: skip
 
     def statistics(self, order: dict[str, int]) -> dict[str, UnitStatistics]:
-        """By layer, in order of execution."""
+        """Statistics by layer, in order of execution."""
         return {name: added(name, self.found[name]) for name in order if name in self.found}
 
 
 def added(name: str, calls: list[UnitStatistics]) -> UnitStatistics:
-    """A layer's calls put together: relevance and gradient are sums, the activation is a mean."""
+    """Combine the calls of a layer: relevance and gradient are summed, activations averaged."""
     if len(calls) == 1:
         return calls[0]
     if len({call.relevance.shape for call in calls}) > 1:
@@ -118,9 +118,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def not_finite(where: str, relevance: torch.Tensor) -> SecateurError:
-    """The error that names layer and sample."""
+    """The error for relevance that is not finite; it names layer and sample."""
     sample = int((~torch.isfinite(relevance)).flatten(1).any(1).nonzero()[0, 0])
     return SecateurError(
         f"relevance or gradient of {where} is not finite for sample {sample}; look for NaN in the weights or inputs, "
-        "or take a larger stabiliser"
+        "or use a larger stabiliser"
     )

@@ -1,4 +1,4 @@
-"""Composites: which rule for which layer, chosen by the layer's type and depth; and the gradient methods beside them.
+"""Composites, which choose a rule for each layer by its type and depth; and gradient methods.
 
 Sources: Montavon et al. (2019) and Anders et al. (2021) for the CNN composites; Achtibat et al. (2024) for AttnLRP; Ali
 et al. (2022) for CP-LRP; Zhang et al. (2018) for excitation backprop; Springenberg et al. (2015) for guided backprop;
@@ -25,15 +25,16 @@ Softmax = Literal["attnlrp", "attnlrp-plus", "cp-lrp"]
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What a composite may look at.
+    """What a composite knows of a layer.
 
     Attributes:
         kind: ``convolution`` (plain or transposed) or ``linear``.
         first: whether the layer reads the network's input with no weighted layer before it.
         bounds: lowest and highest input value, None when unknown.
-        depth: place among the weighted layers before the classifier in order of execution, 0 (first) to 1 (last); only
-            for composites that go by depth.
-        classifier: whether it is one of the last layers, which read one vector per sample; likewise.
+        depth: position among the weighted layers before the classifier in order of execution, 0 (first) to 1 (last);
+            only for composites with ``by_depth``.
+        classifier: whether it is one of the last layers, which read one vector per sample; only for composites with
+            ``by_depth``.
     """
 
     kind: Literal["convolution", "linear"]
@@ -58,7 +59,7 @@ class IntegratedGradients:
 class SmoothGrad:
     """Mean over ``samples`` noisy inputs; ``noise``: standard deviation as a share of each input's range.
 
-    A sample's noise is drawn by its values: it does not depend on the samples around it, or on their order.
+    The noise of a sample is seeded by its values: it does not depend on other samples, or on their order.
     """
 
     samples: int = 25
@@ -76,17 +77,17 @@ class Composite:
     """A named choice of rules.
 
     Attributes:
-        name: for records.
-        choose: gives the rule of a weighted layer; None: the plain gradient, everywhere.
+        name: name for records.
+        choose: function that returns the rule of a weighted layer; None: the plain gradient everywhere.
         epsilon: stabiliser of norm layers and activations.
-        by_depth: whether ``choose`` looks at depth or classifier.
+        by_depth: whether ``choose`` uses depth or classifier.
         softmax: ``attnlrp``: relevance also goes through the attention weights (softmax by its Taylor expansion, half
-            of a product to each factor); ``attnlrp-plus``: likewise, but the terms of that expansion share by the
-            z⁺-rule; ``cp-lrp``: the attention weights are constants.
-        activations: what ReLU and its kin do in a plain gradient: ``guided`` lets only positive gradients through,
-            ``deconvnet`` looks at nothing but the gradient's sign.
+            of a product to each factor); ``attnlrp-plus``: the same with the z⁺-rule for the terms of that
+            expansion; ``cp-lrp``: the attention weights are constants.
+        activations: the backward pass of ReLU and similar functions in a plain gradient: ``guided`` passes positive
+            gradients only, ``deconvnet`` depends on the sign of the gradient alone.
         gives: ``relevance`` (R = a·g) or the ``gradient`` g itself, for inputs and units alike.
-        average: over several passes.
+        average: how several passes are averaged; None: one pass.
     """
 
     name: str
@@ -107,13 +108,13 @@ class Composite:
 
 
 def get(composite: str | Composite, **parameters: Any) -> Composite:
-    """A composite by name, with its parameters; a composite object passes.
+    """A composite by name, with its parameters; a composite object is returned as it is.
 
-    A name may have parameters behind it, ``graded(low=z-plus, gamma=0.1)``: so composites are written in recipes and
-    commands, and so they call themselves.
+    A name may be followed by parameters, ``graded(low=z-plus, gamma=0.1)``, as composites are written in recipes and
+    commands, and as their own names are.
 
     Raises:
-        RequestError: for an unknown name or parameters it does not take.
+        RequestError: for an unknown name or unknown parameters.
 
     Example:
         >>> get("epsilon-gamma-box", low=-3.0, high=3.0)
@@ -158,7 +159,7 @@ def _by_kind(name: str, convolution: Rule, linear: Rule, stabiliser: float, soft
 def _epsilon_plus(
     epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
 ) -> Composite:
-    """z⁺ for convolutions, ε for linear layers; without ``bias``, those of convolutions take no relevance."""
+    """z⁺ for convolutions, ε for linear layers; without ``bias``, biases of convolutions get no relevance."""
     return _by_kind("epsilon-plus", ZPlus(stabiliser, bias), Epsilon(epsilon), stabiliser, softmax)
 
 
@@ -173,7 +174,7 @@ def _epsilon_plus_flat(
 def _alpha2_beta1(
     epsilon: float = 1e-6, stabiliser: float = 1e-6, softmax: Softmax = "attnlrp", bias: bool = True
 ) -> Composite:
-    """α2β1 for convolutions, ε for linear layers; without ``bias``, those of convolutions take no relevance."""
+    """α2β1 for convolutions, ε for linear layers; without ``bias``, biases of convolutions get no relevance."""
     return _by_kind("alpha2-beta1", AlphaBeta(2, 1, stabiliser, bias), Epsilon(epsilon), stabiliser, softmax)
 
 
@@ -303,7 +304,7 @@ def _first_rule(name: str, layer: LayerContext, stabiliser: float) -> Rule:
 
 @registry.register("gradient")
 def _gradient() -> Composite:
-    """The plain gradient; a unit's is summed over positions."""
+    """The plain gradient; that of a unit is summed over positions."""
     return Composite("gradient", None, gives="gradient")
 
 
@@ -327,7 +328,7 @@ def _smoothgrad(samples: int = 25, noise: float = 0.1, seed: int = 0) -> Composi
 
 @registry.register("guided-backprop")
 def _guided_backprop() -> Composite:
-    """A gradient of which only positive parts pass each ReLU; other activations have their derivative."""
+    """A gradient whose positive parts alone pass each ReLU; other activations have their derivative."""
     return Composite("guided-backprop", None, activations="guided", gives="gradient")
 
 

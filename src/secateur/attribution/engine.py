@@ -1,4 +1,4 @@
-"""One forward and one backward pass that give relevance of inputs and units. Axes: N samples, K classes, U units."""
+"""Relevance of inputs and units from one forward and one backward pass. Axes: N samples, K classes, U units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.attribution import composites
 from secateur.attribution.collect import Collector, Positions, UnitStatistics, added, not_finite
 from secateur.attribution.composites import Composite, IntegratedGradients, SmoothGrad
 from secateur.attribution.failures import failures_told
-from secateur.attribution.layers import Look
+from secateur.attribution.layers import Observation
 from secateur.attribution.names import At, Start
 from secateur.attribution.relevance import Relevance
 from secateur.attribution.starts import check_classes, logits_of, start_gradient
@@ -43,8 +43,8 @@ def attribute(
     """Relevance of inputs and all units for the target logits, by rules (LRP) or by a gradient method.
 
     Args:
-        model: a network giving logits [N, K] (or an object or dictionary with ``logits``); it comes back as it was.
-        inputs: [N, ...] floating point.
+        model: a network that returns logits [N, K] (or an object or dictionary with ``logits``); its state is restored.
+        inputs: inputs [N, ...], floating point.
         targets: class index of each sample, [N]. A network with one output f is a classifier of two: f is the log-odds
             of class 1, and -f those of class 0; to explain an output as it is, give class 1.
         composite: name or object, see `secateur.attribution.composites`.
@@ -53,11 +53,12 @@ def attribute(
             others; ``loss``: the gradient of each sample's cross-entropy; or relevance of all logits, [N, K]. With one
             output f and s = 1 for class 1, -1 for class 0: the logit and the contrast are s·f, the loss is
             ln(1 + e^(-s·f)), and its gradient sigmoid(f) - class.
-        bounds: lowest and highest possible input, for the z^B-rule; None: read off ``inputs``.
-        positions: a unit's space or tokens: ``sum``, ``abs`` (sum of absolute values), ``keep``.
-        account: count what biases and constants absorb.
+        bounds: lowest and highest possible input, for the z^B-rule; None: those of ``inputs``.
+        positions: how a unit's positions (space or tokens) are combined: ``sum``, ``abs`` (sum of absolute values), or
+            ``keep``.
+        account: record the relevance that biases and constants absorb.
         batch_size: samples per pass; halved when memory does not suffice. The result does not depend on it.
-        progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for inputs or targets that do not fit, or an operation without a rule.
@@ -111,20 +112,20 @@ def unit_statistics(
 ) -> dict[str, UnitStatistics]:
     """Per-sample unit statistics of every weighted layer, from one pass over the batches.
 
-    At ``makers``, a layer's statistics are of its outputs (behind a batch norm that directly follows), [N, outputs];
-    at ``readers``, of its inputs, with only what comes back through this layer, [N, inputs]. The pass ends at the first
-    layers: what they read is not looked at.
+    At ``makers``, a layer's statistics are those of its outputs (after a batch norm that directly follows),
+    [N, outputs]; at ``readers``, those of its inputs, with only the gradient through this layer, [N, inputs]. The
+    pass ends at the first layers: their inputs are not observed.
 
     Args:
-        model: a network giving logits; it comes back as it was.
+        model: a network that returns logits; its state is restored.
         batches: (inputs, targets) pairs.
         composite: rules of the backward pass; None: the plain gradient.
         start: see `attribute`.
-        bounds: for the z^B-rule.
-        at: where units are looked at.
+        bounds: lowest and highest possible input, for the z^B-rule.
+        at: where units are observed.
         positions: ``sum`` or ``abs``, see `attribute`.
-        constants: also look at layers that do not depend on the inputs, such as those that make position biases; every
-            batch then has to be one sample, since what such a layer makes belongs to no sample of a larger batch.
+        constants: also observe layers that do not depend on the inputs, such as those that produce position biases;
+            every batch must then be one sample, because the outputs of such a layer belong to no single sample.
 
     Raises:
         RequestError: as `attribute`; and for larger batches with ``constants``.
@@ -137,10 +138,10 @@ def unit_statistics(
     with borrowed(model):
         for x, y in batches:
             if constants and len(x) != 1:
-                raise RequestError(f"constants=True looks at one sample at a time, got a batch of {len(x)}")
+                raise RequestError(f"constants=True needs one sample at a time, got a batch of {len(x)}")
             parts += _run(job, x, _targets(y, x, token_ids=chosen.average is None), torch.arange(len(x)))
     if not parts:
-        raise RequestError("there are no reference samples to look at")
+        raise RequestError("there are no reference samples")
     widths = {name: width for p in parts for name, width in p.order.items() if width or name in p.stats}
     return {
         name: UnitStatistics(
@@ -167,11 +168,11 @@ def _started(start: Start | torch.Tensor | None, composite: Composite) -> Start 
 
 
 def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor, token_ids: bool = False) -> torch.Tensor:
-    """Class indices as a tensor, after a look at both.
+    """Class indices as a tensor, after a check of targets and inputs.
 
     Args:
-        targets: of the samples.
-        inputs: of the network.
+        targets: class indices of the samples.
+        inputs: inputs of the network.
         token_ids: whether inputs may be integers.
     """
     if not isinstance(inputs, torch.Tensor):
@@ -210,7 +211,7 @@ def _targets(targets: torch.Tensor | Iterable[int], inputs: torch.Tensor, token_
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What to do with each batch."""
+    """What is computed for each batch."""
 
     model: nn.Module
     composite: Composite
@@ -237,19 +238,19 @@ class _Pass:
     order: dict[str, int]
 
     def of(self, name: str, width: int) -> UnitStatistics:
-        """A layer's statistics; nothing came back to one without a look: it does not matter for the logits."""
+        """A layer's statistics; zeros for a layer that no gradient reached, because the logits do not depend on it."""
         zeros = self.start.new_zeros(len(self.start), width)
         return self.stats.get(name, UnitStatistics(zeros, zeros, zeros))
 
 
-def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.Tensor) -> list[_Pass]:
-    """The samples at ``chosen`` in one pass, or in several when they do not fit into memory."""
+def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor) -> list[_Pass]:
+    """The samples at ``positions`` in one pass, or in several when they do not fit into memory."""
     device = next((p.device for p in job.model.parameters()), inputs.device)
-    place = chosen.to(inputs.device)
+    rows = positions.to(inputs.device)
     try:
-        # copies, made where gradients are possible
-        x, y = inputs[place].detach().to(device), targets[place].to(device)
-        part = replace(job, start=job.start[chosen.to(job.start.device)].to(device)) if isinstance(
+        # copies that can require gradients
+        x, y = inputs[rows].detach().to(device), targets[rows].to(device)
+        part = replace(job, start=job.start[positions.to(job.start.device)].to(device)) if isinstance(
             job.start, torch.Tensor
         ) else job  # fmt: skip
         if isinstance(job.composite.average, IntegratedGradients):
@@ -258,29 +259,29 @@ def _run(job: _Job, inputs: torch.Tensor, targets: torch.Tensor, chosen: torch.T
             return [_smoothed(part, x, y, job.composite.average)]
         return [_once(part, x, y)]
     except torch.OutOfMemoryError as error:
-        if len(chosen) == 1:
+        if len(positions) == 1:
             raise SecateurError("one sample alone does not fit into memory; take a smaller network or input") from error
-    half = len(chosen) // 2
-    return _run(job, inputs, targets, chosen[:half]) + _run(job, inputs, targets, chosen[half:])
+    half = len(positions) // 2
+    return _run(job, inputs, targets, positions[:half]) + _run(job, inputs, targets, positions[half:])
 
 
 def _once(job: _Job, x: torch.Tensor, y: torch.Tensor) -> _Pass:
     collector = job.collector(len(x))
-    looked = _backward(job, x, y, collector.look, collector.account)
-    g = looked.gradient
+    gradients = _backward(job, x, y, collector.observe, collector.account)
+    g = gradients.gradient
     relevance = g if job.composite.gives == "gradient" else x * g
-    for direct in looked.direct:
+    for direct in gradients.direct:
         if direct.shape != relevance.shape:
-            raise RequestError("a rule for the input layer met a layer that does not read the network's input as it is")
+            raise RequestError("a rule for the input layer was used for a layer that does not read the input itself")
         relevance = relevance + direct
     if not torch.isfinite(relevance).all():
         raise not_finite("the input", relevance)
-    stats = collector.statistics(looked.order)
-    return _Pass(relevance, looked.logits, looked.start, stats, collector.absorbed, looked.order)
+    stats = collector.statistics(gradients.order)
+    return _Pass(relevance, gradients.logits, gradients.start, stats, collector.absorbed, gradients.order)
 
 
 @dataclass(frozen=True, eq=False)
-class _Looked:
+class _Gradients:
     gradient: torch.Tensor
     direct: list[torch.Tensor]
     logits: torch.Tensor
@@ -292,18 +293,18 @@ def _backward(
     job: _Job,
     x: torch.Tensor,
     y: torch.Tensor,
-    look: Callable[[str, Look], None],
+    observe: Callable[[str, Observation], None],
     account: Callable[[str, torch.Tensor], None],
-) -> _Looked:
-    """A watched forward pass and its backward pass; the gradient is 0 unless the job wants inputs."""
+) -> _Gradients:
+    """A watched forward pass and its backward pass; the gradient is 0 unless the job asks for that of inputs."""
     leaf = x.detach().requires_grad_(job.inputs)
     exact = job.at == "makers" and (job.full or job.composite.average is not None)
     watch = Watch(
-        job.model, len(x), job.composite, job.bounds, job.at, look, account if job.account else None, exact,
+        job.model, len(x), job.composite, job.bounds, job.at, observe, account if job.account else None, exact,
         job.constants,
     )  # fmt: skip
     with torch.enable_grad(), watch.forgetting():
-        given = leaf.clone()  # the network may go on in place
+        given = leaf.clone()  # the network may change its inputs in place
         watch.begin(given)
         with watch:
             output = job.model(given)
@@ -314,12 +315,14 @@ def _backward(
         if not logits.requires_grad:
             raise RequestError("the logits do not depend on the inputs")
         start = start_gradient(logits.detach(), y, job.start)
-        wanted = [leaf] if job.inputs else [watch.layers.anchor]
-        (found,) = torch.autograd.grad(logits, wanted, start, allow_unused=True)
-        if job.inputs and found is None:
+        leaves = [leaf] if job.inputs else [watch.layers.anchor]
+        (result,) = torch.autograd.grad(logits, leaves, start, allow_unused=True)
+        if job.inputs and result is None:
             raise RequestError("the logits do not depend on the inputs")
-    gradient = found if job.inputs else torch.zeros_like(x)
-    return _Looked(gradient, watch.layers.direct, logits.detach(), (start * logits.detach()).sum(1), watch.layers.order)
+    gradient = result if job.inputs else torch.zeros_like(x)
+    return _Gradients(
+        gradient, watch.layers.direct, logits.detach(), (start * logits.detach()).sum(1), watch.layers.order
+    )
 
 
 def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGradients) -> _Pass:
@@ -327,39 +330,41 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
     collector = job.collector(len(x))
     baseline = torch.full_like(x, path.baseline)
     total = torch.zeros_like(x)
-    before: tuple[_Looked, dict[str, list[Look]]] | None = None
+    before: tuple[_Gradients, dict[str, list[Observation]]] | None = None
     logits_0: torch.Tensor | None = None
     for step in range(path.steps + 1):
-        looks: dict[str, list[Look]] = {}
+        observations: dict[str, list[Observation]] = {}
         point = torch.lerp(baseline, x, step / path.steps)
 
-        def keep(name: str, look: Look, to: dict[str, list[Look]] = looks) -> None:
-            to.setdefault(name, []).append(Look(look.a.clone(), look.g, look.r[:0], look.dim))
+        def keep(name: str, observation: Observation, to: dict[str, list[Observation]] = observations) -> None:
+            to.setdefault(name, []).append(
+                Observation(observation.a.clone(), observation.g, observation.r[:0], observation.dim)
+            )
 
         now = _backward(job, point, y, keep, _nothing)
         if before is None:
             logits_0 = now.logits
         else:
             total += (before[0].gradient + now.gradient) * (x - baseline) / (2 * path.steps)
-            for name, calls in looks.items():
+            for name, calls in observations.items():
                 for old, new in zip(before[1][name], calls, strict=True):
                     assert old.g is not None
                     assert new.g is not None
                     change, g = new.a - old.a, (old.g + new.g) / 2
-                    collector.look(name, Look(change, g, change * g, new.dim))
-        before = (now, looks)
+                    collector.observe(name, Observation(change, g, change * g, new.dim))
+        before = (now, observations)
     assert before is not None
     assert logits_0 is not None
-    last, kept = before
+    last, ends = before
     stats = {}
     for name in last.order:
         if name not in collector.found:
             continue
-        found = collector.found[name]
+        calls_of_layer = collector.found[name]
         final = job.collector(len(x))
-        for call in kept[name]:
-            final.look(name, replace(call, r=call.a))
-        whole, at_input = added(name, found), added(name, final.found[name])
+        for call in ends[name]:
+            final.observe(name, replace(call, r=call.a))
+        whole, at_input = added(name, calls_of_layer), added(name, final.found[name])
         stats[name] = UnitStatistics(whole.relevance, whole.gradient / path.steps, at_input.activation)
     if not torch.isfinite(total).all():
         raise not_finite("the input", total)
@@ -368,7 +373,7 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
 
 
 def _smoothed(job: _Job, x: torch.Tensor, y: torch.Tensor, smooth: SmoothGrad) -> _Pass:
-    """Mean over noisy inputs; a sample's noise depends on its values alone, not on its place among others."""
+    """Mean over noisy inputs; a sample's noise depends on its values alone, not on its position in the batch."""
     width = smooth.noise * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).reshape(-1, *[1] * (x.ndim - 1))
     # the same in any precision and on any device
     identities = [hashlib.sha256(sample.float().cpu().contiguous().numpy().tobytes()).hexdigest() for sample in x]
@@ -398,4 +403,4 @@ def _noise(like: torch.Tensor, seed: int, draw: int, sample: str) -> torch.Tenso
 
 
 def _nothing(name: str, absorbed: torch.Tensor) -> None:
-    """Gradient methods have nothing to account for."""
+    """Ignore absorbed relevance, which gradient methods do not have."""

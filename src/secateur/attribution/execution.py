@@ -1,4 +1,4 @@
-"""Which layers run at all in passes over some inputs."""
+"""Finds which layers run in passes over some inputs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from secateur.structure.base import tensors_in
 
 
 def running(model: nn.Module, batches: Iterable[torch.Tensor], layers: Iterable[str]) -> set[str]:
-    """Those of the layers whose weight takes part in eval mode, by whatever code.
+    """Those of the given layers whose weight is used in eval mode, by any code.
 
     Args:
-        model: any network; it comes back as it was.
-        batches: inputs, [N, ...] each; no more are looked at once all layers have run.
+        model: any network; its state is restored.
+        batches: inputs, [N, ...] each; they are used until all layers have run.
         layers: names of parameters without ``.weight``.
 
     Example:
@@ -38,7 +38,7 @@ def running(model: nn.Module, batches: Iterable[torch.Tensor], layers: Iterable[
     with borrowed(model), torch.no_grad():
         for inputs in batches:
             with watch:
-                model(inputs.to(device).clone())  # the network may go on in place
+                model(inputs.to(device).clone())  # the network may change its inputs in place
             if watch.found == wanted:
                 break
     return watch.found
@@ -47,7 +47,7 @@ def running(model: nn.Module, batches: Iterable[torch.Tensor], layers: Iterable[
 class _Watch(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """PyTorch would else load its compiler, which takes seconds, to leave this method alone."""
+        """Keep PyTorch from loading its compiler, which takes seconds, only to exclude this method."""
         return False
 
     def __init__(self, names: dict[int, set[str]]) -> None:

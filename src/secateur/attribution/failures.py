@@ -1,4 +1,4 @@
-"""Passes that fail because of the network or its inputs say so."""
+"""Reports failures that the network itself or its inputs cause."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from secateur.structure.tracing import failure
 
 @contextlib.contextmanager
 def failures_told(model: nn.Module, inputs: torch.Tensor, what: str) -> Iterator[None]:
-    """Where work inside fails, and a plain pass on its inputs does so too, the network is said to.
+    """Report an exception within the context as a failure of the network, where a plain pass fails as well.
 
     Args:
-        model: the network that is worked on.
-        inputs: of it; the first sample is tried.
-        what: the inputs are, for the message.
+        model: the network.
+        inputs: its inputs, of which the first sample is tried.
+        what: what the inputs are, for the message.
 
     Raises:
-        RequestError: in place of an exception that the network also raises in a plain pass.
+        RequestError: instead of the exception, where the network also raises one in a plain pass.
     """
     try:
         yield

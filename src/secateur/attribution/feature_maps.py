@@ -1,4 +1,4 @@
-"""What each weighted layer makes, as one figure per image and channel, behind the module that follows it.
+"""Outputs of each weighted layer, after the function that follows it, as one figure per image and channel.
 
 One forward pass over images, watched by a torch function mode. Axes: N images, C channels, P positions (space, tokens).
 """
@@ -49,29 +49,29 @@ _SCALES = frozenset("mul multiply div divide true_divide truediv".split())
 def maps(
     model: nn.Module, batches: Iterable[torch.Tensor], reduce: Reduce, stage: Stage = "next"
 ) -> dict[str, torch.Tensor]:
-    """A figure of every map that the weighted layers make, [N, C] float64 on the CPU, by layer name.
+    """A figure of every feature map of the weighted layers, [N, C] float64 on the CPU, by layer name.
 
     Args:
-        model: any network; it comes back as it was.
+        model: any network; its state is restored.
         batches: inputs, [N, ...] each.
-        reduce: maps [N, C, P] to figures [N, C]; neurons that read one vector per image have P = 1.
-        stage: ``next``: behind the norm or, where there is none, the nonlinearity that reads the layer's output and
-            nothing else; the bare output where neither does. ``activation``: behind the first nonlinearity that the
+        reduce: function from maps [N, C, P] to figures [N, C]; neurons that read one vector per image have P = 1.
+        stage: ``next``: after the norm or, where there is none, the nonlinearity that reads the layer's output and
+            nothing else; the output itself where neither does. ``activation``: after the first nonlinearity that the
             output reaches elementwise (through norms, sums, scales, concatenation), as at ``next`` where there is none.
-            What has left a nonlinearity belongs to no later one: behind a residual sum, a ReLU belongs to the layers
-            that were just added.
+            An output that has passed a nonlinearity is not followed to a later one: a ReLU after a residual sum belongs
+            to the layers that were just added.
 
     Returns:
-        By layer in order of execution; the mean over its calls for a layer that is called several times. Where a layer
-        does not depend on the inputs, every sample has the same figures.
+        Figures by layer in order of execution; for a layer that is called several times, the mean over its calls. Where
+        a layer does not depend on the inputs, every sample has the same figures.
 
     Raises:
         RequestError: for no inputs, an unknown stage, or code that cannot be watched.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2))
-        >>> found = maps(net, [torch.randn(5, 3, 4, 4)], lambda maps_NCP: maps_NCP.amin(2), "activation")
-        >>> {name: list(figures.shape) for name, figures in found.items()}, bool((found["0"] >= 0).all())
+        >>> by_layer = maps(net, [torch.randn(5, 3, 4, 4)], lambda maps_NCP: maps_NCP.amin(2), "activation")
+        >>> {name: list(figures.shape) for name, figures in by_layer.items()}, bool((by_layer["0"] >= 0).all())
         ({'0': [5, 4], '3': [5, 2]}, True)
     """
     if stage not in get_args(Stage):
@@ -80,14 +80,14 @@ def maps(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with borrowed(model), torch.no_grad():
         for inputs in batches:
-            given = inputs.detach().to(device).clone()  # the network may go on in place
+            given = inputs.detach().to(device).clone()  # the network may change its inputs in place
             watch = _Watch(model, given, reduce, stage)
             with watch:
                 output = model(given)
             watch.check_seen(output)
             parts.append(watch.figures())
     if not parts:
-        raise RequestError("there are no reference samples to look at")
+        raise RequestError("there are no reference samples")
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -96,11 +96,12 @@ class _Call:
     """One call of a weighted layer.
 
     Attributes:
-        name: of the layer.
-        rows: of its weight, and the ``first`` that this call uses (packed projections are called in parts).
-        figure: [N, C], replaced when a norm or nonlinearity is met.
-        normed, activated: whether it was.
-        constant: whether it does not depend on the inputs.
+        name: name of the layer.
+        rows: number of rows of its weight.
+        first: the first row that this call uses (packed projections are called in parts).
+        figure: [N, C], replaced when a norm or nonlinearity is reached.
+        normed, activated: whether one was reached.
+        constant: whether the call does not depend on the inputs.
     """
 
     name: str
@@ -113,7 +114,7 @@ class _Call:
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
+class _Channels:
     """Where a call's channels are in a tensor: from ``start`` along ``dim``; ``bare``: nothing but shapes changed."""
 
     call: _Call
@@ -128,10 +129,10 @@ class _Watch(TorchFunctionMode):
         self.samples, self.reduce, self.stage = len(inputs), reduce, stage
         self.calls: list[_Call] = []
         self._owners = Owners(model)
-        # of every tensor that depends on the inputs, and of those that depend on weights alone
-        self._places: Any = WeakTensorKeyDictionary()
+        # for tensors that depend on the inputs, and for those that depend on weights alone
+        self._channels: Any = WeakTensorKeyDictionary()
         self._constants: Any = WeakTensorKeyDictionary()
-        self._places[inputs] = ()
+        self._channels[inputs] = ()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -145,11 +146,11 @@ class _Watch(TorchFunctionMode):
                 with self:
                     return product()
         tensors = list(tensors_in((args, kwargs)))
-        known = [t for t in tensors if t in self._places]
-        table = self._places if known else self._constants
+        known = [t for t in tensors if t in self._channels]
+        table = self._channels if known else self._constants
         result = func(*args, **kwargs)
         if known or name in _LAYERS or any(t in table for t in tensors):
-            found: tuple[_Place, ...] = ()
+            found: tuple[_Channels, ...] = ()
             if isinstance(result, torch.Tensor):
                 known = [t for t in tensors if t in table]
                 found = self._follow(func, name, args, kwargs, known, result, table)
@@ -158,7 +159,7 @@ class _Watch(TorchFunctionMode):
         return result
 
     def figures(self) -> dict[str, torch.Tensor]:
-        """[N, C] by layer, the mean over its calls."""
+        """Figures [N, C] by layer, the mean over its calls."""
         sums: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for call in self.calls:
             figure = call.figure.to("cpu", torch.float64)
@@ -169,9 +170,9 @@ class _Watch(TorchFunctionMode):
         return {name: total / count.clamp(min=1) for name, (total, count) in sums.items()}
 
     def check_seen(self, output: Any) -> None:
-        """Refuse an output that was made by code that a function mode does not see."""
+        """Refuse an output that was computed by code that a function mode does not see."""
         tensors = list(tensors_in(output))
-        if tensors and not any(t in self._places for t in tensors):
+        if tensors and not any(t in self._channels for t in tensors):
             raise RequestError(
                 "the network's output comes from code that cannot be watched (a scripted or compiled module, or an "
                 "autograd function of its own), or does not depend on the inputs; give the network in plain PyTorch"
@@ -179,28 +180,28 @@ class _Watch(TorchFunctionMode):
 
     def _follow(
         self, func: Any, name: str, args: Any, kwargs: Any, known: list[torch.Tensor], result: torch.Tensor, table: Any
-    ) -> tuple[_Place, ...]:
-        """Places in the result, after a look where they are at a norm or a nonlinearity."""
-        made = self._made(name, args, kwargs, result, constant=table is self._constants)
+    ) -> tuple[_Channels, ...]:
+        """Channels of calls in the result; at a norm or a nonlinearity, their figures are updated."""
+        made = self._call_of(name, args, kwargs, result, constant=table is self._constants)
         if made is not None:
             return made
         x = args[0] if args else kwargs.get("input")
-        places: tuple[_Place, ...] = table.get(x, ()) if isinstance(x, torch.Tensor) else ()
+        known_channels: tuple[_Channels, ...] = table.get(x, ()) if isinstance(x, torch.Tensor) else ()
         if _is(name, _NORMS):
-            for place in places:
-                if place.bare and not place.call.normed:
-                    place.call.figure, place.call.normed = self._figure(place, result), True
-            return _passed(places)
+            for channels in known_channels:
+                if channels.bare and not channels.call.normed:
+                    channels.call.figure, channels.call.normed = self._figure(channels, result), True
+            return _passed(known_channels)
         if _is(name, _NONLINEARITIES):
-            for place in places:
-                wanted = self.stage == "activation" or (place.bare and not place.call.normed)
-                if wanted and not place.call.activated:
-                    place.call.figure, place.call.activated = self._figure(place, result), True
+            for channels in known_channels:
+                wanted = self.stage == "activation" or (channels.bare and not channels.call.normed)
+                if wanted and not channels.call.activated:
+                    channels.call.figure, channels.call.activated = self._figure(channels, result), True
             return ()
-        if name in _SAME and places:
-            return _reshaped(places, x.shape, result.shape)
-        if name in _PERMUTATIONS and places:
-            return _permuted(places, func, args, kwargs)
+        if name in _SAME and known_channels:
+            return _reshaped(known_channels, x.shape, result.shape)
+        if name in _PERMUTATIONS and known_channels:
+            return _permuted(known_channels, func, args, kwargs)
         if _is(name, frozenset({"add"})):
             return tuple(p for t in known if t.shape == result.shape for p in _passed(table[t]))
         if _is(name, _SCALES) and len(known) == 1 and known[0].shape == result.shape:
@@ -209,10 +210,10 @@ class _Watch(TorchFunctionMode):
             return self._concatenated(args, kwargs, result.ndim, table)
         return ()
 
-    def _made(
+    def _call_of(
         self, name: str, args: Any, kwargs: Any, result: torch.Tensor, constant: bool
-    ) -> tuple[_Place, ...] | None:
-        """The place of what a weighted layer made; None for any other operation."""
+    ) -> tuple[_Channels, ...] | None:
+        """The channels of a weighted layer's call; None for any other operation."""
         if name in _CONVOLUTIONS or name in _TRANSPOSED:
             weight = bound(conv_call if name in _CONVOLUTIONS else conv_transpose_call, args, kwargs)["weight"]
             dim = 1
@@ -221,7 +222,7 @@ class _Watch(TorchFunctionMode):
         elif name in _PRODUCTS:
             # a product with a matrix that is a parameter is a linear layer
             weights = [t for t in tensors_in((args, kwargs)) if t.ndim == 2 and self._owners.of(t) is not None]
-            if not weights or (constant and len(weights) > 1):  # weights that make a weight are no layer's call
+            if not weights or (constant and len(weights) > 1):  # the product of two weights is not a layer's call
                 return None
             weight = weights[0]
             left = weight is args[0] and name not in ("__rmatmul__", "addmm")
@@ -232,40 +233,41 @@ class _Watch(TorchFunctionMode):
         if owner is None:
             return ()
         call = _Call(owner.name, owner.rows, owner.first, torch.empty(0), constant=constant)
-        place = _Place(call, dim)
-        call.figure = self._figure(place, result, result.shape[dim])
+        channels = _Channels(call, dim)
+        call.figure = self._figure(channels, result, result.shape[dim])
         self.calls.append(call)
-        return (place,)
+        return (channels,)
 
-    def _figure(self, place: _Place, tensor: torch.Tensor, count: int | None = None) -> torch.Tensor:
-        """[N, C] of the call's channels in a tensor."""
-        dim = place.dim
-        if place.call.constant:  # all other dimensions are positions; every sample has the same map
-            count = place.call.figure.shape[1] if count is None else count
-            flat_CP = tensor.detach().movedim(dim, 0).narrow(0, place.start, count).flatten(1)
+    def _figure(self, channels: _Channels, tensor: torch.Tensor, count: int | None = None) -> torch.Tensor:
+        """Figures [N, C] of a call's channels in a tensor."""
+        dim = channels.dim
+        if channels.call.constant:  # all other dimensions are positions; every sample has the same map
+            count = channels.call.figure.shape[1] if count is None else count
+            flat_CP = tensor.detach().movedim(dim, 0).narrow(0, channels.start, count).flatten(1)
             return self.reduce(flat_CP[None]).expand(self.samples, -1)
         if tensor.shape[0] != self.samples or dim == 0:
             if dim == 0 or tensor.shape[0] % self.samples:
                 raise RequestError(
-                    f"layer '{place.call.name}' makes shape {list(tensor.shape)} for {self.samples} samples; channels "
-                    "are looked at per sample, so samples must be the first dimension (windows may be folded into it)"
+                    f"layer '{channels.call.name}' produces shape {list(tensor.shape)} for {self.samples} samples; "
+                    "channels are counted per sample, so samples must be the first dimension (windows may be folded "
+                    "into it)"
                 )
             dim, tensor = dim + 1, tensor.unflatten(0, (self.samples, -1))  # windows
-        count = place.call.figure.shape[1] if count is None else count
-        maps_NC = tensor.detach().movedim(dim, 1).narrow(1, place.start, count)
+        count = channels.call.figure.shape[1] if count is None else count
+        maps_NC = tensor.detach().movedim(dim, 1).narrow(1, channels.start, count)
         return self.reduce(maps_NC.flatten(2) if maps_NC.ndim > 2 else maps_NC.unsqueeze(2))
 
-    def _concatenated(self, args: Any, kwargs: Any, ndim: int, table: Any) -> tuple[_Place, ...]:
-        """Channels one behind the other; where something else is put together, a map is no longer what was made."""
+    def _concatenated(self, args: Any, kwargs: Any, ndim: int, table: Any) -> tuple[_Channels, ...]:
+        """Channels after concatenation along them; along other dimensions, maps are no longer those of one layer."""
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % ndim
         found, offset = [], 0
         for part in parts:
-            if part.ndim != ndim:  # an empty tensor of one dimension, which goes with any other, as in a fresh cache
+            if part.ndim != ndim:  # an empty tensor of one dimension, as in a new cache
                 continue
-            for place in table.get(part, ()):
-                if place.dim == dim:
-                    found.append(replace(place, start=place.start + offset, bare=False))
+            for channels in table.get(part, ()):
+                if channels.dim == dim:
+                    found.append(replace(channels, start=channels.start + offset, bare=False))
             offset += part.shape[dim]
         return tuple(found)
 
@@ -278,25 +280,25 @@ def _is(name: str, names: frozenset[str]) -> bool:
     return bare in names or (bare[:1] in ("i", "r") and bare[1:] in names)
 
 
-def _passed(places: tuple[_Place, ...]) -> tuple[_Place, ...]:
-    return tuple(replace(place, bare=False) for place in places)
+def _passed(known_channels: tuple[_Channels, ...]) -> tuple[_Channels, ...]:
+    return tuple(replace(channels, bare=False) for channels in known_channels)
 
 
-def _reshaped(places: tuple[_Place, ...], before: torch.Size, after: torch.Size) -> tuple[_Place, ...]:
-    """A dimension is the same one when it has the same size and as many values stand before it."""
+def _reshaped(known_channels: tuple[_Channels, ...], before: torch.Size, after: torch.Size) -> tuple[_Channels, ...]:
+    """Channels after a reshape that keeps their dimension: same size, and the same number of values before it."""
     found = []
-    for place in places:
-        ahead = math.prod(before[: place.dim])
+    for channels in known_channels:
+        ahead = math.prod(before[: channels.dim])
         for dim, size in enumerate(after):
-            if size == before[place.dim] and math.prod(after[:dim]) == ahead:
-                found.append(replace(place, dim=dim))
+            if size == before[channels.dim] and math.prod(after[:dim]) == ahead:
+                found.append(replace(channels, dim=dim))
                 break
     return tuple(found)
 
 
-def _permuted(places: tuple[_Place, ...], func: Any, args: Any, kwargs: Any) -> tuple[_Place, ...]:
+def _permuted(known_channels: tuple[_Channels, ...], func: Any, args: Any, kwargs: Any) -> tuple[_Channels, ...]:
     """Where a permutation of dimensions moves the channels, seen on a tensor whose dimensions all differ in size."""
     x = args[0] if args else kwargs["input"]
     probe = torch.empty(tuple(range(2, 2 + x.ndim)), device="meta")
     moved = func(probe, *args[1:], **kwargs) if args else func(**kwargs | {"input": probe})
-    return tuple(replace(place, dim=list(moved.shape).index(2 + place.dim)) for place in places)
+    return tuple(replace(channels, dim=list(moved.shape).index(2 + channels.dim)) for channels in known_channels)

@@ -1,4 +1,4 @@
-"""Linear maps, and autograd functions whose backward is a rule."""
+"""Linear maps, and autograd functions whose backward pass is a rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 class ConvolutionMap:
     """A convolution with everything but its input fixed.
 
-    ``size``: of the input, per spatial dimension; ``like``: a tensor of its shape, whose values do not matter.
+    ``size`` is that of the input per spatial dimension; ``like`` a tensor of the input's shape, with any values.
     """
 
     weight: torch.Tensor
@@ -66,7 +66,7 @@ class ConvolutionMap:
         return replace(self, weight=weight, bias=_shifted(self.bias, scale, shift))
 
     def one_output(self) -> torch.Tensor:
-        """A weight of ones that makes a single output channel."""
+        """A weight of ones with a single output channel."""
         return torch.ones_like(self.weight[:1])
 
 
@@ -100,7 +100,7 @@ class TransposedMap:
         return replace(self, weight=(grouped * per_output).flatten(0, 1), bias=_shifted(self.bias, scale, shift))
 
     def one_output(self) -> torch.Tensor:
-        """A weight of ones that makes a single output channel."""
+        """A weight of ones with a single output channel."""
         return torch.ones_like(self.weight[:, :1])
 
 
@@ -127,7 +127,7 @@ class MatrixMap:
         return MatrixMap(self.weight * scale[:, None], _shifted(self.bias, scale, shift))
 
     def one_output(self) -> torch.Tensor:
-        """A weight of ones that makes a single output."""
+        """A weight of ones with a single output."""
         return torch.ones_like(self.weight[:1])
 
 
@@ -140,16 +140,16 @@ def _shifted(bias: torch.Tensor | None, scale: torch.Tensor, shift: torch.Tensor
 
 
 def in_dtype(op: LinearMap, dtype: torch.dtype) -> LinearMap:
-    """The map with its tensors in another type, as autocast had them in the forward pass."""
+    """The map with its tensors in another type, as under autocast in the forward pass."""
     if op.weight.dtype == dtype:
         return op
     return replace(op, weight=op.weight.to(dtype), bias=None if op.bias is None else op.bias.to(dtype))  # type: ignore[type-var]
 
 
 class WeightedFunction(torch.autograd.Function):
-    """A weighted layer: ``compute()`` forward, ``back(g, wanted)`` backward.
+    """A weighted layer: ``compute()`` in the forward pass, ``back(g, wanted)`` in the backward pass.
 
-    ``anchor`` is a scalar that requires a gradient, so that the pass is recorded even where x requires none.
+    ``anchor`` is a scalar that requires a gradient, so that the pass is recorded even where x does not require one.
     """
 
     @staticmethod
@@ -160,13 +160,13 @@ class WeightedFunction(torch.autograd.Function):
         compute: Callable[[], torch.Tensor],
         back: Callable[[torch.Tensor, bool], torch.Tensor | None],
     ) -> torch.Tensor:
-        """What the layer says."""
+        """The output of the layer."""
         ctx.back = back
         return compute()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The rule."""
+        """Apply the rule."""
         back, ctx.back = ctx.back, None
         return back(grads[0], ctx.needs_input_grad[0]), None, None, None
 
@@ -178,7 +178,7 @@ class AffineFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, compute: Callable[[], torch.Tensor], kept: Any, scale: torch.Tensor, epsilon: float
     ) -> torch.Tensor:
-        """What the norm says."""
+        """The output of the norm."""
         ctx.kept, ctx.scale, ctx.epsilon = kept, scale, epsilon
         return compute()
 
@@ -214,7 +214,7 @@ class NormFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """(gw - mean(gw)) / std: the mean is a linear map of x, and stays one."""
+        """(gw - mean(gw)) / std, because the mean is a linear map of x."""
         rstd, weight = ctx.saved_tensors
         g = grads[0] if weight is None else grads[0] * weight
         return (g - g.mean(ctx.dims, keepdim=True)).mul_(rstd.to(g.dtype)), None, None, None, None
@@ -224,7 +224,7 @@ class SoftmaxPlusFunction(torch.autograd.Function):
     """A softmax whose Taylor expansion shares relevance by the z⁺-rule.
 
     At x the softmax s is linear in the terms z_ij = s_j (δ_ij - s_i) x_i; input i takes (z_ij)⁺ / Σ_k (z_kj)⁺ of R_j.
-    So a positive logit takes from its own output, and a negative one from all others.
+    So a positive logit gets relevance from its own output, and a negative one from all others.
     """
 
     @staticmethod
@@ -237,13 +237,13 @@ class SoftmaxPlusFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """R / x: no x divides, because each term is proportional to its own."""
+        """R / x, without a division by x, because each term is proportional to its own x."""
         x, s = ctx.saved_tensors
         seen = s > 0  # a masked logit is -inf
         negative = torch.where(seen, s * x.clamp(max=0), 0).neg()
         total = negative.sum(ctx.dim, keepdim=True)
         own = torch.where(seen, (1 - s) * x.clamp(min=0), 0)
-        shared = own + total - negative  # 0 where no term is positive: that relevance is kept by the softmax
+        shared = own + total - negative  # 0 where no term is positive: the softmax absorbs that relevance
         rate = torch.where(shared > 0, grads[0] * s / (shared + ctx.epsilon), 0)
         others = rate.sum(ctx.dim, keepdim=True) - rate
         g = torch.where(x > 0, rate * (1 - s), torch.where(x < 0, -s * others, 0))
@@ -264,7 +264,7 @@ def attention_plus(
 ) -> torch.Tensor:
     """`torch.nn.functional.scaled_dot_product_attention` with `SoftmaxPlusFunction` for its softmax."""
     if dropout_p:
-        raise RequestError("attention with dropout gives no fixed relevance; put the network in eval mode")
+        raise RequestError("relevance of attention with dropout is random; put the network in eval mode")
     if enable_gqa:
         key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
     logits = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
@@ -282,8 +282,8 @@ def attention_plus(
 class IdentityFunction(torch.autograd.Function):
     """An activation y = f(x) that passes relevance unchanged: g_in = g·(f(x) - f(0)) / x.
 
-    f(0) is 0 for most; where it is not (sigmoid), it acts as a bias and absorbs its share, or the slope would have a
-    pole at x = 0.
+    f(0) is 0 for most; where it is not (sigmoid), it acts as a bias that absorbs its share; otherwise the slope would
+    have a pole at x = 0.
     """
 
     @staticmethod
@@ -292,19 +292,19 @@ class IdentityFunction(torch.autograd.Function):
     ) -> torch.Tensor:
         """f(x)."""
         ctx.f, ctx.offset = f, offset
-        # without an offset f(x) / x is bounded and needs no stabiliser but for x = 0
+        # without an offset f(x) / x is bounded and needs a stabiliser at x = 0 only
         ctx.epsilon = epsilon if offset else torch.finfo(x.dtype).tiny
         ctx.save_for_backward(x)
         return f(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        """The secant's slope; y is computed again, which is cheaper than to keep it."""
+        """The slope of the secant; y is computed again, which is cheaper than keeping it."""
         (x,) = ctx.saved_tensors
         y = ctx.f(x)
         if ctx.offset:
             y = y - ctx.offset
-        # sign(0) = 1 as in `stabilise`; copysign has -0 the other way round, where y = 0 as well
+        # sign(0) = 1 as in `stabilise`; copysign differs at -0, where y = 0 as well
         return y.mul_(grads[0]).div_(torch.copysign(x.abs().add_(ctx.epsilon), x)), None, None, None
 
 

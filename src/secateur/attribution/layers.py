@@ -1,4 +1,4 @@
-"""Calls of weighted layers: what each keeps from the forward pass, and its rule in the backward pass."""
+"""Calls of weighted layers: the tensors kept from the forward pass, and the rule in the backward pass."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _PLAIN_GRADIENT = Epsilon(0)
 
 
 @dataclass(eq=False)
-class Look:
-    """A unit-wise look at a tensor: activation and (modified) gradient, or the relevance itself.
+class Observation:
+    """A tensor whose units are observed: its value and (modified) gradient, or the relevance itself.
 
     Attributes:
         a: the tensor's value.
-        g: its gradient; None when a rule gave relevance alone.
-        r: relevance of each element, which is overwritten afterwards.
-        dim: of the units.
+        g: its gradient; None when a rule returned relevance only.
+        r: relevance of each element; the memory is reused afterwards.
+        dim: dimension of the units.
     """
 
     a: torch.Tensor
@@ -40,7 +40,7 @@ class Look:
 
 @dataclass(eq=False)
 class Kept:
-    """What a backward step looks at: aliases outside of the graph, copied before anybody overwrites them."""
+    """Tensors that a backward step needs: aliases outside the graph, which are copied before they are overwritten."""
 
     x: torch.Tensor | None = None
     z: torch.Tensor | None = None
@@ -48,7 +48,7 @@ class Kept:
 
 @dataclass(eq=False, kw_only=True)
 class Call(Kept):
-    """One call of a weighted layer; ``fold``: scale and shift of the batch norm behind it."""
+    """One call of a weighted layer; ``fold`` holds scale and shift of the batch norm after it."""
 
     name: str
     kind: Kind
@@ -59,7 +59,7 @@ class Call(Kept):
     fold: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def map(self, dtype: torch.dtype) -> LinearMap:
-        """With the batch norm behind it folded in."""
+        """The linear map of the call, with the batch norm after it folded in."""
         op = self.op if self.fold is None else self.op.folded(*self.fold)  # type: ignore[attr-defined]
         return in_dtype(op, dtype)
 
@@ -73,7 +73,7 @@ class Layers:
         composite: Composite,
         bounds: tuple[float, float] | None,
         at: At,
-        look: Callable[[str, Look], None],
+        observe: Callable[[str, Observation], None],
         account: Callable[[str, torch.Tensor], None] | None,
         exact: bool,
     ) -> None:
@@ -81,11 +81,11 @@ class Layers:
         self.composite = composite
         self.bounds = bounds
         self.at = at
-        self.look = look
+        self.observe = observe
         self.account = account
         self.exact = exact
         self.direct: list[torch.Tensor] = []
-        # by layer in order of execution, how many units a look has; 0 where there is nothing to look at
+        # by layer in order of execution, the number of observed units; 0 where there are none
         self.order: dict[str, int] = {}
         self.flat: list[bool] = []
         self.anchor = torch.zeros((), requires_grad=True)
@@ -94,7 +94,7 @@ class Layers:
         self._largest = 0
 
     def forget(self) -> None:
-        """Let go of the pass."""
+        """Release all tensors of the pass."""
         self._shared.clear()
         self._buffer = None
 
@@ -103,12 +103,12 @@ class Layers:
         if relevance.numel() % self.samples or relevance.shape[0] % self.samples:
             raise RequestError(
                 f"relevance of shape {list(relevance.shape)} does not belong to one of {self.samples} samples each; "
-                "account=False leaves out the accounts"
+                "account=False does not record absorbed relevance"
             )
         return relevance.reshape(self.samples, -1).sum(1)
 
     def apply(self, record: Call, x: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Run a layer (with its norm, if ``record.fold``), and arrange for its backward."""
+        """Run a layer, with its norm if ``record.fold``, and register its backward step."""
         choose = self.composite.choose
         if choose is None:
             record.rule = _PLAIN_GRADIENT
@@ -128,13 +128,13 @@ class Layers:
         assert record.z is not None
         self._largest = max(self._largest, z.numel())
         self.share(record, record.z)
-        looked = z if self.at == "makers" else x if x.requires_grad else None
-        width = 0 if looked is None else looked.shape[record.op.channel_dim]
+        observed = z if self.at == "makers" else x if x.requires_grad else None
+        width = 0 if observed is None else observed.shape[record.op.channel_dim]
         self.order[record.name] = max(width, self.order.get(record.name, 0))
         return z
 
     def _backward(self, record: Call, g: torch.Tensor, wanted: bool) -> torch.Tensor | None:
-        """The rule; what the call kept is let go at once, so that the pass needs no more memory than a plain one."""
+        """Apply the rule, and release the call's tensors at once, so that the pass needs no extra memory."""
         try:
             return self._passed(record, g, wanted)
         finally:
@@ -147,14 +147,14 @@ class Layers:
         r = torch.mul(g, z, out=self._scratch(g))
         op = record.op
         if self.at == "makers":
-            self.look(record.name, Look(z, g, r, op.channel_dim))
+            self.observe(record.name, Observation(z, g, r, op.channel_dim))
         if not wanted:
             return None
         account = self.account is not None
         before = self.each_sample(r) if account else None
         x = record.x if record.x is None else record.x.to(g.dtype)
         if isinstance(rule, Epsilon) and record.fold is not None and z.numel() < op.weight.numel():
-            # a late layer: to scale the gradient is cheaper than to fold the norm into the weight
+            # in late layers, scaling the gradient is cheaper than folding the norm into the weight
             s = damped(g, z, rule.epsilon, r) * record.fold[0].reshape(-1, *[1] * (z.ndim - 2))
             op = in_dtype(op, g.dtype)
             result = op.transpose(s.to(g.dtype), op.weight)
@@ -164,9 +164,8 @@ class Layers:
         direct = rule.gives_relevance
         if self.at == "readers":
             assert x is not None
-            self.look(
-                record.name, Look(x, None if direct else result, result if direct else x * result, op.channel_dim)
-            )
+            g_x, r_x = (None, result) if direct else (result, x * result)
+            self.observe(record.name, Observation(x, g_x, r_x, op.channel_dim))
         if self.account is not None:
             assert x is not None
             assert before is not None
@@ -179,7 +178,7 @@ class Layers:
         return result
 
     def _scratch(self, like: torch.Tensor) -> torch.Tensor:
-        """The same memory for every layer: to touch fresh memory costs more than to compute with it."""
+        """Memory that all layers share, because allocating new memory costs more than the computation."""
         if self._buffer is None or self._buffer.numel() < like.numel() or self._buffer.dtype != like.dtype:
             self._buffer = torch.empty(max(self._largest, like.numel()), dtype=like.dtype, device=like.device)
         return (
@@ -189,10 +188,10 @@ class Layers:
         )
 
     def _by_depth(self, record: Call) -> Rule:
-        """The rule of a composite that goes by depth: only now is the number of layers known."""
+        """The rule of a composite with ``by_depth``; the number of layers is known only in the backward pass."""
         assert self.composite.choose is not None
         count = len(self.flat)
-        # the classifier reads one vector per sample; in a network of nothing else, it is the last layer
+        # the classifier reads one vector per sample; if all layers do, it is the last layer
         body = max((i + 1 for i in range(count) if not self.flat[i]), default=count - 1)
         classifier = record.index >= body
         depth = 1.0 if classifier else record.index / max(1, body - 1)
@@ -204,49 +203,49 @@ class Layers:
 
     def rescue(self, name: str, tensor: torch.Tensor) -> None:
         """Copy what calls keep, before the operation ``name`` overwrites ``tensor``."""
-        place = tensor.untyped_storage().data_ptr()
-        for reference in self._shared.get(place, ()):
+        address = tensor.untyped_storage().data_ptr()
+        for reference in self._shared.get(address, ()):
             record = reference()
             if record is None:
                 continue
-            if record.x is not None and record.x.untyped_storage().data_ptr() == place:
+            if record.x is not None and record.x.untyped_storage().data_ptr() == address:
                 record.x = record.x.clone()
-            # behind a ReLU nothing comes back where z < 0, and elsewhere z stays: no copy, unless z itself is looked at
+            # a ReLU passes no gradient where z < 0 and keeps z elsewhere: no copy, unless z itself is observed
             z = record.z
             if (
                 (self.exact or name not in ("relu_", "relu"))
                 and z is not None
-                and z.untyped_storage().data_ptr() == place
+                and z.untyped_storage().data_ptr() == address
             ):
                 record.z = z.clone()
 
 
 def _dense(tensor: torch.Tensor) -> bool:
-    """Without gaps and overlaps, in whatever order of dimensions."""
+    """Whether a tensor has no gaps or overlaps in memory, with any order of dimensions."""
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
-# argument names of F.conv*d, F.conv_transpose*d, F.linear and F.batch_norm, which have no signature of their own
+# F.conv*d, F.conv_transpose*d, F.linear and F.batch_norm have no Python signature
 
 
 def conv_call(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):  # type: ignore[no-untyped-def]
-    """F.conv*d."""
+    """Signature of F.conv*d."""
 
 
 def conv_transpose_call(  # type: ignore[no-untyped-def]
     input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
 ):
-    """F.conv_transpose*d."""
+    """Signature of F.conv_transpose*d."""
 
 
 def linear_call(input, weight, bias=None):  # type: ignore[no-untyped-def]
-    """F.linear."""
+    """Signature of F.linear."""
 
 
 def norm_call(  # type: ignore[no-untyped-def]
     input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ):
-    """F.batch_norm."""
+    """Signature of F.batch_norm."""
 
 
 def each(value: Any, x: torch.Tensor) -> tuple[int, ...]:
@@ -255,7 +254,7 @@ def each(value: Any, x: torch.Tensor) -> tuple[int, ...]:
 
 
 def convolution_map(x: torch.Tensor, call: dict[str, Any]) -> ConvolutionMap:
-    """The linear map of a convolution call, with all sizes spelt out per dimension."""
+    """The linear map of a convolution call, with all arguments given per dimension."""
     weight, padding, dilation = call["weight"], call["padding"], each(call["dilation"], x)
     if isinstance(padding, str):
         reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]

@@ -1,11 +1,11 @@
-"""Where relevance starts, and where units are looked at."""
+"""Names of where relevance starts, and of where units are observed."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Start = Literal["one", "logit", "contrast", "loss"]
-"""At the logits, see `secateur.attribution.attribute`."""
+"""How relevance starts at the logits, see `secateur.attribution.attribute`."""
 
 At = Literal["makers", "readers"]
-"""The layers that make a unit, or those that read it."""
+"""Whether units are observed at the layers that produce them (``makers``) or at those that read them."""

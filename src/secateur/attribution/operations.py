@@ -1,6 +1,6 @@
 """How relevance passes each operation that is not a weighted layer, by the operation's name in torch.
 
-`treat` adds to the table. Decompositions are operations written as others that have rules.
+`treat` adds entries to the table. Decompositions are operations written in terms of others that have rules.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from secateur.structure.attention import multi_head_attention
 
 Treatment = Literal["plain", "sum", "average", "identity", "constant", "product", "division", "activation"]
 """
-plain: linear or selecting, so that autograd already shares relevance out;
+plain: linear or selecting, so that plain autograd distributes relevance;
 sum, average: the ε-rule; a sum with one activation is plain;
-activation: plain as well; guided backprop and the deconvolutional network treat it in their own way;
+activation: plain as well, except in guided backprop and the deconvolutional network;
 identity: elementwise, relevance passes unchanged;
 product: of two activations, half to each; with one activation, plain;
 division: the denominator is a constant;
@@ -30,10 +30,10 @@ _TABLE: dict[str, Treatment] = {}
 
 
 def treat(names: str, treatment: Treatment) -> None:
-    """Say how relevance passes operations.
+    """Set how relevance passes operations.
 
     Args:
-        names: of torch functions, methods, or your own functions under `torch.overrides`, separated by blanks.
+        names: names of torch functions, methods, or your own functions under `torch.overrides`, separated by spaces.
         treatment: see `Treatment`.
 
     Raises:
@@ -49,14 +49,14 @@ def treat(names: str, treatment: Treatment) -> None:
 
 
 def treatment_of(name: str) -> Treatment | None:
-    """What the table says; in-place and operator names stand for the plain one (``add_``, ``__iadd__``, ``add``)."""
-    found = _TABLE.get(name)
-    if found is None and name.startswith("__"):
+    """The treatment in the table; in-place and operator names are treated as the plain one (``add_``, ``__iadd__``)."""
+    treatment = _TABLE.get(name)
+    if treatment is None and name.startswith("__"):
         bare = name.strip("_")
-        found = _TABLE.get(bare) or _TABLE.get(bare[1:])
-    if found is None:
-        found = _TABLE.get(name.removesuffix("_"))
-    return found
+        treatment = _TABLE.get(bare) or _TABLE.get(bare[1:])
+    if treatment is None:
+        treatment = _TABLE.get(name.removesuffix("_"))
+    return treatment
 
 
 treat("relu", "activation")
@@ -90,7 +90,7 @@ treat(
     "_assert",
     "plain",
 )
-# what leaves these carries no gradient; they are let through so that control flow and shapes may look at activations
+# their results carry no gradient; they are allowed so that control flow and shapes may depend on activations
 treat(
     "size dim ndimension numel shape is_contiguous stride storage_offset item tolist __len__ __bool__ __float__ "
     "__int__ argmax argmin argsort isfinite isnan isinf eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ "
@@ -137,7 +137,7 @@ _IN_PLACE_OPERATORS = frozenset(
 
 
 def out_of_place(func: Any, name: str) -> Any:
-    """The function that computes the same without overwriting."""
+    """The function that computes the same without overwriting its argument."""
     if name.startswith("__"):
         return getattr(torch.Tensor, {"itruediv": "div", "idiv": "div"}.get(name.strip("_"), name.strip("_")[1:]))
     if not name.endswith("_"):
@@ -200,7 +200,7 @@ def instance_norm(
 def rms_norm(
     input: torch.Tensor, normalized_shape: Any, weight: torch.Tensor | None = None, eps: float | None = None
 ) -> torch.Tensor:
-    """X / √(mean x² + eps) · weight, the root as a constant."""
+    """X / √(mean x² + eps) · weight, with the root as a constant."""
     dims = tuple(range(-len(normalized_shape), 0))
     square = input.detach().pow(2).mean(dims, keepdim=True)
     y = input * (square + (torch.finfo(input.dtype).eps if eps is None else eps)).rsqrt()
@@ -210,7 +210,7 @@ def rms_norm(
 def normalize(
     input: torch.Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """X / max(‖x‖, eps), the norm as a constant."""
+    """X / max(‖x‖, eps), with the norm as a constant."""
     norm: torch.Tensor = input.detach().norm(p, dim, keepdim=True).clamp_min(eps)
     return input / norm
 

@@ -1,4 +1,4 @@
-"""Which layer a weight belongs to, and products of activations with such a weight, which are linear layers."""
+"""The layers of weights, and products of activations with a weight, which are linear layers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ MATRIX_PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm addmm einsum".spli
 
 @dataclass(frozen=True)
 class Owner:
-    """The layer of a weight, or of some rows of it.
+    """The layer of a weight, or of some rows of a weight.
 
     Attributes:
-        name: the parameter's, without ``.weight``.
-        rows: of the whole weight; 0 when this is all of it.
-        first: the first row of it.
+        name: name of the parameter, without ``.weight``.
+        rows: number of rows of the whole weight; 0 when all of them are used.
+        first: the first row that is used.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Owner:
 
 
 class Owners:
-    """Layers by their weights."""
+    """Finds the layers of weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
 
     def of(self, weight: torch.Tensor) -> Owner | None:
-        """Of a parameter, a transposed one, or rows of one; None for any other tensor."""
+        """The layer of a parameter, of a transposed one, or of rows of one; None for any other tensor."""
         if id(weight) in self._names:
             return Owner(self._names[id(weight)])
         base = weight._base
@@ -48,13 +48,13 @@ class Owners:
         return Owner(self._names[id(base)], base.shape[0], int(weight.storage_offset()) // max(1, base.stride(0)))
 
     def owns_matrix(self, value: Any) -> bool:
-        """Whether a value is such a weight with two dimensions."""
+        """Whether a value is a weight of a layer with two dimensions."""
         return isinstance(value, torch.Tensor) and value.ndim == 2 and self.of(value) is not None
 
 
 @dataclass(frozen=True, eq=False)
 class Product:
-    """A linear layer spelt as a product: ``arrange(linear(features(), weight(), bias))``."""
+    """A linear layer written as a product: ``arrange(linear(features(), weight(), bias))``."""
 
     features: Callable[[], torch.Tensor]
     weight: Callable[[], torch.Tensor]
@@ -62,17 +62,17 @@ class Product:
     arrange: Callable[[torch.Tensor], torch.Tensor]
 
     def __call__(self) -> torch.Tensor:
-        """The product; call it where a function mode watches."""
+        """Compute the product; call it within a function mode that sees its steps."""
         return self.arrange(F.linear(self.features(), self.weight(), self.bias))
 
 
 def linear_product(name: str, args: Any, kwargs: Any, is_weight: Callable[[Any], bool]) -> Product | None:
-    """The linear layer that a call of a matrix product is, on whatever dimension; None where it is none.
+    """The linear layer that a call of a matrix product computes, along any dimension; None where it is none.
 
     Args:
-        name: of the operation: matmul, mm, addmm, einsum, and their operators.
-        args: of the call.
-        kwargs: likewise.
+        name: name of the operation: matmul, mm, addmm, einsum, and their operators.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
         is_weight: whether a value is a weight with two dimensions.
     """
     if name == "einsum":
@@ -110,18 +110,18 @@ def _addmm(args: Any, kwargs: Any, is_weight: Callable[[Any], bool]) -> Product 
 def _einsum(equation: Any, operands: list[Any], is_weight: Callable[[Any], bool]) -> Product | None:
     if not isinstance(equation, str) or len(operands) != 2 or equation.count("->") != 1:
         return None
-    left, given_out = equation.replace(" ", "").split("->")
+    left, right = equation.replace(" ", "").split("->")
     terms = left.split(",")
     for weight, x, term, other in ((operands[1], operands[0], *terms[::-1]), (operands[0], operands[1], *terms)):
         if not is_weight(weight) or not isinstance(x, torch.Tensor) or len(set(term)) != 2 or "." in term:
             continue
         read = _symbols(other, x.ndim)
-        out = _symbols(given_out, x.ndim)
+        out = _symbols(right, x.ndim)
         summed = [s for s in term if s in read and s not in out]
-        made = [s for s in term if s in out and s not in read]
-        if len(set(read)) != len(read) or len(summed) != 1 or len(made) != 1:
+        produced = [s for s in term if s in out and s not in read]
+        if len(set(read)) != len(read) or len(summed) != 1 or len(produced) != 1:
             continue
-        result = [*(s for s in read if s != summed[0]), made[0]]
+        result = [*(s for s in read if s != summed[0]), produced[0]]
         if sorted(result) != sorted(out):
             continue
         return _moved(x, weight, read.index(summed[0]), term[0] == summed[0], [result.index(s) for s in out])
@@ -133,7 +133,7 @@ def _moved(x: torch.Tensor, weight: torch.Tensor, dim: int, turned: bool, order:
 
 
 def _symbols(term: str, ndim: int) -> list[str]:
-    """Subscripts one by one; those of an ellipsis get numbers. The result has as many dimensions as the activation."""
+    """The subscripts of a term; those of an ellipsis are numbers, for a result with the activation's dimensions."""
     if "..." not in term:
         return list(term)
     before, after = term.split("...")

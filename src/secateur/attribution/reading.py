@@ -1,4 +1,4 @@
-"""What each weighted layer reads: means and magnitudes of its input, and how it maps them on.
+"""Statistics of the inputs and outputs of each weighted layer, with its linear map.
 
 One forward pass over reference samples, watched by a torch function mode.
 """
@@ -46,7 +46,7 @@ class Read:
         square: mean of x² per input channel or feature.
         made_mean, made_magnitude, made_square: mean of y, |y| and y² per output channel or feature.
         norm: name of the running mean of a batch norm that reads the layer's output; None without one.
-        count: samples seen.
+        count: number of samples.
         whole: whether every call used the whole weight.
     """
 
@@ -78,9 +78,9 @@ class Read:
         return self.whole and self.mean is not None and not isinstance(self.op, TransposedMap)
 
     def contribution(self, channels: torch.Tensor) -> torch.Tensor:
-        """What the inputs at ``channels`` of the weight add to each output, mean over samples and positions, [out].
+        """The mean contribution of the inputs at ``channels`` to each output, over samples and positions, [out].
 
-        In a grouped convolution, ``channels`` are places within every group.
+        In a grouped convolution, ``channels`` are indices within every group.
 
         Raises:
             RequestError: where it is not defined, see `has_contribution`.
@@ -91,9 +91,9 @@ class Read:
         if isinstance(self.op, MatrixMap):
             return weight[:, channels] @ self.mean[channels]
         if self.op.groups > 1:
-            place = torch.arange(len(self.mean), device=channels.device) % weight.shape[1]
-            chosen = torch.isin(place, channels).reshape(-1, *[1] * (self.mean.ndim - 1))
-            return self.op((self.mean * chosen)[None], weight).flatten(2).mean(2)[0]
+            index = torch.arange(len(self.mean), device=channels.device) % weight.shape[1]
+            removed = torch.isin(index, channels).reshape(-1, *[1] * (self.mean.ndim - 1))
+            return self.op((self.mean * removed)[None], weight).flatten(2).mean(2)[0]
         return self.op(self.mean[None, channels], weight[:, channels]).flatten(2).mean(2)[0]
 
 
@@ -104,35 +104,35 @@ def reads(model: nn.Module, batches: Iterable[torch.Tensor], of: Ranks = _ALONE)
     """Input statistics of every weighted layer, by layer name, in order of execution.
 
     Args:
-        model: any network; it comes back as it was.
+        model: any network; its state is restored.
         batches: inputs, [N, ...] each.
-        of: ranks that look at batches of their own; what they read is put together.
+        of: ranks that each pass their own batches; the statistics are over all of them.
 
     Raises:
         RequestError: without inputs, for a network without a layer that can be watched, or for a weight that is used
-            as it is and transposed.
+            both as it is and transposed.
     """
-    found: dict[str, _Sums] = {}
+    by_layer: dict[str, _Sums] = {}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    seen = 0
+    count = 0
     with borrowed(model), torch.no_grad():
         for inputs in batches:
-            with _Reader(model, found):
-                model(inputs.to(device).clone())  # the network may go on in place
-            seen += 1
-    if not seen:
-        raise RequestError("there are no reference samples to look at")
-    if not found:
+            with _Reader(model, by_layer):
+                model(inputs.to(device).clone())  # the network may change its inputs in place
+            count += 1
+    if not count:
+        raise RequestError("there are no reference samples")
+    if not by_layer:
         raise RequestError("no weighted layer of the network can be watched; give the network in plain PyTorch")
     if of.several:
-        of.check_same("which layers read the reference samples", list(found))
-        for sums in found.values():
+        of.check_same("which layers read the reference samples", list(by_layer))
+        for sums in by_layer.values():
             sums.add_ranks(of)
-    return {name: sums.read() for name, sums in found.items()}
+    return {name: sums.read() for name, sums in by_layer.items()}
 
 
 class _Sums:
-    """Of one layer over its calls, each weighted by its samples; what is made, row by row of the weight."""
+    """Sums for one layer over its calls, weighted by their samples; those of outputs by row of the weight."""
 
     def __init__(self, op: Any, inputs: int, rows: int) -> None:
         self.op, self.count, self.whole = op, 0, True
@@ -154,10 +154,10 @@ class _Sums:
         self.count += count
 
     def add_ranks(self, of: Ranks) -> None:
-        """Add what the other ranks have seen."""
-        seen = of.gather((self.count, None if self.mean is None else tuple(self.mean.shape)))
-        self.count = sum(count for count, _ in seen)
-        one_size = self.mean is not None and len({shape for _, shape in seen}) == 1
+        """Add the sums of the other ranks."""
+        calls = of.gather((self.count, None if self.mean is None else tuple(self.mean.shape)))
+        self.count = sum(count for count, _ in calls)
+        one_size = self.mean is not None and len({shape for _, shape in calls}) == 1
         self.mean = of.total(self.mean) if one_size and self.mean is not None else None
         self.read_sums, self.made_sums = of.total(self.read_sums), of.total(self.made_sums)
         self.made_count = of.total(self.made_count)
@@ -225,7 +225,7 @@ class _Reader(TorchFunctionMode):
         if sums.read_sums.shape != read.shape:
             raise RequestError(
                 f"the weight of '{owner.name}' reads {sums.read_sums.shape[1]} and {read.shape[1]} channels (it is "
-                "used transposed, too), which have no common mean; take a criterion such as lrp, and repair=refit"
+                "used transposed, too), which have no common mean; use a criterion such as lrp, and repair=refit"
             )
         sums.whole = sums.whole and not owner.rows
         sums.add(count, values.mean(0), read, made_sizes, owner.first)

@@ -1,4 +1,4 @@
-"""What a relevance pass gives. Axes: N samples, K classes, U units."""
+"""The result of a relevance pass. Axes: N samples, K classes, U units."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from secateur.core.html import image_html, table_html
 
 _PICTURES = 8
-"""Heatmaps that notebooks show of one `Relevance`."""
+"""Number of heatmaps that notebooks show of one `Relevance`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -19,12 +19,12 @@ class Relevance:
 
     Attributes:
         input: tensor of the inputs' shape.
-        units: by layer name, [N, U]: channels, neurons, and heads under the name of their attention module; taken
-            behind a batch norm that directly follows. With ``positions="keep"``, of the layer's shape instead.
-        logits: what the network said, [N, K].
+        units: by layer name, [N, U]: channels, neurons, and heads under the name of their attention module, after a
+            batch norm that directly follows. With ``positions="keep"``, in the shape of the layer's output instead.
+        logits: outputs of the network, [N, K].
         start: relevance at the logits, summed over classes, [N].
-        absorbed: with ``account=True``, by place: relevance that biases, constants, stabilisers and the softmax kept,
-            [N] each, so that start = input.sum() + Σ absorbed.
+        absorbed: with ``account=True``, the relevance that biases, constants, stabilisers and the softmax absorbed, by
+            where they are, [N] each, so that start = input.sum() + Σ absorbed.
     """
 
     input: torch.Tensor
@@ -35,7 +35,7 @@ class Relevance:
 
     @property
     def gap(self) -> torch.Tensor:
-        """Relevance that did not arrive at the inputs: start - input.sum(), [N]."""
+        """Relevance that did not reach the inputs: start - input.sum(), [N]."""
         return self.start - self.input.flatten(1).sum(1)
 
     def __repr__(self) -> str:
@@ -45,13 +45,13 @@ class Relevance:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: heatmaps of the first inputs, where these are images, and the layers."""
+        """Heatmaps of the first inputs, where these are images, and the layers, as HTML for notebooks."""
         from secateur.reports.images import heatmap_png
 
         pictures = []
         if self.input.ndim == 4 and self.input.is_floating_point():
             for number, heat in enumerate(self.input[:_PICTURES].detach().sum(1).double().cpu().numpy()):
-                said = f"relevance of input {number}; the network says class {int(self.logits[number].argmax())}"
+                said = f"relevance of input {number}; predicted class {int(self.logits[number].argmax())}"
                 pictures.append(image_html(base64.b64decode(heatmap_png(heat)), said))
         layers = ((name, list(found.shape[1:]), float(found.abs().sum())) for name, found in self.units.items())
         return " ".join([*pictures, table_html(("layer", "units", "sum of |relevance|"), layers, repr(self))])

@@ -43,7 +43,7 @@ class LinearMap(Protocol):
 
     @property
     def channel_dim(self) -> int:
-        """Dimension of the channels, in and out."""
+        """Dimension of the channels in input and output."""
         ...
 
     @property
@@ -60,7 +60,7 @@ class LinearMap(Protocol):
         ...
 
     def one_output(self) -> torch.Tensor:
-        """A weight of ones that makes a single output channel."""
+        """A weight of ones with a single output channel."""
         ...
 
 
@@ -72,7 +72,7 @@ def stabilise(z: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 def damped(g: torch.Tensor, z: torch.Tensor, epsilon: float, scratch: torch.Tensor | None = None) -> torch.Tensor:
-    """The gradient times |z| / (|z| + ε), as g - g·ε / (|z| + ε): few passes over the activations."""
+    """The gradient times |z| / (|z| + ε), computed as g - g·ε / (|z| + ε) with few passes over the activations."""
     import torch
 
     if epsilon == 0:
@@ -85,7 +85,7 @@ class Rule(ABC):
     """How relevance passes a convolution or linear layer.
 
     A rule with ``gives_relevance`` returns R at x itself, not the modified gradient: it is for the layer that reads the
-    network's input, where x may be 0. A rule without ``needs_input`` does not look at x, which then need not be kept.
+    network's input, where x may be 0. A rule without ``needs_input`` does not use x, which then need not be kept.
     """
 
     gives_relevance: ClassVar[bool] = False
@@ -99,10 +99,10 @@ class Rule(ABC):
 
         Args:
             g: modified gradient at z.
-            r: relevance g·z; the rule may overwrite it, which spares a large allocation.
+            r: relevance g·z; the rule may overwrite it, which saves a large allocation.
             x: input.
             z: output, ``op(x)``.
-            op: the map.
+            op: the linear map.
         """
 
 
@@ -133,7 +133,7 @@ class Epsilon(Rule):
 class AlphaBeta(Rule):
     """LRP-αβ: R_i = Σ_j (α (x_i w_ij)⁺/z_j⁺ - β (x_i w_ij)⁻/z_j⁻) R_j, with α - β = 1.
 
-    Biases are in z⁺ and z⁻ and take their share; without ``bias`` they take none, and inputs share all of R_j.
+    Biases are part of z⁺ and z⁻ and get their share; without ``bias`` they get none, and inputs share all of R_j.
     """
 
     alpha: float = 2.0
@@ -148,13 +148,13 @@ class AlphaBeta(Rule):
     def backward(
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap
     ) -> torch.Tensor:
-        """Positive and negative contributions, each shared out on its own."""
+        """Distribute positive and negative contributions separately."""
         import torch
 
         parts = _Parts(x, op)
         plus = op.weight.clamp(min=0)
         minus = op.weight.clamp(max=0) if self.beta or parts.below is not None else None
-        # ε goes into the bias, which spares a pass over the activations
+        # ε is added to the bias, which saves a pass over the activations
         given = op.bias if self.bias else None
         z = parts.forward(plus, minus, _offset(op, z, 0.0 if given is None else given.clamp(min=0), self.epsilon))
         result = parts.back(torch.div(r, z, out=z), plus, minus, self.alpha)
@@ -167,12 +167,12 @@ class AlphaBeta(Rule):
 
 
 def _offset(op: LinearMap, z: torch.Tensor, bias: torch.Tensor | float, epsilon: float) -> torch.Tensor:
-    """A bias and ε, per output channel."""
+    """The sum of a bias and ε, per output channel."""
     return z.new_full((z.shape[op.channel_dim],), epsilon) + bias
 
 
 class _Parts:
-    """x⁺ and x⁻ through weights of their own; x⁻ = 0, as behind a ReLU, saves half of the work."""
+    """Separate weights for x⁺ and x⁻; where x⁻ = 0, as after a ReLU, half of the work is skipped."""
 
     def __init__(self, x: torch.Tensor, op: LinearMap) -> None:
         import torch
@@ -182,7 +182,7 @@ class _Parts:
         if self.below is None:
             self.parts = [x]
         elif op.groups == 1:
-            # one map of twice the inputs: layers that read images have few, and run as fast with six as with three
+            # one map with twice the inputs: layers that read images are as fast with six channels as with three
             self.parts = [torch.cat([x.clamp(min=0), x.clamp(max=0)], op.channel_dim)]
         else:
             self.parts = [x.clamp(min=0), x.clamp(max=0)]
@@ -199,7 +199,7 @@ class _Parts:
         return self.op(self.parts[0], for_pos, bias).add_(self.op(self.parts[1], for_neg))
 
     def back(self, s: torch.Tensor, for_pos: torch.Tensor, for_neg: torch.Tensor | None, factor: float) -> torch.Tensor:
-        """Factor · for_posᵀ s where x >= 0, factor · for_negᵀ s elsewhere; ``s`` is used up."""
+        """Factor · for_posᵀ s where x >= 0, factor · for_negᵀ s elsewhere; ``s`` is overwritten."""
         import torch
 
         if factor != 1:
@@ -229,8 +229,8 @@ class ZPlus(AlphaBeta):
 class PlusWeights(Rule):
     """z⁺ by the sign of the weights alone: R_i = Σ_j x_i w_ij⁺ / Σ_i' x_i' w_i'j⁺ · R_j, without biases.
 
-    The same as z⁺ without biases where no input is negative; where some are, as behind a layer without ReLU,
-    contributions and relevance have both signs. So do the scripts of Yeom et al. (2021) for the 2-D toy study.
+    The same as z⁺ without biases where no input is negative; where some are, as after a layer without ReLU,
+    contributions and relevance have both signs, as in the scripts of Yeom et al. (2021) for the 2-D toy study.
 
     Example:
         >>> import torch
@@ -257,7 +257,7 @@ class Gamma(Rule):
     """LRP-γ for inputs of both signs.
 
     Where z_j > 0, contributions use W + γW⁺ for positive and W + γW⁻ for negative inputs; where z_j < 0, the other way
-    round; each is divided by the sum it belongs to (bias included, b + γb⁺ or b + γb⁻).
+    round; each is divided by the sum of which it is a part (bias included, b + γb⁺ or b + γb⁻).
     """
 
     gamma: float = 0.25
@@ -288,7 +288,7 @@ class Gamma(Rule):
         size = torch.copysign(size, z, out=size).add_(z, alpha=1 + half)
         s = torch.div(r, size, out=r)
         if below is None and (float(z.amin()) >= 0 or not bool(((z < 0) & (s != 0)).any())):
-            # behind a ReLU nothing comes back where z < 0
+            # a ReLU passes no gradient where z < 0
             return op.transpose(s, torch.add(absolute, op.weight, alpha=1 + half))
         result = op.transpose(s, op.weight * (1 + half))
         s.mul_(torch.sign(size, out=size))
@@ -310,7 +310,7 @@ class Flat(Rule):
         import torch
 
         if op.groups == 1:
-            # every output shares in the same way: add them up first
+            # the shares of all outputs are the same: add them up first
             ones, r = op.one_output(), r.sum(op.channel_dim, keepdim=True)
         else:
             ones = torch.ones_like(op.weight)
@@ -363,7 +363,7 @@ class ZBox(Rule):
 
 @dataclass(frozen=True)
 class Pass(Rule):
-    """Hands relevance on unchanged, R_i = R_i: for a layer with as many inputs as outputs."""
+    """Passes relevance on unchanged, for a layer with as many inputs as outputs."""
 
     epsilon: float = STABILISER
 
@@ -378,7 +378,7 @@ class Pass(Rule):
 
 @dataclass(frozen=True)
 class Stop(Rule):
-    """Lets no relevance through."""
+    """Passes no relevance."""
 
     def backward(
         self, g: torch.Tensor, r: torch.Tensor, x: torch.Tensor, z: torch.Tensor, op: LinearMap

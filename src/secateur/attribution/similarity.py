@@ -12,25 +12,25 @@ from typing import Any
 import torch
 
 _SHARPNESS = 1e-12
-"""Keeps shares finite where a prototype meets its own patch."""
+"""Keeps shares finite where a prototype is compared with an identical patch."""
 _VALUES_AT_ONCE = 2**24
 
 
 def similarity_relevance(
     relevance: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, similarity: str = "log", rest: float = 0.0
 ) -> torch.Tensor:
-    """Relevance of similarities, spread over the channels of the patches that were compared.
+    """Distribute the relevance of similarities over the channels of the compared patches.
 
     For distances, channel c of a patch gets a share in proportion to 1 / ((x_c - p_c)⁴ + 1e-12): it counts by how close
-    it is to the prototype. A channel at rest gets none, since nothing below it was active. For the cosine, shares are
-    x_c p_c / Σ x p.
+    it is to the prototype. A channel at rest gets none, because none of its inputs were active. For the cosine, shares
+    are x_c p_c / Σ x p.
 
     Args:
-        relevance: of the similarity maps, [N, P, H', W'].
+        relevance: relevance of the similarity maps, [N, P, H', W'].
         x: feature maps [N, D, H, W].
         weight: prototypes [P, D, h, w].
         similarity: ``log``, ``linear`` or ``cosine``, see `secateur.models.prototype_network.similarity_maps`.
-        rest: value of a channel whose input is 0: 0 behind a ReLU, 0.5 behind a sigmoid.
+        rest: value of a channel whose input is 0: 0 after a ReLU, 0.5 after a sigmoid.
 
     Returns:
         Relevance of the feature maps, [N, D, H, W]; per sample its sum is that of ``relevance``.
@@ -44,8 +44,8 @@ def similarity_relevance(
     channels_last = result.movedim(1, -1)
     height, width = weight.shape[2:]
     patches = x.unfold(2, height, 1).unfold(3, width, 1)  # a view: [N, D, H', W', h, w]
-    places = relevance.nonzero()
-    for n, p, i, j in (chunk.T for chunk in places.split(max(1, _VALUES_AT_ONCE // weight[0].numel()))):
+    positions = relevance.nonzero()
+    for n, p, i, j in (chunk.T for chunk in positions.split(max(1, _VALUES_AT_ONCE // weight[0].numel()))):
         patch, prototype = patches[n, :, i, j], weight[p]
         if similarity == "cosine":
             share = patch * prototype
@@ -60,9 +60,10 @@ def similarity_relevance(
 
 
 class SimilarityFunction(torch.autograd.Function):
-    """Similarities whose backward is `similarity_relevance`, as a modified gradient.
+    """Similarities whose backward pass is `similarity_relevance`, as a modified gradient.
 
-    The gradient is relevance by how far a channel is from rest, and not by its value: so all of it passes a sigmoid.
+    The gradient is relevance divided by the distance of a channel from rest, not by its value, so that all of it passes
+    a sigmoid.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a network says, and where relevance starts from it. Axes: N samples, K classes."""
+"""The logits of a network, and the start of relevance at them. Axes: N samples, K classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur.core.errors import RequestError
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The class scores in what a network gives back: a tensor, the first of a tuple, or what is called ``logits``."""
+    """The logits in a network's output: a tensor, the first of a tuple, or the item or attribute ``logits``."""
     if isinstance(output, dict):
         output = output.get("logits", next(iter(output.values()), None))
     elif isinstance(output, (tuple, list)):
@@ -22,12 +22,12 @@ def logits_of(output: Any) -> torch.Tensor:
         output = getattr(output, "logits", output)
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         shape = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__
-        raise RequestError(f"the network must give logits of shape [N, classes], got {shape}")
+        raise RequestError(f"the network must return logits of shape [N, classes], got {shape}")
     return output
 
 
 def check_classes(targets: torch.Tensor, logits: torch.Tensor) -> None:
-    """Refuse a class that the network does not know; one with a single logit f knows 0 and 1.
+    """Refuse a class that the network does not have; one with a single logit f has the classes 0 and 1.
 
     Raises:
         RequestError: naming the class.
@@ -44,7 +44,7 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     A single logit f [N, 1] is the log-odds of class 1: the loss is ln(1 + e^-f) for class 1, ln(1 + e^f) for class 0.
 
     Raises:
-        RequestError: for a class that the network does not know.
+        RequestError: for a class that the network does not have.
 
     Example:
         >>> losses(torch.tensor([[0.0], [3.0]]), torch.tensor([1, 0])).round(decimals=3).tolist()
@@ -57,10 +57,10 @@ def losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _binary_gradient(logits: torch.Tensor, targets: torch.Tensor, start: str, tiny: float) -> torch.Tensor:
-    """As `start_gradient`, for a single logit f, the log-odds of class 1; the log-odds of class 0 are -f."""
+    """`start_gradient` for a single logit f, the log-odds of class 1; the log-odds of class 0 are -f."""
     sign = 2 * targets[:, None].to(logits.dtype) - 1
     if start == "one":
-        return 1 / stabilise(logits, tiny)  # of either class: ±f · (±1 / f)
+        return 1 / stabilise(logits, tiny)  # for either class: ±f · (±1 / f)
     if start in ("logit", "contrast"):
         return sign
     if start == "loss":

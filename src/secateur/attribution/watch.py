@@ -1,6 +1,6 @@
-"""Watches one forward pass and gives its operations a backward of their own.
+"""Watches one forward pass and modifies the backward pass of its operations.
 
-A torch function mode sees every operation; the network itself is neither hooked nor rewired. Axes: N samples, C
+A torch function mode sees every operation; the network itself is not changed and has no hooks. Axes: N samples, C
 channels, H heads.
 """
 
@@ -34,7 +34,7 @@ from secateur.attribution.layers import (
     Kept,
     Kind,
     Layers,
-    Look,
+    Observation,
     conv_call,
     conv_transpose_call,
     convolution_map,
@@ -73,11 +73,11 @@ class _Facts:
     """What is known about a tensor that depends on the inputs.
 
     Attributes:
-        hidden: it lies behind a weighted layer.
-        constant: it counts as a constant.
+        hidden: it depends on the output of a weighted layer.
+        constant: it is treated as a constant.
         attention: it holds attention weights.
-        seen: the graph behind it was made by operations that were watched.
-        call: the weighted layer whose bare output it is, and ``source``, what that layer read.
+        seen: all operations of its graph were watched.
+        call: the weighted layer whose unchanged output it is; source: the input of that layer.
     """
 
     hidden: bool = False
@@ -92,15 +92,15 @@ class Watch(TorchFunctionMode):
     """One watched forward pass.
 
     Args:
-        model: for names.
-        samples: N.
-        composite: what to do.
-        bounds: for the z^B-rule.
-        at: look at the units where they are made or where they are read.
-        look: gets (layer name, `Look`) during the backward pass.
-        account: gets (where, absorbed relevance [N]) likewise; None: do not count.
-        exact: whether looks need every activation, also where nothing comes back (before an in-place ReLU).
-        constants: look at layers that do not depend on the inputs, too (N = 1, or their units belong to no sample).
+        model: the network, for the names of its layers.
+        samples: number of samples, N.
+        composite: the composite that chooses the rules.
+        bounds: lowest and highest possible input, for the z^B-rule.
+        at: observe units where they are produced or where they are read.
+        observe: called with (layer name, `Observation`) during the backward pass.
+        account: called with (where, absorbed relevance [N]) during the backward pass; None: do not record it.
+        exact: whether observations need every activation, also where the gradient is 0 (before an in-place ReLU).
+        constants: observe layers that do not depend on the inputs, too (N = 1, or their units belong to no sample).
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Watch(TorchFunctionMode):
         composite: Composite,
         bounds: tuple[float, float] | None,
         at: At,
-        look: Callable[[str, Look], None],
+        observe: Callable[[str, Observation], None],
         account: Callable[[str, torch.Tensor], None] | None = None,
         exact: bool = False,
         constants: bool = False,
@@ -121,7 +121,7 @@ class Watch(TorchFunctionMode):
         self._owners = Owners(model)
         self._token_ids = False
         self.account = account
-        self.layers = Layers(samples, composite, bounds, at, look, account, exact)
+        self.layers = Layers(samples, composite, bounds, at, observe, account, exact)
         self._by_name = dict(model.named_modules())
         self._modules = {id(module): name for name, module in self._by_name.items()}
         self._names: dict[int, str] = {id(p): name.removesuffix(".weight") for name, p in model.named_parameters()}
@@ -130,7 +130,7 @@ class Watch(TorchFunctionMode):
         self._handles: list[Any] = []
 
     def begin(self, x: torch.Tensor) -> None:
-        """Name the network's input: activations, or token ids, whose embeddings then are where gradients end."""
+        """Register the network's input: activations, or token ids, at whose embeddings gradients end."""
         self._token_ids = not x.is_floating_point()
         if not self._token_ids:
             self._facts[x] = _Facts()
@@ -157,7 +157,7 @@ class Watch(TorchFunctionMode):
         if target is not None:
             facts = self._facts.get(target)
             if facts is not None:
-                facts.call = facts.source = None  # no longer a layer's bare output
+                facts.call = facts.source = None  # no longer the unchanged output of a layer
             self.layers.rescue(name, target)
         result = self._handle(func, name, args, kwargs, tensors, overwrites)
         self._follow(name, tensors, (result, target))
@@ -172,7 +172,7 @@ class Watch(TorchFunctionMode):
         if name == "batch_norm":
             return self._batch_norm(func, bound(norm_call, args, kwargs))
         if name == "multi_head_attention_forward":
-            return self._decomposed(name, args, kwargs)  # weighted layers are in there
+            return self._decomposed(name, args, kwargs)  # it contains weighted layers
         if name in MATRIX_PRODUCTS:
             product = linear_product(name, args, kwargs, lambda v: self._owners.owns_matrix(v) and not self._depends(v))
             if product is not None:
@@ -194,14 +194,14 @@ class Watch(TorchFunctionMode):
             raise self._no_rule(func.__name__, "with a weight that depends on the input")
         name = self._layer_name(func, weight)
         transposed = func.__name__ in _TRANSPOSED
-        wanted = weight.shape[0] if transposed else weight.shape[1] * call.get("groups", 1)
+        channels = weight.shape[0] if transposed else weight.shape[1] * call.get("groups", 1)
         channel_dim = 1 if kind == "convolution" else -1
-        if (kind == "convolution" and x.ndim != weight.ndim) or x.shape[channel_dim] != wanted:
+        if (kind == "convolution" and x.ndim != weight.ndim) or x.shape[channel_dim] != channels:
             raise RequestError(
-                f"layer '{name}' ({func.__name__}) reads {wanted} channels in {weight.ndim - 2} spatial dimensions, "
+                f"layer '{name}' ({func.__name__}) reads {channels} channels in {weight.ndim - 2} spatial dimensions, "
                 f"got shape {list(x.shape)}; give inputs of the network's shape, samples first"
                 if kind == "convolution"
-                else f"layer '{name}' (linear) reads {wanted} features, got shape {list(x.shape)}; "
+                else f"layer '{name}' (linear) reads {channels} features, got shape {list(x.shape)}; "
                 "give inputs of the network's shape, samples first"
             )
         if call.get("padding") == "same" and any(
@@ -209,7 +209,7 @@ class Watch(TorchFunctionMode):
         ):
             return self._uneven(func, call)
         op: Any = transposed_map(x, call) if transposed else (
-            # a tensor of the input's shape for its backward pass: to touch fresh memory is expensive
+            # the backward pass needs a tensor of the input's shape, and allocating one is expensive
             replace(convolution_map(x, call), like=x.detach())
             if kind == "convolution"
             else MatrixMap(weight, call["bias"])
@@ -232,7 +232,7 @@ class Watch(TorchFunctionMode):
         return where if hasattr(self._by_name.get(where), "weight") else f"{where}.{func.__name__}".lstrip(".")
 
     def _uneven(self, func: Any, call: dict[str, Any]) -> torch.Tensor:
-        """padding='same' with an even reach, one more behind: padded alike on both sides, without the first outputs."""
+        """padding='same' with an even kernel, which pads one more at the end: pad both sides, drop the first outputs."""
         reach = [
             d * (k - 1) for d, k in zip(each(call["dilation"], call["input"]), call["weight"].shape[2:], strict=True)
         ]
@@ -262,7 +262,7 @@ class Watch(TorchFunctionMode):
         facts = self._facts[x]
         compute = partial(func, **call)
         if facts.call is not None and facts.call.fold is None and (facts.call.kind == "convolution" or x.ndim == 2):
-            # the unit is what leaves the norm; the call without it has no readers then
+            # units are the outputs of the norm; the call without it is not used any further
             before = facts.call
             record = replace(before, x=None, z=None, fold=(scale, shift))
             return self._apply(record, facts.source, compute)
@@ -281,23 +281,23 @@ class Watch(TorchFunctionMode):
         return y
 
     def _similarities(self, func: Any, x: torch.Tensor, weight: torch.Tensor, similarity: str) -> torch.Tensor:
-        """Similarities of patches and prototypes: the prototypes are units, and the channels are what they read."""
+        """Similarities of patches and prototypes, which are units that read the channels of the patches."""
         name, compute = self._layer_name(func, weight), partial(func, x, weight, similarity)
         rest = self._rests.get(x, 0.0)
         if self.layers.at == "readers":
             x = x.view_as(x)
-            self._look(name, x, 1, "channels")
+            self._observe(name, x, 1, "channels")
         if self.composite.choose is None:
             y: torch.Tensor = func(x, weight, similarity)
         else:
             y = SimilarityFunction.apply(self._given(x), weight.detach(), similarity, rest, compute)
             self._absorbs(y, y)
         if self.layers.at == "makers":
-            self._look(name, y, 1, "prototypes")
+            self._observe(name, y, 1, "prototypes")
         return y
 
-    def _look(self, name: str, y: torch.Tensor, dim: int, units: str) -> None:
-        """Look at the units along a dimension of a tensor, when its gradient comes back."""
+    def _observe(self, name: str, y: torch.Tensor, dim: int, units: str) -> None:
+        """Observe the units along a dimension of a tensor when its gradient is computed."""
         value = y.detach()
         version = value._version
 
@@ -306,14 +306,14 @@ class Watch(TorchFunctionMode):
                 raise SecateurError(
                     f"the {units} of '{name}' are overwritten later in the pass; avoid in-place operations"
                 )
-            self.layers.look(name, Look(value, g, value * g, dim))
+            self.layers.observe(name, Observation(value, g, value * g, dim))
 
         self.layers.order[name] = max(y.shape[dim], self.layers.order.get(name, 0))
         if y.requires_grad:
             self._handles.append(y.register_hook(collect))
 
     def _constant_layer(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.Tensor | None:
-        """A weighted layer that reads what does not depend on the inputs; None for any other operation."""
+        """The output of a weighted layer that does not depend on the inputs; None for any other operation."""
         if name in MATRIX_PRODUCTS:
             product = linear_product(name, args, kwargs, self._owners.owns_matrix)
             if product is None:
@@ -332,11 +332,11 @@ class Watch(TorchFunctionMode):
         return self._weighted(func, call, cast(Kind, kind))
 
     def _embedding(self, func: Any, args: Any, kwargs: Any) -> torch.Tensor:
-        """Vectors of token ids or their places: what reads them reads no input, and gets a gradient."""
+        """Embeddings of token ids or positions, which get a gradient but do not count as inputs."""
         return self._reached(func(*args, **kwargs))
 
     def _reached(self, x: torch.Tensor) -> torch.Tensor:
-        """The same values, which a gradient reaches; beyond them it goes where it would have gone anyway."""
+        """The same values in a tensor that requires a gradient, which does not change other gradients."""
         y = x + self.layers.anchor.to(x) * 0
         self._facts[y] = _Facts(hidden=True)
         return y
@@ -354,7 +354,7 @@ class Watch(TorchFunctionMode):
             return self._softmax(func, name, tensors[0], args, kwargs)
         if name in _MATRIX_PRODUCTS:
             y = func(*args, **kwargs)
-            self._heads_of_product(args, y)  # looks before the gradient is halved
+            self._heads_of_product(args, y)  # observes the heads before their gradient is halved
             if len(tensors) > 1:
                 _hook(y, _halve)
             return y
@@ -380,13 +380,13 @@ class Watch(TorchFunctionMode):
         return self._treated(func, name, args, kwargs, treatment, tensors)
 
     def _constant(self, result: Any, attention: bool = False) -> Any:
-        """A result that counts as a constant from here on."""
+        """Compute a result that is treated as a constant."""
         for tensor in tensors_in(result):
             self._facts[tensor] = _Facts(constant=True, attention=attention)
         return result
 
     def _damp(self, y: torch.Tensor, account: Callable[[str, torch.Tensor], None] | None) -> None:
-        """The stabiliser of the ε-rule for a sum, whose shares are otherwise plain."""
+        """Apply the stabiliser of the ε-rule to a sum, for which plain autograd is right otherwise."""
         if not (self.composite.epsilon and y.requires_grad):
             return
         record = Kept(z=y.detach())
@@ -405,7 +405,7 @@ class Watch(TorchFunctionMode):
         y.register_hook(damp)
 
     def _linear(self, func: Any, name: str, args: Any, kwargs: Any, tensors: list[torch.Tensor], over: bool) -> Any:
-        """An operation that plain autograd is right for; what its constants receive is counted."""
+        """Run an operation for which plain autograd is right, and record what its constants absorb."""
         if self.account is not None and name == "__setitem__" and not self._depends(args[2]):
             func(*args)
             written = torch.zeros_like(args[0].detach())
@@ -459,7 +459,7 @@ class Watch(TorchFunctionMode):
     def _in_place(
         self, func: Any, name: str, args: Any, kwargs: Any, treatment: str, tensors: list[torch.Tensor]
     ) -> torch.Tensor:
-        """The out-of-place way on a copy, written over the tensor."""
+        """Compute the result out of place, and copy it into the tensor."""
         x = args[0] if args else kwargs["input"]
         if treatment == "product" and len(tensors) == 1:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
@@ -521,13 +521,13 @@ class Watch(TorchFunctionMode):
             func = partial(attention_plus, epsilon=self.composite.epsilon)
         y: torch.Tensor = func(*parts, *args, **kwargs)
         self._absorbs(y, y)
-        self._heads(y)  # looks before the gradient is halved
+        self._heads(y)  # observes the heads before their gradient is halved
         if weighed and self._depends(value):
             _hook(y, _halve)
         return y
 
     def _softmax(self, func: Any, name: str, x: torch.Tensor, args: Any, kwargs: Any) -> torch.Tensor:
-        """A softmax on its own, as the composite says."""
+        """A softmax outside fused attention, by the rule of the composite."""
         if self.composite.softmax == "cp-lrp":
             constant: torch.Tensor = self._constant(func(*_detached(args), **_detached(kwargs)), attention=True)
             return constant
@@ -548,9 +548,9 @@ class Watch(TorchFunctionMode):
         dtype: torch.dtype | None = None,
         **others: Any,
     ) -> torch.Tensor:
-        """A softmax under the z⁺-rule, however it is called."""
+        """A softmax under the z⁺-rule, under any of its names."""
         if dim is None or others:
-            raise RequestError(f"attnlrp-plus needs a softmax with a dimension of its own at {self._where()}; give dim")
+            raise RequestError(f"attnlrp-plus needs a softmax with an explicit dimension at {self._where()}; give dim")
         if isinstance(_stacklevel, torch.dtype):  # softmax(x, dim, dtype) of torch and of tensors
             dtype = _stacklevel
         result: torch.Tensor = SoftmaxPlusFunction.apply(
@@ -559,7 +559,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def _given(self, x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
-        """An alias of x whose gradient is scaled; what it passes on is counted as not absorbed."""
+        """An alias of x whose gradient is scaled; the relevance that it passes on counts as not absorbed."""
         if not x.requires_grad or (factor == 1.0 and self.account is None):
             return x
         alias: torch.Tensor = x.view_as(x)
@@ -577,19 +577,19 @@ class Watch(TorchFunctionMode):
         return alias
 
     def _heads_of_product(self, args: Any, y: torch.Tensor) -> None:
-        """Attention weights times values, spelt out."""
+        """Observe heads where attention weights are multiplied with values explicitly."""
         if y.ndim >= 4 and any(t in self._facts and self._facts[t].attention for t in tensors_in(args)):
             self._heads(y)
 
     def _heads(self, y: torch.Tensor) -> None:
-        """Look at the heads [.., H, L, D] that an attention makes, under its module's name."""
+        """Observe the heads [.., H, L, D] of an attention, under the name of its module."""
         if y.ndim >= 4 and y.requires_grad and self.layers.at == "makers":
-            self._look(self._where(), y, y.ndim - 3, "heads")
+            self._observe(self._where(), y, y.ndim - 3, "heads")
 
     # -- bookkeeping --------------------------------------------------------------------------------------------
 
     def _follow(self, name: str, tensors: list[torch.Tensor], result: Any) -> None:
-        """What is known about the arguments holds for the results."""
+        """Note for the results what is known about the arguments."""
         known = [facts for facts in (self._facts.get(t) for t in tensors) if facts is not None]
         hidden = any(facts.hidden for facts in known)
         constant = all(facts.constant for facts in known)
@@ -599,18 +599,18 @@ class Watch(TorchFunctionMode):
                 continue
             facts = self._facts.get(tensor)
             if facts is None:
-                # within a user's own autograd function nothing requires a gradient, what it returns then does
+                # within a user's own autograd function nothing requires a gradient, but its results do
                 self._facts[tensor] = _Facts(hidden, constant, attention, seen=tensor.requires_grad)
             else:
                 facts.seen = facts.seen or tensor.requires_grad
 
     def _depends(self, value: Any) -> bool:
-        """Whether a value depends on the inputs and does not count as a constant."""
+        """Whether a value depends on the inputs and is not treated as a constant."""
         facts = self._facts.get(value) if isinstance(value, torch.Tensor) else None
         return facts is not None and not facts.constant
 
     def _absorbs(self, y: torch.Tensor, constant: Any, samples_at: int = 0) -> None:
-        """Count what a constant part of y receives."""
+        """Record the relevance that a constant part of y absorbs."""
         if self.account is None or not y.requires_grad:
             return
         account, per_sample, where, shape = self.account, self.layers.each_sample, self._where(), y.shape
@@ -628,10 +628,10 @@ class Watch(TorchFunctionMode):
         return ""
 
     def check_seen(self, tensors: list[torch.Tensor]) -> None:
-        """Refuse what depends on the inputs, but was made by code that a function mode does not see.
+        """Refuse tensors that depend on the inputs through code that a function mode does not see.
 
         Raises:
-            RequestError: naming the module that goes on with it.
+            RequestError: naming the module that uses such a tensor.
         """
         unseen = [t for t in tensors if t.requires_grad and not getattr(self._facts.get(t), "seen", False)]
         if unseen:
@@ -643,18 +643,18 @@ class Watch(TorchFunctionMode):
 
     def _no_rule(self, name: str, how: str = "") -> RequestError:
         where = self._where()
-        place = f"in module '{where}'" if where else "in the network's forward"
+        location = f"in module '{where}'" if where else "in the network's forward"
         return RequestError(
-            f"operation '{name}' {place} has no relevance rule{' ' + how if how else ''}; write it with operations "
-            f"that have one, say how it passes with secateur.attribution.treat('{name}', 'identity' or 'plain'), or "
-            "use composite='gradient-input', or criterion='taylor' to prune"
+            f"operation '{name}' {location} has no relevance rule{' ' + how if how else ''}; write it with operations "
+            f"that have one, set how relevance passes it with secateur.attribution.treat('{name}', 'identity' or 'plain'), "
+            "or use composite='gradient-input', or criterion='taylor' to prune"
         )
 
     @contextlib.contextmanager
     def forgetting(self) -> Iterator[None]:
-        """Let go of every tensor of the pass at the end.
+        """Release every tensor of the pass at the end of the context.
 
-        Hooks hold the mode and the mode holds tensors: a cycle through autograd that no collector would find.
+        Hooks hold the mode and the mode holds tensors: a cycle through autograd, which is not garbage collected.
         """
         try:
             yield
@@ -682,7 +682,7 @@ def _hook(y: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> No
 
 
 def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
-    """The arguments of a call with some tensors exchanged, by identity."""
+    """The arguments of a call with some tensors replaced, by identity."""
     if isinstance(value, torch.Tensor):
         return swap.get(id(value), value)
     if isinstance(value, dict):
@@ -693,5 +693,5 @@ def _swapped(value: Any, swap: dict[int, torch.Tensor]) -> Any:
 
 
 def _detached(value: Any) -> Any:
-    """The arguments of a call with all tensors as constants."""
+    """The arguments of a call with all tensors detached."""
     return _swapped(value, {id(t): t.detach() for t in tensors_in(value)})
