@@ -232,7 +232,7 @@ class Watch(TorchFunctionMode):
         return where if hasattr(self._by_name.get(where), "weight") else f"{where}.{func.__name__}".lstrip(".")
 
     def _uneven(self, func: Any, call: dict[str, Any]) -> torch.Tensor:
-        """padding='same' with an even kernel, which pads one more at the end: pad both sides, drop the first outputs."""
+        """padding='same' with an even kernel, which pads one more at the end: pad both sides, drop first outputs."""
         reach = [
             d * (k - 1) for d, k in zip(each(call["dilation"], call["input"]), call["weight"].shape[2:], strict=True)
         ]
@@ -646,8 +646,8 @@ class Watch(TorchFunctionMode):
         location = f"in module '{where}'" if where else "in the network's forward"
         return RequestError(
             f"operation '{name}' {location} has no relevance rule{' ' + how if how else ''}; write it with operations "
-            f"that have one, set how relevance passes it with secateur.attribution.treat('{name}', 'identity' or 'plain'), "
-            "or use composite='gradient-input', or criterion='taylor' to prune"
+            f"that have one, set its rule with secateur.attribution.treat('{name}', 'identity' or 'plain'), or "
+            "use composite='gradient-input', or criterion='taylor' to prune"
         )
 
     @contextlib.contextmanager
