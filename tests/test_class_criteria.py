@@ -337,7 +337,7 @@ def test_ocap_looks_at_the_first_images_of_each_class_in_turn(chain):
     with pytest.raises(sc.RequestError, match="between 0 and 1, got 1.5"):
         kept_at(sc.score(model, structure, reference, "ocap"), 1.5)
     with pytest.raises(
-        sc.RequestError, match="'weight' do not say what stays at a nominal ratio; take criterion 'ocap'"
+        sc.RequestError, match="'weight' do not define what stays at a nominal ratio; use criterion 'ocap'"
     ):
         kept_at(sc.score(model, structure, reference, "weight"), 0.5)
 

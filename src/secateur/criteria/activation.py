@@ -1,4 +1,4 @@
-"""How strongly a unit is active where it is read.
+"""Scores by how active units are where they are read.
 
 Source: Luo et al., "An entropy-based pruning method for CNN compression" (2017) and Molchanov et al. (2017) compare
 mean activations.
@@ -26,7 +26,7 @@ class Activation(Criterion):
     """Mean |x| over samples and positions at the layers that read the unit; centred: the standard deviation.
 
     Args:
-        normalise: per layer: None, ``l1``, ``l2``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``.
     """
 
     normalise: str | None = None

@@ -1,4 +1,4 @@
-"""How figures of channels and samples become scores of units. Axes: N samples, U units."""
+"""Combines figures of channels and samples into scores of units. Axes: N samples, U units."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from secateur.structure import Structure
 
 
 class UnseenError(RequestError):
-    """Nothing was seen of some layers that units depend on.
+    """Some layers on which units depend were not seen in the passes over the reference samples.
 
     Attributes:
-        layers: their names.
+        layers: names of these layers.
     """
 
     def __init__(self, layers: list[str]) -> None:
@@ -26,54 +26,54 @@ class UnseenError(RequestError):
         more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
         super().__init__(
             f"nothing was seen of layer '{layers[0]}'{more} in the passes over the reference samples, so that its "
-            "units have no score; write it with torch.nn.functional (linear, conv), or take a criterion that goes by "
-            "weights and losses alone: taylor-group, hessian, shapley"
+            "units have no score; write it with torch.nn.functional (linear, conv), or use a criterion that needs "
+            "weights and losses only: taylor-group, hessian, shapley"
         )
 
 
 def over_makers(structure: Structure, channels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sum channel scores of the layers that make a unit, [..., U].
+    """Sum channel scores over the layers that produce a unit, [..., U].
 
     Args:
         structure: the units.
-        channels: layer name to [..., C] scores of its output channels; leading dimensions (samples) are kept.
+        channels: by layer name, [..., C] scores of its output channels; leading dimensions (samples) are kept.
 
     Raises:
-        RequestError: for a layer that makes units and has no scores.
+        RequestError: for a layer that produces units and has no scores.
     """
     check_observed(structure, structure.made, channels)
     return summed(structure, structure.made, channels)
 
 
 def check_observed(
-    structure: Structure, units: Mapping[str, np.ndarray], found: Iterable[str], among: np.ndarray | None = None
+    structure: Structure, units: Mapping[str, np.ndarray], seen: Iterable[str], among: np.ndarray | None = None
 ) -> None:
-    """Refuse to score units by layers that nothing was seen of: they would look as if they did nothing.
+    """Refuse to score units by layers that were not seen, as if these layers did nothing.
 
     Args:
         structure: the units.
-        units: by layer, those that it makes or reads.
-        found: layers that were seen.
-        among: which units matter, [U] bool; None: all.
+        units: by layer, the units that it produces or reads.
+        seen: layers that were seen.
+        among: units that are scored, [U] bool; None: all.
 
     Raises:
         UnseenError: naming the first layer that was not seen.
     """
-    missing = unobserved(structure, units, found, among)
+    missing = unobserved(structure, units, seen, among)
     if missing:
         raise UnseenError(missing)
 
 
 def unmade(structure: Structure) -> np.ndarray:
-    """Units that no layer makes as its outputs, such as the columns of a table of positions, [U] bool."""
-    made = np.zeros(structure.num_units + 1, bool)
+    """Units that no layer produces as its outputs, such as the columns of a position table, [U] bool."""
+    is_made = np.zeros(structure.num_units + 1, bool)
     for rows in structure.made.values():
-        made[rows] = True
-    return ~made[:-1]
+        is_made[rows] = True
+    return ~is_made[:-1]
 
 
 def without_layers(structure: Structure, layers: Iterable[str]) -> Structure:
-    """The same units, as made and read by the other layers alone."""
+    """The same units, as produced and read by the other layers only."""
     gone = set(layers)
     weights = {layer.weight for layer in structure.layers if layer.name in gone}
     return replace(
@@ -84,16 +84,16 @@ def without_layers(structure: Structure, layers: Iterable[str]) -> Structure:
 
 
 def last(values: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Scores where some units, which cannot be compared, come last: 1 more than all others, [U]."""
+    """Scores in which some units, which cannot be compared, come last: 1 more than all others, [U]."""
     result = values.copy()
     result[which] = values[~which].max(initial=0) + 1
     return result
 
 
 def unmade_last(structure: Structure, values: np.ndarray) -> np.ndarray:
-    """Scores of units by the layers that make them, where units that no layer makes come last, [U].
+    """Scores of units by the layers that produce them, where units that no layer produces come last, [U].
 
-    There is nothing to compare these by: they score 1 more than all others.
+    These cannot be compared with others, and score 1 more than all of them.
 
     Raises:
         RequestError: for units along another dimension of a layer's weight than that of its outputs, such as the heads
@@ -108,23 +108,23 @@ def unmade_last(structure: Structure, values: np.ndarray) -> np.ndarray:
         if axis.role == "along" and axis.tensor in layers and missing[units].any():
             raise RequestError(
                 f"layer '{layers[axis.tensor]}' has units along dimension {axis.dim} of its weight, which are no "
-                "outputs that this criterion could look at; take one that goes by the loss: taylor-group, hessian, "
+                "outputs that this criterion could score; use one that is based on the loss: taylor-group, hessian, "
                 "shapley"
             )
     return last(values, missing)
 
 
 def unobserved(
-    structure: Structure, units: Mapping[str, np.ndarray], found: Iterable[str], among: np.ndarray | None = None
+    structure: Structure, units: Mapping[str, np.ndarray], seen: Iterable[str], among: np.ndarray | None = None
 ) -> list[str]:
-    """Layers that make or read units (``among`` some), and are not among those that were ``found``."""
-    wanted = np.ones(structure.num_units, bool) if among is None else among
-    seen = set(found)
-    return [layer for layer, rows in units.items() if layer not in seen and wanted[rows[rows >= 0]].any()]
+    """Layers that produce or read units (of those in ``among``), but were not ``seen``."""
+    scored = np.ones(structure.num_units, bool) if among is None else among
+    observed = set(seen)
+    return [layer for layer, rows in units.items() if layer not in observed and scored[rows[rows >= 0]].any()]
 
 
 def summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sum channel scores over the layers that there are scores of, [..., U]; ``units`` by layer, see `over_makers`."""
+    """Sum channel scores over the layers that have scores, [..., U]; ``units`` by layer, see `over_makers`."""
     lead = next(iter(channels.values())).shape[:-1] if channels else ()
     result = np.zeros((*lead, structure.num_units))
     for layer, rows in units.items():
@@ -135,7 +135,7 @@ def summed(structure: Structure, units: Mapping[str, np.ndarray], channels: Mapp
 
 
 def _add(result: np.ndarray, units: np.ndarray, values: np.ndarray) -> None:
-    if (np.diff(units) > 0).all():  # each once, the usual case: much faster
+    if (np.diff(units) > 0).all():  # each unit once, the usual case, is much faster
         result[..., units] += values
     else:
         np.add.at(result.T, units, values.T)
@@ -146,7 +146,7 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
 
     Args:
         structure: the units.
-        features: layer name to [inputs] scores of its input channels or features.
+        features: by layer name, [inputs] scores of its input channels or features.
 
     Raises:
         RequestError: for a layer that reads units and has no scores.
@@ -164,17 +164,19 @@ def over_readers(structure: Structure, features: Mapping[str, np.ndarray]) -> np
 def sample_relevance(
     structure: Structure, statistics: Mapping[str, UnitStatistics], what: str, centred: bool, at: str
 ) -> np.ndarray:
-    """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over the layers that make
-    (``at="makers"``) or read (``at="readers"``) the unit. Layers that there are no statistics of count for nothing.
-    """  # noqa: D205
+    """Per-sample unit figures [N, U]: ``relevance`` (centred or not) or ``gradient``, summed over layers.
+
+    The sum is over the layers that produce (``at="makers"``) or read (``at="readers"``) the unit. Layers without
+    statistics add nothing.
+    """
 
     def of(item: UnitStatistics) -> torch.Tensor:
         if what == "gradient":
             return item.gradient
         return item.centred() if centred else item.relevance
 
-    found = {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()}
-    return summed(structure, structure.made if at == "makers" else structure.read, found)
+    figures = {name: of(s).to(torch.float64).cpu().numpy() for name, s in statistics.items()}
+    return summed(structure, structure.made if at == "makers" else structure.read, figures)
 
 
 _REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -186,7 +188,7 @@ _REDUCE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
-    """Over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
+    """Reduce over samples, [U]: ``abs`` mean |v|, ``square`` mean v², ``signed`` mean v, ``abs-of-mean`` |mean v|."""
     check_known("aggregation", how, REDUCTIONS)
     return np.asarray(_REDUCE[how](values_NU))
 
@@ -194,7 +196,7 @@ def reduce_samples(values_NU: np.ndarray, how: str) -> np.ndarray:
 def normalise_layers(structure: Structure, values: np.ndarray, how: str | None) -> np.ndarray:
     """Scale each group's scores by their ``l1`` or ``l2`` norm or their ``sum``, as some published scripts do.
 
-    A group whose scores add up to less than 0 changes sign with ``sum``; one whose norm or sum is 0 stays as it is.
+    A group whose scores add up to less than 0 changes sign with ``sum``; one whose norm or sum is 0 is not changed.
     """
     check_known("normalisation", how, NORMALISATIONS)
     if how is None:

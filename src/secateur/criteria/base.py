@@ -1,7 +1,7 @@
-"""What a criterion is, and criteria by name.
+"""The base classes of criteria, and criteria by name.
 
-A criterion's name and parameters are checked before PyTorch is loaded: this module and those of the families import
-what they compute with inside their functions.
+A criterion's name and parameters are checked before PyTorch is loaded; therefore this module and those of the
+families import PyTorch inside their functions.
 """
 
 from __future__ import annotations
@@ -46,44 +46,45 @@ _registry: Registry[Criterion] = Registry(
 
 
 class Criterion(ABC):
-    """Turns a network and reference samples into one score per unit; the lowest scores go first.
+    """Computes one score per unit from a network and reference samples; units with the lowest scores are removed first.
 
-    Subclasses are dataclasses whose fields are the criterion's parameters, entered with `register`.
+    Subclasses are dataclasses whose fields are the criterion's parameters, and are registered with `register`.
     """
 
     name: ClassVar[str]
     equivariant: ClassVar[bool] = True
-    """Whether scores move along when channels are permuted; False for criteria that draw by chance."""
+    """Whether scores are permuted with the channels; False for criteria that draw random numbers."""
     standing: ClassVar[bool] = False
-    """Whether the whole part of score · C is a unit's standing among the C of its group, see `Scores`."""
+    """Whether the integer part of score · C is a unit's standing among the C units of its group, see `Scores`."""
 
     strategy: ClassVar[str] = "per-layer"
-    """How units are ranked where nothing else is asked for, by what did best on validation images (see the results page
-    of the docs): ``per-cost`` suits scores that estimate what a loss loses, where norms would empty whole layers."""
+    """How units are ranked unless a strategy is given: the one that was best on validation images (see the docs).
+
+    ``per-cost`` suits scores that estimate a change of the loss; with norms it would empty whole layers."""
 
     quick: ClassVar[bool] = True
-    """Whether a scoring takes a few passes; Shapley values take one for each unit and permutation."""
+    """Whether scoring takes a few passes; Shapley values take one for each unit and permutation."""
 
     @property
     def asks_for(self) -> int | None:
-        """Reference samples that it needs at least; None: it takes what there is."""
+        """Least number of reference samples; None: any number."""
         return None
 
     def seeded(self, seed: int) -> Self:
-        """The same criterion with this seed where it draws by chance, so that a study can repeat it.
+        """The same criterion with this seed if it draws random numbers, so that a study can repeat it.
 
-        By default a dataclass's field ``seed`` is set, unless it has been given another value than its default; with
-        ``seed: int | None = None`` any number that was given stays, 0 as well. A criterion that keeps its seed
-        elsewhere overrides this. One that does not draw gives itself.
+        By default a dataclass's field ``seed`` is set, unless it has another value than its default; with
+        ``seed: int | None = None`` any given number stays, 0 as well. A criterion that keeps its seed elsewhere
+        overrides this method. One that does not draw random numbers returns itself.
 
         Args:
-            seed: of the draws.
+            seed: seed of the random numbers.
 
         Example:
             >>> get("random").seeded(3), get("random", seed=0).seeded(3), get("weight").seeded(3)
             (Random(seed=3), Random(seed=0), Weight(p=2, normalise=None))
         """
-        this: Any = self  # subclasses are dataclasses as a rule
+        this: Any = self  # subclasses are usually dataclasses
         for field in fields(this) if is_dataclass(this) else ():
             if field.name == "seed" and field.init and this.seed == field.default:
                 return cast(Self, replace(this, seed=seed))
@@ -96,23 +97,23 @@ class Criterion(ABC):
         """Scores of all units, [U].
 
         Args:
-            model: in any mode; it must come back as it was.
-            structure: of the model.
+            model: a network in any mode; its state must be restored.
+            structure: structure of the network.
             reference: labelled samples.
             centred: measure deviations from a unit's mean activation, which is what is lost when the mean is
-                compensated; criteria that do not look at activations ignore it.
+                compensated; criteria that do not use activations ignore it.
             batch_size: samples per pass; the scores must not depend on it.
         """
 
 
 @dataclass(frozen=True)
 class View:
-    """What a backward pass over the reference samples looks at.
+    """Settings of a backward pass over the reference samples.
 
     Attributes:
         composite: rules, see `secateur.attribution.composites`; None: the plain gradient.
-        start: at the logits, see `secateur.attribution.attribute`.
-        positions: over space or tokens: ``sum`` or ``abs``.
+        start: start at the logits, see `secateur.attribution.attribute`.
+        positions: how positions (space or tokens) are combined: ``sum`` or ``abs``.
     """
 
     composite: str | Composite | None
@@ -121,15 +122,15 @@ class View:
 
 
 class SampleCriterion(Criterion):
-    """A criterion that puts per-sample figures of one backward pass together.
+    """A criterion that combines per-sample figures of one backward pass.
 
-    Subclasses are dataclasses with the fields below, and say which pass they look at.
+    Subclasses are dataclasses with the fields below, and define the pass in `view`.
 
     Attributes:
         what: ``relevance`` (a·g) or ``gradient`` (g) of the pass.
-        reduce: over samples, see `reduce_samples`.
-        normalise: per layer, see `normalise_layers`.
-        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
+        reduce: reduction over samples, see `reduce_samples`.
+        normalise: normalisation per layer, see `normalise_layers`.
+        at: sum over the layers that read the unit (the effect of removing it) or over those that produce it.
     """
 
     what: ClassVar[Literal["relevance", "gradient"]] = "relevance"
@@ -151,7 +152,7 @@ class SampleCriterion(Criterion):
 
     @abstractmethod
     def view(self) -> View:
-        """The pass that the figures come from."""
+        """The pass from which the figures come."""
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
@@ -162,25 +163,25 @@ class SampleCriterion(Criterion):
         return self.scores_from(structure, Passes(model, reference, batch_size), centred=centred)
 
     def scores_from(self, structure: Structure, passes: Passes, *, centred: bool) -> np.ndarray:
-        """Scores from passes that may have been made for another criterion, [U].
+        """Scores from passes that several criteria may share, [U].
 
-        Units that no layer reads with weights (places within a head that only queries and keys have) are looked at
-        where they are made, and units that no layer makes (columns of a table of positions) where they are read.
+        Units that no layer reads with weights (dimensions within a head of queries and keys) are observed where they
+        are produced, and units that no layer produces (columns of a position table) where they are read.
         """
         from secateur.criteria.aggregation import normalise_layers, reduce_samples, unmade
 
         if centred and self.view().positions == "abs":
             raise RequestError("positions='abs' cannot be centred; use positions='sum', or prune with centred=false")
-        values = self._looked(structure, passes, self.at, centred, None)
+        values = self._figures(structure, passes, self.at, centred, None)
         there, other = (structure.unread, "makers") if self.at == "readers" else (unmade(structure), "readers")
         if there.any():
-            values[:, there] = self._looked(structure, passes, cast(At, other), centred, there)[:, there]
+            values[:, there] = self._figures(structure, passes, cast(At, other), centred, there)[:, there]
         return normalise_layers(structure, reduce_samples(values, self.reduce), self.normalise)
 
-    def _looked(
+    def _figures(
         self, structure: Structure, passes: Passes, at: At, centred: bool, among: np.ndarray | None
     ) -> np.ndarray:
-        """Per-sample figures, [N, U], of all units or those ``among`` them."""
+        """Per-sample figures, [N, U], of all units or of those in ``among``."""
         from secateur.criteria.aggregation import check_observed, sample_relevance, unobserved
 
         units = structure.made if at == "makers" else structure.read
@@ -196,7 +197,7 @@ class SampleCriterion(Criterion):
 
 
 def register(name: str) -> Callable[[type[Criterion]], type[Criterion]]:
-    """Class decorator that makes a criterion known by name; it then joins the contract suite by itself.
+    """Class decorator that registers a criterion under a name; the contract suite then tests it, too.
 
     Example:
         >>> import numpy as np
@@ -222,10 +223,10 @@ register_criterion = register
 
 
 def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
-    """A criterion by name with its parameters; an object passes.
+    """A criterion by name with its parameters; a criterion object is returned as it is.
 
     Raises:
-        RequestError: for an unknown name or parameters it does not take.
+        RequestError: for an unknown name or unknown parameters.
     """
     if isinstance(criterion, Criterion):
         if parameters:
@@ -235,7 +236,7 @@ def get(criterion: str | Criterion, **parameters: Any) -> Criterion:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of ``name:key=value,key=value``; a composite may have its own, ``composite=NAME(key=value)``.
+    """Parse ``name:key=value,key=value``; a composite may have its own parameters, ``composite=NAME(key=value)``.
 
     Example:
         >>> parse("weight:p=1")

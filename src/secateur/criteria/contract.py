@@ -1,4 +1,4 @@
-"""What every criterion must keep, as one function: our tests run it on all registered criteria, users on theirs."""
+"""The contract of criteria as one function, which our tests run on all criteria and users can run on theirs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ContractNet(nn.Module):
 def check_criterion(criterion: str | Criterion) -> None:
     """Check a criterion against the contract.
 
-    Scores are finite, one per unit, the same when asked again and however the samples are batched, move along when
-    channels are permuted, and the network comes back as it was. A criterion that draws by chance draws anew for another
+    Scores are finite, one per unit, the same in a second call and for any batching of the samples, permuted with the
+    channels, and the state of the network is restored. A criterion that draws random numbers draws others for another
     seed, see `Criterion.seeded`.
 
     Raises:
@@ -44,29 +44,29 @@ def check_criterion(criterion: str | Criterion) -> None:
     Example:
         >>> check_criterion("weight")
     """
-    chosen = get(criterion)
+    tested = get(criterion)
     model, reference = _setting()
     model.train()
     model.inner.requires_grad_(False)
     structure = trace(model, reference.inputs[:1])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for centred in (False, True):
-        values = score(model, structure, reference, chosen, centred=centred).values
-        assert values.shape == (structure.num_units,), f"{chosen.name}: {values.shape} scores"
-        assert np.isfinite(values).all(), f"{chosen.name}: scores are not finite"
-        again = score(model, structure, reference, chosen, centred=centred).values
-        np.testing.assert_array_equal(values, again, f"{chosen.name}: scores differ when asked again")
-        split = score(model, structure, reference, chosen, centred=centred, batch_size=3).values
-        np.testing.assert_allclose(values, split, rtol=1e-8, atol=1e-12, err_msg=f"{chosen.name}: depends on batching")
-        if chosen.equivariant:
-            _check_permutation(chosen, model, reference, values, centred)
-    _check_seeds(chosen, model, structure, reference)
+        values = score(model, structure, reference, tested, centred=centred).values
+        assert values.shape == (structure.num_units,), f"{tested.name}: {values.shape} scores"
+        assert np.isfinite(values).all(), f"{tested.name}: scores are not finite"
+        again = score(model, structure, reference, tested, centred=centred).values
+        np.testing.assert_array_equal(values, again, f"{tested.name}: scores differ when asked again")
+        split = score(model, structure, reference, tested, centred=centred, batch_size=3).values
+        np.testing.assert_allclose(values, split, rtol=1e-8, atol=1e-12, err_msg=f"{tested.name}: depends on batching")
+        if tested.equivariant:
+            _check_permutation(tested, model, reference, values, centred)
+    _check_seeds(tested, model, structure, reference)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]), f"{chosen.name}: changed '{name}'"
-    assert all(m.training for m in model.modules()), f"{chosen.name}: left the network in another mode"
+        assert torch.equal(tensor, before[name]), f"{tested.name}: changed '{name}'"
+    assert all(m.training for m in model.modules()), f"{tested.name}: left the network in another mode"
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    assert flags == {name: not name.startswith("inner") for name in flags}, f"{chosen.name}: changed requires_grad"
-    assert all(p.grad is None for p in model.parameters()), f"{chosen.name}: left gradients behind"
+    assert flags == {name: not name.startswith("inner") for name in flags}, f"{tested.name}: changed requires_grad"
+    assert all(p.grad is None for p in model.parameters()), f"{tested.name}: left gradients behind"
 
 
 def _setting() -> tuple[ContractNet, ReferenceSet]:
@@ -80,23 +80,23 @@ def _setting() -> tuple[ContractNet, ReferenceSet]:
     return model, ReferenceSet(inputs, torch.arange(8) % 4, tuple(range(8)), (-4.0, 4.0))
 
 
-def _check_seeds(chosen: Criterion, model: ContractNet, structure: Structure, reference: ReferenceSet) -> None:
-    """Another seed gives other scores where the criterion draws by chance, and its seed is not fixed."""
-    one, two = chosen.seeded(1), chosen.seeded(2)
-    assert type(one) is type(chosen), f"{chosen.name}: seeded gives {type(one).__name__}"
+def _check_seeds(tested: Criterion, model: ContractNet, structure: Structure, reference: ReferenceSet) -> None:
+    """Check that another seed gives other scores if the criterion draws random numbers and its seed is not fixed."""
+    one, two = tested.seeded(1), tested.seeded(2)
+    assert type(one) is type(tested), f"{tested.name}: seeded gives {type(one).__name__}"
     first, again, second = (
-        score(model, structure, reference, criterion).values for criterion in (one, chosen.seeded(1), two)
+        score(model, structure, reference, criterion).values for criterion in (one, tested.seeded(1), two)
     )
-    np.testing.assert_array_equal(first, again, f"{chosen.name}: scores differ for one seed")
+    np.testing.assert_array_equal(first, again, f"{tested.name}: scores differ for one seed")
     if one != two:
-        assert not np.array_equal(first, second), f"{chosen.name}: scores are the same for another seed"
-    elif not chosen.equivariant:
-        fixed = getattr(chosen, "seed", None) is not None
-        assert fixed, f"{chosen.name}: draws by chance, but not by a seed; give it a field 'seed', or override seeded"
+        assert not np.array_equal(first, second), f"{tested.name}: scores are the same for another seed"
+    elif not tested.equivariant:
+        fixed = getattr(tested, "seed", None) is not None
+        assert fixed, f"{tested.name}: draws by chance, but not by a seed; give it a field 'seed', or override seeded"
 
 
 def _check_permutation(
-    chosen: Criterion, model: ContractNet, reference: ReferenceSet, values: np.ndarray, centred: bool
+    tested: Criterion, model: ContractNet, reference: ReferenceSet, values: np.ndarray, centred: bool
 ) -> None:
     order = torch.tensor([3, 0, 4, 1, 2])
     shuffled, _ = _setting()
@@ -108,8 +108,8 @@ def _check_permutation(
         shuffled.inner.bias.copy_(model.inner.bias[order])
         shuffled.outer.weight.copy_(model.outer.weight[:, order])
     structure = trace(shuffled, reference.inputs[:1])
-    found = score(shuffled, structure, reference, chosen, centred=centred).values
+    permuted = score(shuffled, structure, reference, tested, centred=centred).values
     here = structure.group("inner").units
     np.testing.assert_allclose(
-        found[here], values[here][order.numpy()], rtol=1e-8, atol=1e-12, err_msg=f"{chosen.name}: not equivariant"
+        permuted[here], values[here][order.numpy()], rtol=1e-8, atol=1e-12, err_msg=f"{tested.name}: not equivariant"
     )

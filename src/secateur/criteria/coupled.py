@@ -1,4 +1,4 @@
-"""Gradients of the parameters that go with a unit, and their figures added up by unit."""
+"""Gradients of the parameters of each unit, and figures summed over them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from secateur.structure import Structure
 
 
 def over_parameters(structure: Structure, figures: Mapping[str, torch.Tensor], *, absolute: bool = False) -> np.ndarray:
-    """Sum the figures of parameters' elements over all that goes with each unit, [U].
+    """Sum figures of parameters' elements over all elements that are removed with each unit, [U].
 
     Args:
         structure: the units.
-        figures: by parameter name, of its shape; a name may be missing.
+        figures: by parameter name, a figure for each element; parameters may be missing.
         absolute: take the absolute value of a unit's sum in each tensor.
     """
     result = np.zeros(structure.num_units)
@@ -35,7 +35,7 @@ def over_parameters(structure: Structure, figures: Mapping[str, torch.Tensor], *
 
 
 def coupled(model: nn.Module, structure: Structure) -> dict[str, nn.Parameter]:
-    """Parameters that units go with units, by name; buffers are left out."""
+    """Parameters that are removed with units, by name, without buffers."""
     known = dict(model.named_parameters())
     return {axis.tensor: known[axis.tensor] for axis in structure.axes if axis.tensor in known}
 
@@ -45,7 +45,7 @@ def gradient_sums(
 ) -> dict[str, torch.Tensor]:
     """Σ over batches of (gradient of the batch's summed cross-entropy)^power, float64; of frozen parameters as well.
 
-    Of several ranks, each looks at its share of the samples.
+    With several ranks, each processes its share of the samples.
     """
     share = Share.of(reference)
     sums = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in parameters.items()}
@@ -54,10 +54,10 @@ def gradient_sums(
         for parameter in parameters.values():
             parameter.requires_grad_(True)
         for inputs, targets in tracked(share.samples, batch_size):
-            output = model(inputs.detach().to(device).clone())  # the network may go on in place
+            output = model(inputs.detach().to(device).clone())  # the network may change its inputs in place
             loss = sample_losses(output, targets).sum()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for total, gradient in zip(sums.values(), found, strict=True):
+            gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            for total, gradient in zip(sums.values(), gradients, strict=True):
                 if gradient is not None:
                     total += gradient.to(torch.float64) ** power
     return {name: share.ranks.total(total) for name, total in sums.items()}

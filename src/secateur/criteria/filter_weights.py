@@ -10,7 +10,7 @@ from secateur.structure import Structure
 
 
 def filters(model: nn.Module, structure: Structure) -> dict[str, torch.Tensor]:
-    """What makes each output channel of the layers that make units, [C, D] float64, by layer name."""
+    """The weights of each output channel, for the layers that produce units, [C, D] float64, by layer name."""
     weights = dict(model.named_parameters())
     out_dim = {axis.tensor: axis.dim for axis in structure.axes if axis.role == "out"}
     return {
@@ -21,7 +21,7 @@ def filters(model: nn.Module, structure: Structure) -> dict[str, torch.Tensor]:
 
 
 def lamp_scores(sizes: np.ndarray) -> np.ndarray:
-    """s_i / Σ_{j: s_j ≥ s_i} s_j, [units]; 0 where s_i is.
+    """s_i / Σ_{j: s_j ≥ s_i} s_j, [units]; 0 where s_i is 0.
 
     Example:
         >>> lamp_scores(np.array([1.0, 3.0, 2.0, 2.0])).tolist()

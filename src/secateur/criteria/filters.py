@@ -1,4 +1,4 @@
-"""Criteria from the filters of a layer beside each other: FPGM, LAMP. Axes: C filters, D weights of each.
+"""Criteria that compare the filters of a layer: FPGM, LAMP. Axes: C filters, D weights of each.
 
 Sources: He et al., "Filter pruning via geometric median" (2019); Lee et al., "Layer-adaptive sparsity for the
 magnitude-based pruning" (2021).
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @register("fpgm")
 @dataclass(frozen=True)
 class FPGM(Criterion):
-    """Distance to the layer's other filters: near the geometric median, the others can stand in (He et al. 2019).
+    """Distance to the layer's other filters: near the geometric median, they can replace it (He et al. 2019).
 
-    score_c = Σ_d ‖w_c - w_d‖₂ over the filters d of the layer, summed over the layers that make the unit.
+    score_c = Σ_d ‖w_c - w_d‖₂ over the filters d of the layer, summed over the layers that produce the unit.
 
     Args:
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     normalise: str | None = None
@@ -39,34 +39,34 @@ class FPGM(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; looks at no sample."""
+        """See `Criterion.unit_scores`; reference samples are not used."""
         import torch
 
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
         from secateur.criteria.filter_weights import filters
 
-        found = {
-            # a filter's distance to itself is 0, but for rounding
+        distances = {
+            # a filter's distance to itself is 0, except for rounding
             name: torch.cdist(w_CD, w_CD).fill_diagonal_(0).sum(1).cpu().numpy()
             for name, w_CD in filters(model, structure).items()
         }
-        return unmade_last(structure, normalise_layers(structure, over_makers(structure, found), self.normalise))
+        return unmade_last(structure, normalise_layers(structure, over_makers(structure, distances), self.normalise))
 
 
 @register("lamp")
 @dataclass(frozen=True)
 class LAMP(Criterion):
-    """Squared weight norm as a share of what is left when all weaker units are gone (Lee et al. 2021), for filters.
+    """Squared weight norm as a share of that of all units that are not weaker (Lee et al. 2021), for filters.
 
     score_i = s_i / Σ_{j: s_j ≥ s_i} s_j within the unit's group, with s the squared L2 norm of the unit's filters,
-    summed over the layers that make it. The strongest unit of a group scores 1, so that a global ranking empties none;
-    equal units score alike.
+    summed over the layers that produce it. The strongest unit of a group scores 1, so that a global ranking empties no
+    group; equal units have equal scores.
     """
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; looks at no sample."""
+        """See `Criterion.unit_scores`; reference samples are not used."""
         import numpy as np
 
         from secateur.criteria.aggregation import over_makers, unmade_last

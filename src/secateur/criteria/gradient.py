@@ -24,12 +24,12 @@ _LOSS = View(None, "loss")
 @register("taylor")
 @dataclass(frozen=True)
 class Taylor(SampleCriterion):
-    """First-order change of the loss when the unit's gate closes: Σ_positions a·∂L/∂a per sample.
+    """First-order change of the loss when the unit is removed: Σ_positions a·∂L/∂a per sample.
 
     Args:
-        reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
-        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
+        reduce: reduction over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
+        at: sum over the layers that read the unit (the effect of removing it) or over those that produce it.
     """
 
     reduce: str = "square"
@@ -48,9 +48,9 @@ class Gradient(SampleCriterion):
     """Loss gradient of the unit: Σ_positions ∂L/∂a per sample.
 
     Args:
-        reduce: over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
-        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
+        reduce: reduction over samples: ``abs``, ``square``, ``signed``, ``abs-of-mean``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
+        at: sum over the layers that read the unit (the effect of removing it) or over those that produce it.
     """
 
     reduce: str = "abs"
@@ -66,14 +66,14 @@ class Gradient(SampleCriterion):
 @register("sensitivity")
 @dataclass(frozen=True)
 class Sensitivity(SampleCriterion):
-    """How much the loss can change with the unit: Σ_positions |∂L/∂a| per sample, mean over samples.
+    """Sensitivity of the loss to the unit: Σ_positions |∂L/∂a| per sample, mean over samples.
 
-    A mean activation does not enter: centred scores are the same.
+    Mean activations have no effect: centred scores are the same.
 
     Args:
-        reduce: over samples: ``abs`` (the mean), ``square``; the figures have no sign to lose.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
-        at: sum over the layers that read the unit (behind its nonlinearity) or that make it.
+        reduce: reduction over samples: ``abs`` (the mean), ``square``; the figures have no sign.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
+        at: sum over the layers that read the unit (after its nonlinearity) or over those that produce it.
     """
 
     reduce: str = "abs"

@@ -25,20 +25,21 @@ class LRP(SampleCriterion):
 
     Two published protocols for class-aware pruning are
 
-    - of networks without batch norm (VGG): ``composite=plus-weights, start=logit, reduce=signed, normalise=sum,
-      at=makers``: Σ_n R_nu / Σ_u Σ_n R_nu at the layers' outputs, by the positive weights alone;
-    - of residual networks: ``composite=epsilon-plus, bias=false, start=one, reduce=abs, positions=abs, normalise=sum,
+    - for networks without batch norm (VGG): ``composite=plus-weights, start=logit, reduce=signed, normalise=sum,
+      at=makers``: Σ_n R_nu / Σ_u Σ_n R_nu at the layers' outputs, with positive weights only;
+    - for residual networks: ``composite=epsilon-plus, bias=false, start=one, reduce=abs, positions=abs, normalise=sum,
       at=makers``: Σ_n Σ_p |R_nup|, over the layer's sum.
 
     Args:
-        composite: rules, see `secateur.attribution.composites`.
-        bias: whether biases of convolutions take their share of relevance; false: in composites with z⁺ or αβ, they
-            take none.
+        composite: composite of rules, see `secateur.attribution.composites`.
+        bias: whether biases of convolutions get their share of relevance; false: in composites with z⁺ or αβ, they get
+            none.
         start: relevance at the true class's logit: ``logit``, its value (confident samples count more), or ``one``.
-        reduce: over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n), ``abs-of-mean``.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
-        at: sum over the layers that read the unit (what closing its gate takes away) or that make it.
-        positions: over space or tokens: ``sum``, or ``abs`` (Σ |R|), which cannot be centred.
+        reduce: reduction over samples: ``square`` (mean R_n²), ``abs`` (mean |R_n|), ``signed`` (mean R_n),
+            ``abs-of-mean``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
+        at: sum over the layers that read the unit (the effect of removing it) or over those that produce it.
+        positions: how positions (space or tokens) are combined: ``sum``, or ``abs`` (Σ |R|), which cannot be centred.
     """
 
     composite: str | Composite = "epsilon"
@@ -51,7 +52,7 @@ class LRP(SampleCriterion):
     strategy: ClassVar[str] = "per-cost"
 
     def seeded(self, seed: int) -> Self:
-        """See `Criterion.seeded`: SmoothGrad draws its noise; a composite object keeps the seed that it was given."""
+        """See `Criterion.seeded`: SmoothGrad draws noise; a composite object keeps its own seed."""
         if isinstance(self.composite, str):
             composite = get_composite(self.composite)
             if isinstance(composite.average, SmoothGrad):
@@ -66,5 +67,5 @@ class LRP(SampleCriterion):
 
 @lru_cache
 def _without_bias(composite: str | Composite) -> Composite:
-    """The same object each time, so that criteria share its pass."""
+    """The composite without biases; always the same object, so that criteria share its pass."""
     return get_composite(composite, bias=False)

@@ -1,8 +1,8 @@
-"""Criteria from the maps that layers make, in one forward pass: OCAP, CAP, APoZ. Axes: N images, U units, P positions.
+"""Criteria based on feature maps, from one forward pass: OCAP, CAP, APoZ. Axes: N images, U units, P positions.
 
 Sources: Hu et al., "Network trimming" (2016) for APoZ; published class-aware pruning by per-image activation thresholds
-(OCAP) and by mean activations (CAP), which look at the output of the module behind a layer: its batch norm or, in
-networks without, its ReLU.
+(OCAP) and by mean activations (CAP), which use the output of the module after a layer: its batch norm or, in networks
+without batch norm, its ReLU.
 """
 
 from __future__ import annotations
@@ -30,23 +30,24 @@ if TYPE_CHECKING:
 class OCAP(Criterion):
     """Per-image thresholds: the ratio up to which at least one image keeps the unit.
 
-    In every image, each channel of a layer has the L2 norm of its map behind the layer's norm or, where it has none,
-    its nonlinearity; at a nominal ratio r the ⌊r·C⌋ lowest of the layer's C channels are off in that image, and one
-    stays on at least. A unit stays when any image
-    (and any layer that makes it) keeps it. The score serves all ratios:
+    In every image, the size of a channel is the L2 norm of its map after the layer's norm or, where it has none, its
+    nonlinearity; at a nominal ratio r the ⌊r·C⌋ smallest of the layer's C channels are switched off in that image, and
+    at least one stays on. A unit stays when any image (and any layer that produces it) keeps it. One score holds for
+    all ratios:
 
         score = (max_n rank_n + t) / C,
 
     with rank_n the unit's rank among the layer's units in image n (0 = lowest) and t in (0, 1) its mean rank, as a
-    tie-break. `kept_at` reads off what stays at a ratio. To scale an image's norms within the layer, as published, does
-    not change ranks. The nominal ratio is not the share that goes: what any image keeps stays, so that fewer go.
+    tie-break. `kept_at` returns the units that stay at a ratio. Scaling an image's norms within the layer, as
+    published, does not change ranks. The nominal ratio is not the share that is removed: a unit that any image keeps
+    stays, so that fewer are removed.
 
     Among equal norms in an image, the unit that is weaker on average ranks lower.
 
     Args:
-        activation: of the map before its size is taken: None, ``relu``, ``leaky-relu`` (slope 0.01), ``sigmoid``,
-            ``tanh``.
-        images: reference samples it looks at: the first ones, from the classes in turn; None: all.
+        activation: function applied to a map before its size is computed: None, ``relu``, ``leaky-relu`` (slope 0.01),
+            ``sigmoid``, ``tanh``.
+        images: number of reference samples that are used: the first ones, taken from the classes in turn; None: all.
     """
 
     activation: str | None = None
@@ -66,28 +67,28 @@ class OCAP(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; ranks have no mean to deviate from: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; ranks have no mean that could be compensated: ``centred`` is ignored."""
         import numpy as np
 
         from secateur.criteria.aggregation import check_observed, summed, unmade_last
         from secateur.criteria.samples import first_balanced, sample_maps
 
-        chosen = first_balanced(reference, self.images, self.name)
-        squares = sample_maps(model, chosen, batch_size, self._squares)
+        used = first_balanced(reference, self.images, self.name)
+        squares = sample_maps(model, used, batch_size, self._squares)
         check_observed(structure, structure.made, squares)
         scores = np.zeros(structure.num_units)
         for layer, figures_NC in squares.items():
             if layer not in structure.made:
                 continue
-            made = summed(structure, structure.made, {layer: figures_NC.numpy()})
+            sizes = summed(structure, structure.made, {layer: figures_NC.numpy()})
             here = np.isin(np.arange(structure.num_units), structure.made[layer])
             for group in structure.groups:
                 if here[group.units].any():
-                    scores[group.units] = np.maximum(scores[group.units], _rank_scores(made[:, group.units]))
+                    scores[group.units] = np.maximum(scores[group.units], _rank_scores(sizes[:, group.units]))
         return unmade_last(structure, scores)
 
     def _squares(self, maps_NCP: torch.Tensor) -> torch.Tensor:
-        """Squared L2 norms: those of a unit's channels add up, and rank as the norms do."""
+        """Squared L2 norms, which can be summed over a unit's channels and have the same ranks as the norms."""
         return _size(maps_NCP, 2, self.activation) ** 2
 
 
@@ -105,12 +106,12 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
     """Which units stay at a nominal ratio of OCAP, [U] bool: ⌊score·C⌋ ≥ min(⌊ratio·C⌋, C - 1) in their group of C.
 
     Args:
-        scores: by `OCAP`, or another criterion with a `Criterion.standing`.
-        ratio: share of a layer's channels that each image switches off, 0 to 1; the floor forgives the error of a
-            decimal fraction (0.29 of 100 channels are 29).
+        scores: scores by `OCAP`, or another criterion with `Criterion.standing`.
+        ratio: share of a layer's channels that each image switches off, 0 to 1; the floor allows for rounding errors
+            of decimal fractions (0.29 of 100 channels are 29).
 
     Raises:
-        RequestError: for scores of another criterion, or a ratio that is no share.
+        RequestError: for scores of another criterion, or a ratio out of range.
 
     Example:
         >>> import torch
@@ -128,14 +129,14 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
 
     if not scores.standing:
         raise RequestError(
-            f"the scores of '{scores.criterion}' do not say what stays at a nominal ratio; take criterion 'ocap'"
+            f"the scores of '{scores.criterion}' do not define what stays at a nominal ratio; use criterion 'ocap'"
         )
     if not 0 <= ratio <= 1:
         raise RequestError(f"a nominal ratio is between 0 and 1, got {ratio}")
     keep = np.ones(scores.structure.num_units, bool)
     for group in scores.structure.groups:
         off = min(math.floor(ratio * group.size + 1e-9), group.size - 1)
-        # the tie-break keeps score·C away from integers by far more than rounding
+        # the tie-break keeps score·C away from integers by far more than rounding errors
         keep[group.units] = np.floor(scores.values[group.units] * group.size) >= off
     return keep
 
@@ -143,14 +144,14 @@ def kept_at(scores: Scores, ratio: float) -> np.ndarray:
 @register("cap")
 @dataclass(frozen=True)
 class CAP(Criterion):
-    """Mean over images of the L1 norm of the unit's maps, summed over the layers that make it.
+    """Mean over images of the L1 norm of the unit's maps, summed over the layers that produce it.
 
-    Maps are looked at behind the layer's norm or, where it has none, its nonlinearity.
+    Maps are those after the layer's norm or, where it has none, its nonlinearity.
 
     Args:
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
-        activation: of the map before its size is taken: None, ``relu``, ``leaky-relu`` (slope 0.01), ``sigmoid``,
-            ``tanh``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
+        activation: function applied to a map before its size is computed: None, ``relu``, ``leaky-relu`` (slope 0.01),
+            ``sigmoid``, ``tanh``.
     """
 
     normalise: str | None = None
@@ -163,7 +164,7 @@ class CAP(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; a size has no mean to deviate from: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; sizes have no mean that could be compensated: ``centred`` is ignored."""
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
         from secateur.criteria.samples import sample_maps
 
@@ -176,7 +177,7 @@ class CAP(Criterion):
 
 
 def _size(maps_NCP: torch.Tensor, p: int, activation: str | None) -> torch.Tensor:
-    """The Lp norm of each map behind an activation, [N, C] float64."""
+    """The Lp norm of each map after an activation, [N, C] float64."""
     import torch
     from torch.nn import functional as F
 
@@ -190,14 +191,14 @@ def _size(maps_NCP: torch.Tensor, p: int, activation: str | None) -> torch.Tenso
 @register("apoz")
 @dataclass(frozen=True)
 class APoZ(Criterion):
-    """1 - the average percentage of zeros behind the nonlinearity: many zeros, not important (Hu et al. 2016).
+    """1 - the average percentage of zeros after the nonlinearity: units with many zeros are removed (Hu et al. 2016).
 
-    score = mean over images and positions of [a > 0], and over the layers that make the unit. A value that is not
-    positive counts as a zero, so that activations other than ReLU (GELU, SiLU) have some; a layer without a
-    nonlinearity behind it is looked at behind its norm, or bare.
+    score = mean over images and positions of [a > 0], and over the layers that produce the unit. A value that is not
+    positive counts as a zero, so that activations other than ReLU (GELU, SiLU) have zeros as well. For a layer without
+    a nonlinearity, the output of its norm or its own output is used.
 
     Args:
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     normalise: str | None = None
@@ -208,16 +209,16 @@ class APoZ(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; a share has no mean to deviate from: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; shares have no mean that could be compensated: ``centred`` is ignored."""
         import numpy as np
 
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
         from secateur.criteria.samples import sample_maps
 
         shares = sample_maps(model, reference, batch_size, _positive_share, "activation")
-        found = {name: share.mean(0).numpy() for name, share in shares.items()}
-        count = over_makers(structure, {name: np.ones_like(share) for name, share in found.items()})
-        shares_U = over_makers(structure, found) / np.maximum(count, 1)
+        means = {name: share.mean(0).numpy() for name, share in shares.items()}
+        count = over_makers(structure, {name: np.ones_like(share) for name, share in means.items()})
+        shares_U = over_makers(structure, means) / np.maximum(count, 1)
         return unmade_last(structure, normalise_layers(structure, shares_U, self.normalise))
 
 

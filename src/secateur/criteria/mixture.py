@@ -1,4 +1,4 @@
-"""Several criteria at once."""
+"""A criterion that combines several others."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 @register("mixture")
 @dataclass(frozen=True)
 class Mixture(Criterion):
-    """Weighted mean of the ranks that several criteria give a unit, as shares of all units.
+    """Weighted mean of a unit's ranks by several criteria, as shares of all units.
 
-    Scores of different criteria have different scales; ranks have one. Units of equal score share their mean rank.
+    Scores of different criteria have different scales; ranks have the same. Units of equal score share their mean rank.
 
     Args:
         of: criteria as text, with their parameters: ``mixture:of=[lrp, taylor]``.
-        weights: of each, positive; None: equal ones.
-        seed: of those that draw by chance, see `Criterion.seeded`; None: their own.
+        weights: positive weight of each; None: equal weights.
+        seed: seed of criteria that draw random numbers, see `Criterion.seeded`; None: their own.
 
     Raises:
-        RequestError: for fewer than two criteria, or weights that do not go with them.
+        RequestError: for fewer than two criteria, or another number of weights.
 
     Example:
         >>> Mixture(of=("lrp", "weight:p=1"), weights=(3, 1)).shares
@@ -47,19 +47,19 @@ class Mixture(Criterion):
             raise RequestError(f"a mixture is of two criteria at least, as in mixture:of=[lrp, taylor]; got {self.of}")
         if self.weights is not None and (len(self.weights) != len(self.of) or not all(w > 0 for w in self.weights)):
             raise RequestError(f"a mixture takes a positive weight for each of its {len(self.of)} criteria")
-        object.__setattr__(self, "of", tuple(self.of))  # recipes give lists
+        object.__setattr__(self, "of", tuple(self.of))  # recipes contain lists
         object.__setattr__(self, "weights", None if self.weights is None else tuple(self.weights))
         self.criteria  # noqa: B018 - so that wrong parameters are refused now
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """That it consists of."""
+        """The criteria of the mixture."""
         parsed = [parse(text) for text in self.of]
-        found = tuple(get(name, **parameters) for name, parameters in parsed)
-        return found if self.seed is None else tuple(each.seeded(self.seed) for each in found)
+        criteria = tuple(get(name, **parameters) for name, parameters in parsed)
+        return criteria if self.seed is None else tuple(each.seeded(self.seed) for each in criteria)
 
     def seeded(self, seed: int) -> Self:
-        """See `Criterion.seeded`; without a criterion that draws, the mixture is the same for all seeds."""
+        """See `Criterion.seeded`; a mixture without random criteria is the same for all seeds."""
         if self.seed is not None or all(each == each.seeded(seed) for each in self.criteria):
             return self
         return replace(self, seed=seed)
@@ -73,8 +73,8 @@ class Mixture(Criterion):
     @property
     def asks_for(self) -> int | None:
         """See `Criterion.asks_for`."""
-        asked = [criterion.asks_for for criterion in self.criteria]
-        return max((number for number in asked if number is not None), default=None)
+        needed = [criterion.asks_for for criterion in self.criteria]
+        return max((number for number in needed if number is not None), default=None)
 
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
@@ -83,8 +83,8 @@ class Mixture(Criterion):
         import numpy as np
         from scipy.stats import rankdata
 
-        found = np.zeros(structure.num_units)
+        mean_ranks = np.zeros(structure.num_units)
         for criterion, share in zip(self.criteria, self.shares, strict=True):
             scores = criterion.unit_scores(model, structure, reference, centred=centred, batch_size=batch_size)
-            found += share * rankdata(scores) / structure.num_units
-        return found
+            mean_ranks += share * rankdata(scores) / structure.num_units
+        return mean_ranks

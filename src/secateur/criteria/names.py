@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from secateur.core.errors import RequestError
 
 NORMALISATIONS = (None, "l1", "l2", "sum")
-"""Per layer, see `secateur.criteria.aggregation.normalise_layers`."""
+"""Normalisation per layer, see `secateur.criteria.aggregation.normalise_layers`."""
 
 ACTIVATIONS = (None, "relu", "leaky-relu", "sigmoid", "tanh")
-"""That criteria of maps may put behind them, see `secateur.criteria.maps`."""
+"""Activations that criteria of maps may apply to them, see `secateur.criteria.maps`."""
 
 REDUCTIONS = ("abs", "square", "signed", "abs-of-mean")
-"""Over samples, see `secateur.criteria.aggregation.reduce_samples`."""
+"""Reduction over samples, see `secateur.criteria.aggregation.reduce_samples`."""
 
 
 def check_known(what: str, name: object, known: Iterable[object]) -> None:

@@ -1,4 +1,4 @@
-"""The scale that norms give a unit.
+"""Scores by the scale of norms.
 
 Source: Liu et al., "Learning efficient convolutional networks through network slimming" (2017).
 """
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class BNScale(Criterion):
     """Mean |γ| over the norms that the unit passes: batch, instance, group, layer and RMS norms with a scale.
 
-    Units that pass no such norm cannot be compared and score 1 more than all others: ranked globally, they go last.
+    Units that pass no such norm cannot be compared and score 1 more than all others, so that they are removed last in a
+    global ranking.
 
     Raises:
         RequestError: when no unit passes one, as where norms were folded into the layers before them.
@@ -33,7 +34,7 @@ class BNScale(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; looks at no sample."""
+        """See `Criterion.unit_scores`; reference samples are not used."""
         import numpy as np
         import torch
         from torch import nn
@@ -56,7 +57,7 @@ class BNScale(Criterion):
         if not count.any():
             raise RequestError(
                 "criterion 'bn-scale' looks at the scales of norms, and no removable unit passes a norm with a scale; "
-                "take another criterion, such as 'weight', or train a network with batch norms"
+                "use another criterion, such as 'weight', or train a network with batch norms"
             )
         values = total / np.maximum(count, 1)
         values[count == 0] = values.max() + 1

@@ -1,7 +1,7 @@
-"""Criteria from the loss gradient of all parameters that go with a unit.
+"""Criteria based on the loss gradient of all parameters of a unit.
 
-What goes with a unit: the rows that make it, scale and shift of the norms it passes, the columns that read it; a weight
-that a unit both makes and reads (from a residual stream into the same stream) counts as both.
+The parameters of a unit are the rows that produce it, scale and shift of the norms that it passes, and the columns that
+read it; a weight in a row and a column of the unit (from a residual stream into the same stream) belongs to both.
 
 Sources: LeCun et al., "Optimal brain damage" (1990) and Theis et al., "Faster gaze prediction with dense networks and
 Fisher pruning" (2018); Fang et al., "DepGraph: towards any structural pruning" (2023).
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 @register("hessian")
 @dataclass(frozen=True)
 class Hessian(Criterion):
-    """Second-order rise of the loss without the unit, with the empirical Fisher diagonal as the Hessian's.
+    """Second-order increase of the loss without the unit, with the empirical Fisher diagonal as Hessian.
 
-    score = ½ Σ_w w² · mean_n (∂L_n/∂w)² over all parameters w that go with the unit, L_n the cross-entropy of sample n.
+    score = ½ Σ_w w² · mean_n (∂L_n/∂w)² over all parameters w of the unit, L_n the cross-entropy of sample n.
     One backward pass per sample.
 
     Args:
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     normalise: str | None = None
@@ -44,7 +44,7 @@ class Hessian(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; weights have no mean that could be compensated: ``centred`` is ignored."""
         import torch
 
         from secateur.criteria.aggregation import normalise_layers
@@ -62,13 +62,13 @@ class Hessian(Criterion):
 @register("taylor-group")
 @dataclass(frozen=True)
 class TaylorGroup(Criterion):
-    """First-order change of the loss over all parameters that go with the unit (Fang et al. 2023): Σ_w |w · ∂L/∂w|.
+    """First-order change of the loss over all parameters of the unit (Fang et al. 2023): Σ_w |w · ∂L/∂w|.
 
     L is the mean cross-entropy of the reference samples.
 
     Args:
         inner: ``abs``: as above; ``signed``: the |sum| of w · ∂L/∂w in each parameter tensor, added up.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     inner: Literal["abs", "signed"] = "abs"
@@ -82,7 +82,7 @@ class TaylorGroup(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; weights have no mean to deviate from: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; weights have no mean that could be compensated: ``centred`` is ignored."""
         import torch
 
         from secateur.criteria.aggregation import normalise_layers
@@ -93,6 +93,6 @@ class TaylorGroup(Criterion):
         figures = {name: p.detach().to(torch.float64) * sums[name] / len(reference) for name, p in parameters.items()}
         if self.inner == "abs":
             figures = {name: figure.abs() for name, figure in figures.items()}
-        # of what is positive, the |sum| is the sum
+        # the terms are positive, so |sum| is the sum
         values = over_parameters(structure, figures, absolute=True)
         return normalise_layers(structure, values, self.normalise)

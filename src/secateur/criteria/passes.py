@@ -15,9 +15,9 @@ from secateur.data import ReferenceSet
 
 
 class Passes:
-    """Per-sample statistics of one network on one reference set; each backward pass is made once.
+    """Per-sample statistics of one network on one reference set; each backward pass runs once.
 
-    Of several ranks, each makes the passes of its share of the samples, and gets the statistics of all.
+    With several ranks, each processes its share of the samples, and gets the statistics of all.
     """
 
     def __init__(self, model: nn.Module, reference: ReferenceSet, batch_size: int) -> None:
@@ -37,16 +37,16 @@ class Passes:
             raise UnseenError(idle)
 
     def __call__(self, view: View, at: At, constants: bool = False) -> dict[str, UnitStatistics]:
-        """Statistics by layer, looked at where units are made or read.
+        """Statistics by layer, observed where units are produced or read.
 
         Args:
-            view: the pass.
+            view: settings of the pass.
             at: ``makers`` or ``readers``.
-            constants: also of layers that do not depend on the inputs; samples then go one by one.
+            constants: include layers that do not depend on the inputs; samples are then processed one by one.
         """
         if (view, at, constants) not in self._found:
             share = Share.of(self.reference)
-            found = unit_statistics(
+            by_layer = unit_statistics(
                 self.model,
                 tracked(share.samples, 1 if constants else self.batch_size),
                 view.composite,
@@ -57,8 +57,10 @@ class Passes:
                 constants=constants,
             )
             parts = [
-                share.joined({name: getattr(statistics, figure) for name, statistics in found.items()})
+                share.joined({name: getattr(statistics, figure) for name, statistics in by_layer.items()})
                 for figure in ("relevance", "gradient", "activation")
             ]
-            self._found[view, at, constants] = {name: UnitStatistics(*(part[name] for part in parts)) for name in found}
+            self._found[view, at, constants] = {
+                name: UnitStatistics(*(part[name] for part in parts)) for name in by_layer
+            }
         return self._found[view, at, constants]

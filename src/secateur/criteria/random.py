@@ -1,4 +1,4 @@
-"""Chance, the baseline of every comparison."""
+"""Random scores, the baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Random(Criterion):
     """Independent uniform numbers; the same for the same seed, network and reference samples.
 
     Args:
-        seed: of the draw; None: 0, or what `seeded` sets.
+        seed: seed of the random numbers; None: 0, or what `seeded` sets.
     """
 
     seed: int | None = None

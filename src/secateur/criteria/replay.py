@@ -1,4 +1,4 @@
-"""A network evaluated again and again on the same inputs, while only some of its parameters change."""
+"""Repeated evaluation of a network on the same inputs while only some of its parameters change."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.utils.weak import TensorWeakRef
 
 from secateur.structure.base import tensors_in
 
-_LOOKS_AT_SHAPE = frozenset({"__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point"})
+_READS_SHAPE = frozenset({"__get__", "size", "dim", "ndimension", "numel", "__len__", "is_floating_point"})
 
 
 class Replay:
-    """Skips what comes before the first operation that reads one of the parameters: it gives the same each time.
+    """Skips the operations before the first one that reads a changing parameter: their results stay the same.
 
-    The first call runs the whole network and records the results of its operations up to there; of these it keeps what
-    is still in use at that point. Later calls give them back in the same order, and run the rest. What the rest
-    overwrites in place is written back before the next call.
+    The first call runs the whole network, records the results of its operations up to that one, and keeps those still
+    in use there. Later calls return them in the same order, and run the other operations. Results that these overwrite
+    in place are restored before the next call.
 
     Args:
-        model: in eval mode; run it once before, so that what it computes only once does not count as an operation.
-        inputs: of every call.
-        parameters: that change between calls.
+        model: a network in eval mode; run it once before, so that one-time computations are not recorded.
+        inputs: inputs of every call.
+        parameters: parameters that change between calls.
     """
 
     def __init__(self, model: nn.Module, inputs: torch.Tensor, parameters: Iterable[torch.Tensor]) -> None:
@@ -54,15 +54,15 @@ class Replay:
 
     @property
     def skipped(self) -> int:
-        """How many operations are not run again."""
+        """Number of operations that are not run again."""
         return 0 if self._recorder is None or not self.replays else len(self._recorder.calls)
 
     def check(self, figure: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        """The figure of the output; from here on without replay where that would give another one.
+        """A figure of the output; stop using replay where it gives another figure than a plain pass.
 
-        Code that a function mode does not see (scripted modules, autograd functions of a user's own) may read the
-        parameters in what is skipped, or be handed a stand-in for a tensor that was not kept. Change the parameters
-        between the first call and this one.
+        Code that a function mode does not see (scripted modules, a user's own autograd functions) may read the
+        parameters within the skipped operations, or get a placeholder for a tensor that was not kept. Change the
+        parameters between the first call and this one.
         """
         with torch.no_grad():
             plain = figure(self.model(self.inputs.clone()))
@@ -76,11 +76,11 @@ class Replay:
 
 
 class _Diverged(RuntimeError):
-    """The network runs other operations than when it was recorded."""
+    """The network runs other operations than the recorded ones."""
 
 
 class _Recorder(TorchFunctionMode):
-    """Notes results until a parameter is read."""
+    """Records results until a parameter is read."""
 
     def __init__(self, read: set[int], inputs: torch.Tensor) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._kept is None and any(id(t) in self._read for t in tensors_in((args, kwargs))):
-            if getattr(func, "__name__", "") not in _LOOKS_AT_SHAPE:
+            if getattr(func, "__name__", "") not in _READS_SHAPE:
                 self._stop()
             elif list(tensors_in(result := func(*args, **kwargs))):
                 self._stop()
@@ -103,7 +103,7 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _stop(self) -> None:
-        """Keep what is still in use; whatever the network has let go of, the rest cannot ask for."""
+        """Keep results that are still in use; later operations cannot use those that the network has released."""
         kept = [self._inputs]
 
         def resolve(reference: Any) -> torch.Tensor:
@@ -121,12 +121,12 @@ class _Recorder(TorchFunctionMode):
                 self._saved[storage.data_ptr()] = (storage, storage.clone())
 
     def finish(self) -> None:
-        """After the pass: of what was saved, keep what the rest has overwritten."""
+        """After the pass, keep saved copies of those results only that later operations have overwritten."""
         if self._kept is None:
             self._stop()
         assert self._kept is not None
         written = {t.untyped_storage().data_ptr() for t, version in self._kept if t._version != version}
-        self._saved = {place: saved for place, saved in self._saved.items() if place in written}
+        self._saved = {address: saved for address, saved in self._saved.items() if address in written}
 
     def write_back(self) -> None:
         for storage, saved in self._saved.values():
@@ -137,7 +137,7 @@ _STAND_IN = torch.empty(0)
 
 
 class _Player(TorchFunctionMode):
-    """Gives recorded results back, in order; then runs what is asked for."""
+    """Returns recorded results in order, and runs the operations after them."""
 
     def __init__(self, calls: list[tuple[Any, Any]]) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class _Player(TorchFunctionMode):
 
 
 def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nested value with every tensor, or reference to one, exchanged."""
+    """The same nested value with every tensor, or reference to one, replaced."""
     if isinstance(value, (torch.Tensor, TensorWeakRef)):
         return change(value)
     if isinstance(value, dict):

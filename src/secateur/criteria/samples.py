@@ -1,4 +1,4 @@
-"""Which reference samples a criterion looks at, and their losses."""
+"""The reference samples that a criterion uses, and their losses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from secateur.data import ReferenceSet
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The reference samples that this rank looks at, neighbours in their order; of one rank, all of them.
+    """The consecutive reference samples that this rank processes; with one rank, all of them.
 
     Attributes:
-        samples: these.
-        ranks: among which all samples are shared; one alone where there are fewer samples than ranks.
-        first: place of the first of them among all.
+        samples: the samples of this rank.
+        ranks: the ranks that share all samples; one rank where there are fewer samples than ranks.
+        first: index of this rank's first sample among all.
     """
 
     samples: ReferenceSet
@@ -34,16 +34,16 @@ class Share:
 
     @classmethod
     def of(cls, reference: ReferenceSet) -> Share:
-        """Of these samples, the same on all ranks."""
+        """This rank's share of samples, which must be the same on all ranks."""
         sharing = ranks().sharing(len(reference))
-        mine = sharing.share(len(reference))
-        return cls(reference.part(mine) if sharing.several else reference, sharing, mine.start)
+        own = sharing.share(len(reference))
+        return cls(reference.part(own) if sharing.several else reference, sharing, own.start)
 
     def joined(self, figures: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Figures of all samples from each rank's own, [own samples, ...] by layer.
+        """Figures of all samples, joined from those of each rank's samples, [own samples, ...] by layer.
 
         Raises:
-            SecateurError: where other layers ran on another rank's samples.
+            SecateurError: where other layers ran on the samples of another rank.
         """
         if not self.ranks.several:
             return figures
@@ -58,7 +58,7 @@ def sample_maps(
     reduce: Callable[[torch.Tensor], torch.Tensor],
     stage: Literal["next", "activation"] = "next",
 ) -> dict[str, torch.Tensor]:
-    """Figures of all maps on all reference samples, see `secateur.attribution.maps`; each rank looks at its share."""
+    """Figures of all maps on all reference samples, see `secateur.attribution.maps`; ranks share the samples."""
     share = Share.of(reference)
     return share.joined(maps(model, (inputs for inputs, _ in share.samples.batches(batch_size)), reduce, stage))
 
@@ -67,7 +67,7 @@ def tracked(
     reference: ReferenceSet, batch_size: int, what: str = "batches of reference samples"
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The reference set's batches, with progress."""
-    known = isinstance(batch_size, int) and batch_size > 0  # what else is given, is refused with the first batch
+    known = isinstance(batch_size, int) and batch_size > 0  # other values are refused with the first batch
     return track(reference.batches(batch_size), what, math.ceil(len(reference.inputs) / batch_size) if known else None)
 
 
@@ -76,7 +76,7 @@ def first_balanced(reference: ReferenceSet, count: int | None, asked_by: str) ->
 
     Args:
         reference: labelled samples.
-        count: how many; they keep their order.
+        count: number of samples; they keep their order.
         asked_by: name of the criterion, for the message.
 
     Raises:
@@ -96,29 +96,29 @@ def first_balanced(reference: ReferenceSet, count: int | None, asked_by: str) ->
             f"criterion '{asked_by}' asks for {count} reference samples, there are {len(targets)}; raise per_class to "
             f"{math.ceil(count / classes)}, or ask for fewer"
         )
-    turn, seen = [], dict[int, int]()
-    for place, target in enumerate(targets):
-        turn.append((seen.get(target, 0), place))
-        seen[target] = seen.get(target, 0) + 1
-    chosen = sorted(place for _, place in sorted(turn)[:count])
-    indices = tuple(reference.indices[place] for place in chosen)
-    return ReferenceSet(reference.inputs[chosen], reference.targets[chosen], indices, reference.bounds)
+    turn, counts = [], dict[int, int]()
+    for position, target in enumerate(targets):
+        turn.append((counts.get(target, 0), position))
+        counts[target] = counts.get(target, 0) + 1
+    positions = sorted(position for _, position in sorted(turn)[:count])
+    indices = tuple(reference.indices[position] for position in positions)
+    return ReferenceSet(reference.inputs[positions], reference.targets[positions], indices, reference.bounds)
 
 
 def sample_losses(output: object, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each sample, [N] float64; of a single logit, the log-odds of class 1, see `losses`.
+    """Cross-entropy of each sample, [N] float64; a single logit is the log-odds of class 1, see `losses`.
 
     Args:
-        output: of the network: logits [N, K], or an object or dictionary with ``logits``.
+        output: output of the network: logits [N, K], or an object or dictionary with ``logits``.
         targets: class indices, [N].
 
     Raises:
-        RequestError: for an output that is none, or a class that the network does not know.
+        RequestError: for an output without logits, or a class that the network does not have.
     """
     logits = logits_of(output)
     return losses(logits.to(torch.float64), targets.to(logits.device))
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network's parameters are."""
+    """The device of the network's parameters."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))

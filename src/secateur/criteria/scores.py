@@ -33,8 +33,8 @@ class Scores:
         structure: the units.
         values: [U] float64, finite.
         criterion: name and parameters that differ from the defaults.
-        standing: ⌊score · C⌋ is how many of the C units of its group can go before a unit does, so that the scores
-            themselves say what stays at a nominal ratio, see `secateur.criteria.kept_at`.
+        standing: ⌊score · C⌋ is the number of the C units of its group that are removed before a unit, so that the
+            scores themselves define what stays at a nominal ratio, see `secateur.criteria.kept_at`.
 
     Raises:
         RequestError: for values that are not finite, or not one per unit.
@@ -48,7 +48,7 @@ class Scores:
     def __post_init__(self) -> None:
         if not isinstance(self.structure, Structure):
             raise RequestError(
-                f"scores need the structure that secateur.trace gives, got {type(self.structure).__name__}"
+                f"scores need the structure that secateur.trace returns, got {type(self.structure).__name__}"
             )
         given: object = self.values
         if isinstance(given, torch.Tensor):
@@ -60,7 +60,7 @@ class Scores:
         if values.shape != (self.structure.num_units,):
             raise RequestError(
                 f"scores must be one per unit of the structure, [{self.structure.num_units}], got shape "
-                f"{list(values.shape)}; score the network that the structure was traced from"
+                f"{list(values.shape)}; score the network from which the structure was traced"
             )
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -69,7 +69,7 @@ class Scores:
         object.__setattr__(self, "values", values)
 
     def group(self, name: str) -> np.ndarray:
-        """Scores of the units that a layer belongs to, [units]."""
+        """Scores of the units of a layer's group, [units]."""
         return self.values[self.structure.group(name).units]
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class Scores:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: scores by group."""
+        """Scores by group as HTML, for notebooks."""
         rows = []
         for group in self.structure.groups:
             low, middle, high = np.quantile(self.values[group.units], [0, 0.5, 1])
@@ -102,13 +102,13 @@ def score(
     """Score every unit of a network.
 
     Args:
-        model: the network that ``structure`` was traced from.
-        structure: its units.
+        model: the network from which ``structure`` was traced.
+        structure: the units of the network.
         reference: labelled samples.
         criterion: name (see `known`) or object.
         centred: see `Criterion.unit_scores`.
         batch_size: samples per pass.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for NaN in the weights (naming the tensor) or an unknown criterion.
@@ -128,42 +128,42 @@ def score_each(
     batch_size: int = 64,
     progress: ProgressOption = True,
 ) -> list[Scores]:
-    """Score by several criteria; those that look at the same backward pass share it, see `score`.
+    """Score by several criteria; those that need the same backward pass share it, see `score`.
 
     Example:
         >>> import torch
         >>> from secateur.structure import trace
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> reference = ReferenceSet(torch.randn(6, 2), torch.arange(6) % 2, tuple(range(6)))
-        >>> found = score_each(net, trace(net, reference.inputs), reference, ["taylor", "grad"])
-        >>> [scores.criterion for scores in found]
+        >>> all_scores = score_each(net, trace(net, reference.inputs), reference, ["taylor", "grad"])
+        >>> [scores.criterion for scores in all_scores]
         ['taylor', 'grad']
     """
-    chosen = [get(criterion) for criterion in criteria]
+    objects = [get(criterion) for criterion in criteria]
     check_module(model)
     _check_given(structure, reference)
     check_values(model, gradients=True)
     _check_same(model, structure)
-    # one loan for all of it: some criteria change weights for a while, and no thread may see them then
+    # the network is borrowed once: some criteria change weights temporarily, which no other thread may see
     with borrowed(model, prepare=False):
         check_finite(model)
         if structure.baked():
             model = bake_weights(copy.deepcopy(model), structure)  # units are scored by layers that have weights
         passes = Passes(model, reference, batch_size)
         with failures_told(model, reference.inputs, "the reference inputs"):
-            found = [_values(criterion, structure, passes, centred) for criterion in chosen]
-        return [_checked(*pair) for pair in zip(chosen, [structure] * len(found), found, strict=True)]
+            values = [_values(criterion, structure, passes, centred) for criterion in objects]
+        return [_checked(*pair) for pair in zip(objects, [structure] * len(values), values, strict=True)]
 
 
 def _check_given(structure: object, reference: object) -> None:
     if not isinstance(structure, Structure):
         swapped = "; the structure comes before the reference" if isinstance(structure, ReferenceSet) else ""
-        raise RequestError(f"a structure must be what secateur.trace gives, got {type(structure).__name__}{swapped}")
+        raise RequestError(f"a structure must be what secateur.trace returns, got {type(structure).__name__}{swapped}")
     check_reference(reference)
 
 
 def check_reference(reference: object) -> None:
-    """Refuse what is no `ReferenceSet`, saying how to come by one.
+    """Refuse anything but a `ReferenceSet`, and say how to make one.
 
     Raises:
         RequestError: for anything else.
@@ -176,11 +176,11 @@ def check_reference(reference: object) -> None:
 
 
 def _check_same(model: nn.Module, structure: Structure) -> None:
-    """Refuse the structure of another network, by the shapes of the weights that both know."""
+    """Refuse the structure of another network, by the shapes of the weights that both have."""
     here = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     names = [layer.weight for layer in structure.layers]
     known = [name for name in names if name in here]
-    # a weight that code computes has another name once it is a parameter of its own
+    # a computed weight has another name once it is a parameter
     if names and not known:
         raise RequestError(f"the structure is of another network: it has a weight '{names[0]}'; trace this one")
     for name in known:
@@ -192,16 +192,16 @@ def _check_same(model: nn.Module, structure: Structure) -> None:
 
 
 def _values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
-    """Scores; units of nothing but layers that do not run, such as auxiliary heads for training, come last."""
+    """Scores in which units whose layers do not run, such as auxiliary heads for training, come last."""
     try:
         return _all_values(criterion, structure, passes, centred)
     except UnseenError as error:
         idle = [layer.name for layer in structure.layers if layer.name not in passes.running]
         if not set(error.layers) & set(idle):
             raise
-    left = without_layers(structure, idle)
-    lost = left.unread & unmade(left) & ~(structure.unread & unmade(structure))
-    return last(_all_values(criterion, left, passes, centred), lost)
+    running = without_layers(structure, idle)
+    lost = running.unread & unmade(running) & ~(structure.unread & unmade(structure))
+    return last(_all_values(criterion, running, passes, centred), lost)
 
 
 def _all_values(criterion: Criterion, structure: Structure, passes: Passes, centred: bool) -> np.ndarray:
@@ -212,8 +212,8 @@ def _all_values(criterion: Criterion, structure: Structure, passes: Passes, cent
     )
 
 
-def _checked(criterion: Criterion, structure: Structure, found: np.ndarray) -> Scores:
-    values = np.asarray(found, np.float64)
+def _checked(criterion: Criterion, structure: Structure, values: np.ndarray) -> Scores:
+    values = np.asarray(values, np.float64)
     if values.shape != (structure.num_units,):
         raise SecateurError(
             f"criterion '{criterion.name}' gave scores of shape {values.shape} for {structure.num_units} units"

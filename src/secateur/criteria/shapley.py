@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 @register("shapley")
 @dataclass(frozen=True)
 class Shapley(Criterion):
-    """Mean decrease of the loss when the unit joins a random part of its group, all other groups complete.
+    """Mean decrease of the loss when the unit is added to a random subset of its group, with all other groups.
 
     φ_u = mean over permutations of [L(units before u) - L(units before u, and u)], with L the mean cross-entropy over
-    the reference samples. A unit that has not joined is closed: zero in all parameters that go with it. Whatever the
-    number of permutations, a group's values add up to L(no unit) - L(all units).
+    the reference samples. Units that are not in the subset are masked: all their parameters are zero. For any number of
+    permutations, a group's values add up to L(no unit) - L(all units).
 
-    This is the dearest criterion: one forward pass of the layers from the group on per unit and permutation.
+    This is the most expensive criterion: for each unit and permutation, it runs all layers from the group on once.
 
     Args:
-        permutations: random orders of each group.
-        seed: of the orders; None: 0, or what `seeded` sets.
-        samples: reference samples it looks at: the first ones, from the classes in turn; None: all.
-        normalise: per layer: None, ``l1``, ``l2``, ``sum``.
+        permutations: number of random orders of each group.
+        seed: seed of the orders; None: 0, or what `seeded` sets.
+        samples: number of reference samples that are used: the first ones, taken from the classes in turn; None: all.
+        normalise: normalisation per layer: None, ``l1``, ``l2``, ``sum``.
     """
 
     permutations: int = 5
@@ -62,7 +62,7 @@ class Shapley(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; closed units leave no mean behind: ``centred`` is ignored."""
+        """See `Criterion.unit_scores`; masked units have no mean that could be compensated: ``centred`` is ignored."""
         import numpy as np
         import torch
 
@@ -73,13 +73,13 @@ class Shapley(Criterion):
         from secateur.criteria.gates import losses_of
         from secateur.criteria.samples import Share, device_of, first_balanced
 
-        chosen = first_balanced(reference, self.samples, self.name)
-        share = Share.of(chosen)
+        used = first_balanced(reference, self.samples, self.name)
+        share = Share.of(used)
         parameters: dict[str, torch.Tensor] = dict(model.named_parameters())
         values = np.zeros(structure.num_units)
         with borrowed(model), torch.no_grad():
-            model(chosen.inputs[:1].to(device_of(model)).clone())  # whatever the network computes only once
-            for group in track(structure.groups, "groups whose units are closed in turn"):
+            model(used.inputs[:1].to(device_of(model)).clone())  # one-time computations of the network
+            for group in track(structure.groups, "groups whose units are masked in turn"):
                 draw = numpy_generator(self.seed or 0, "shapley", group.name)
                 orders_MK = np.stack([draw.permutation(group.size) for _ in range(self.permutations)])
                 # samples last and averaged at once, so that batches do not change sums

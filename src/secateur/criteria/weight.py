@@ -1,4 +1,4 @@
-"""Norm of the weights that make a unit.
+"""Norm of the weights that produce a unit.
 
 Source: Li et al., "Pruning filters for efficient ConvNets" (2017).
 """
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 @register("weight")
 @dataclass(frozen=True)
 class Weight(Criterion):
-    """(Σ |w|^p)^(1/p) over the filter, summed over the layers that make the unit; units that no layer makes go last.
+    """(Σ |w|^p)^(1/p) over the filter, summed over the layers that produce the unit; units without one come last.
 
     Args:
         p: 1 or 2.
-        normalise: per layer: None, ``l1``, ``l2``.
+        normalise: normalisation per layer: None, ``l1``, ``l2``.
     """
 
     p: int = 2
@@ -41,7 +41,7 @@ class Weight(Criterion):
     def unit_scores(
         self, model: nn.Module, structure: Structure, reference: ReferenceSet, *, centred: bool, batch_size: int
     ) -> np.ndarray:
-        """See `Criterion.unit_scores`; looks at no sample."""
+        """See `Criterion.unit_scores`; reference samples are not used."""
         import torch
 
         from secateur.criteria.aggregation import normalise_layers, over_makers, unmade_last
