@@ -265,7 +265,7 @@ def test_wrong_ratios(setting):
     scores = sc.score(model, structure, reference, "weight")
     refused("in \\(0, 1\\), got 1.2", sc.select_nominal, scores, 1.2)
     refused("unknown strategy 'per-cost' for a nominal ratio", sc.select_nominal, scores, 0.5, "per-cost")
-    refused("nothing goes by weight", sc.select_nominal, scores, 0.01)
+    refused("nothing is removed by weight", sc.select_nominal, scores, 0.01)
     nothing, half = prune_to_ratios(model, reference, [0.01, 0.5], "weight")
     assert nothing.plan.achieved == {"units": 1.0, "params": 1.0, "macs": 1.0}
     torch.testing.assert_close(nothing.model.eval()(reference.inputs), model.eval()(reference.inputs))

@@ -412,7 +412,7 @@ def test_requests_for_scores_that_cannot_be_met(setting):
     with pytest.raises(sc.RequestError, match=r"1 score\(s\) are not finite, first in layer '0'"):
         sc.criteria.Scores(structure, [1, 2, 3, float("nan"), 5, 6], "mine")
     assert sc.criteria.Scores(structure, torch.arange(6), "mine").values.dtype == np.float64
-    with pytest.raises(sc.RequestError, match="scores must be what secateur.score gives, got ndarray"):
+    with pytest.raises(sc.RequestError, match="scores must be what secateur.score returns, got ndarray"):
         sc.select(np.ones(6), sc.Budget(units=0.5))
     for size in (2.5, 0):
         with pytest.raises(sc.RequestError, match="batch_size must be"):

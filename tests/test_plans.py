@@ -35,7 +35,7 @@ def test_layers_that_are_not_named_follow_their_group():
     plan = sc.Plan.from_indices(STRUCTURE, {"mix": [2, 5]}, criterion="elsewhere")
     assert dict(plan.removed) == {"stem.0": (2, 5)}
     assert {cut.tensor for cut in plan.cuts} >= {"stem.0.weight", "mix.weight", "depthwise.weight"}
-    assert plan.summary.startswith("2 units go by elsewhere (given); asked: free choice")
+    assert plan.summary.startswith("2 units are removed by elsewhere (given); requested: free choice")
     same = sc.Plan.from_indices(STRUCTURE, {"mix": torch.tensor([5, 2]), "stem.0": np.array([2, 5])})
     assert same.removed == plan.removed
     # the depthwise convolution's outputs are those of two layers, one behind the other
@@ -49,7 +49,7 @@ def test_whole_heads_go():
     layer = heads.layers[0]
     rows = [row for third in range(3) for row in range(16 * third + 4, 16 * third + 8)]  # head 1 in q, k and v
     assert dict(sc.Plan.from_indices(structure, {layer: rows}).removed) == {heads.name: (1,)}
-    with pytest.raises(sc.RequestError, match="output 4 of '.*' goes only with 4, 5, 6, 7, 20, .* name them all"):
+    with pytest.raises(sc.RequestError, match="output 4 of '.*' can only be removed with 4, 5, 6, 7, 20, .* name them all"):
         sc.Plan.from_indices(structure, {layer: rows[:3]})
 
 
@@ -65,12 +65,12 @@ def test_whole_heads_go():
         ({"dense": []}, "the indices remove nothing"),
         ({}, "the indices remove nothing"),
         ({"dense": range(8)}, "leave nothing of 'dense'"),
-        ({"dense": np.ones(8, bool)}, "a list of indices, got ndarray of bool .*; of a mask, numpy.flatnonzero"),
+        ({"dense": np.ones(8, bool)}, "a list of indices, got ndarray of bool .*; for a mask, numpy.flatnonzero"),
         ({"dense": [1.0]}, "a list of indices, got list of float64"),
         ({"dense": 3}, "a list of indices, got int"),
         ({"dense": [[1], [2, 3]]}, "a list of indices, got list"),
-        ({"stem.0": [1], "mix": [2]}, "'stem.0' and 'mix' disagree: output 1 of 'stem.0' would go"),
-        ({"grouped": [0]}, r"output 0 of 'grouped' goes only with 0, 1 \('point\[groups\]' loses whole groups\)"),
+        ({"stem.0": [1], "mix": [2]}, "'stem.0' and 'mix' contradict each other: 'stem.0' removes output 1"),
+        ({"grouped": [0]}, r"output 0 of 'grouped' can only be removed with 0, 1 \(whole groups of 'point\[groups\]'\)"),
         ([3], "by name of layer"),
     ],
 )

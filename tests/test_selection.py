@@ -171,7 +171,7 @@ def test_unreachable_budgets_name_the_stream_that_norms_lock():
         return sc.select(sc.Scores(structure, np.arange(structure.num_units), "by hand"), sc.Budget(params=0.1))
 
     with pytest.raises(
-        sc.RequestError, match=r"norms lock 16 channels .*: stream=True \(--stream\) lets them go"
+        sc.RequestError, match=r"norms lock 16 channels .*: stream=True \(--stream\) allows removing them"
     ) as caught:
         reach(stream=False)
     again = pickle.loads(pickle.dumps(caught.value))

@@ -94,7 +94,7 @@ def test_caps_count_from_the_plan_before(seed, strategy, order, most):
 
 
 def test_a_share_of_all_units_is_rounded_down():
-    with pytest.raises(UnreachableBudgetError, match=r"lets 22 units go; .*, or raise max_remove$") as caught:
+    with pytest.raises(UnreachableBudgetError, match=r"allows 22 units; .*, or raise max_remove$") as caught:
         sc.select(scores(), sc.Budget(units=0.5), max_remove=0.05)  # 5 % of 448
     assert caught.value.least == pytest.approx(1 - 22 / 448)
     again = pickle.loads(pickle.dumps(caught.value))
@@ -103,7 +103,7 @@ def test_a_share_of_all_units_is_rounded_down():
 
 def test_messages_name_the_layer_whose_cap_binds():
     caps = {group.name: 1 for group in STRUCTURE.groups}
-    with pytest.raises(UnreachableBudgetError, match=r"binds \(max_remove lets 1 of its units go\)") as caught:
+    with pytest.raises(UnreachableBudgetError, match=r"binds \(max_remove allows 1 of its units\)") as caught:
         sc.select(scores(), sc.Budget(macs=0.5), max_remove=caps)
     assert caught.value.capped
     with pytest.raises(UnreachableBudgetError) as caught:
@@ -157,8 +157,8 @@ def test_shares_are_of_the_network_that_was_traced():
         ({"layer_shares": {"conv1": 0.5}, "min_keep": 10}, "keeps 8 of 16 units of 'conv1', but min_keep asks for 10"),
         ({"layer_shares": {"conv1": 0.5}, "protect": ["conv1"]}, "keeps 8 of 16 units of 'conv1', but protect keeps"),
         ({"layer_shares": {"conv1": 0.8}, "round_to": 8}, "keeps 12 of 16 .* no multiple of round_to=8"),
-        ({"layer_shares": {"conv1": 0.5}, "max_remove": {"conv1": 4}}, "8 units of 'conv1', max_remove lets 4 go"),
-        ({"layer_shares": {"conv1": 0.5}, "max_remove": 4}, "takes 8 units, max_remove lets 4 go"),
+        ({"layer_shares": {"conv1": 0.5}, "max_remove": {"conv1": 4}}, "8 units of 'conv1', max_remove allows 4"),
+        ({"layer_shares": {"conv1": 0.5}, "max_remove": 4}, "removes 8 units, max_remove allows 4"),
         ({"layer_shares": {"conv1": 0.5, "layer1.0.conv2": 0.25}}, "'conv1' 0.5 and 'layer1.0.conv2' 0.25, but"),
         ({"max_remove": {"conv1": 2, "layer1.0.conv2": 3}}, "gives 'conv1' 2 and 'layer1.0.conv2' 3, but their units"),
         ({"layer_shares": {g.name: 0.25 for g in STRUCTURE.groups}}, "layer_shares alone leave .* less than the"),
@@ -181,9 +181,9 @@ def test_nominal_ratios_refuse_what_a_cap_would_hide():
     most = int(0.3 * 448)
     plan = select_nominal(scores(), 0.3, "global", max_remove=most)
     assert sum(lost(plan).values()) == most
-    with pytest.raises(sc.RequestError, match="a nominal ratio of 0.3 takes 134 units, max_remove lets 133 go"):
+    with pytest.raises(sc.RequestError, match="a nominal ratio of 0.3 removes 134 units, max_remove allows 133"):
         select_nominal(scores(), 0.3, "global", max_remove=most - 1)
-    with pytest.raises(sc.RequestError, match="a nominal ratio of 0.5 takes 8 units of 'conv1', max_remove lets 3 go"):
+    with pytest.raises(sc.RequestError, match="a nominal ratio of 0.5 removes 8 units of 'conv1', max_remove allows 3"):
         select_nominal(scores(), 0.5, max_remove={"conv1": 3})
 
 
@@ -210,7 +210,7 @@ def test_steps_remove_no_more_than_may_and_go_on_until_the_budget(schedule):
     kept = [40, *(round(40 * step.achieved["units"]) for step in found[-1].history)]
     assert max(before - after for before, after in itertools.pairwise(kept)) == 3
     assert len(found[-1].history) == 8  # 10 units in steps of 3, twice
-    with pytest.raises(UnreachableBudgetError, match="max_remove lets 3 units go"):
+    with pytest.raises(UnreachableBudgetError, match="max_remove allows 3 units"):
         sc.compress(model, reference, sc.Budget(units=0.5), "weight", how.model_copy(update={"schedule": "one-shot"}))
     with pytest.raises(UnreachableBudgetError, match="at least"):  # no endless steps
         sc.compress(model, reference, sc.Budget(units=0.01), "weight", how, **more)
@@ -221,7 +221,7 @@ def test_steps_remove_no_more_than_may_and_go_on_until_the_budget(schedule):
     ("caps", "message"),
     [
         ("{layer9: 3}", "layer 'layer9' has no removable units"),
-        ("0.1", "max_remove lets 11 units go"),
+        ("0.1", "max_remove allows 11 units"),
         ("1.0", "max_remove is a number of units"),
     ],
 )

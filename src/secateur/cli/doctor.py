@@ -93,7 +93,7 @@ def command(
         except RequestError as error:
             then = f", where that is possible: {error}"
         count = structure.locked_by_norms
-        typer.echo(f"norms lock {count} channels of the residual stream; --stream lets them go{then}")
+        typer.echo(f"norms lock {count} channels of the residual stream; --stream allows removing them{then}")
 
 
 def _for_recipe(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much of a network may stay."""
+"""Budgets: the share of a network that stays."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ class UnreachableBudgetError(RequestError):
     """A budget that cannot be reached.
 
     Attributes:
-        least: the share that can.
-        binding: the layer that holds most of it, and why; and what else locks units that could go.
-        limits: what was asked for that keeps units: ``min_keep``, ``round_to``, ``protect``, ``layer_shares``,
-            ``max_remove``.
-        capped: whether more units could go but for ``max_remove``, such as in a further step.
+        least: the smallest share that can be reached.
+        binding: the layer that holds most of it, and why it cannot be smaller; and what else locks removable units.
+        limits: arguments that keep units: ``min_keep``, ``round_to``, ``protect``, ``layer_shares``, ``max_remove``.
+        capped: whether only ``max_remove`` keeps more units from being removed, for instance in a further step.
     """
 
     def __init__(
@@ -41,16 +40,16 @@ class UnreachableBudgetError(RequestError):
         self._budget = budget
 
     def of(self, budget: str, least: float) -> UnreachableBudgetError:
-        """The same of another budget, such as one counted against a larger network."""
+        """The same error for another budget, such as one relative to a larger network."""
         return UnreachableBudgetError(budget, least, self.binding, self.limits, self.capped)
 
     def __reduce__(self) -> tuple[type[UnreachableBudgetError], tuple[str, float, str, tuple[str, ...], bool]]:
-        # it comes back from other processes
+        # other processes return it as well
         return type(self), (self._budget, self.least, self.binding, self.limits, self.capped)
 
 
 _REMEDIES = {"max_remove": "raise max_remove", "layer_shares": "give other layer_shares"}
-"""What to do about limits that are not simply lowered."""
+"""Remedies for limits that are not simply lowered."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +57,7 @@ class Budget:
     """The share that stays, in (0, 1], of exactly one of units, parameters, MACs or latency, by name.
 
     Latency is time per batch in PyTorch on this machine. `secateur.compress` measures it on the pruned network against
-    the original; `secateur.select` alone, which has no network, goes by a prediction from measured layers.
+    the original; `secateur.select` alone, which has no network, predicts it from measured layers.
 
     Raises:
         RequestError: for none or several of them, a share without its name, or one out of range.
@@ -76,7 +75,7 @@ class Budget:
     latency: float | None = None
 
     def __new__(cls, *shares: Any, **named: Any) -> Budget:
-        """Refuse what the fields would not take, before they are set."""
+        """Refuse arguments that the fields do not accept, before they are set."""
         if shares:
             example = shares[0] if _in_range(shares[0]) else 0.5
             raise RequestError(f"a budget names what its share is of: {_forms(f'={example}')}; got {shares[0]!r} alone")
@@ -118,7 +117,7 @@ class Budget:
 
 
 def check_budget(budget: object) -> None:
-    """Refuse what is no `Budget`.
+    """Refuse anything but a `Budget`.
 
     Example:
         >>> check_budget(0.5)
@@ -140,7 +139,7 @@ def _in_range(share: object) -> bool:
 
 
 def real_number(value: object) -> float | None:
-    """A real number of any library; None for anything else, and for truth values."""
+    """A real number of any library; None for anything else, including truth values."""
     if isinstance(value, bool):
         return None
     return float(value) if isinstance(value, Real) else None
@@ -152,7 +151,7 @@ def _unknown_kind(kind: Any) -> RequestError:
 
 
 def check_max_remove(max_remove: object) -> None:
-    """Refuse what is no cap on the number of units that go.
+    """Refuse anything but a cap on the number of units that are removed.
 
     Args:
         max_remove: a whole number of units from 1, a fraction strictly between 0 and 1, one of these by name of layer,
@@ -183,7 +182,7 @@ units below 1 (0.1), got 0
 
 
 def units_to_remove(max_remove: int | float, size: int) -> int:
-    """How many of ``size`` units may go at most: a share is rounded down.
+    """The largest number of ``size`` units that may be removed; a share is rounded down.
 
     Example:
         >>> units_to_remove(2, 64), units_to_remove(0.1, 64), units_to_remove(0.1, 30), units_to_remove(0.1, 4)
@@ -193,7 +192,7 @@ def units_to_remove(max_remove: int | float, size: int) -> int:
 
 
 def check_min_keep(min_keep: object) -> None:
-    """Refuse what is neither a number of units nor a share of a group.
+    """Refuse anything but a number of units or a share of a group.
 
     Args:
         min_keep: a whole number from 1, or a fraction strictly between 0 and 1.
@@ -216,11 +215,11 @@ def check_min_keep(min_keep: object) -> None:
 
 
 def units_to_keep(min_keep: int | float, size: int) -> int:
-    """How many of ``size`` units stay at least: a share is rounded up.
+    """The least number of ``size`` units that stay; a share is rounded up.
 
     Example:
         >>> units_to_keep(2, 64), units_to_keep(0.1, 64), units_to_keep(0.1, 30), units_to_keep(0.01, 4)
         (2, 7, 3, 1)
     """
-    least = min_keep if min_keep >= 1 else math.ceil(min_keep * size - 1e-9)  # 0.1 * 30 is a little more than 3
+    least = min_keep if min_keep >= 1 else math.ceil(min_keep * size - 1e-9)  # 0.1 * 30 is slightly more than 3
     return min(size, max(1, int(least)))

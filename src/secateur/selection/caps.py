@@ -1,4 +1,4 @@
-"""What a selection may take of each layer: caps on the units that go, and shares of units that stay, by layer."""
+"""Limits of a selection by layer: caps on the units that are removed, and shares of units that stay."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from secateur.selection.budget import check_max_remove, real_number, units_to_re
 from secateur.structure import Structure
 
 MaxRemove = int | float | Mapping[str, int | float]
-"""A number of units, or below 1 their share; in all, or by name of layer."""
+"""A number of units or, below 1, a share of them; of all units, or by name of layer."""
 
 
 def whole_sizes(structure: Structure) -> dict[str, int]:
-    """By group, how many units it had in the network that was traced."""
+    """Number of units of each group in the network that was traced."""
     whole = structure if structure.origin is None else structure.origin[0]
     return {group.name: group.size for group in whole.groups}
 
 
 @dataclass(frozen=True)
 class Caps:
-    """How many units may go.
+    """How many units may be removed.
 
     Attributes:
-        total: of all groups together; None: any number.
-        groups: by group; those without an entry may give up any number.
+        total: number of units of all groups together; None: any number.
+        groups: number of units by group; any number of units of groups without an entry.
     """
 
     total: int | None
@@ -36,10 +36,10 @@ class Caps:
 
     @classmethod
     def of(cls, structure: Structure, max_remove: MaxRemove | None) -> Caps:
-        """Caps as they are asked for; shares are of the units in the network that was traced.
+        """Caps from the argument ``max_remove``; shares are of the units in the network that was traced.
 
         Raises:
-            RequestError: for values that are no caps, unknown layers, or two caps for units that go together.
+            RequestError: for values that are no caps, unknown layers, or two caps for units of one group.
         """
         check_max_remove(max_remove)
         sizes = whole_sizes(structure)
@@ -51,15 +51,15 @@ class Caps:
             if not total:
                 raise RequestError(f"max_remove={max_remove} of {units} units is none; give a larger share")
             return cls(total, {})
-        found = by_group(structure, "max_remove", max_remove)
-        return cls(None, {name: units_to_remove(cap, sizes[name]) for name, cap in found.items()})
+        caps = by_group(structure, "max_remove", max_remove)
+        return cls(None, {name: units_to_remove(cap, sizes[name]) for name, cap in caps.items()})
 
     def check(self, removed: Mapping[str, int], asked: str) -> None:
-        """Refuse numbers of units that go, by group, where more go than may.
+        """Refuse to remove more units than the caps allow.
 
         Args:
-            removed: by group.
-            asked: what takes them, for the message.
+            removed: number of removed units by group.
+            asked: the request that removes them, for the message.
 
         Raises:
             RequestError: naming the first group over its cap, or the total.
@@ -67,10 +67,10 @@ class Caps:
         for name, count in removed.items():
             cap = self.groups.get(name)
             if cap is not None and count > cap:
-                raise RequestError(f"{asked} takes {count} units of '{name}', max_remove lets {cap} go; {_REMEDY}")
+                raise RequestError(f"{asked} removes {count} units of '{name}', max_remove allows {cap}; {_REMEDY}")
         total = sum(removed.values())
         if self.total is not None and total > self.total:
-            raise RequestError(f"{asked} takes {total} units, max_remove lets {self.total} go; {_REMEDY}")
+            raise RequestError(f"{asked} removes {total} units, max_remove allows {self.total}; {_REMEDY}")
 
 
 _REMEDY = "raise it, or ask for less"
@@ -80,29 +80,29 @@ def by_group(structure: Structure, what: str, values: Mapping[str, Any]) -> dict
     """Values by name of layer as values by name of group.
 
     Args:
-        structure: whose layers they are.
-        what: the argument, for the message.
-        values: by name of layer or group.
+        structure: structure of the network.
+        what: name of the argument, for the message.
+        values: values by name of layer or group.
 
     Raises:
-        RequestError: for unknown layers, or two values for layers whose units go together.
+        RequestError: for unknown layers, or two values for layers of one group.
     """
-    found: dict[str, Any] = {}
-    said: dict[str, str] = {}
+    by_name: dict[str, Any] = {}
+    layer_of: dict[str, str] = {}
     for name, value in values.items():
         group = structure.group(name).name
-        if group in found and found[group] != value:
+        if group in by_name and by_name[group] != value:
             raise RequestError(
-                f"{what} gives '{said[group]}' {found[group]} and '{name}' {value}, but their units go together; "
-                "give one of them"
+                f"{what} gives '{layer_of[group]}' {by_name[group]} and '{name}' {value}, but their units can only be "
+                "removed together; give one of them"
             )
-        found[group] = value
-        said[group] = name
-    return found
+        by_name[group] = value
+        layer_of[group] = name
+    return by_name
 
 
 def check_layer_shares(layer_shares: object) -> None:
-    """Refuse what is no mapping from names of layers to shares in (0, 1].
+    """Refuse anything but a mapping from names of layers to shares in (0, 1].
 
     Raises:
         RequestError: for anything else.
@@ -120,13 +120,13 @@ def check_layer_shares(layer_shares: object) -> None:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What keeps units, for a check against shares that were asked for.
+    """Limits on the units that are removed.
 
     Attributes:
-        floors: units that stay at least, by group.
-        caps: units that go at most.
+        floors: least number of units that stay, by group.
+        caps: largest numbers of units that are removed.
         protected: groups whose units all stay.
-        round_to: what units that stay are a multiple of.
+        round_to: numbers of units that stay are multiples of this.
     """
 
     floors: Mapping[str, int]
@@ -138,18 +138,18 @@ class Bounds:
 def shares_taken(
     structure: Structure, layer_shares: Mapping[str, float], key: np.ndarray, keep: np.ndarray, bounds: Bounds
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """The units that stay once each layer of ``layer_shares`` has given up what its share says.
+    """The units that stay after each layer of ``layer_shares`` is pruned to its share.
 
     Args:
-        structure: of the network.
+        structure: structure of the network.
         layer_shares: shares of units that stay, of those that the network had when it was traced; rounded down to
             units.
-        key: by which the lowest go, [U].
-        keep: units that are there, [U].
-        bounds: what else was asked for.
+        key: units with the lowest values are removed, [U].
+        keep: units that are left before, [U].
+        bounds: the other limits.
 
     Returns:
-        The units that stay, [U], and how many each group whose share was given has lost.
+        The units that stay, [U], and the number of removed units of each group whose share was given.
 
     Raises:
         RequestError: for unknown layers, and shares that contradict each other or the bounds.

@@ -1,4 +1,4 @@
-"""The time of a network with some of its units gone, predicted from measured layers."""
+"""Predicts the time of a network without some of its units from measured layers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LatencyModel:
 
     The sum runs over the weighted layers (and products of activations) as they are after the removal, each by a
     `LatencyTable`. The rest (norms, activation functions, sums, overhead) is what one measurement of the whole network
-    takes beyond its layers; it shrinks with the number of layer outputs. Without that measurement the rest is 0.
+    takes in addition to its layers; it shrinks with the number of layer outputs. Without that measurement it is 0.
 
     Attributes:
-        structure: of the network.
+        structure: structure of the network.
         table: times of its layers.
-        rest_ms: milliseconds of the unpruned network beyond its layers.
+        rest_ms: milliseconds of the unpruned network in addition to its layers.
     """
 
     structure: Structure
@@ -37,29 +37,29 @@ class LatencyModel:
 
     @classmethod
     def by_table(cls, structure: Structure) -> LatencyModel:
-        """By the layers alone: batches of 8, threads as set, on the CPU."""
+        """A model without the rest: batches of 8, threads as set, on the CPU."""
         return cls(structure, shared_table())
 
     def calibrated(self, whole_ms: float) -> LatencyModel:
-        """The same, with the rest taken from the measured milliseconds of the unpruned network."""
+        """The same model, with the rest from the measured milliseconds of the unpruned network."""
         layers = sum(self.layers(None).values())
         return replace(self, rest_ms=max(0.0, whole_ms - layers))
 
     def moved(self, structure: Structure) -> LatencyModel:
-        """For the same network after surgery, traced anew: the rest per layer output stays."""
+        """The model for the same network after surgery, traced again; the rest per layer output stays the same."""
         other = replace(self, structure=structure)
         return replace(other, rest_ms=self.rest_ms * other._all_outputs / self._all_outputs)
 
     def layers(self, keep: np.ndarray | None) -> dict[str, float]:
         """Milliseconds per layer name; layers that run more than once are added up."""
-        found: dict[str, float] = {}
+        by_layer: dict[str, float] = {}
         for call in self._calls(keep):
             name = call.name or "a product of activations"
-            found[name] = found.get(name, 0.0) + self.table.time(call)
-        return found
+            by_layer[name] = by_layer.get(name, 0.0) + self.table.time(call)
+        return by_layer
 
     def milliseconds(self, keep: np.ndarray | None = None) -> float:
-        """Predicted time of a batch with only the units where ``keep`` [U] is true; None: all."""
+        """Predicted time of a batch with only the units where ``keep`` [U] is true; None: all units."""
         return sum(self.layers(keep).values()) + self.rest_ms * self._outputs(keep) / self._all_outputs
 
     def share(self, keep: np.ndarray) -> float:
@@ -78,28 +78,28 @@ class LatencyModel:
         return sum(output_elements(call) for call in self._calls(keep))
 
     def unit_costs(self, keep: np.ndarray) -> np.ndarray:
-        """Milliseconds that each unit costs at the margin, [U].
+        """Marginal milliseconds of each unit, [U].
 
         Times have steps and noise, so all units of a group get the mean over the next quarter of the group. No unit is
         free: each costs at least a hundredth of what units cost on average.
         """
-        now = self.milliseconds(keep)
+        total = self.milliseconds(keep)
         costs = np.empty(self.structure.num_units)
         for group in self.structure.groups:
             present = group.first + np.flatnonzero(keep[group.units])
             less = keep.copy()
             less[present[: max(1, len(present) // 4)]] = False
             gone = int(keep.sum() - less.sum())
-            # a group of one unit stays; what it would save can not be had
-            costs[group.units] = (now - self.milliseconds(less)) / gone if len(present) > 1 else 0.0
-        return np.maximum(costs, 0.01 * now / max(1, int(keep.sum())))
+            # the only unit of a group stays and saves nothing
+            costs[group.units] = (total - self.milliseconds(less)) / gone if len(present) > 1 else 0.0
+        return np.maximum(costs, 0.01 * total / max(1, int(keep.sum())))
 
     def round_to(self) -> int:
         """The multiple that channel counts should have on this machine.
 
         On the three widest plain convolutions (linear layers, where there are none) the time per multiply-accumulate
         is measured at counts between half and all of the width that are odd multiples of r, for r in 1, 4, 8, 16, 32;
-        the smallest r is taken that no larger one betters by more than 5 %. It is at most a quarter of the median
+        the result is the smallest r that no larger one improves by more than 5 %. It is at most a quarter of the median
         group's size, so that groups can still shrink.
         """
         sizes = [group.size for group in self.structure.groups]
@@ -116,11 +116,11 @@ class LatencyModel:
     def _rate(self, call: Call, multiple: int) -> float:
         """Nanoseconds per pair of channels and position, mean over three odd multiples of ``multiple``."""
         width = min(call.weight_shape[:2])
-        found = []
+        rates = []
         for share in (0.55, 0.7, 0.85):
             count = max(1, round((share * width / multiple - 1) / 2) * 2 + 1) * multiple
-            found.append(self.table.measured(resized(call, (count, count))) / count**2)
-        return float(np.mean(found))
+            rates.append(self.table.measured(resized(call, (count, count))) / count**2)
+        return float(np.mean(rates))
 
     def _calls(self, keep: np.ndarray | None) -> list[Call]:
         example = _samples(self.structure.inputs) or 1
@@ -128,9 +128,9 @@ class LatencyModel:
 
 
 def _samples(described: Any) -> int | None:
-    """Samples of the example input that a network was traced with."""
+    """Number of samples in the example input with which a network was traced."""
     if isinstance(described, dict) and described.get("shape"):
         return int(described["shape"][0])
     parts = described.get("dict", {}).values() if isinstance(described, dict) else described
-    found = (_samples(part) for part in parts) if isinstance(described, (dict, list)) else ()
-    return next((samples for samples in found if samples), None)
+    counts = (_samples(part) for part in parts) if isinstance(described, (dict, list)) else ()
+    return next((samples for samples in counts if samples), None)

@@ -1,10 +1,10 @@
-"""Names of the strategies, without what they compute with."""
+"""Names of the strategies, importable without their dependencies."""
 
 from __future__ import annotations
 
 AUTO = "auto"
-"""In settings: the criterion's own strategy."""
+"""In settings: the strategy of the criterion."""
 
 STRATEGY_NAMES = ("global", "per-cost", "per-layer", "isomorphic")
 NOMINAL_STRATEGIES = ("per-layer", "global", "isomorphic")
-"""Those that a nominal ratio can go by: it counts units, whatever they cost."""
+"""Strategies for a nominal ratio, which counts units, whatever they cost."""

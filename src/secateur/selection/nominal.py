@@ -28,29 +28,30 @@ def select_nominal(
 ) -> Plan:
     """Remove a nominal ratio of the units, as published tables count it, whatever that saves.
 
-    Per layer, the floor(ratio · size) lowest of each group go; otherwise the floor(ratio · U) lowest of all, or of all
-    groups of one make, among those that are not protected. At least ``min_keep`` stay in each group. OCAP's scores say
-    themselves what goes at a ratio, whatever the strategy, see `secateur.criteria.kept_at`: less than the ratio.
+    With ``per-layer``, the floor(ratio · size) lowest units of each group are removed; otherwise the floor(ratio · U)
+    lowest of all units, or of all isomorphic groups, that are not protected. At least ``min_keep`` stay in each group.
+    OCAP's scores define themselves what is removed at a ratio, with any strategy: less than the ratio, see
+    `secateur.criteria.kept_at`.
 
     Args:
-        scores: of all units.
-        ratio: in (0, 1).
+        scores: scores of all units.
+        ratio: share of units to remove, in (0, 1).
         strategy: ``per-layer``, ``global`` or ``isomorphic``; see `select`.
         min_keep: units that stay in every group, or their share of it; see `select`.
-        max_remove: units that may go at most, see `select`. A ratio that takes more is refused: what a table calls by
-            a ratio is to have lost that share.
+        max_remove: largest number of units that may be removed, see `select`. A ratio that removes more is refused,
+            so that a network at a nominal ratio has lost that share.
         protect: names of layers whose units all stay.
-        nothing: let a plan pass that removes nothing.
+        nothing: allow a plan that removes nothing.
 
     Raises:
-        RequestError: for a ratio out of range, another strategy, a ratio that takes more than ``max_remove``, or a plan
-            that would change nothing.
+        RequestError: for a ratio out of range, another strategy, a ratio that removes more than ``max_remove``, or a
+            plan that would change nothing.
     """
     check_scores(scores)
     structure = scores.structure
     share = real_number(ratio)
     if share is None or not 0 < share < 1:
-        raise RequestError(f"a nominal ratio is the share that goes, in (0, 1), got {ratio!r}")
+        raise RequestError(f"a nominal ratio is the share that is removed, in (0, 1), got {ratio!r}")
     if strategy not in NOMINAL_STRATEGIES:
         meant, known = did_you_mean(str(strategy), NOMINAL_STRATEGIES), ", ".join(NOMINAL_STRATEGIES)
         raise RequestError(f"unknown strategy '{strategy}' for a nominal ratio{meant}; known: {known}")
@@ -81,5 +82,5 @@ def select_nominal(
         keep[best] |= keep[group.units].sum() < least
     caps.check({g.name: int((~keep[g.units]).sum()) for g in structure.groups}, f"a nominal ratio of {ratio}")
     if keep.all() and not nothing:
-        raise RequestError(f"at a nominal ratio of {ratio} nothing goes by {scores.criterion}; ask for a larger one")
+        raise RequestError(f"at a nominal ratio of {ratio} nothing is removed by {scores.criterion}; give a larger one")
     return Plan.of(structure, keep, {"kind": "ratio", "share": ratio}, scores.criterion, strategy, nothing=True)

@@ -1,4 +1,4 @@
-"""Plans: which units go, and what that cuts out of which tensor."""
+"""Plans: which units are removed, and which indices of which tensors that cuts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from secateur.structure.groups import Role
 
 PLAN_VERSION = 3
 READABLE = (2, 3)
-"""Versions that `Plan.from_json` takes."""
+"""Versions that `Plan.from_json` accepts."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Indices that leave one dimension of one tensor.
+    """Indices that are removed from one dimension of one tensor.
 
     Attributes:
         tensor: name in the network's state.
-        dim: dimension; ``size`` its length before.
+        dim: the dimension; size: its length before.
         role: see `secateur.structure.Axis`.
         removed: sorted indices.
     """
@@ -50,17 +50,17 @@ class Cut:
 
 @dataclass(frozen=True)
 class Edits:
-    """All that surgery does to a network, as plain values.
+    """All edits that surgery makes to a network, as plain values.
 
     Attributes:
-        cuts: what leaves which tensor.
+        cuts: indices that are removed from tensors.
         attributes: new values of modules' integer attributes, by path and name.
-        corrections: of single calls that name sizes, in modules' own code; by path.
-        heads: sizes of PyTorch's attention modules; by path.
-        code: modules whose own code names sizes and cannot be corrected, written anew; by path.
-        masks: for a masked network instead: modules whose norms run over what stays; by path.
+        corrections: by path, corrections of single calls that name sizes in modules' own code.
+        heads: by path, sizes of PyTorch's attention modules.
+        code: by path, steps of modules whose own code names sizes and cannot be corrected, and is rewritten.
+        masks: for a masked network instead: by path, code of modules whose norms run over the units that stay.
         calls: arguments of the calls for which all this is right, by name, as plain values.
-        stream: whether norms run over what stays of their channels.
+        stream: whether norms run over the channels that stay.
         lengths: whether the network's code compares lengths, so that calls of other lengths may run other code.
     """
 
@@ -75,19 +75,19 @@ class Edits:
     lengths: bool = False
 
     def then(self, after: Edits) -> Edits:
-        """One set of edits that does what these and ``after`` (on the already smaller network) do in turn."""
+        """One set of edits equal to these edits followed by ``after`` (on the already smaller network)."""
         attributes = {path: dict(values) for path, values in self.attributes.items()}
         for path, values in after.attributes.items():
             attributes.setdefault(path, {}).update(values)
         code = dict(self.code)
         for path, steps in after.code.items():
-            # a module's code is written down whole: the later one holds; parameters were replaced for good before
+            # code is recorded for whole modules: the later one applies; parameters were replaced permanently before
             replaced = {key: code[path][key] for key in ("baked", "dropped") if key in code.get(path, {})}
             code[path] = {**replaced, **steps}
         return Edits(
             merge_cuts(self.cuts, after.cuts),
             attributes,
-            {**self.corrections, **after.corrections},  # whole for each module, like its code
+            {**self.corrections, **after.corrections},  # for whole modules, like their code
             {**self.heads, **after.heads},
             code,
             calls=_common(self.calls, after.calls, self.lengths) if self.cuts else after.calls,
@@ -96,7 +96,7 @@ class Edits:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         return {
             "cuts": [asdict(cut) for cut in self.cuts],
             "attributes": {path: dict(values) for path, values in self.attributes.items()},
@@ -126,25 +126,26 @@ class Edits:
 
 
 def _common(first: tuple[Any, ...], then: tuple[Any, ...], lengths: bool) -> tuple[Any, ...]:
-    """Calls of the same kind as one of the others."""
+    """Calls of the same kind as one of the other edits."""
     kinds = {kind(call, lengths) for call in first}
     return tuple(call for call in then if kind(call, lengths) in kinds)
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """A frozen decision, replayable from JSON.
+    """A frozen selection of units to remove, which can be applied again from JSON.
 
     Attributes:
-        fingerprint: of the network it was made for; weights: names of its layers' weights, which it is taken over.
-        removed: group name to the positions of its units that go.
-        edits: the same as what surgery does: cuts per tensor, and what keeps the network's code right.
-        requested: ``{"kind": ..., "share": ...}`` of a budget, and ``layer_shares``, where there were any; achieved:
-            shares of units, params and macs that stay.
-        criterion: that ranked the units; strategy: how.
-        inputs: of the example the network was traced with: shapes and types of tensors.
-        notes: what to know of it, one line each, such as layers of which next to nothing is left; no part of what
-            makes two plans equal, nor of the digest.
+        fingerprint: fingerprint of the network for which it was made; weights: names of the weights over which the
+            fingerprint is computed.
+        removed: by group name, the positions of its units that are removed.
+        edits: the edits of surgery for this: cuts of tensors, and what keeps the network's code right.
+        requested: ``{"kind": ..., "share": ...}`` of a budget, and ``layer_shares``, where given; achieved: shares of
+            units, params and macs that stay.
+        criterion: criterion that ranked the units; strategy: the strategy.
+        inputs: shapes and types of the tensors with which the network was traced.
+        notes: remarks, one line each, such as layers of which almost nothing is left; they do not count for equality
+            or the digest.
     """
 
     fingerprint: str
@@ -160,7 +161,7 @@ class Plan:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """What leaves which tensor."""
+        """Indices that are removed from tensors."""
         return self.edits.cuts
 
     @classmethod
@@ -214,20 +215,21 @@ class Plan:
         removed: bool = True,
         criterion: str = "indices",
     ) -> Plan:
-        """The plan that removes, or keeps, given outputs of layers, such as those that another program decided on.
+        """The plan that removes, or keeps, given outputs of layers, for instance those that another program selected.
 
-        Layers that are not named keep all; what shares units with a named layer goes with it.
+        Layers that are not named keep all outputs, except those that share units with a named layer.
 
         Args:
-            structure: of the network.
-            indices: by name of layer, indices of its outputs: channels of convolutions, neurons. Of layers that make
+            structure: structure of the network.
+            indices: by name of layer, indices of its outputs: channels of convolutions, neurons. For layers with
                 several outputs per unit (heads, groups), all outputs of a unit.
-            removed: whether the indices are those that go; False: those that stay.
-            criterion: what ranked them, for records.
+            removed: True: these outputs are removed; False: they stay.
+            criterion: name of the criterion, for records.
 
         Raises:
-            RequestError: for unknown layers, indices out of range or given twice, outputs that cannot go alone, layers
-                that disagree about what they share, or when nothing would go, or nothing of a layer stay.
+            RequestError: for unknown layers, indices out of range or given twice, outputs that cannot be removed alone,
+                layers that contradict each other about shared units, or when nothing would be removed, or nothing of a
+                layer stay.
 
         Example:
             >>> import torch
@@ -260,12 +262,12 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """Short hash of what goes and of what ranked it, but not of what was measured or noted."""
+        """Short hash of the removed units and of how they were ranked, without measured figures and notes."""
         values = {key: value for key, value in self.to_json().items() if key not in ("achieved", "notes")}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         return {
             "version": PLAN_VERSION,
             "fingerprint": self.fingerprint,
@@ -305,14 +307,15 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """How many units go, by what, and what stays, in one line."""
+        """In one line: the number of removed units, the criterion, the request, and the shares that stay."""
         stays = ", ".join(f"{name} {share:.1%}" for name, share in self.achieved.items())
         share, shares = self.requested.get("share"), self.requested.get("layer_shares") or {}
         wishes = [] if share is None else [f"{self.requested.get('kind')} {share:.1%}"]
         wishes += [f"shares of {len(shares)} layer{'s' * (len(shares) > 1)}"] * bool(shares)
-        asked = " and ".join(wishes) or "free choice"
+        requested = " and ".join(wishes) or "free choice"
         count = sum(len(v) for v in self.removed.values())
-        return f"{count} units go by {self.criterion} ({self.strategy}); asked: {asked}; stays: {stays}"
+        units = f"{count} units are removed by {self.criterion} ({self.strategy})"
+        return f"{units}; requested: {requested}; stays: {stays}"
 
     def __str__(self) -> str:
         return "\n".join([self.summary, *(f"note: {note}" for note in self.notes)])
@@ -321,34 +324,34 @@ class Plan:
         return f"Plan({self.summary})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: units that go, by group."""
+        """Removed units by group as HTML, for notebooks."""
         rows = sorted(((name, len(units)) for name, units in self.removed.items()), key=lambda row: -row[1])
-        return table_html(("group", "units that go"), rows, str(self))
+        return table_html(("group", "removed units"), rows, str(self))
 
 
 ALMOST_EMPTY = 0.1
-"""Share of a group's units at and below which a plan notes that next to nothing is left."""
+"""Share of a group's units at and below which a plan notes that almost nothing is left."""
 
 
 def _notes(structure: Structure, keep: np.ndarray) -> tuple[str, ...]:
-    """One line about the layers that a plan all but empties; none, when there are no such layers."""
-    left = [(group, int(keep[group.units].sum())) for group in structure.groups]
-    # a single unit of two is a half; a single one of three may be all that min_keep asked for
-    emptied = [(g, n) for g, n in left if n < g.size / 2 and n <= max(1, ALMOST_EMPTY * g.size)]
+    """One line about the layers that a plan almost empties; none when there are no such layers."""
+    sizes = [(group, int(keep[group.units].sum())) for group in structure.groups]
+    # one unit of two is a half; one of three may be what min_keep keeps
+    emptied = [(g, n) for g, n in sizes if n < g.size / 2 and n <= max(1, ALMOST_EMPTY * g.size)]
     if not emptied:
         return ()
     emptied.sort(key=lambda item: item[1] / item[0].size)
-    told = ", ".join(f"{group.name} ({n} of {group.size} units left)" for group, n in emptied[:_TOLD])
+    named = ", ".join(f"{group.name} ({n} of {group.size} units left)" for group, n in emptied[:_TOLD])
     more = f" and {len(emptied) - _TOLD} more" if len(emptied) > _TOLD else ""
-    return (f"almost emptied: {told}{more}; a share such as min_keep=0.2 keeps more of each layer",)
+    return (f"almost emptied: {named}{more}; a share such as min_keep=0.2 keeps more of each layer",)
 
 
 _TOLD = 3
-"""Layers that a note names."""
+"""Number of layers that a note names."""
 
 
 def check_plan(plan: object) -> None:
-    """Refuse what is no `Plan`, saying how to come by one.
+    """Refuse anything but a `Plan`, and say how to make one.
 
     Raises:
         RequestError: for anything else.
@@ -366,12 +369,12 @@ def check_plan(plan: object) -> None:
 
 
 def _edits(structure: Structure, keep: np.ndarray, cuts: tuple[Cut, ...]) -> Edits:
-    made = structure.changes(keep)
+    needs = structure.changes(keep)
     attributes: dict[str, dict[str, int]] = {}
-    for (path, name), value in made.attributes.items():
+    for (path, name), value in needs.attributes.items():
         attributes.setdefault(path, {})[name] = value
     return Edits(
-        cuts, attributes, made.corrections, made.heads, made.code, structure.masks(keep), structure.given,
+        cuts, attributes, needs.corrections, needs.heads, needs.code, structure.masks(keep), structure.given,
         structure.stream, structure.compares_lengths,
     )  # fmt: skip
 
@@ -386,7 +389,7 @@ def cut_from_json(value: Any) -> Cut:
 
 
 def merge_cuts(first: Iterable[Cut], then: Iterable[Cut]) -> tuple[Cut, ...]:
-    """One set of cuts that does what ``first`` and ``then`` (on the already smaller tensors) do in turn."""
+    """One set of cuts equal to ``first`` followed by ``then`` (on the already smaller tensors)."""
     merged = {(c.tensor, c.dim): c for c in first}
     for cut in then:
         before = merged.get((cut.tensor, cut.dim))

@@ -1,4 +1,4 @@
-"""From scores and a budget to a plan."""
+"""Makes a plan from scores and a budget."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def _per_cost(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
 
 
 def _per_layer(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
-    """Rank within the group, as a share of its size: all groups shrink alike."""
+    """Rank within the group, as a share of its size: all groups lose the same share."""
     return _standing(scores.values, scores.structure.group_of)
 
 
 def _isomorphic(scores: Scores, costs: UnitCosts, keep: np.ndarray) -> np.ndarray:
-    """Rank within all groups of one make, as a share of their size: only like is compared with like."""
+    """Rank within all isomorphic groups, as a share of their size: only units of such groups are compared."""
     numbers: dict[tuple[object, ...], int] = {}
     makes = [numbers.setdefault(make, len(numbers)) for make in scores.structure.makes]
     return _standing(scores.values, np.array(makes)[scores.structure.group_of])
@@ -71,41 +71,41 @@ def select(
     within: Plan | None = None,
     latency: LatencyModel | None = None,
 ) -> Plan:
-    """Choose the units that go.
+    """Select the units to remove.
 
     Units are ranked by one key and removed from the low end until the budget is met. Where the last unit would
-    overshoot by more than 1 % of the budget (5 % of a latency), it stays and smaller ones further up go instead, if
-    there are any.
+    overshoot by more than 1 % of the budget (5 % of a latency), it stays, and smaller ones further up are removed
+    instead, if there are any.
 
     Latency is predicted here, from the measured times of the network's layers at their new sizes; the plan's share is
-    called ``latency_predicted``. `secateur.compress`, which has the network, measures it and corrects.
+    called ``latency_predicted``. `secateur.compress`, which has the network, measures it and corrects the plan.
 
     Args:
-        scores: of all units.
-        budget: the share that stays; None, where ``layer_shares`` says all that goes.
+        scores: scores of all units.
+        budget: the share that stays; None where only ``layer_shares`` are given.
         strategy: ``global`` (raw scores), ``per-cost`` (score divided by the unit's marginal cost in the budget's
             measure; MACs for unit budgets, milliseconds for latency), ``per-layer`` (rank within the group: the same
-            share everywhere) or ``isomorphic`` (rank within all groups of one make, see `Structure.makes`: the same
-            share of each make; Fang et al., "Isomorphic pruning for vision models", 2024).
-        order: ``least`` relevant first, or ``most``, for control experiments.
+            share everywhere) or ``isomorphic`` (rank within all isomorphic groups, see `Structure.makes`: the same
+            share of each set of such groups; Fang et al., "Isomorphic pruning for vision models", 2024).
+        order: remove the ``least`` relevant units first or, for control experiments, the ``most`` relevant.
         min_keep: units that stay in every group; a fraction below 1 is a share of each group's units in the network
             that was traced, rounded up.
-        max_remove: units that go at most, beyond those of ``within``: a number of all units, or numbers by name of
+        max_remove: largest number of units to remove, in addition to those of ``within``: of all units, or by name of
             layer; a fraction below 1 is a share of the units in the network that was traced, rounded down. With a
-            number of all units, the first so many of the ranking may go, and no others.
+            number of all units, only that many units at the low end of the ranking may be removed.
         layer_shares: shares of units that stay by name of layer, of the network that was traced, rounded down to
-            units. Such a layer, with the group that its units belong to, gives up exactly so much; the others give up
-            what the budget still asks for, or nothing without a budget.
-        round_to: units that stay in a group are a multiple of this, wherever it gives any up; ``auto``: what runs
-            fast on this machine, measured (see `secateur.selection.LatencyModel.round_to`).
+            units. The group of such a layer is pruned to exactly this share; the others are pruned until the budget is
+            met, or not at all without a budget.
+        round_to: numbers of units that stay in a group are multiples of this, wherever units are removed; ``auto``: a
+            multiple that runs fast on this machine, by measurement (see `secateur.selection.LatencyModel.round_to`).
         protect: names of layers whose units all stay.
-        within: a plan whose units go first; the new plan contains it.
+        within: a plan whose units are removed first; the new plan contains it.
         latency: predicts times, for latency budgets and ``round_to="auto"``; None: by the layers alone, in batches of 8
             on the CPU.
 
     Raises:
-        RequestError: for unknown names, a budget that cannot be reached (saying what can, and which layer or cap
-            binds), arguments that contradict each other, or a plan that would change nothing.
+        RequestError: for unknown names, a budget that cannot be reached (with the share that can, and the layer or cap
+            that prevents it), arguments that contradict each other, or a plan that would change nothing.
 
     Example:
         >>> import torch
@@ -154,7 +154,7 @@ def select(
 def _rounding(
     structure: Structure, budget: Budget | None, round_to: int | str, latency: LatencyModel | None
 ) -> tuple[int, LatencyModel | None]:
-    """What counts of units are a multiple of, as a number, and what predicts times where that is needed."""
+    """The multiple for numbers of units, as a number, and the model that predicts times, where one is needed."""
     if latency is None and (round_to == "auto" or (budget is not None and budget.kind == "latency")):
         latency = LatencyModel.by_table(structure)
     if latency is not None and round_to == "auto":
@@ -166,10 +166,10 @@ def _rounding(
 
 
 def check_scores(scores: object) -> None:
-    """Refuse what is no `Scores`, saying how to make them."""
+    """Refuse anything but `Scores`, and say how to make them."""
     if not isinstance(scores, Scores):
         raise RequestError(
-            f"scores must be what secateur.score gives, got {type(scores).__name__}; scores of your own: "
+            f"scores must be what secateur.score returns, got {type(scores).__name__}; scores of your own: "
             "secateur.criteria.Scores(structure, values, criterion)"
         )
 
@@ -177,7 +177,7 @@ def check_scores(scores: object) -> None:
 def check_request(
     budget: object, strategy: object, order: object, protect: object, within: object, layer_shares: object = None
 ) -> None:
-    """Refuse arguments of `select` that are of another kind, or names that are not known."""
+    """Refuse arguments of `select` of a wrong type, and unknown names."""
     if budget is not None or layer_shares is None:
         check_budget(budget)
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
@@ -187,17 +187,17 @@ def check_request(
         raise RequestError(f"unknown order '{order}'; known: least, most")
     check_protect(protect)
     if within is not None and not isinstance(within, Plan):
-        raise RequestError(f"within must be a plan that secateur.select gave, got {type(within).__name__}")
+        raise RequestError(f"within must be a plan that secateur.select returned, got {type(within).__name__}")
 
 
 def check_protect(protect: object) -> None:
-    """Refuse one name where a list of them belongs: its letters are no layers."""
+    """Refuse one name instead of a list of names, whose letters are no layers."""
     if isinstance(protect, str) or not isinstance(protect, Sequence):
         example = protect if isinstance(protect, str) else "layer1.0.conv1"
         raise RequestError(f"protect must be a list of layer names, like ['{example}'], got {type(protect).__name__}")
 
 
 def minima(structure: Structure, min_keep: int | float) -> dict[str, int]:
-    """By group, how many units stay at least, of those that the network had when it was traced."""
+    """By group, the least number of units that stay, of those in the traced network."""
     sizes = whole_sizes(structure)
     return {g.name: min(g.size, units_to_keep(min_keep, sizes[g.name])) for g in structure.groups}

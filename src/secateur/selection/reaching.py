@@ -1,4 +1,4 @@
-"""From a ranking of units to a budget, within what may go."""
+"""Removes ranked units until a budget is met, within the limits on units."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TOLERANCE = 0.01
 """A budget counts as met within one per cent of the request."""
 
 LATENCY_TOLERANCE = 0.05
-"""Predicted latency need not be met closer than it is known."""
+"""Predicted latency need not be met more closely than its accuracy."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """What a budget counts, as shares of the whole network, per unit and per layer; and what limits a selection.
+    """The measure of a budget, as shares of the whole network, per unit and per layer; with the limits of a selection.
 
     Without a budget it counts units.
     """
@@ -57,24 +57,24 @@ class Measure:
         return self.structure.measured(self.kind, keep) / self._whole
 
     def unit_costs(self, keep: np.ndarray) -> np.ndarray:
-        """What each unit costs at the margin, [U]."""
+        """The marginal cost of each unit, [U]."""
         if self.kind == "latency":
             assert self.latency is not None
             return self.latency.unit_costs(keep)
         return self.structure.unit_costs("macs" if self.kind == "units" else self.kind, keep)
 
     def layers(self, keep: np.ndarray) -> dict[str, float]:
-        """What each layer holds of it."""
+        """The share of each layer in the measure."""
         if self.kind == "latency":
             assert self.latency is not None
             return self.latency.layers(keep)
-        found: dict[str, float] = {}
+        by_layer: dict[str, float] = {}
         if self.kind == "macs":
             for work in self.structure.work:
-                left = math.prod(n if unit is None else int(stays(unit, keep).sum()) for n, unit in work.sizes)
+                remaining = math.prod(n if unit is None else int(stays(unit, keep).sum()) for n, unit in work.sizes)
                 name = work.call.name or "a product of activations"
-                found[name] = found.get(name, 0.0) + work.macs * left
-            return found
+                by_layer[name] = by_layer.get(name, 0.0) + work.macs * remaining
+            return by_layer
         sizes = {name: list(shape) for name, shape in self.structure.shapes.items()}
         for axis in self.structure.axes:
             sizes[axis.tensor][axis.dim] = int(axis.stays(keep).sum())
@@ -83,7 +83,7 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Units of one group that go together, so that what stays is a multiple of ``round_to``."""
+    """Units of one group that are removed together, so that a multiple of ``round_to`` stays."""
 
     key: float
     group: int
@@ -94,17 +94,17 @@ class _Block:
 def reach(
     measure: Measure, key: np.ndarray, keep: np.ndarray, bounds: Bounds, settled: Mapping[str, int]
 ) -> np.ndarray:
-    """The units that stay when the lowest have gone until the budget is met.
+    """The units that stay after the lowest were removed until the budget is met.
 
     Args:
-        measure: of a budget.
-        key: by which the lowest go first, [U].
-        keep: units that are there, [U].
-        bounds: what keeps units.
-        settled: groups that have given up what they shall, and how many units each.
+        measure: measure of the budget.
+        key: units with the lowest values are removed first, [U].
+        keep: units that are left before, [U].
+        bounds: limits on the units that are removed.
+        settled: groups that are pruned to their given share already, with their number of removed units.
 
     Raises:
-        RequestError: when the budget cannot be reached, or what is settled leaves less than it.
+        RequestError: when the budget cannot be reached, or the settled groups leave less than it.
     """
     assert measure.budget is not None
     gone = sum(settled.values())
@@ -113,11 +113,11 @@ def reach(
         return measure.share(_without(keep, removed))
 
     target, least = measure.budget.share * (1 + 1e-9), measure.budget.share * (1 - measure.tolerance)
-    now = share([])
-    if now <= target:
-        if gone and now < least:
+    current = share([])
+    if current <= target:
+        if gone and current < least:
             raise RequestError(
-                f"layer_shares alone leave {now:.1%} of {measure.kind}, less than the budget of "
+                f"layer_shares alone leave {current:.1%} of {measure.kind}, less than the budget of "
                 f"{measure.budget.share:.1%}; give larger shares, or a smaller budget"
             )
         return keep
@@ -139,8 +139,8 @@ def reach(
 def _ranked(
     structure: Structure, key: np.ndarray, keep: np.ndarray, bounds: Bounds, settled: Mapping[str, int]
 ) -> list[_Block]:
-    """Blocks of the groups that may give up any, lowest first."""
-    found: list[_Block] = []
+    """Blocks of the groups from which units may be removed, lowest first."""
+    blocks: list[_Block] = []
     for number, group in enumerate(structure.groups):
         if group.name in bounds.protected or group.name in settled:
             continue
@@ -148,8 +148,8 @@ def _ranked(
         least = -(-floor // bounds.round_to) * bounds.round_to
         if cap is not None:
             least = max(least, int(keep[group.units].sum()) - cap)
-        found += _blocks(number, group, key, keep, least, bounds.round_to)
-    return sorted(found, key=lambda block: (block.key, block.group, block.index))
+        blocks += _blocks(number, group, key, keep, least, bounds.round_to)
+    return sorted(blocks, key=lambda block: (block.key, block.group, block.index))
 
 
 def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, least: int, round_to: int) -> list[_Block]:
@@ -166,14 +166,14 @@ def _blocks(number: int, group: Group, key: np.ndarray, keep: np.ndarray, least:
         if left - size < least:
             return blocks
         units = ranked[position : position + size]
-        # within a group the order must stay, whatever the blocks' means say
+        # within a group the order is kept, whatever the means of blocks are
         highest = max(highest, float(key[units].mean()))
         blocks.append(_Block(highest, number, len(blocks), units))
         position, left = position + size, left - size
 
 
 def _first(ranked: list[_Block], most: int | None) -> list[_Block]:
-    """The lowest blocks that hold no more than ``most`` units; where one is too large, its group gives up no more."""
+    """The lowest blocks with at most ``most`` units; where one is too large, no more of its group is removed."""
     if most is None:
         return ranked
     chosen: list[_Block] = []
@@ -203,13 +203,13 @@ def _finer(
     share: Callable[[list[_Block]], float],
     between: tuple[float, float],
 ) -> list[_Block] | None:
-    """Leave out the last block, which overshoots, and look a little further up for smaller ones."""
+    """Leave out the last block, which overshoots, and search a little further up for smaller ones."""
     (*taken, last), (least, target) = chosen, between
-    place, kept = next(i for i, block in enumerate(ranked) if block is last), set(map(id, taken))
-    # what was passed over because of a cap holds up its group
-    skipped = {block.group for block in ranked[: place + 1] if id(block) not in kept}
+    position, taken_ids = next(i for i, block in enumerate(ranked) if block is last), set(map(id, taken))
+    # no further blocks of a group of which one was skipped because of a cap
+    skipped = {block.group for block in ranked[: position + 1] if id(block) not in taken_ids}
     left = math.inf if most is None else most - sum(len(block.units) for block in taken)
-    for block in ranked[place + 1 : place + 400]:
+    for block in ranked[position + 1 : position + 400]:
         if block.group in skipped:
             continue
         reached = share([*taken, block])
@@ -226,14 +226,14 @@ def _finer(
 def _unreachable(
     measure: Measure, bounds: Bounds, before: np.ndarray, least: np.ndarray, cut_short: bool
 ) -> UnreachableBudgetError:
-    """The error of a budget that the units ``before`` [U] cannot be brought down to; ``least`` [U] is where they end.
+    """The error for a budget that cannot be reached.
 
     Args:
-        measure: of the budget.
-        bounds: what keeps units.
-        before: units that were there.
-        least: units that stay.
-        cut_short: whether more could go but for the cap on all units.
+        measure: measure of the budget.
+        bounds: limits on the units that are removed.
+        before: units that were left before, [U].
+        least: units that stay when all that may be are removed, [U].
+        cut_short: whether only the cap on all units keeps more from being removed.
     """
     assert measure.budget is not None
     share, layers = measure.share(least), measure.layers(least)
@@ -246,14 +246,15 @@ def _unreachable(
         and int(before[group.units].sum()) - bounds.caps.groups[group.name] > bounds.floors[group.name]
     ]
     reasons = [item.reason for item in measure.structure.locked if binding in item.layers]
-    reasons += [f"max_remove lets {bounds.caps.groups[g.name]} of its units go" for g in capped if binding in g.layers]
+    reasons += [f"max_remove allows {bounds.caps.groups[g.name]} of its units" for g in capped if binding in g.layers]
     kind = "predicted latency" if measure.kind == "latency" else measure.kind
     binds = f"layer '{binding}' binds ({next(iter(reasons), 'its group keeps its minimum')})"
     if cut_short:
-        binds = f"max_remove lets {bounds.caps.total} units go"
+        binds = f"max_remove allows {bounds.caps.total} units"
     normed = measure.structure.locked_by_norms
     if normed:
-        binds += f", and norms lock {normed} channels of the residual stream: stream=True (--stream) lets them go"
+        binds += f", and norms lock {normed} channels of the residual stream: "
+        binds += "stream=True (--stream) allows removing them"
     return UnreachableBudgetError(
         f"{measure.budget.share:.1%} of {kind}", share, binds, measure.limits, cut_short or bool(capped)
     )

@@ -1,4 +1,4 @@
-"""A table of measured times of single layers, from which the time of a network that is not there yet is predicted."""
+"""A table of measured times of single layers, from which the time of a smaller network is predicted."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from secateur.structure.groups import Call
 
 TABLE_VERSION = 1
 _STEP = 16
-"""Channels that matrix units handle at a time, on most machines; times go up in steps of it."""
+"""Channels that matrix units process at a time, on most machines; times rise in steps of this number."""
 
 
 @dataclass(eq=False)
 class LatencyTable:
-    """Milliseconds of weighted layers by their shapes: each shape is measured once, on this machine.
+    """Milliseconds of weighted layers by their shapes; each shape is measured once, on this machine.
 
     Channel counts up to 8 are measured as they are. Others are interpolated linearly in every size between points that
     are at most a fifth apart: times rise in steps of 16 channels, so multiples of 16 lie between multiples of 16, and
@@ -34,11 +34,11 @@ class LatencyTable:
 
     Attributes:
         batch: samples per forward pass.
-        threads: of PyTorch while measuring; None: as set.
-        device: where to measure; dtype: of inputs and weights.
+        threads: number of PyTorch threads while measuring; None: as set.
+        device: device of the measurement; dtype: type of inputs and weights.
         channels_last: memory format of images, as in `secateur.measure_latency`.
-        path: JSON file to start from, if it exists, and that `save` writes.
-        timer: measures one call in milliseconds; None: PyTorch does.
+        path: JSON file that is read at the start, if it exists, and that `save` writes.
+        timer: function that measures one call in milliseconds; None: by running it in PyTorch.
 
     Example:
         >>> call = Call("conv", "convolution", (1, 100, 8, 8), (50, 100, 3, 3), {"groups": 1, "transposed": False})
@@ -65,7 +65,7 @@ class LatencyTable:
         """Milliseconds of one call, measured or interpolated.
 
         Args:
-            call: with the table's batch and in its layout (see `for_batch`).
+            call: the call with the table's batch and in its layout (see `for_batch`).
         """
         key = self._key(call)
         if key in self._interpolated:
@@ -78,7 +78,7 @@ class LatencyTable:
         return total
 
     def measured(self, call: Call) -> float:
-        """Milliseconds of exactly this call; measured the first time."""
+        """Milliseconds of exactly this call, which is measured the first time."""
         key = self._key(call)
         if key not in self.times:
             self.times[key] = self.timer(call) if self.timer else self._measure(call)
@@ -109,7 +109,7 @@ class LatencyTable:
     def _measure(self, call: Call) -> float:
         """The fastest of at least 5 runs and about 30 ms, after 2 unmeasured ones.
 
-        Shapes are measured at different times, so what else the machine does must not count; it can only slow a run.
+        Shapes are measured at different times, so other work of the machine must not count; it only slows runs down.
         """
         x, w = (torch.full(s, 0.5, dtype=self.dtype, device=self.device) for s in (call.input_shape, call.weight_shape))
         if self.channels_last and x.ndim == 4:
@@ -137,12 +137,12 @@ def shared_table(
     channels_last: bool = True,
     path: str | None = None,
 ) -> LatencyTable:
-    """The table of this process with these settings, so that no shape is measured twice."""
+    """The table with these settings, shared within the process so that no shape is measured twice."""
     return LatencyTable(batch, threads, device, dtype, channels_last, path)
 
 
 def for_batch(call: Call, example: int, batch: int) -> Call:
-    """A call of a network traced with ``example`` samples as it is with ``batch`` samples, in the table's layout.
+    """A call of a network traced with ``example`` samples, for ``batch`` samples and in the table's layout.
 
     Layers are [rows, in] with weights [out, in]; products of activations are [b, n, k] with [b, k, m].
 
@@ -160,15 +160,15 @@ def for_batch(call: Call, example: int, batch: int) -> Call:
     if call.options.get("transposed"):
         weight = (*weight[:-2], weight[-1], weight[-2])
     if call.op == "linear" and len(weight) == 2:
-        made, read = weight if call.options.get("left") else weight[::-1]
+        produced, read = weight if call.options.get("left") else weight[::-1]
         rows = math.prod(shape) // max(1, read)
-        return Call(call.name, "linear", (scaled(rows), read), (made, read), {})
+        return Call(call.name, "linear", (scaled(rows), read), (produced, read), {})
     count = scaled(math.prod(weight[:-2]))
     return Call(call.name, "product", (count, *shape[-2:]), (count, *weight[-2:]), {})
 
 
 def output_elements(call: Call) -> int:
-    """How many numbers a call gives.
+    """Number of elements in the output of a call.
 
     Example:
         >>> options = {"stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "transposed": False}
@@ -193,7 +193,7 @@ def output_elements(call: Call) -> int:
 
 
 def machine(device: str) -> str:
-    """What measured times depend on: processor and version of PyTorch."""
+    """Processor and version of PyTorch, on which measured times depend."""
     kind = torch.device(device)
     name = torch.cuda.get_device_name(kind) if kind.type == "cuda" else _processor()
     return f"{name}, torch {torch.__version__}"
@@ -201,7 +201,7 @@ def machine(device: str) -> str:
 
 @cache
 def _processor() -> str:
-    with contextlib.suppress(OSError):  # other systems have no such file; their own name has to do
+    with contextlib.suppress(OSError):  # other systems have no such file; their own name is used
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -209,14 +209,14 @@ def _processor() -> str:
 
 
 def wait(device: torch.device) -> None:
-    """Until a graphics card has done what it was given."""
+    """Wait until a graphics card has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextlib.contextmanager
 def threads_set(count: int | None) -> Iterator[None]:
-    """That many threads of PyTorch inside; None: as set."""
+    """Set the number of PyTorch threads within the context; None: leave it as it is."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -237,7 +237,7 @@ def _runner(call: Call, x: torch.Tensor, w: torch.Tensor) -> Callable[[], Any]:
 
 
 def _sizes(call: Call) -> tuple[int, ...]:
-    """The sizes that pruning changes."""
+    """The sizes of a call that pruning changes."""
     if call.op == "product":
         return (*call.input_shape, call.weight_shape[-1])
     if call.op == "linear":
