@@ -39,8 +39,10 @@ from secateur.experiments import (
     canonical,
     check_study,
     fingerprint,
+    identities,
     identity,
     known_studies,
+    leases,
     opened_store,
     register_study,
     run,
@@ -48,7 +50,9 @@ from secateur.experiments import (
     study_class,
     study_of,
 )
-from tiny_study import SquareCell, SumCell, TinySettings, TinyStudy, tiny
+from secateur.experiments.executors import Job
+from secateur.experiments.running import _Work
+from tiny_study import Grid, SquareCell, SumCell, TinySettings, TinyStudy, tiny
 
 SQUARES = [1.0, 4.0, 9.0]
 
@@ -693,8 +697,6 @@ def leased(store, owner, seconds=60.0):
 
 def store_cells(store):
     study = tiny()
-    from secateur.experiments.running import identities
-
     return list(identities(study, None).items())
 
 
@@ -752,6 +754,48 @@ def test_cells_of_a_process_that_was_killed_are_taken_over_at_once(tmp_path, mon
             patch.setattr("platform.node", lambda: "elsewhere")
             leased(store, "far")
         assert leased(store, "next") == set()  # of another host nobody knows
+    with started(tmp_path / "container.sqlite") as store:
+        with monkeypatch.context() as patch:  # with the network, and so the name, of the host
+            patch.setattr("os.getpid", lambda: int(gone.stdout))
+            patch.setattr(leases, "_process_space", lambda: "pid:[4026532441]")
+            leased(store, "contained")
+        assert leased(store, "next") == set()
+
+
+def test_a_run_passes_over_what_others_have_in_one_transaction(tmp_path):
+    with started(tmp_path / "cells.sqlite") as store:
+        names = [identity for identity, _ in store_cells(store)]
+        groups = [[name] for name in names[:3]] + [names[3:5], names[5:]]
+        store.leases.take(names[:3], "first", 60.0)
+        assert store.leases.take_first(groups, "second", 60.0) == (3, set(names[3:5]))
+        assert store.leases.take_first(groups, "third", 60.0) == (4, {names[5]})
+        assert store.leases.take_first(groups, "fourth", 60.0) == (5, set())
+
+
+@pytest.mark.parametrize(("runs", "most"), [(1, 60), (8, 90)])
+def test_many_runs_do_not_ask_the_store_for_each_job_each(runs, most, tmp_path, monkeypatch):
+    study = TinyStudy(TinySettings(grid=Grid(numbers=tuple(range(60)), sums=False)))
+    cells, calls = identities(study, None), 0
+    original = leases.Leases.take_first
+
+    def counted(self, *arguments):
+        nonlocal calls
+        calls += 1
+        return original(self, *arguments)
+
+    monkeypatch.setattr(leases.Leases, "take_first", counted)
+    jobs = [Job(((name, cell),)) for name, cell in cells.items()]
+    with opened_store(tmp_path / "cells.sqlite", study) as store, contextlib.ExitStack() as stack:
+        store.start(list(cells.items()), {})
+        holders = [stack.enter_context(leases.Holder(store.leases)) for _ in range(runs)]
+        turns = [_Work(study, store, Here(), cells, holder)._taken(jobs) for holder in holders]
+        taken = []
+        while turns:  # one job each, in turn
+            found = [(turn, next(turn, None)) for turn in turns]
+            taken += [job for _, job in found if job is not None]
+            turns = [turn for turn, job in found if job is not None]
+    assert sorted(job.cells[0][0] for job in taken) == sorted(cells)
+    assert calls <= most
 
 
 def test_a_run_waits_for_cells_of_another_and_takes_what_that_leaves(tmp_path):

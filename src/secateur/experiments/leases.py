@@ -8,6 +8,7 @@ import platform
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,24 @@ def lease_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-def is_over(host: str, process: int) -> bool:
-    """Whether the process that holds a lease has ended: known of this host alone."""
-    if host != platform.node() or process == os.getpid() or os.name != "posix":
+@cache
+def _process_space() -> str:
+    """What tells apart hosts of equal names, and containers of one host: a process number means something in it alone."""
+    with contextlib.suppress(OSError):  # there is no /proc on macOS
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return ""
+
+
+def _holder(owner: str) -> str:
+    """The name of a run as leases have it: with what its process number means."""
+    return f"{owner} {_process_space()}"
+
+
+def is_over(host: str, process: int, holder: str) -> bool:
+    """Whether the process that holds a lease has ended: known of this host, and of this container, alone."""
+    elsewhere = host != platform.node() or holder.partition(" ")[2] != _process_space()
+    if elsewhere or process == os.getpid() or os.name != "posix":
         return False
     try:
         os.kill(process, 0)
@@ -78,24 +94,40 @@ class Leases:
             owner: name of the run.
             seconds: that the lease holds unless it is renewed.
         """
+        return self.take_first([identities], owner, seconds)[1]
 
-        def write(connection: sa.Connection) -> set[str]:
+    def take_first(self, groups: Sequence[Sequence[str]], owner: str, seconds: float) -> tuple[int, set[str]]:
+        """Lease cells of the first group that has any which are not finished and that no other run works on.
+
+        Args:
+            groups: identities of cells that are worked on together.
+            owner: name of the run.
+            seconds: that the lease holds unless it is renewed.
+
+        Returns:
+            Index of the group, and the identities that were leased; ``len(groups)`` and an empty set if there are none.
+        """
+        all_of_them, holder = [identity for group in groups for identity in group], _holder(owner)
+
+        def write(connection: sa.Connection) -> tuple[int, set[str]]:
             take_turns(connection)
             now, cells, table = clock(connection), self._cells, self._table
-            found = set()
-            for some in _parts(identities):
+            free = set()
+            for some in _parts(all_of_them):
                 query = sa.select(cells.c.identity).where(cells.c.identity.in_(some), cells.c.state != FINISHED)
-                found |= {identity for (identity,) in connection.execute(query)}
+                free |= {identity for (identity,) in connection.execute(query)}
                 for row in connection.execute(sa.select(table).where(table.c.cell.in_(some))).all():
-                    others = row.owner != owner and row.until > now and not is_over(row.host, row.process)
-                    found -= {row.cell} if others else set()
+                    over = row.until <= now or is_over(row.host, row.process, row.owner)
+                    free -= set() if row.owner == holder or over else {row.cell}
+            index = next((index for index, group in enumerate(groups) if not free.isdisjoint(group)), len(groups))
+            taken = free.intersection(groups[index]) if index < len(groups) else set()
             values = {
-                "owner": owner, "host": platform.node(), "process": os.getpid(), "until": now + seconds, "since": now,
+                "owner": holder, "host": platform.node(), "process": os.getpid(), "until": now + seconds, "since": now,
             }  # fmt: skip
-            if found:
-                taken = [{"cell": identity, **values} for identity in sorted(found)]
-                connection.execute(upsert(table, self._database.url, tuple(values)), taken)
-            return found
+            if taken:
+                rows = [{"cell": identity, **values} for identity in sorted(taken)]
+                connection.execute(upsert(table, self._database.url, tuple(values)), rows)
+            return index, taken
 
         return self._database.write(write)
 
@@ -106,7 +138,7 @@ class Leases:
         def write(connection: sa.Connection) -> None:
             take_turns(connection)  # with those who take several, in another order
             until = clock(connection) + seconds
-            connection.execute(table.update().where(table.c.owner == owner).values(until=until))
+            connection.execute(table.update().where(table.c.owner == _holder(owner)).values(until=until))
 
         self._database.write(write, 0.0)
 
@@ -115,7 +147,7 @@ class Leases:
 
         def write(connection: sa.Connection) -> None:
             take_turns(connection)
-            connection.execute(self._table.delete().where(self._table.c.owner == owner))
+            connection.execute(self._table.delete().where(self._table.c.owner == _holder(owner)))
 
         self._database.write(write, 0.0)
 
@@ -180,7 +212,7 @@ def _working(rows: Sequence[sa.Row[Any]], now: float) -> Working:
     first, ended = rows[0], None
     if first.until <= now:
         ended = f"its lease ran out {duration(now - first.until)} ago"
-    elif is_over(first.host, first.process):
+    elif is_over(first.host, first.process, first.owner):
         ended = "its process has ended"
     since = "" if first.since is None else utc(first.since)
     return Working([(row.cell, row.label) for row in rows], first.host, first.process, since, ended)
@@ -214,12 +246,12 @@ class Holder:
         with contextlib.suppress(SecateurError):  # they end by themselves
             self._leases.give_up(self.owner)
 
-    def take(self, identities: Sequence[str]) -> set[str]:
-        """Those of the cells that are this run's now: not finished, and no other run's."""
+    def take_first(self, groups: Sequence[Sequence[str]]) -> tuple[int, set[str]]:
+        """Lease cells for this run; see `Leases.take_first`."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._renew, daemon=True)
             self._thread.start()
-        return self._leases.take(identities, self.owner, SECONDS)
+        return self._leases.take_first(groups, self.owner, SECONDS)
 
     def _renew(self) -> None:
         pause = _RENEWED

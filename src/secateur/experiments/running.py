@@ -22,6 +22,9 @@ from secateur.experiments.study import Study
 _LOOK, _LONGEST_LOOK = 0.25, 5.0
 """Seconds between two looks at cells that another run works on, at first and at most."""
 
+_CELLS_AHEAD = 500
+"""Cells of several jobs that are looked at in one transaction."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -197,11 +200,23 @@ class _Work:
                 time.sleep(pause)
 
     def _taken(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Jobs as they are begun, with those of their cells that no other run works on."""
-        for job in jobs:
-            mine = self.holder.take([identity for identity, _ in job.cells])
+        """Jobs as they are begun, with those of their cells that no other run works on.
+
+        All runs have the same order. One that meets jobs of others passes over ever more of them in one transaction:
+        else each run would ask for each job, and the store would be asked as often as there are runs times jobs.
+        """
+        position, passed, ahead = 0, 0, 1
+        while position < len(jobs):
+            at_once = max(1, _CELLS_AHEAD // len(jobs[position].cells))
+            some = jobs[position : position + min(ahead, at_once)]
+            index, mine = self.holder.take_first([[identity for identity, _ in job.cells] for job in some])
+            position, passed = position + index + 1, passed + index
             if mine:
+                job = some[index]
                 yield replace(job, cells=tuple(cell for cell in job.cells if cell[0] in mine))
+                ahead, passed = 1 + 2 * passed, 0
+            else:
+                position, ahead = position - 1, 2 * ahead
 
 
 def _keep(store: Store, done: Done) -> None:
