@@ -78,6 +78,15 @@ def worked(study, path, executor=None):
         return run(study, store, executor), store.frames()
 
 
+class Leaving(TinyStudy):
+    """One of its cells calls `sys.exit`."""
+
+    def work(self, cell, resources, earlier):
+        if cell == SquareCell(number=2):
+            sys.exit(0)
+        return super().work(cell, resources, earlier)
+
+
 # cells
 
 
@@ -304,6 +313,74 @@ def test_rows_that_do_not_fit_fail_their_cell_and_no_other(tmp_path, monkeypatch
         "the work gave rows of a table 'cubes'; known: squares, sums",
     ]
     assert frames["squares"]["number"].tolist() == [1]
+
+
+@pytest.mark.parametrize("executor", [Here(), Processes(1)])
+def test_work_that_ends_its_process_in_python_fails_its_cell_and_no_other(executor, tmp_path):
+    with executor if isinstance(executor, Processes) else contextlib.nullcontext():
+        outcome, frames = worked(Leaving(TinySettings()), tmp_path / "cells.sqlite", executor)
+    assert [(each.cell, each.error) for each in outcome.failures][0] == ("number=2", "SystemExit: 0")
+    assert frames["squares"]["number"].tolist() == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("artefacts", "message"),
+    [
+        ({"a.txt": "text"}, "the work gave a file 'a.txt' as str; give bytes"),
+        ({"..": b""}, "the work gave a file '..'; give its name alone, without a folder"),
+        ({"": b""}, "the work gave a file ''; give its name"),
+        ({"a\x00": b""}, "the work gave a file 'a\\x00'; give its name"),
+        ({"\ud800": b""}, "the work gave a file '\\ud800'; give its name"),
+        ({"b/a.txt": b""}, "the work gave a file 'b/a.txt'; give its name"),
+    ],
+)
+def test_files_that_cannot_be_kept_fail_their_cell_and_no_other(artefacts, message, tmp_path, monkeypatch):
+    def work(study, cell, resources, earlier):
+        return Result({}, artefacts if cell == SquareCell(number=2) else {"a.txt": b""})
+
+    monkeypatch.setattr(TinyStudy, "work", work)
+    study = TinyStudy(TinySettings(grid=Grid(sums=False)))
+    outcome, _ = worked(study, tmp_path / "cells.sqlite", Here())
+    (failure,) = outcome.failures
+    assert outcome.made == 2
+    assert failure.cell == "number=2"
+    assert failure.error.startswith(message)
+
+
+def test_a_run_tells_its_own_failures_and_tables_when_another_has_begun_since(tmp_path, monkeypatch):
+    path = tmp_path / "cells.sqlite"
+    monkeypatch.setenv("TINY_BROKEN", "3")
+
+    class Later(Here):
+        def work(self, study, jobs):
+            with opened_store(path, tiny(2, 7)) as other:  # it asks for a cell of the first one, and for another
+                run(tiny(2, 7), other, Here())
+            return super().work(study, jobs)
+
+    with opened_store(path, tiny(3, 2, 1)) as store:
+        outcome = run(tiny(3, 2, 1), store, Later())
+        assert [failure.cell for failure in outcome.failures][0] == "number=3"
+        assert outcome.made == 4, "the squares of 2 and 1, and the sums up to them"
+        assert store.frames()["squares"]["number"].tolist() == [2, 1]
+        assert store.failures() == outcome.failures
+    with opened_store(path, tiny(2, 7)) as store:
+        assert store.frames()["squares"]["number"].tolist() == [2, 7]
+
+
+def test_a_finished_cell_that_is_named_is_worked_on_again(tmp_path, log):
+    path = tmp_path / "cells.sqlite"
+    worked(tiny(), path)
+    (lost,) = {file.parent.name for file in path.with_suffix(".files").rglob("square.txt") if file.read_text() == "4.0"}
+    kept = path.with_suffix(".files") / lost[:2] / lost / "square.txt"
+    kept.unlink()
+    with opened_store(path, tiny()) as store:
+        with pytest.raises(SecateurError, match=f"cannot be read .* run cell {lost[:12]} again"):
+            store.artefact(lost, "square.txt")
+        assert run(tiny(), store, only=[lost[:12]]).made == 1
+        assert store.artefact(lost, "square.txt") == b"4.0"
+        assert store.frames()["squares"]["square"].tolist() == SQUARES
+    assert log().count("square 2") == 2
+    assert log().count("square 1") == 1
 
 
 def test_two_cells_of_one_identity_are_refused(tmp_path):

@@ -112,6 +112,43 @@ def test_equal_cells_of_another_study_have_results_of_their_own(connected, tmp_p
             same(store.frames(), of_one_process(study))
 
 
+def test_all_results_that_are_there_are_taken_at_once(connected):
+    references = [ray.put(number) for number in range(20)]
+    assert sorted(connected._ready(references), key=str) == sorted(references, key=str)
+
+
+@pytest.mark.parametrize("name", ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", None])
+def test_a_cluster_for_one_run_gets_a_token_unless_the_environment_says_otherwise(name, monkeypatch):
+    for each in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(each, "")
+    if name is not None:
+        monkeypatch.setenv(name, "disabled")
+    ray_address._lock()
+    if name is None:
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    else:
+        assert [os.environ[each] for each in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")].count("") == 2
+
+
+@pytest.mark.slow
+def test_a_cluster_for_one_run_takes_no_work_from_others(tmp_path):
+    other = (
+        "import logging, sys, ray\n"
+        "try:\n    ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)\n"
+        "except ConnectionError:\n    sys.exit(3)\n"
+    )
+    code = (
+        "import os, subprocess, sys\nfrom secateur.experiments import RayCluster\nimport ray\n"
+        "with RayCluster() as cluster:\n"
+        "    there = {n: v for n, v in os.environ.items() if not n.startswith('RAY_AUTH')} | {'HOME': sys.argv[1]}\n"
+        "    address = ray.get_runtime_context().gcs_address\n"
+        f"    sys.exit(subprocess.run([sys.executable, '-c', {other!r}, address], env=there, timeout=100).returncode)\n"
+    )
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=mine, timeout=200).returncode == 3
+
+
 @pytest.mark.slow
 def test_settings_choose_the_cluster(cluster, tmp_path):
     settings = TinySettings(execution={"executor": "ray", "ray": {"address": cluster.address}})

@@ -371,3 +371,20 @@ def test_a_store_without_results_is_told(tmp_path, capsys):
         store.start([], study.settings.model_dump(mode="json"))
     code, _, error = typed(["statistics", "--out", tmp_path, *ROLES], capsys)
     assert (code, "no cell of" in error) == (2, True), error
+
+
+def test_rows_without_a_value_in_a_column_that_tells_them_apart_count():
+    rows = [
+        (name, seed, block, gain + 0.1 * seed * gain)
+        for name, gain in (("lrp", 2.0), ("weight", 1.0))
+        for seed in range(4)
+        for block in (None, "animals")
+    ]
+    frame = pd.DataFrame(rows, columns=["criterion", "seed", "subset", "accuracy"])
+    frame.loc[frame["subset"].isna(), "accuracy"] += 10
+    question = Question("t", "accuracy", ("criterion",), ("seed",), ("subset",))
+    found = study_statistics({"t": frame}, question)
+    assert found.means["subset"].tolist() == ["missing", "animals"] * 2
+    assert found.overall["accuracy"].tolist() == pytest.approx([2.3 + 5, 1.15 + 5])
+    with pytest.raises(RequestError, match="there are 2 rows for candidate=lrp, seed=0, subset=missing"):
+        study_statistics({"t": pd.concat([frame, frame])}, question)

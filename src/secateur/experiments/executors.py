@@ -185,7 +185,7 @@ def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[
             error = str(problem)
         except MemoryError:
             error = "out of memory; use a smaller batch size, or fewer processes"
-        except Exception as problem:  # noqa: BLE001 - whatever it is, it must not stop the other cells
+        except (Exception, SystemExit) as problem:  # noqa: BLE001 - whatever it is, it must not stop the other cells
             error = f"{type(problem).__name__}: {problem}"
         seconds = time.perf_counter() - begin
         yield Done(identity, result, " ".join(error.split()), started, seconds, platform.node())
@@ -226,11 +226,22 @@ def checked(study: Study[Any, Any], result: Result) -> Result:
     unknown = [name for name in result.rows if name not in study.tables]
     if unknown:
         raise SecateurError(f"the work gave rows of a table '{unknown[0]}'; known: {', '.join(study.tables)}")
-    outside = [name for name in result.artefacts if Path(name).name != name]
-    if outside:
-        raise SecateurError(f"the work gave a file '{outside[0]}'; give its name alone, without a folder")
+    for name, data in result.artefacts.items():
+        if not _is_file_name(name):
+            raise SecateurError(f"the work gave a file {name!r}; give its name alone, without a folder")
+        if not isinstance(data, bytes):
+            raise SecateurError(f"the work gave a file '{name}' as {type(data).__name__}; give bytes")
     rows = {name: [study.tables[name].check(row) for row in each] for name, each in result.rows.items()}
     return Result(rows, result.artefacts)
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file of this name can be in any folder."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return name not in ("", "..") and "\x00" not in name and Path(name).name == name
 
 
 _study: Study[Any, Any] | None = None

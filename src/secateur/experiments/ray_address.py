@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import os
 import platform
+import secrets
 import socket
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -42,6 +43,7 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
+        _lock()
         ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
         return
     check_address(address)
@@ -119,6 +121,15 @@ def check_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
                 f"workers of the Ray cluster have {name} {theirs.get(name, 'missing')}, this process has {here}; "
                 "install the same on all nodes"
             )
+
+
+def _lock() -> None:
+    """Have a cluster of this run alone ask for a token: Ray listens on all of the machine's addresses.
+
+    What the environment says of authentication stays. Ray reads the token once, so that it holds for this process.
+    """
+    if not any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _answers(address: str) -> None:

@@ -227,11 +227,17 @@ class RayCluster:
                 self._shared[resource] = ray.put(self._resources.get(resource))
 
     def _ready(self, references: list[Any]) -> list[Any]:
-        """Those that are done; empty after a while, so that nodes that came can be used."""
+        """All that are done, one at least; empty after a while, so that nodes that came can be used.
+
+        Each call looks at all references, thousands on a large cluster: one for each that is done would cost more than
+        all else.
+        """
         import ray
 
         try:
-            done, _ = ray.wait(references, num_returns=1, timeout=_LOOK, fetch_local=False)
+            done, rest = ray.wait(references, num_returns=1, timeout=_LOOK, fetch_local=False)
+            if done and rest:
+                done += ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)[0]
         except (ConnectionError, ray.exceptions.RaySystemError, ray.exceptions.LocalRayletDiedError) as error:
             raise SecateurError(
                 f"the Ray cluster is lost ({' '.join(str(error).split())[:200]}); finished cells are kept: the same "

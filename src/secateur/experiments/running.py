@@ -72,7 +72,8 @@ def run(
         study: with its settings.
         store: of this study.
         executor: where cells are worked on; None: where the settings say (``execution``), or here.
-        only: identities of the cells to work on, or their beginnings; None: all that are missing.
+        only: identities of the cells to work on, or their beginnings: those that are finished are worked on again, as
+            when a file of theirs was lost; None: all that are missing.
         resources: of this process, where some are at hand.
         command: kept in the store.
         progress: who is told of it, see `secateur.core.progress.ProgressOption`.
@@ -138,8 +139,9 @@ def _run(
         pass
     cells = identities(study, here)
     missing = store.start(list(cells.items()), study.settings.model_dump(mode="json"), command)
-    wanted = missing if only is None else _named(cells, only) & missing
-    found = len(cells) - len(missing)
+    wanted = missing if only is None else _named(cells, only)
+    store.discard(wanted - missing)
+    found = len(cells) - len(missing | wanted)
     with keeping(store.kept):
         for stage in study.stages:
             names = [name for name, cell in cells.items() if cell.stage == stage and name in wanted]

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 CANDIDATE = "candidate"
 """Column of the candidates' names in the tables that are made here."""
 
+MISSING = "missing"
+"""Stands where a row has no value in a column that tells rows apart, as a budget of the unpruned network: pandas would
+leave out such rows."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -125,7 +129,9 @@ def _rows(tables: Tables, question: Question) -> pd.DataFrame:
         numbers = frame[question.measure].astype("Float64").astype(float)
     except (TypeError, ValueError) as error:
         raise RequestError(f"column '{question.measure}' holds no numbers; measure another one (--measure)") from error
-    return frame.assign(**{question.measure: numbers})
+    gaps = [name for name in (*question.pairs, *question.blocks, *question.average) if frame[name].isna().any()]
+    labels = {name: frame[name].astype(object).where(frame[name].notna(), MISSING) for name in gaps}
+    return frame.assign(**labels, **{question.measure: numbers})
 
 
 def _named(frame: pd.DataFrame, question: Question) -> tuple[list[str], pd.DataFrame]:

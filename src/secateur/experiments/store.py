@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -93,6 +93,7 @@ class Store:
         self._database = Database(self.url, reading)
         self._database.held = self._held
         self._total, self._unfinished = 0, set[str]()
+        self._started: tuple[int, dict[str, int]] | None = None  # number of the run here, positions of its cells
         self._metadata = sa.MetaData()
         self._meta, self._runs, self._cells, self._artefacts = fixed_tables(self._metadata)
         self.leases = Leases(self._database, self._metadata, self._cells)
@@ -134,7 +135,7 @@ class Store:
         """
         wanted = {identity: position for position, (identity, _) in enumerate(cells)}
 
-        def write(connection: sa.Connection) -> set[str]:
+        def write(connection: sa.Connection) -> tuple[int, set[str]]:
             take_turns(connection)
             last = connection.execute(sa.select(sa.func.max(self._runs.c.number))).scalar() or 0
             number = last + 1
@@ -166,10 +167,10 @@ class Store:
             unfinished = sa.select(self._cells.c.identity).where(
                 self._cells.c.run == number, self._cells.c.state != FINISHED
             )
-            return {identity for (identity,) in connection.execute(unfinished)}
+            return number, {identity for (identity,) in connection.execute(unfinished)}
 
-        unfinished = self._database.write(write)
-        self._total, self._unfinished = len(wanted), set(unfinished)
+        number, unfinished = self._database.write(write)
+        self._started, self._total, self._unfinished = (number, wanted), len(wanted), set(unfinished)
         return unfinished
 
     def _carried_over(self, connection: sa.Connection, wanted: Mapping[str, int], last: int, number: int) -> set[str]:
@@ -219,6 +220,20 @@ class Store:
         self._database.write(write)
         self._unfinished.discard(identity)
 
+    def discard(self, identities: Collection[str]) -> None:
+        """Let finished cells wait again: their rows stay until they are replaced, and are in no table meanwhile."""
+        if not identities:
+            return
+        cells, some = self._cells, sorted(identities)
+
+        def write(connection: sa.Connection) -> None:
+            take_turns(connection)
+            statement = cells.update().where(cells.c.identity == sa.bindparam("name")).values(state=WAITING)
+            connection.execute(statement, [{"name": identity} for identity in some])
+
+        self._database.write(write)
+        self._unfinished.update(some)
+
     def fail(self, identity: str, error: str, started: float, seconds: float, host: str = "") -> None:
         """Keep why a cell failed, in one line; one that another run has finished meanwhile stays finished."""
         line = " ".join(without_secrets(error).replace("\x00", " ").encode(errors="replace").decode().split())
@@ -251,22 +266,40 @@ class Store:
         return [dict(row._mapping) for row in connection.execute(query)]
 
     def frames(self) -> dict[str, pd.DataFrame]:
-        """The tables of the last run: rows of its finished cells, in their order."""
+        """The tables of the run that this process started, else of the last one: rows of its finished cells."""
 
         def read(connection: sa.Connection) -> dict[str, pd.DataFrame]:
-            found = {}
+            frames = {}
             for name, table in self._rows.items():
                 columns = [table.c[column] for column in self.schemas[name].names]
                 query = (
-                    sa.select(*columns)
+                    sa.select(self._cells.c.identity, *columns)
                     .join(self._cells, self._cells.c.identity == table.c._cell)
-                    .where(self._cells.c.run == self._last, self._cells.c.state == FINISHED)
+                    .where(self._cells.c.state == FINISHED)
                     .order_by(self._cells.c.position, table.c._number)
                 )
-                found[name] = self.schemas[name].frame([tuple(row) for row in connection.execute(query)])
-            return found
+                frames[name] = self.schemas[name].frame(self._of_run(connection, query))
+            return frames
 
         return self._database.read(read)
+
+    def _of_run(self, connection: sa.Connection, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
+        """Rows of the cells of the run that this process started, else of the last one, in their order.
+
+        A cell is noted with the last run that asked for it. When another has begun since, the positions that are known
+        here say which cells are this run's.
+
+        Args:
+            connection: to the database.
+            query: gives the identity of the cell, and then the row, in the order of cells.
+        """
+        if self._started is not None and connection.execute(sa.select(self._last)).scalar() != self._started[0]:
+            positions = self._started[1]
+            rows = [row for row in connection.execute(query) if row[0] in positions]
+            rows.sort(key=lambda row: positions[row[0]])  # stable: rows of a cell keep their order
+        else:
+            rows = list(connection.execute(query.where(self._cells.c.run == self._last)))
+        return [tuple(row)[1:] for row in rows]
 
     def artefact(self, identity: str, name: str) -> bytes:
         """A file that a cell gave.
@@ -312,16 +345,16 @@ class Store:
         return self.leases.working(last, self.format)
 
     def failures(self) -> list[Failure]:
-        """Failed cells of the last run, in their order."""
+        """Failed cells of the run that this process started, else of the last one, in their order."""
 
         def read(connection: sa.Connection) -> list[Failure]:
             cells = self._cells
             query = (
-                sa.select(cells.c.identity, cells.c.label, cells.c.error)
-                .where(cells.c.run == self._last, cells.c.state == FAILED)
+                sa.select(cells.c.identity, cells.c.identity.label("name"), cells.c.label, cells.c.error)
+                .where(cells.c.state == FAILED)
                 .order_by(cells.c.position)
             )
-            return [Failure(*row) for row in connection.execute(query)]
+            return [Failure(*row) for row in self._of_run(connection, query)]
 
         return self._database.read(read)
 
