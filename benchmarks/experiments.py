@@ -51,6 +51,7 @@ class Grid(Section):
     count: int = 100
     together: int = 32
     busy: float = 0.0
+    asleep: float = 0.0
 
 
 class Settings(StudySettings):
@@ -75,6 +76,11 @@ class Empty(Study[Settings, Number]):
     settings_type = Settings
     tables = {"rows": Schema((Column("place", int, "of the row"), Column("value", float, "a number")))}
 
+    def __reduce__(self):
+        """Processes get what work depends on: they go on with other cells, while those of another study are started."""
+        kept = {"busy": self.settings.grid.busy, "asleep": self.settings.grid.asleep}
+        return Empty, (Settings(grid=Grid(**kept)),)
+
     def cells(self):
         grid = self.settings.grid
         return [Number(number=number) for number in range(grid.first, grid.first + grid.count)]
@@ -86,6 +92,7 @@ class Empty(Study[Settings, Number]):
         end = time.process_time() + self.settings.grid.busy
         while time.process_time() < end:
             pass
+        time.sleep(self.settings.grid.asleep)
         return Result({"rows": [{"place": place, "value": 0.5 * cell.number} for place in range(ROWS)]})
 
     def page(self, tables):

@@ -111,14 +111,9 @@ class Leases:
 
         def write(connection: sa.Connection) -> tuple[int, set[str]]:
             take_turns(connection)
-            now, cells, table = clock(connection), self._cells, self._table
-            free = set()
+            now, free = clock(connection), set()
             for some in _parts(all_of_them):
-                query = sa.select(cells.c.identity).where(cells.c.identity.in_(some), cells.c.state != FINISHED)
-                free |= {identity for (identity,) in connection.execute(query)}
-                for row in connection.execute(sa.select(table).where(table.c.cell.in_(some))).all():
-                    over = row.until <= now or is_over(row.host, row.process, row.owner)
-                    free -= set() if row.owner == holder or over else {row.cell}
+                free |= self._free(connection, some, holder, now)
             index = next((index for index, group in enumerate(groups) if not free.isdisjoint(group)), len(groups))
             taken = free.intersection(groups[index]) if index < len(groups) else set()
             values = {
@@ -126,10 +121,26 @@ class Leases:
             }  # fmt: skip
             if taken:
                 rows = [{"cell": identity, **values} for identity in sorted(taken)]
-                connection.execute(upsert(table, self._database.url, tuple(values)), rows)
+                connection.execute(upsert(self._table, self._database.url, tuple(values)), rows)
             return index, taken
 
         return self._database.write(write)
+
+    def _free(self, connection: sa.Connection, some: Sequence[str], holder: str, now: float) -> set[str]:
+        """Those of some cells that are not finished and that no other run works on."""
+        cells, table = self._cells, self._table
+        theirs = (table.c.until > now) & (table.c.owner != holder)
+        unfinished = (
+            sa.select(cells.c.identity)
+            .outerjoin(table, table.c.cell == cells.c.identity)
+            .where(cells.c.identity.in_(some), cells.c.state != FINISHED)
+        )
+        free = set(connection.execute(unfinished.where(table.c.cell.is_(None) | ~theirs)).scalars())
+        others = sa.select(table.c.host, table.c.process, table.c.owner).where(table.c.cell.in_(some), theirs).distinct()
+        over = [row.owner for row in connection.execute(others) if is_over(row.host, row.process, row.owner)]
+        if over:
+            free |= set(connection.execute(unfinished.where(table.c.owner.in_(over))).scalars())
+        return free
 
     def renew(self, owner: str, seconds: float) -> None:
         """Let the leases of a run hold for so many seconds from now; a server that is away is not waited for."""
