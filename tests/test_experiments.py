@@ -319,7 +319,7 @@ def test_rows_that_do_not_fit_fail_their_cell_and_no_other(tmp_path, monkeypatch
 def test_work_that_ends_its_process_in_python_fails_its_cell_and_no_other(executor, tmp_path):
     with executor if isinstance(executor, Processes) else contextlib.nullcontext():
         outcome, frames = worked(Leaving(TinySettings()), tmp_path / "cells.sqlite", executor)
-    assert [(each.cell, each.error) for each in outcome.failures][0] == ("number=2", "SystemExit: 0")
+    assert (outcome.failures[0].cell, outcome.failures[0].error) == ("number=2", "SystemExit: 0")
     assert frames["squares"]["number"].tolist() == [1, 3]
 
 
@@ -359,7 +359,7 @@ def test_a_run_tells_its_own_failures_and_tables_when_another_has_begun_since(tm
 
     with opened_store(path, tiny(3, 2, 1)) as store:
         outcome = run(tiny(3, 2, 1), store, Later())
-        assert [failure.cell for failure in outcome.failures][0] == "number=3"
+        assert outcome.failures[0].cell == "number=3"
         assert outcome.made == 4, "the squares of 2 and 1, and the sums up to them"
         assert store.frames()["squares"]["number"].tolist() == [2, 1]
         assert store.failures() == outcome.failures

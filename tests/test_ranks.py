@@ -19,7 +19,7 @@ from torch import nn
 
 import secateur as sc
 import several_ranks
-from secateur.core.ranks import Ranks, asked_for, launched, ranks
+from secateur.core.ranks import Ranks, launched, launcher_ranks, ranks
 from secateur.training.synchronised import synchronised_norms
 
 HERE = Path(__file__).parent
@@ -137,7 +137,7 @@ def test_a_launcher_that_contradicts_itself_is_refused(monkeypatch, changes, mat
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(sc.RequestError, match=match):
-        asked_for()
+        launcher_ranks()
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 43])
@@ -175,7 +175,7 @@ def said(error: str) -> list[str]:
     [
         ("differing", r"said: the plan differs between rank 0 \(\w+\) and rank 1 \(\w+\)"),
         ("failing", "said: only this one has a reason to stop"),
-        ("killed", "said: another rank has ended without a word|$"),  # the launcher may be faster
+        ("killed", "said: another rank has ended without an error message|$"),  # the launcher may be faster
     ],
 )
 def test_a_rank_that_fails_ends_all_with_one_line(work, line, tmp_path):

@@ -123,7 +123,7 @@ def test_a_cluster_for_one_run_gets_a_token_unless_the_environment_says_otherwis
         monkeypatch.setenv(each, "")
     if name is not None:
         monkeypatch.setenv(name, "disabled")
-    ray_address._lock()
+    ray_address._require_token()
     if name is None:
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
@@ -257,7 +257,7 @@ def _unlocked():
 
 @pytest.mark.slow
 def test_a_cluster_that_others_reach_without_a_token_is_refused(cluster, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "looked", _unlocked)
+    monkeypatch.setattr(ray_cluster, "inspect_worker", _unlocked)
     with pytest.raises(
         RequestError, match="takes work from anyone who reaches it; switch Ray's token authentication on"
     ):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PATIENCE = timedelta(hours=2)
-"""That ranks wait for each other: one writes a report or measures times while the others have nothing to do."""
+"""How long ranks wait for each other: one may write a report or measure times while the others have nothing to do."""
 
 _FAILED = "secateur/failed"
 
@@ -86,10 +86,9 @@ class Ranks:
             return value
         import torch.distributed as dist
 
-        held: list[T] = [value]
-        dist.broadcast_object_list(held, src=0)
-        found: T = held[0]
-        return found
+        values: list[T] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
         """The values of all ranks in their order, on all ranks."""
@@ -97,26 +96,26 @@ class Ranks:
             return [value]
         import torch.distributed as dist
 
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def once(self, work: Callable[[], T]) -> T:
-        """What rank 0 finds when it does the work alone, on all ranks; the others wait.
+        """The result of work that rank 0 does alone, on all ranks; the others wait.
 
         Args:
-            work: gives what can be sent to the others.
+            work: its result is sent to the others, by pickle.
         """
         if not self.several:
             return work()
-        found: Any = None
+        result: Any = None
         if self.main:
             token = _current.set(Ranks())  # what it calls must not wait for the others
             try:
-                found = work()
+                result = work()
             finally:
                 _current.reset(token)
-        sent: T = self.broadcast(found)
+        sent: T = self.broadcast(result)
         return sent
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -135,7 +134,7 @@ class Ranks:
         return summed
 
     def joined(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensors of all ranks behind each other along their first dimension, in the order of ranks.
+        """The tensors of all ranks concatenated along their first dimension, in the order of ranks.
 
         Args:
             tensor: of one type, and of one shape but for the first dimension.
@@ -147,14 +146,14 @@ class Ranks:
         counts = self.gather(len(tensor))
         padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
         padded[: len(tensor)] = tensor.detach()
-        found = [padded.new_empty(padded.shape) for _ in counts]
-        dist.all_gather(found, padded)
+        parts = [padded.new_empty(padded.shape) for _ in counts]
+        dist.all_gather(parts, padded)
         import torch
 
-        return torch.cat([part[:count] for part, count in zip(found, counts, strict=True)])
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     def check_same(self, what: str, value: object) -> None:
-        """Refuse to go on where a value that follows from the same request differs between ranks.
+        """Stop where a value that should be the same on all ranks differs.
 
         Args:
             what: its name, for the message.
@@ -163,11 +162,11 @@ class Ranks:
         Raises:
             SecateurError: naming the first rank that differs from rank 0.
         """
-        found = self.gather(value)
-        for rank, other in enumerate(found):
-            if other != found[0]:
+        values = self.gather(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
                 raise SecateurError(
-                    f"{what} differs between rank 0 ({found[0]}) and rank {rank} ({other}), so that their work cannot "
+                    f"{what} differs between rank 0 ({values[0]}) and rank {rank} ({other}), so that their work cannot "
                     "be put together; give all of them the same version, data and kind of device"
                 )
 
@@ -205,36 +204,36 @@ def launched(*, muted: bool = False) -> Iterator[Ranks]:
 
     Raises:
         RequestError: for environment variables that do not say which rank this is.
-        SecateurError: when the ranks do not find each other, or one ends without a word.
+        SecateurError: when the ranks do not find each other, or one ends without an error.
     """
-    asked = asked_for()
-    if not asked.several or ranks().several:
+    requested = launcher_ranks()
+    if not requested.several or ranks().several:
         yield ranks()
         return
-    if muted:  # what PyTorch's C++ code thinks of each rank's work is no news to whoever started it
+    if muted:  # warnings of PyTorch's C++ code, from each rank, are of no use to the user
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     import torch.distributed as dist
 
-    store, mine = _connected(asked), not dist.is_initialized()
+    store, mine = _connected(requested), not dist.is_initialized()
     if mine:
-        _start_group(asked, store)
-    token = _current.set(asked)
+        _start_group(requested, store)
+    token = _current.set(requested)
     try:
-        with _silent(muted and not asked.main):
-            yield asked
+        with _without_output(muted and not requested.main):
+            yield requested
     except (Exception, KeyboardInterrupt) as error:
-        told = _told(error, store) if muted else error
-        if told is error:
+        raised = _error_to_raise(error, store) if muted else error
+        if raised is error:
             raise
-        raise told from error
+        raise raised from error
     finally:
         _current.reset(token)
     if mine:
         dist.destroy_process_group()
 
 
-def asked_for() -> Ranks:
-    """What the launcher's environment variables say; one rank where there are none.
+def launcher_ranks() -> Ranks:
+    """The ranks that the launcher's environment variables describe; one rank where there are none.
 
     Raises:
         RequestError: where they contradict each other.
@@ -255,30 +254,32 @@ def asked_for() -> Ranks:
     return Ranks(rank, size, local)
 
 
-def _connected(asked: Ranks) -> Any:
-    """A store that all ranks reach."""
+def _connected(requested: Ranks) -> Any:
+    """PyTorch's key-value store, which all ranks reach."""
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        return next(iter(rendezvous("env://", asked.rank, asked.size, timeout=_PATIENCE)))[0]
+        return next(iter(rendezvous("env://", requested.rank, requested.size, timeout=_PATIENCE)))[0]
     except (RuntimeError, ValueError) as error:
-        raise SecateurError(f"rank {asked.rank} cannot reach the others ({_line(error)}); see MASTER_ADDR") from error
+        raise SecateurError(
+            f"rank {requested.rank} cannot reach the others ({_line(error)}); see MASTER_ADDR"
+        ) from error
 
 
-def _start_group(asked: Ranks, store: Any) -> None:
+def _start_group(requested: Ranks, store: Any) -> None:
     import torch
     import torch.distributed as dist
 
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    if gpus and asked.local < torch.cuda.device_count():
-        torch.cuda.set_device(asked.local)
-    dist.init_process_group(backend, store=store, rank=asked.rank, world_size=asked.size, timeout=_PATIENCE)
+    if gpus and requested.local < torch.cuda.device_count():
+        torch.cuda.set_device(requested.local)
+    dist.init_process_group(backend, store=store, rank=requested.rank, world_size=requested.size, timeout=_PATIENCE)
 
 
 @contextlib.contextmanager
-def _silent(wanted: bool) -> Iterator[None]:
-    """Nothing that Python prints within the context is seen."""
+def _without_output(wanted: bool) -> Iterator[None]:
+    """Discard what Python prints within the context."""
     if not wanted:
         yield
         return
@@ -290,17 +291,19 @@ def _silent(wanted: bool) -> Iterator[None]:
         yield
 
 
-def _told(error: BaseException, store: Any) -> BaseException:
+def _error_to_raise(error: BaseException, store: Any) -> BaseException:
     """What a rank raises: its error if it is the first to fail, else that another one did."""
     lost = _is_lost_connection(error)
     try:
         first = store.add(_FAILED, 1) == 1
-    except RuntimeError:  # it was kept by a rank that has ended
+    except RuntimeError:  # the rank that held the store has ended
         first = not lost
     if not first:
         return AnotherRankFailedError(error)
     if lost:
-        return SecateurError(f"another rank has ended without a word ({_line(error)}); see whether it was killed")
+        return SecateurError(
+            f"another rank has ended without an error message ({_line(error)}); see whether it was killed"
+        )
     return error
 
 

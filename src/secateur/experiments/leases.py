@@ -20,7 +20,7 @@ from secateur.experiments.database import Database, clock, take_turns, upsert, u
 from secateur.experiments.status import FINISHED, WAITING, Working
 
 SECONDS = 120.0
-"""That a lease holds unless it is renewed."""
+"""How long a lease holds unless it is renewed."""
 
 _RENEWED = 15.0
 """Seconds between two renewals."""
@@ -30,7 +30,7 @@ _AGAIN = 1.0
 
 
 def lease_table(metadata: sa.MetaData) -> sa.Table:
-    """Cells that are worked on: by whom, until and since when by the clock of the database."""
+    """Table of the cells that are worked on: by which run, since when and until when, by the clock of the database."""
     return sa.Table(
         "leases",
         metadata,
@@ -45,7 +45,7 @@ def lease_table(metadata: sa.MetaData) -> sa.Table:
 
 @cache
 def _process_space() -> str:
-    """What tells apart hosts of equal names, and containers of one host: a process number means something in it alone."""
+    """What tells apart hosts of equal names, and containers of one host: a process has its number in it alone."""
     with contextlib.suppress(OSError):  # there is no /proc on macOS
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -57,7 +57,7 @@ def _holder(owner: str) -> str:
     return f"{owner} {_process_space()}"
 
 
-def is_over(host: str, process: int, holder: str) -> bool:
+def has_ended(host: str, process: int, holder: str) -> bool:
     """Whether the process that holds a lease has ended: known of this host, and of this container, alone."""
     elsewhere = host != platform.node() or holder.partition(" ")[2] != _process_space()
     if elsewhere or process == os.getpid() or os.name != "posix":
@@ -107,13 +107,13 @@ class Leases:
         Returns:
             Index of the group, and the identities that were leased; ``len(groups)`` and an empty set if there are none.
         """
-        all_of_them, holder = [identity for group in groups for identity in group], _holder(owner)
+        identities, holder = [identity for group in groups for identity in group], _holder(owner)
 
         def write(connection: sa.Connection) -> tuple[int, set[str]]:
             take_turns(connection)
             now, free = clock(connection), set()
-            for some in _parts(all_of_them):
-                free |= self._free(connection, some, holder, now)
+            for chunk in _chunks(identities):
+                free |= self._free(connection, chunk, holder, now)
             index = next((index for index, group in enumerate(groups) if not free.isdisjoint(group)), len(groups))
             taken = free.intersection(groups[index]) if index < len(groups) else set()
             values = {
@@ -126,18 +126,19 @@ class Leases:
 
         return self._database.write(write)
 
-    def _free(self, connection: sa.Connection, some: Sequence[str], holder: str, now: float) -> set[str]:
-        """Those of some cells that are not finished and that no other run works on."""
+    def _free(self, connection: sa.Connection, identities: Sequence[str], holder: str, now: float) -> set[str]:
+        """Those of the cells that are not finished and that no other run works on."""
         cells, table = self._cells, self._table
         theirs = (table.c.until > now) & (table.c.owner != holder)
         unfinished = (
             sa.select(cells.c.identity)
             .outerjoin(table, table.c.cell == cells.c.identity)
-            .where(cells.c.identity.in_(some), cells.c.state != FINISHED)
+            .where(cells.c.identity.in_(identities), cells.c.state != FINISHED)
         )
         free = set(connection.execute(unfinished.where(table.c.cell.is_(None) | ~theirs)).scalars())
-        others = sa.select(table.c.host, table.c.process, table.c.owner).where(table.c.cell.in_(some), theirs).distinct()
-        over = [row.owner for row in connection.execute(others) if is_over(row.host, row.process, row.owner)]
+        processes = sa.select(table.c.host, table.c.process, table.c.owner).distinct()
+        others = connection.execute(processes.where(table.c.cell.in_(identities), theirs))
+        over = [row.owner for row in others if has_ended(row.host, row.process, row.owner)]
         if over:
             free |= set(connection.execute(unfinished.where(table.c.owner.in_(over))).scalars())
         return free
@@ -212,7 +213,7 @@ class Leases:
                 .outerjoin(table, table.c.cell == cells.c.identity)
                 .where(cells.c.state != WAITING, table.c.cell.is_(None))
             )
-            found = [connection.execute(query.where(cells.c.identity.in_(some))) for some in _parts(identities)]
+            found = [connection.execute(query.where(cells.c.identity.in_(chunk))) for chunk in _chunks(identities)]
             return {identity for rows in found for (identity,) in rows}
 
         return self._database.read(read)
@@ -223,13 +224,13 @@ def _working(rows: Sequence[sa.Row[Any]], now: float) -> Working:
     first, ended = rows[0], None
     if first.until <= now:
         ended = f"its lease ran out {duration(now - first.until)} ago"
-    elif is_over(first.host, first.process, first.owner):
+    elif has_ended(first.host, first.process, first.owner):
         ended = "its process has ended"
     since = "" if first.since is None else utc(first.since)
     return Working([(row.cell, row.label) for row in rows], first.host, first.process, since, ended)
 
 
-def _parts(identities: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+def _chunks(identities: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     """In parts that fit into a statement."""
     for start in range(0, len(identities), size):
         yield identities[start : start + size]

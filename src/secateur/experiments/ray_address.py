@@ -43,12 +43,12 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
-        _lock()
+        _require_token()
         ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
         return
     check_address(address)
     try:
-        _answers(address)  # Ray would ask for minutes
+        _check_reachable(address)  # Ray would try for minutes
         ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -81,7 +81,7 @@ def check_address(address: str) -> None:
             "of the cluster; from elsewhere, send it there: `ray job submit --address http://HEAD:8265 -- secateur "
             "study run ... --executor ray --address auto`"
         )
-    if not is_loopback(address) and not _token_at_hand():
+    if not is_loopback(address) and not _has_token():
         raise RequestError(
             f"Ray address '{address}' is not of this machine alone, and no token is set: {AUTHENTICATION}"
         )
@@ -123,7 +123,7 @@ def check_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
             )
 
 
-def _lock() -> None:
+def _require_token() -> None:
     """Have a cluster of this run alone ask for a token: Ray listens on all of the machine's addresses.
 
     What the environment says of authentication stays. Ray reads the token once, so that it holds for this process.
@@ -132,13 +132,13 @@ def _lock() -> None:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
-def _answers(address: str) -> None:
+def _check_reachable(address: str) -> None:
     if address != "auto":
         host, _, port = address.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
-def _token_at_hand() -> bool:
+def _has_token() -> bool:
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     if mode:
         return mode != "disabled"

@@ -23,7 +23,7 @@ from secateur.core.sections import RaySettings
 from secateur.experiments.cells import Cell
 from secateur.experiments.executors import Done, Job
 from secateur.experiments.ray_address import AUTHENTICATION, check_versions, connect, is_loopback, versions
-from secateur.experiments.ray_worker import Packed, looked, make_shared, work_on_cells
+from secateur.experiments.ray_worker import Packed, inspect_worker, make_shared, work_on_cells
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.study import Result, Study
 
@@ -54,7 +54,7 @@ class _Attempt:
         """Its cells one by one, so that those that are not at fault get through."""
         return [_Attempt(Job((cell,), self.job.earlier), self.lost + 1) for cell in self.job.cells]
 
-    def given_up(self, error: str) -> list[Done]:
+    def failed(self, error: str) -> list[Done]:
         """Its cells as failed."""
         seconds = time.time() - self.begun
         return [Done(name, None, error, self.begun, seconds, platform.node()) for name, _ in self.job.cells]
@@ -117,7 +117,7 @@ class RayCluster:
         while running:
             for ref in self._ready(list(running)):
                 resource, value = running.pop(ref)
-                if _got(ref, f"shared resource ({resource})"):
+                if _fetched(ref, f"shared resource ({resource})"):
                     self._shared[resource] = value
                 yield resource
 
@@ -152,17 +152,17 @@ class RayCluster:
                         if attempt.lost < self.settings.retries:
                             again.extend(attempt.again())
                         else:
-                            yield attempt.given_up(_lost(error, attempt.lost + 1))
+                            yield attempt.failed(_loss_message(error, attempt.lost + 1))
                     except ray.exceptions.RayTaskError as error:
-                        raise _of_worker(error) from error
+                        raise _worker_error(error) from error
         finally:
             for ref in running:
                 _cancel(ref)
 
     def _options(self) -> dict[str, Any]:
         """What a cell takes of a node."""
-        asked = self.settings
-        return {"num_cpus": asked.cpus, "num_gpus": asked.gpus, "memory": asked.memory or None}
+        settings = self.settings
+        return {"num_cpus": settings.cpus, "num_gpus": settings.gpus, "memory": settings.memory or None}
 
     def _nodes(self) -> list[Mapping[str, Any]]:
         import ray
@@ -172,27 +172,27 @@ class RayCluster:
 
     def _slots(self) -> int:
         """Cells that fit on the nodes that are there now; 1 at least, since nodes come back."""
-        asked = {"CPU": self.settings.cpus, "GPU": self.settings.gpus, "memory": self.settings.memory}
-        places = 0
+        needs = {"CPU": self.settings.cpus, "GPU": self.settings.gpus, "memory": self.settings.memory}
+        slots = 0
         for node in self._nodes():
             has = node["Resources"]
-            places += min((int(has.get(name, 0) // needed) for name, needed in asked.items() if needed), default=1)
-        return max(1, places)
+            slots += min((int(has.get(name, 0) // needed) for name, needed in needs.items() if needed), default=1)
+        return max(1, slots)
 
     def _check_cluster(self) -> None:
         """Refuse what would hang or be unsafe: a cell that fits nowhere, a cluster that is open, other versions."""
         import ray
 
-        asked = {"CPU": self.settings.cpus, "GPU": self.settings.gpus, "memory": self.settings.memory}
+        needs = {"CPU": self.settings.cpus, "GPU": self.settings.gpus, "memory": self.settings.memory}
         nodes = [node["Resources"] for node in self._nodes()]
-        if not any(all(node.get(name, 0) >= needed for name, needed in asked.items()) for node in nodes):
-            most = ", ".join(_amount(name, max((n.get(name, 0) for n in nodes), default=0)) for name in asked)
-            wanted = ", ".join(_amount(name, needed) for name, needed in asked.items() if needed)
+        if not any(all(node.get(name, 0) >= needed for name, needed in needs.items()) for node in nodes):
+            most = ", ".join(_amount(name, max((n.get(name, 0) for n in nodes), default=0)) for name in needs)
+            wanted = ", ".join(_amount(name, needed) for name, needed in needs.items() if needed)
             raise RequestError(
                 f"no node of the Ray cluster has what a cell takes ({wanted}); the most that one has: {most}; lower "
                 "execution.ray.cpus, gpus or memory"
             )
-        theirs, locked = _got(ray.remote(looked).options(num_cpus=0).remote(), "a first look at the cluster")
+        theirs, locked = _fetched(ray.remote(inspect_worker).options(num_cpus=0).remote(), "the check of the cluster")
         check_versions(versions(), theirs)
         address = ray.get_runtime_context().gcs_address
         if self._mine and self.settings.address is not None and not is_loopback(address) and not locked:
@@ -272,7 +272,7 @@ def _lost_workers() -> tuple[type[Exception], ...]:
     )  # fmt: skip
 
 
-def _lost(error: Exception, times: int) -> str:
+def _loss_message(error: Exception, times: int) -> str:
     from ray import exceptions
 
     if isinstance(error, exceptions.OutOfMemoryError):
@@ -284,7 +284,7 @@ def _lost(error: Exception, times: int) -> str:
     return f"its worker was lost {times} times, the last time because {reason}"
 
 
-def _of_worker(error: Any) -> SecateurError:
+def _worker_error(error: Any) -> SecateurError:
     """What a task of the executor itself says: a request that this cluster cannot do."""
     cause = error.cause if isinstance(getattr(error, "cause", None), Exception) else error
     if isinstance(cause, SecateurError):
@@ -298,15 +298,15 @@ def _of_worker(error: Any) -> SecateurError:
     return SecateurError(f"a worker of the Ray cluster failed: {type(cause).__name__}: {' '.join(str(cause).split())}")
 
 
-def _got(reference: Any, what: str) -> Any:
+def _fetched(reference: Any, what: str) -> Any:
     import ray
 
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise _of_worker(error) from error
+        raise _worker_error(error) from error
     except _lost_workers() as error:
-        raise SecateurError(f"{what}: {_lost(error, 1)}") from error
+        raise SecateurError(f"{what}: {_loss_message(error, 1)}") from error
 
 
 def _cancel(reference: Any) -> None:

@@ -33,7 +33,7 @@ class Packed:
     versions: Mapping[str, str]
 
 
-class _Fetched(Resources):
+class _WorkerResources(Resources):
     """Resources of a worker, of which shared ones come from the object store."""
 
     def __init__(self, shared: Mapping[Resource[Any], Any]) -> None:
@@ -60,11 +60,11 @@ def _unpacked(packed: Packed) -> tuple[Study[Any, Any], Resources]:
 
         check_versions(packed.versions, versions())
         study, shared = ray.get([packed.study, packed.shared])
-        _known = (packed.key, study, _Fetched(shared))
+        _known = (packed.key, study, _WorkerResources(shared))
     return _known[1], _known[2]
 
 
-def looked() -> tuple[dict[str, str], bool]:
+def inspect_worker() -> tuple[dict[str, str], bool]:
     """Versions of a worker, and whether its cluster asks for a token."""
     try:
         from ray._private.authentication.authentication_utils import is_token_auth_enabled

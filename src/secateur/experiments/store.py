@@ -204,7 +204,7 @@ class Store:
         kept = [self._keep(identity, name, data) for name, data in result.artefacts.items()]
 
         def write(connection: sa.Connection) -> None:
-            known = self._claimed(connection, identity)
+            known = self._locked_state(connection, identity)
             for name, table in self._rows.items():
                 connection.execute(table.delete().where(table.c._cell == identity))
                 numbered = [
@@ -239,7 +239,7 @@ class Store:
         line = " ".join(without_secrets(error).replace("\x00", " ").encode(errors="replace").decode().split())
 
         def write(connection: sa.Connection) -> None:
-            known = self._claimed(connection, identity)
+            known = self._locked_state(connection, identity)
             self._set(connection, identity, known, FAILED, line, started, seconds, host)
 
         self._database.write(write)
@@ -424,7 +424,7 @@ class Store:
             return KeptFile(cell, place_at(stored), "", sha256)
         return KeptFile(cell, Folder(self._own.path.absolute()), stored, sha256)
 
-    def _claimed(self, connection: sa.Connection, identity: str) -> str:
+    def _locked_state(self, connection: sa.Connection, identity: str) -> str:
         """The state of a cell, which nobody else changes before this transaction ends: two may finish it at once."""
         query = sa.select(self._cells.c.state).where(self._cells.c.identity == identity).with_for_update()
         known: str | None = connection.execute(query).scalar()
