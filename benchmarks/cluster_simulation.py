@@ -152,7 +152,7 @@ def told(operations: Operations) -> str:
 def spread(numbers: Sequence[float]) -> str:
     """The first number, with the others as a range."""
     middle, low, high = numbers
-    return f"{middle:,.0f} ({low:,.0f} to {high:,.0f})"
+    return f"{middle:,.4g} ({low:,.4g} to {high:,.4g})"
 
 
 def summaries(taken: Sequence[Operations]) -> dict[str, tuple[Operations, Operations, Operations]]:
@@ -232,6 +232,7 @@ class Line:
         idle_low, idle_high: of idle shares over seeds.
         idle_quick, idle_slow: idle shares with the lowest and the highest seconds.
         start: seconds before the first lease.
+        stretch: seconds as a multiple of the cells' seconds divided by the workers; lowest and highest of all seeds.
     """
 
     case: str
@@ -258,6 +259,21 @@ class Line:
     worker_failures: float
     machine_failures: float
     start: float
+    stretch: float
+    stretch_low: float
+    stretch_high: float
+
+    def __str__(self) -> str:
+        rate = spread((self.cells_per_second, self.low, self.high))
+        idle = f"{100 * self.idle_share:.1f} % idle ({100 * self.idle_low:.1f} to {100 * self.idle_high:.1f})"
+        return (
+            f"{self.store}, {self.workers:,} workers, {self.drivers} drivers, {self.cells:,} cells of "
+            f"{self.cell_seconds:g} s, {self.batch} to a job, {self.case}: {rate} cells/s, with the ends of the "
+            f"operations {self.slow:,.1f} to {self.quick:,.1f}; {idle}; {self.seconds:,.0f} s, {self.stretch:.3f} "
+            f"({self.stretch_low:.3f} to {self.stretch_high:.3f}) of the ideal; busy: store "
+            f"{100 * self.store_share:.0f} %, driver {100 * self.driver_share:.0f} %; failures of workers "
+            f"{self.worker_failures:.0f}, of machines {self.machine_failures:.1f}; start {self.start:.0f} s"
+        )
 
 
 def simulated(
@@ -277,11 +293,13 @@ def simulated(
     quick, slow = of_one(operations[0], fewer, 0), of_one(operations[2], fewer, 0)
     rate, low, high = mean_and_range([cluster.cells / run[0] for run in runs])
     idle, idle_low, idle_high = mean_and_range([run[1] for run in runs])
+    ideal = cluster.cells * cluster.cell_seconds / cluster.workers
+    stretch = mean_and_range([run[0] / ideal for run in runs])
     whole, _, store, driver, worker_failures, machine_failures, start = np.mean(runs, axis=0).tolist()
     return Line(
         case, operations[1].store, cluster.drivers, cluster.workers, cluster.cells, cluster.cell_seconds, cluster.batch,
         seeds, whole, rate, low, high, fewer.cells / slow[0], fewer.cells / quick[0], idle, idle_low, idle_high,
-        quick[1], slow[1], store, driver, worker_failures, machine_failures, start,
+        quick[1], slow[1], store, driver, worker_failures, machine_failures, start, *stretch,
     )  # fmt: skip
 
 
@@ -303,32 +321,30 @@ def curves(known: dict[str, tuple[Operations, Operations, Operations]], most: in
 
 
 def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
-    """The largest cluster: batches, drivers, and what costs time besides."""
+    """The largest cluster: jobs of several cells, several drivers, and what costs time besides."""
     plain = Cluster(workers, 1, 100 * workers, 100.0, stages=(1.0,), worker_hours=1e12, machine_hours=1e12)
-    machines = -(-workers // ON_A_MACHINE)
     for operations in known.values():
-        for batch in (10, 100):
-            for spent in (1.0, 10.0):
-                usual = Cluster(workers, 1, 100 * workers, spent, batch=batch)
-                yield simulated(operations, usual, seeds, f"cells of {spent:g} s, jobs of {batch}")
+        for spent in (1.0, 10.0):
+            for batch in (1, 10, 100):
+                usual = Cluster(workers, 1, 100 * workers, spent, batch=batch, stages=(1.0,))
+                yield simulated(operations, usual, seeds, "one stage")
     if "PostgreSQL" in known:
-        for drivers in (4, 16, 64, machines):
-            usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10)
-            yield simulated(known["PostgreSQL"], usual, 1, f"cells of 10 s, jobs of 10, {drivers} drivers")
+        for drivers in (4, 16, 64, -(-workers // ON_A_MACHINE)):
+            usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10, stages=(1.0,))
+            yield simulated(known["PostgreSQL"], usual, seeds, "several drivers")
     slow = {"slow_share": 0.01, "slow_factor": 10.0}
     changes: dict[str, dict[str, object]] = {
-        "nothing": {},
+        "plain": {},
         "1 % of the cells take ten times as long": slow,
-        "the same, longest first": slow | {"longest_first": True},
-        "0.1 % take a hundred times as long": {"slow_share": 0.001, "slow_factor": 100.0},
-        "the same, longest first, again": {"slow_share": 0.001, "slow_factor": 100.0, "longest_first": True},
+        "the same, the longest first": slow | {"longest_first": True},
         "1 % of the cells are a first stage": {"stages": (0.01, 0.99)},
-        "10 % are": {"stages": (0.1, 0.9)},
+        "10 % of the cells are a first stage": {"stages": (0.1, 0.9)},
         "ten equal stages": {"stages": (0.1,) * 10},
         "ten equal stages, stragglers in each": slow | {"stages": (0.1,) * 10},
         "5 shared resources, each as long as 10 cells": {"shared": 5, "shared_seconds": 1_000.0},
         "each worker fails every 24 h": {"worker_hours": 24.0},
         "each machine fails every 30 days": {"machine_hours": 720.0},
+        "each machine fails every 24 h": {"machine_hours": 24.0},
         "jobs of 10": {"batch": 10},
         "jobs of 10, stragglers": slow | {"batch": 10},
     }
@@ -343,15 +359,7 @@ def simulate(out: Path, most: int, seeds: int, workers: int) -> None:
         kept = []
         for line in lines:
             kept.append(line)
-            print(  # noqa: T201
-                f"{line.store}, {line.workers:,} workers, {line.drivers} drivers, {line.cells:,} cells of "
-                f"{line.cell_seconds:g} s, {line.case}: {spread((line.cells_per_second, line.low, line.high))} cells/s "
-                f"(operations: {line.slow:,.0f} to {line.quick:,.0f}), idle {100 * line.idle_share:.1f} % "
-                f"({100 * line.idle_low:.1f} to {100 * line.idle_high:.1f}), {line.seconds:,.0f} s, store "
-                f"{100 * line.store_share:.0f} %, driver {100 * line.driver_share:.0f} %, failures "
-                f"{line.worker_failures:.0f} + {line.machine_failures:.0f}, start {line.start:.0f} s",
-                flush=True,
-            )
+            print(line, flush=True)  # noqa: T201
         write_csv(out / f"{name}.csv", kept)
     draw(kept, out / "simulation.svg")
 

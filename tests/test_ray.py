@@ -112,6 +112,20 @@ def test_equal_cells_of_another_study_have_results_of_their_own(connected, tmp_p
             same(store.frames(), of_one_process(study))
 
 
+def test_a_lost_file_of_an_earlier_result_fails_the_cells_that_need_it_and_no_others(connected, tmp_path):
+    path = tmp_path / "cells.sqlite"
+    squares = TinyStudy(TinySettings(grid={"numbers": (1, 2, 3), "sums": False}))
+    with opened_store(path, squares) as store:
+        run(squares, store, connected)
+    (lost,) = (file for file in path.with_suffix(".files").rglob("square.txt") if file.read_text() == "9.0")
+    lost.unlink()
+    with opened_store(path, tiny(1, 2, 3)) as store:
+        outcome = run(tiny(1, 2, 3), store, connected)
+        (failure,) = outcome.failures
+        assert failure.cell == "up_to=3"
+        assert "cannot be read" in failure.error
+
+
 def test_all_results_that_are_there_are_taken_at_once(connected):
     references = [ray.put(number) for number in range(20)]
     assert sorted(connected._ready(references), key=str) == sorted(references, key=str)

@@ -388,3 +388,9 @@ def test_rows_without_a_value_in_a_column_that_tells_them_apart_count():
     assert found.overall["accuracy"].tolist() == pytest.approx([2.3 + 5, 1.15 + 5])
     with pytest.raises(RequestError, match="there are 2 rows for candidate=lrp, seed=0, subset=missing"):
         study_statistics({"t": pd.concat([frame, frame])}, question)
+    for text, blocks in (("subset=missing", ["missing"]), ("subset!=missing", ["animals"])):
+        one = Question("t", "accuracy", ("criterion",), ("seed",), ("subset",), conditions=(Condition.parse(text),))
+        assert study_statistics({"t": frame}, one).means["subset"].tolist() == blocks * 2
+    numbers = pd.DataFrame({"budget": pd.array([1, None], "Int64"), "share": [None, 0.5]})
+    assert [Condition.parse("budget=missing").holds(value) for value in numbers["budget"]] == [False, True]
+    assert [Condition.parse("share=missing").holds(value) for value in numbers["share"]] == [True, False]

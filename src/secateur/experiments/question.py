@@ -7,6 +7,9 @@ from typing import Any
 
 from secateur.core.errors import RequestError
 
+MISSING = "missing"
+"""Stands where a row has no value in a column, as a budget of the unpruned network."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -14,7 +17,7 @@ class Condition:
 
     Attributes:
         column: of the table.
-        value: that it has; as text, as the table shows it.
+        value: that it has; as text, as the table shows it; ``missing``: it has none.
         equal: False: all values but this one.
 
     Example:
@@ -49,6 +52,8 @@ class Condition:
 
 
 def _is(value: Any, text: str) -> bool:
+    if text == MISSING and (value is None or str(value) in ("nan", "<NA>")):
+        return True
     if isinstance(value, (int, float)) and type(value) is not bool:
         try:
             return float(text) == float(value)

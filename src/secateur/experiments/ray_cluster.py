@@ -141,7 +141,12 @@ class RayCluster:
                         if job is None:
                             break
                         attempt = _Attempt(job)
-                    running[task.remote(packed, attempt.job.cells, _earlier(attempt.job, results))] = attempt
+                    try:
+                        earlier = _earlier(attempt.job, results)
+                    except SecateurError as error:  # a file of an earlier result is lost
+                        yield attempt.failed(str(error))
+                        continue
+                    running[task.remote(packed, attempt.job.cells, earlier)] = attempt
                 if not running:
                     return
                 for ref in self._ready(list(running)):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from secateur.core.comparisons import FEWEST_BLOCKS, AverageRanks, Comparison, compare_pairs, friedman_ranks
 from secateur.core.errors import RequestError
 from secateur.core.statistics import mean_interval
-from secateur.experiments.question import Question
+from secateur.experiments.question import MISSING, Question
 from secateur.experiments.study import Tables
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
 CANDIDATE = "candidate"
 """Column of the candidates' names in the tables that are made here."""
-
-MISSING = "missing"
-"""Stands where a row has no value in a column that tells rows apart, as a budget of the unpruned network: pandas would
-leave out such rows."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +125,7 @@ def _rows(tables: Tables, question: Question) -> pd.DataFrame:
         numbers = frame[question.measure].astype("Float64").astype(float)
     except (TypeError, ValueError) as error:
         raise RequestError(f"column '{question.measure}' holds no numbers; measure another one (--measure)") from error
+    # pandas would leave out rows without a value in these
     gaps = [name for name in (*question.pairs, *question.blocks, *question.average) if frame[name].isna().any()]
     labels = {name: frame[name].astype(object).where(frame[name].notna(), MISSING) for name in gaps}
     return frame.assign(**labels, **{question.measure: numbers})
