@@ -137,7 +137,13 @@ def test_a_cluster_for_one_run_gets_a_token_unless_the_environment_says_otherwis
         monkeypatch.setenv(each, "")
     if name is not None:
         monkeypatch.setenv(name, "disabled")
-    ray_address._require_token()
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(ray, "is_initialized", lambda: False)
+            with pytest.raises(RequestError, match="Ray was imported before and has no token"):
+                ray_address.require_token()
+        monkeypatch.delitem(sys.modules, "ray")
+    ray_address.require_token()
     if name is None:
         assert os.environ["RAY_AUTH_MODE"] == "token"
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
@@ -153,8 +159,9 @@ def test_a_cluster_for_one_run_takes_no_work_from_others(tmp_path):
         "except ConnectionError:\n    sys.exit(3)\n"
     )
     code = (
-        "import os, subprocess, sys\nfrom secateur.experiments import RayCluster\nimport ray\n"
+        "import os, subprocess, sys\nfrom secateur.experiments import RayCluster\n"
         "with RayCluster() as cluster:\n"
+        "    import ray\n"
         "    there = {n: v for n, v in os.environ.items() if not n.startswith('RAY_AUTH')} | {'HOME': sys.argv[1]}\n"
         "    address = ray.get_runtime_context().gcs_address\n"
         f"    sys.exit(subprocess.run([sys.executable, '-c', {other!r}, address], env=there, timeout=100).returncode)\n"

@@ -8,6 +8,7 @@ import os
 import platform
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,27 @@ AUTHENTICATION = (
     "switch Ray's token authentication on: `ray get-auth-token --generate`, the same token (~/.ray/auth_token, or "
     "RAY_AUTH_TOKEN) and RAY_AUTH_MODE=token on every node and here"
 )
+
+
+def require_token() -> None:
+    """Have a cluster that this process starts ask for a token of its own: Ray listens on all addresses of the machine.
+
+    What the environment says of authentication stays. Ray reads it when it is imported.
+
+    Raises:
+        RequestError: when Ray was imported before, and without a token.
+    """
+    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    imported = sys.modules.get("ray")
+    if imported is None:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif not imported.is_initialized():  # else its connection is used
+        raise RequestError(
+            "Ray was imported before and has no token, so that a cluster of this process would take work from anyone "
+            "who reaches the machine; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN before Ray is imported, or import it "
+            "later"
+        )
 
 
 def connect(address: str | None) -> None:
@@ -43,7 +65,6 @@ def connect(address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
     logging.getLogger("ray").setLevel(logging.ERROR)
     if address is None:
-        _require_token()
         ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
         return
     check_address(address)
@@ -121,15 +142,6 @@ def check_versions(mine: Mapping[str, str], theirs: Mapping[str, str]) -> None:
                 f"workers of the Ray cluster have {name} {theirs.get(name, 'missing')}, this process has {here}; "
                 "install the same on all nodes"
             )
-
-
-def _require_token() -> None:
-    """Have a cluster of this run alone ask for a token: Ray listens on all of the machine's addresses.
-
-    What the environment says of authentication stays. Ray reads the token once, so that it holds for this process.
-    """
-    if not any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _check_reachable(address: str) -> None:

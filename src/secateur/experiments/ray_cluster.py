@@ -22,7 +22,14 @@ from secateur.core.extras import check_installed
 from secateur.core.sections import RaySettings
 from secateur.experiments.cells import Cell
 from secateur.experiments.executors import Done, Job
-from secateur.experiments.ray_address import AUTHENTICATION, check_versions, connect, is_loopback, versions
+from secateur.experiments.ray_address import (
+    AUTHENTICATION,
+    check_versions,
+    connect,
+    is_loopback,
+    require_token,
+    versions,
+)
 from secateur.experiments.ray_worker import Packed, inspect_worker, make_shared, work_on_cells
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.study import Result, Study
@@ -82,6 +89,8 @@ class RayCluster:
 
     def __enter__(self) -> RayCluster:
         check_installed("ray", "ray", "executor 'ray'")
+        if self.settings.address is None:
+            require_token()
         import ray
 
         if not ray.is_initialized():
