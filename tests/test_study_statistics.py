@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from secateur.cli.main import run as command
-from secateur.core.comparisons import compare_pairs, friedman_ranks, holm
+from secateur.core.comparisons import bonferroni, compare_pairs, friedman_ranks, holm
 from secateur.core.errors import RequestError
+from secateur.core.statistics import mean_interval
 from secateur.experiments import (
     Cell,
     Column,
@@ -34,6 +35,7 @@ from secateur.experiments import (
 from secateur.experiments.writing import html, latex, write_table
 from secateur.reports import Report
 from secateur.studies.catalogue import PACKAGED, study_class
+from secateur.studies.compare.findings import compare_findings
 from secateur.studies.compare.tables import COMPARE
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
@@ -62,9 +64,50 @@ def test_paired_comparisons_are_the_t_test(rows):
             assert each.p_value == pytest.approx(stats.ttest_rel(values[each.one], values[each.other]).pvalue)
             held = each.difference.low <= 0 <= each.difference.high
             assert held == (each.p_value >= 0.05) or abs(each.p_value - 0.05) < 1e-9
-    assert [each.corrected for each in told] == holm([each.p_value for each in told])
+    p_values = [each.p_value for each in told]
+    assert [each.corrected for each in told] == bonferroni(p_values)
+    for each in told:
+        together = each.simultaneous
+        assert (together.mean, together.comparisons) == (each.difference.mean, len(told))
+        assert each.verdict == together.verdict or abs(each.corrected - 0.05) < 1e-9, "claim and interval are one"
+    stepped = compare_pairs(values, correction="holm")
+    assert [each.corrected for each in stepped if each.p_value is not None] == holm(p_values)
+    assert all(each.simultaneous is None for each in stepped)
     against = compare_pairs(values, "b")
     assert [(each.one, each.other) for each in against] == [("b", "a"), ("b", "c")]
+
+
+def test_simultaneous_intervals_hold_together_and_single_ones_do_not():
+    """Ten independent means that are all 0, of five values: drawn 4,000 times."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(4000, 10, 5))
+    means, errors = values.mean(2), values.std(2, ddof=1) / np.sqrt(5)
+    for comparisons, expected in ((1, 0.95**10), (10, 0.995**10)):
+        found = mean_interval(values[0, 0], comparisons)
+        times = (found.high - found.mean) / errors[0, 0]
+        assert times == pytest.approx(stats.t.ppf(1 - 0.025 / comparisons, 4))
+        covered = (np.abs(means) <= times * errors).all(1).mean()
+        assert covered == pytest.approx(expected, abs=0.03)
+
+
+def test_the_best_of_several_is_ahead_only_after_correction():
+    """The 95 % interval of a pair leaves out 0, that of three comparisons does not."""
+    noise = np.array([-0.02, -0.01, 0.0, 0.01, 0.02])
+    values = pd.DataFrame({"lrp": 0.93 + noise, "weight": 0.9 - 0.1 * noise, "taylor": 0.91 - noise})
+    first = compare_pairs(values)[0]
+    assert (first.difference.verdict, first.simultaneous.verdict, first.verdict) == (True, None, None)
+    assert first.p_value < 0.05 < first.corrected
+    rows = [
+        {
+            "criterion": name, "accuracy": value, "seed": seed, "structured": True, "finetuned": False,
+            "strategy": "one-shot", "scored_on": "subset", "subset": "all",
+        }
+        for name, column in values.items()
+        for seed, value in enumerate(column)
+    ]  # fmt: skip
+    found = [str(each) for each in compare_findings({"compare": pd.DataFrame(rows)})]
+    assert found[-1].startswith("cannot be told: one-shot: lrp is ahead of weight")
+    assert found[-1].endswith("(simultaneous, 3 comparisons), 5 pairs)")
 
 
 @given(st.integers(3, 5), st.integers(2, 8), st.randoms(use_true_random=False), st.booleans())
@@ -343,13 +386,21 @@ def test_the_command_tells_and_writes(tmp_path, capsys):
     assert written == {f"statistics-{n}.{e}" for n in names for e in ("csv", "tex", "html")} | {"statistics-ranks.svg"}
     frame = pd.read_csv(tmp_path / "statistics-comparisons.csv")
     assert frame["pairs"].tolist() == [4, 4, 4]
-    assert (frame["p_holm"] >= frame["p_value"]).all()
+    assert (frame["p_corrected"] >= frame["p_value"]).all()
+    assert (frame["simultaneous_low"] <= frame["low"]).all()
+    assert (set(frame["correction"]), "simultaneous 95 % intervals" in text) == ({"bonferroni"}, True)
     assert r"a\_1" in (tmp_path / "statistics-overall.tex").read_text()
     picture = (tmp_path / "statistics-ranks.svg").read_text()
     assert all(text in picture for text in ("a_1 (2.00)", "b (1.00)", "critical difference 1.35"))
     code, text, _ = typed([*begin, *ROLES, "--where", "field=2", "--against", "b", "--to", tmp_path / "two"], capsys)
     assert (code, "no ranks: 1 block (field) is too few" in text, "a_1 – none" in text) == (0, True, False), text
     assert not (tmp_path / "two" / "statistics-ranks.csv").exists()
+    code, text, _ = typed([*begin, *ROLES, "--correction", "holm", "--to", tmp_path / "holm"], capsys)
+    assert (code, "p (Holm)" in text, "95 % interval of this pair" in text) == (0, True, True), text
+    frame = pd.read_csv(tmp_path / "holm" / "statistics-comparisons.csv")
+    assert (set(frame["correction"]), frame["simultaneous_low"].isna().all()) == ({"holm"}, True)
+    code, _, error = typed([*begin, *ROLES, "--correction", "tukey"], capsys)
+    assert (code, "unknown correction 'tukey'; known: bonferroni, holm" in error) == (2, True)
     code, _, error = typed([*begin, *ROLES, "--format", "xml"], capsys)
     assert (code, "unknown format 'xml'" in error) == (2, True)
 

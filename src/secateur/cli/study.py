@@ -178,6 +178,9 @@ def statistics(
     lower_is_better: Annotated[
         bool | None, typer.Option("--lower-is-better/--higher-is-better", help="For ranks.", show_default=False)
     ] = None,
+    correction: Annotated[
+        str, typer.Option("--correction", help="For the number of comparisons: bonferroni, or holm.")
+    ] = "bonferroni",
     formats: FormatOption = None,
 ) -> None:
     """Means with intervals, paired comparisons and ranks from a store, without any work."""
@@ -198,7 +201,7 @@ def statistics(
             conditions=where or (),
             lower_is_better=lower_is_better,
         )
-        found = study_statistics(stored_tables(study, opened), question, against)
+        found = study_statistics(stored_tables(study, opened), question, against, correction)
         tell(found, ensure_folder(target), formats or ())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from secateur.cli.present import show
+from secateur.core.comparisons import BONFERRONI
 from secateur.core.errors import RequestError
 from secateur.core.statistics import MeanInterval
 from secateur.experiments import Condition, Question, Statistics, Store, Study, Tables
@@ -110,16 +111,21 @@ def _show_means(found: Statistics) -> None:
 
 
 def _show_comparisons(found: Statistics) -> None:
+    """With the intervals that decide together with the p-values, or else those of each pair by itself."""
+    together = found.correction == BONFERRONI
     rows = []
     for each in found.comparisons[:_MOST]:
         difference = each.difference or MeanInterval(float("nan"), None, None, 0)
-        told = {True: "higher", False: "lower", None: ""}[each.verdict]
+        interval = each.simultaneous if together else each.difference
+        ends = "–" if interval is None else _ends(interval.low, interval.high)
+        verdict = {True: "higher", False: "lower", None: ""}[each.verdict]
         tests = [f"{p:.2g}" if p is not None else "–" for p in (each.p_value, each.corrected)]
-        ends = _ends(difference.low, difference.high)
-        rows.append([f"{each.one} – {each.other}", f"{difference.mean:+.4g}", ends, *tests, told])
+        rows.append([f"{each.one} – {each.other}", f"{difference.mean:+.4g}", ends, *tests, verdict])
     cut = f", the first {_MOST} of {len(found.comparisons)}" if len(found.comparisons) > _MOST else ""
     title = f"differences paired over {', '.join(found.question.pairs) or 'nothing'}{cut}"
-    show(["pair", "difference", "95 % interval", "p", "p (Holm)", "the first is"], rows, title)
+    interval_head = "simultaneous 95 % intervals" if together else "95 % interval of this pair"
+    heads = ["pair", "difference", interval_head, "p", f"p ({found.correction.title()})", "the first is"]
+    show(heads, rows, title)
 
 
 def _ends(low: float | None, high: float | None) -> str:

@@ -1,10 +1,10 @@
-"""Many candidates compared: paired tests with Holm's correction, average ranks by Friedman and Nemenyi."""
+"""Many candidates compared: paired tests corrected for their number, average ranks by Friedman and Nemenyi."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +23,16 @@ FEWEST_BLOCKS = 5
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two candidates, compared where both were measured.
+    """Two candidates, compared where both were measured; see `compare_pairs`.
 
     Attributes:
         one, other: their names.
-        difference: mean of one minus other, with its interval; None: they have no label in common.
+        difference: mean of one minus other, with the 95 % interval of this pair by itself; None: they have no label in
+            common.
         p_value: of the paired t-test, two-sided; None: it cannot be told, see ``reason``.
-        corrected: by Holm, for all comparisons that were made with it.
+        corrected: p-value for all comparisons that were made with it.
+        simultaneous: the difference with its interval among all of them; None: there is no p-value, or the correction
+            has no such intervals.
         reason: why there is no p-value; "" where there is one.
     """
 
@@ -38,11 +41,12 @@ class Comparison:
     difference: MeanInterval | None
     p_value: float | None = None
     corrected: float | None = None
+    simultaneous: MeanInterval | None = None
     reason: str = ""
 
     @property
     def verdict(self) -> bool | None:
-        """Whether the first is higher; None: it cannot be told."""
+        """Whether the first is higher; None: the corrected p-value is not below 0.05, or there is none."""
         if self.difference is None or self.corrected is None or self.corrected >= 1 - CONFIDENCE:
             return None
         return self.difference.mean > 0
@@ -96,6 +100,8 @@ class AverageRanks:
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number by Holm's step-down method, in the same order.
 
+    With p(1) ≤ ... ≤ p(m): the largest of (m - i + 1) · p(i) over i ≤ j, at most 1.
+
     Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 1979.
 
     Example:
@@ -110,12 +116,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found.tolist()
 
 
-def compare_pairs(values: pd.DataFrame, against: str | None = None) -> list[Comparison]:
-    """Compare all candidates with each other, or with one; p-values corrected by Holm.
+def bonferroni(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number: each times m, at most 1.
+
+    Source: Dunn, "Multiple comparisons among means", J. Am. Stat. Assoc. 1961.
+
+    Example:
+        >>> [round(each, 3) for each in bonferroni([0.01, 0.04, 0.03])]
+        [0.03, 0.12, 0.09]
+    """
+    return np.minimum(1.0, len(p_values) * np.asarray(p_values, float)).tolist()
+
+
+BONFERRONI = "bonferroni"
+
+CORRECTIONS: Mapping[str, Callable[[Sequence[float]], list[float]]] = {BONFERRONI: bonferroni, "holm": holm}
+"""For the number of comparisons, by name."""
+
+
+def compare_pairs(values: pd.DataFrame, against: str | None = None, correction: str = BONFERRONI) -> list[Comparison]:
+    """Compare all candidates with each other, or with one, by paired t-tests corrected for their number m.
+
+    - ``bonferroni``: the p-value times m, and simultaneous intervals of level 1 - 0.05 / m (see
+      `secateur.core.statistics.mean_interval`). One leaves out 0 exactly where its p-value is below 0.05, which is
+      where the pair is told apart.
+    - ``holm``: smaller p-values, so that more pairs may be told apart. There are no simultaneous intervals that agree
+      with them, so there are none.
+
+    Both make a wrong claim about any of the pairs in 5 % of the cases at most. Pairs without a p-value do not count.
 
     Args:
         values: a column for each candidate, a row for each label that pairs them, such as a seed; NaN: not measured.
         against: the candidate that the others are compared with; None: all pairs.
+        correction: a name of `CORRECTIONS`.
 
     Example:
         >>> import pandas as pd
@@ -126,15 +159,18 @@ def compare_pairs(values: pd.DataFrame, against: str | None = None) -> list[Comp
     names = [str(name) for name in values.columns]
     pairs = itertools.combinations(names, 2) if against is None else ((against, n) for n in names if n != against)
     found = [_compared(values, one, other) for one, other in pairs]
-    corrected = iter(holm([each.p_value for each in found if each.p_value is not None]))
-    return [
-        each if each.p_value is None else Comparison(*_plain(each), corrected=next(corrected), reason=each.reason)
-        for each in found
-    ]
+    tested = [each.p_value for each in found if each.p_value is not None]
+    corrected = iter(CORRECTIONS[correction](tested))
+    many = len(tested) if correction == BONFERRONI else None
+    return [each if each.p_value is None else _among(values, each, next(corrected), many) for each in found]
 
 
-def _plain(found: Comparison) -> tuple[str, str, MeanInterval | None, float | None]:
-    return found.one, found.other, found.difference, found.p_value
+def _among(values: pd.DataFrame, found: Comparison, corrected: float, comparisons: int | None) -> Comparison:
+    """A comparison among others; their number where there are simultaneous intervals."""
+    if comparisons is None:
+        return replace(found, corrected=corrected)
+    simultaneous = paired_difference(values[found.one].dropna(), values[found.other].dropna(), comparisons)
+    return replace(found, corrected=corrected, simultaneous=simultaneous)
 
 
 def _compared(values: pd.DataFrame, one: str, other: str) -> Comparison:

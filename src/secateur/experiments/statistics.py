@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from secateur.core.comparisons import FEWEST_BLOCKS, AverageRanks, Comparison, compare_pairs, friedman_ranks
+from secateur.core.comparisons import (
+    BONFERRONI,
+    CORRECTIONS,
+    FEWEST_BLOCKS,
+    AverageRanks,
+    Comparison,
+    compare_pairs,
+    friedman_ranks,
+)
 from secateur.core.errors import RequestError
-from secateur.core.statistics import mean_interval
+from secateur.core.statistics import MeanInterval, mean_interval
 from secateur.experiments.question import MISSING, Question
 from secateur.experiments.study import Tables
 
@@ -27,11 +34,13 @@ class Statistics:
 
     Attributes:
         question: that was asked, its columns those that the table has.
-        means: of every candidate, in every block and for every averaged value, with 95 % intervals over pairs.
+        means: of every candidate, in every block and for every averaged value, with 95 % intervals over pairs, each by
+            itself.
         overall: mean of every candidate over all of them, with its interval over pairs.
         comparisons: of pairs, the mean over blocks and averaged values first.
         ranks: over blocks; None where they cannot be told, and ``notes`` say why.
         notes: what is not claimed, and why, a line each.
+        correction: of the comparisons for their number, a name of `secateur.core.comparisons.CORRECTIONS`.
     """
 
     question: Question
@@ -40,13 +49,14 @@ class Statistics:
     comparisons: Sequence[Comparison]
     ranks: AverageRanks | None
     notes: Sequence[str]
+    correction: str = BONFERRONI
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """All of it by name, for files."""
         import pandas as pd
 
-        found = {"means": self.means, "overall": self.overall, "comparisons": _comparison_frame(self.comparisons)}
+        found = {"means": self.means, "overall": self.overall, "comparisons": _comparison_frame(self)}
         if self.ranks is not None:
             rows = list(self.ranks.average.items())
             frame = pd.DataFrame(rows, columns=[CANDIDATE, "average_rank"])
@@ -56,12 +66,14 @@ class Statistics:
         return found
 
 
-def study_statistics(tables: Tables, question: Question, against: str | None = None) -> Statistics:
+def study_statistics(
+    tables: Tables, question: Question, against: str | None = None, correction: str = BONFERRONI
+) -> Statistics:
     """Answer a question from the tables of a study alone.
 
     - Means: of each candidate in each block and for each averaged value, over the pairs (seeds), with their intervals.
     - Comparisons: for each pair label, the mean of a candidate over blocks and averaged values; then the paired t-test
-      over labels, p-values corrected by Holm.
+      over labels, corrected for the number of comparisons, see `secateur.core.comparisons.compare_pairs`.
     - Ranks: for each block, the mean of a candidate over pairs and averaged values; then Friedman's test over blocks.
 
     Nothing is claimed of incomplete or too few values: a note says so.
@@ -70,11 +82,14 @@ def study_statistics(tables: Tables, question: Question, against: str | None = N
         tables: as the study assembles them.
         question: what is asked.
         against: a candidate that the others are compared with; None: all pairs.
+        correction: for the number of comparisons, ``bonferroni`` or ``holm``.
 
     Raises:
-        RequestError: for columns that the table does not have, values that are no numbers, or several rows for the same
-            candidate, pair, block and averaged value.
+        RequestError: for an unknown correction, columns that the table does not have, values that are no numbers, or
+            several rows for the same candidate, pair, block and averaged value.
     """
+    if correction not in CORRECTIONS:
+        raise RequestError(f"unknown correction '{correction}'; known: {', '.join(CORRECTIONS)}")
     frame = _rows(tables, question)
     candidates, frame = _named(frame, question)
     if len(candidates) < 2:
@@ -90,14 +105,13 @@ def study_statistics(tables: Tables, question: Question, against: str | None = N
     wide = frame.pivot(index=[*pairs, *blocks, *average], columns=CANDIDATE, values=question.measure)[candidates]
     over_pairs = _mean_of_complete(wide, pairs)
     notes = _missing(wide, candidates)
-    comparisons = compare_pairs(over_pairs, against)
+    comparisons = compare_pairs(over_pairs, against, correction)
     notes += _untold(comparisons)
     ranks, why = _ranks(wide, blocks, candidates, not question.lower_is_better)
     means = _means(frame, groups, question.measure)
     overall = over_pairs.melt(ignore_index=False, var_name=CANDIDATE, value_name=question.measure)
-    return Statistics(
-        question, means, _means(overall, [CANDIDATE], question.measure), comparisons, ranks, [*notes, *why]
-    )
+    whole = _means(overall, [CANDIDATE], question.measure)
+    return Statistics(question, means, whole, comparisons, ranks, [*notes, *why], correction)
 
 
 def _rows(tables: Tables, question: Question) -> pd.DataFrame:
@@ -224,14 +238,17 @@ def _ranks(
     return friedman_ranks(values, higher), []
 
 
-def _comparison_frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+def _comparison_frame(found: Statistics) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for each in comparisons:
-        flat = dataclasses.asdict(each.difference) if each.difference else dict.fromkeys(("mean", "low", "high"))
-        count = each.difference.count if each.difference else 0
-        ends = [flat["mean"], flat["low"], flat["high"], count]
-        rows.append([each.one, each.other, *ends, each.p_value, each.corrected, each.reason])
-    columns = ["one", "other", "difference", "low", "high", "pairs", "p_value", "p_holm", "reason"]
+    for each in found.comparisons:
+        difference = each.difference or MeanInterval(float("nan"), None, None, 0)
+        together = each.simultaneous or MeanInterval(float("nan"), None, None, 0)
+        ends = [difference.mean, difference.low, difference.high, together.low, together.high, difference.count]
+        rows.append([each.one, each.other, *ends, each.p_value, each.corrected, found.correction, each.reason])
+    columns = [
+        "one", "other", "difference", "low", "high", "simultaneous_low", "simultaneous_high", "pairs", "p_value",
+        "p_corrected", "correction", "reason",
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

@@ -266,7 +266,7 @@ def _view(section: Search, conditions: Conditions) -> dict[str, Any]:
     beneath = captions.line(
         conditions.measured(),
         "none of which the search has seen",
-        "intervals are 95 %, over seeds of the reference samples",
+        "intervals are 95 %, over seeds of the reference samples; those of the leads are simultaneous (Bonferroni)",
     )
     kept = "kept: the highest share of the units that goes, up to which each network keeps that share of its accuracy"
     chosen = [[each.name, each.best, each.often] for each in section.parameters]

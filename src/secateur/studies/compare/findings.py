@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.core.statistics import paired_difference
+from secateur.core.statistics import all_pairs, paired_difference
 from secateur.experiments import Finding, Tables
 from secateur.studies.compare.cells import UNPRUNED
 
@@ -24,7 +24,8 @@ def name_of(row: Row) -> str:
 def compare_findings(tables: Tables) -> list[Finding]:
     """For each strategy: whether the criterion with the best mean accuracy is ahead of each other one.
 
-    Differences are taken within each pair of subset and seed, at all budgets together, before retraining.
+    Differences are taken within each pair of subset and seed, at all budgets together, before retraining. Intervals
+    are simultaneous for all pairs of criteria of a strategy, since the figures themselves say which one is the best.
     """
     frame = tables["compare"]
     used = frame[frame["structured"] & ~frame["finetuned"] & (frame["criterion"] != UNPRUNED)]
@@ -34,7 +35,7 @@ def compare_findings(tables: Tables) -> list[Finding]:
         means = part.assign(criterion=names).groupby(["criterion", "subset", "seed"])["accuracy"].mean()
         order = means.groupby("criterion").mean().sort_values(ascending=False, kind="stable").index
         for other in order[1:]:
-            difference = paired_difference(means[order[0]], means[other])
+            difference = paired_difference(means[order[0]], means[other], all_pairs(len(order)))
             figures = f"{100 * difference.mean:+.1f} points{difference.interval_text(100)}, {difference.count} pairs"
             found.append(Finding(f"{strategy}: {order[0]} is ahead of {other}", difference.verdict, figures))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import SecateurError
-from secateur.core.statistics import mean_interval, paired_difference
+from secateur.core.statistics import all_pairs, mean_interval, paired_difference
 from secateur.experiments import Finding, Tables, TextTable
 from secateur.reports import JointPruningLine, joint_cells
 from secateur.studies.prototypes.cells import UNPRUNED
@@ -62,7 +62,8 @@ def lines(tables: Tables) -> list[JointPruningLine]:
 def prototype_findings(tables: Tables) -> list[Finding]:
     """At each budget, after all training: whether the way with the best mean is ahead of each other one, by seed.
 
-    Of ways without a budget: whether they are as good as the unpruned network.
+    Of ways without a budget: whether they are as good as the unpruned network. Intervals are simultaneous for all pairs
+    of ways at a budget, and for all ways without one.
     """
     frame, found = tables["measured"], []
     ends = frame[(frame["way"] != UNPRUNED) & (frame["stage"] == TUNED)]
@@ -70,12 +71,13 @@ def prototype_findings(tables: Tables) -> list[Finding]:
         means = part.set_index(["way", "seed"])["accuracy"]
         order = means.groupby("way", sort=False).mean().sort_values(ascending=False, kind="stable").index
         for other in order[1:]:
-            difference = paired_difference(means[order[0]], means[other])
+            difference = paired_difference(means[order[0]], means[other], all_pairs(len(order)))
             text = f"{float(str(budget)):.0%} of the MACs, all trained: {order[0]} is ahead of {other}"
             found.append(Finding(text, difference.verdict, _figures(difference)))
     whole = unpruned(tables)["accuracy"]
-    for way, part in ends[ends["backbone"] == UNPRUNED].groupby("way", sort=False):
-        lost = paired_difference(whole, part.set_index("seed")["accuracy"])
+    ways = list(ends[ends["backbone"] == UNPRUNED].groupby("way", sort=False))
+    for way, part in ways:
+        lost = paired_difference(whole, part.set_index("seed")["accuracy"], len(ways))
         found.append(Finding(f"{way}: the unpruned network is ahead", lost.verdict, _figures(lost)))
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +47,8 @@ class Candidate:
         a_pr: mean accuracy over the rates.
         kept_rate: highest rate that keeps 95 % of the accuracy.
         kept_rate_99: likewise 99 %.
-        lead: of the winner over it, by seed; None: it is the winner, or that was not measured.
+        lead: of the winner over it, by seed, with an interval that is simultaneous for all candidates; None: it is the
+            winner, or that was not measured.
     """
 
     name: str
@@ -70,7 +71,7 @@ def candidates(tables: Tables, goal: str) -> list[Candidate]:
     """Measured candidates, the highest mean first."""
     main = tables["measured"][tables["measured"]["main"]]
     figures = {str(name): part.set_index("seed") for name, part in main.groupby("candidate", sort=False)}
-    winner = figures.get(OPTIMISED)
+    winner, others = figures.get(OPTIMISED), max(1, len(figures) - 1)
     found = [
         Candidate(
             name,
@@ -78,7 +79,7 @@ def candidates(tables: Tables, goal: str) -> list[Candidate]:
             float(part["a_pr"].mean()),
             float(part["kept_rate"].mean()),
             float(part["kept_rate_99"].mean()),
-            None if winner is None or name == OPTIMISED else paired_difference(winner[goal], part[goal]),
+            None if winner is None or name == OPTIMISED else paired_difference(winner[goal], part[goal], others),
         )
         for name, part in figures.items()
     ]
@@ -107,12 +108,8 @@ def search_findings(tables: Tables, settings: SearchStudySettings) -> list[Findi
     others = [each for each in every if each.lead is not None and not is_relevance(each.name)]
     if others and others[0].lead is not None:
         lead = others[0].lead
-        beyond = MeanInterval(
-            lead.mean - AHEAD,
-            None if lead.low is None else lead.low - AHEAD,
-            None if lead.high is None else lead.high - AHEAD,
-            lead.count,
-        )
+        ends = [None if end is None else end - AHEAD for end in (lead.low, lead.high)]
+        beyond = replace(lead, mean=lead.mean - AHEAD, low=ends[0], high=ends[1])
         text = f"{OPTIMISED} is ahead of the best criterion that is not LRP, {others[0].name}, by {AHEAD} or more"
         found.append(Finding(text, beyond.verdict, _figures(lead)))
     return [*found, *_samples(tables, goal), *_both(tables, goal)]
@@ -125,7 +122,7 @@ def _samples(tables: Tables, goal: str) -> list[Finding]:
         by_count = {int(str(count)): rows.set_index("seed")[goal] for count, rows in part.groupby("per_class")}
         most = max(by_count)
         for count in sorted(by_count)[:-1]:
-            difference = paired_difference(by_count[most], by_count[count])
+            difference = paired_difference(by_count[most], by_count[count], len(by_count) - 1)
             text = f"{name}: {most} reference samples of each class are ahead of {count}"
             found.append(Finding(text, difference.verdict, _figures(difference)))
     return found
@@ -197,5 +194,6 @@ def overview(tables: Tables, settings: SearchStudySettings) -> list[TextTable]:
 
 
 def _figures(difference: MeanInterval) -> str:
-    interval = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
+    interval = ends and ends + difference.together
     return f"{difference.mean:+.3f}{interval}, {difference.count} seeds"

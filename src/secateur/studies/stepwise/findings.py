@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from secateur.core.errors import SecateurError
-from secateur.core.statistics import mean_interval, paired_difference
+from secateur.core.statistics import all_pairs, mean_interval, paired_difference
 from secateur.experiments import Finding, Tables, TextTable
 from secateur.reports import StepSummary
 from secateur.studies.stepwise.cells import UNPRUNED
@@ -88,7 +88,7 @@ def stepwise_findings(tables: Tables, watched: str | None = None) -> list[Findin
     """For each protocol: whether the criterion with the best mean is ahead of each other one; then the watched class.
 
     Of each seed, the mean over the steps is taken (after fine-tuning, where there is some); differences are paired by
-    seed.
+    seed. Intervals are simultaneous for all pairs of criteria of a protocol.
     """
     found, named = [], labels(tables["steps"])
     for protocol, means in _means(tables["steps"], "accuracy").groupby("protocol", sort=False):
@@ -112,7 +112,7 @@ def _ahead(protocol: str, means: pd.Series[Any], what: str, named: Mapping[tuple
     order = means.groupby("criterion", sort=False).mean().sort_values(ascending=False, kind="stable").index
     found = []
     for other in order[1:]:
-        difference = paired_difference(means[order[0]], means[other])
+        difference = paired_difference(means[order[0]], means[other], all_pairs(len(order)))
         figures = f"{100 * difference.mean:+.1f} points{difference.interval_text(100)}, {difference.count} seeds"
         text = f"{protocol}, {what}: {named[protocol, order[0]]} is ahead of {named[protocol, other]}"
         found.append(Finding(text, difference.verdict, figures))
