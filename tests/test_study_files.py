@@ -11,6 +11,7 @@ import sys
 import traceback
 
 import fsspec
+import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -138,6 +139,86 @@ def test_an_address_that_fails_later_stops_the_run_in_one_line(tmp_path, shelf):
         shelf.locked = False
         outcome = run(study, store, progress=False)
         assert (outcome.made, outcome.found) == (5, 1)
+
+
+RESNET = ["--model", "resnet20", "--allow-untrained", "--set", "model.arguments={width: 2}", "--device", "cpu"]
+COMMANDS = {
+    "study": ["study", "run", "tiny"],
+    "optimise": ["optimise", "--recipe", "search-cifar10"],
+    "compare": ["compare", *RESNET, "--set", "compare.timing.repeats=0", "--criterion", "weight", "--budget", "0.5"],
+    "grid": ["toy", "grid", "--dataset", "moon", "--seeds", "1"],
+}
+"""All that run a study in a store."""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    file, generator = tmp_path_factory.mktemp("data") / "tiny.npz", np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = generator.integers(0, 256, (120, 8, 8, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(120) % 10
+    np.savez(file, **arrays)
+    return file
+
+
+def started(name, images, *more):
+    """Exit code of a command."""
+    data = ["--data", str(images)] if name in ("optimise", "compare") else []
+    return command([*COMMANDS[name], *data, *map(str, more)])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_refuses_places_that_the_run_would(name, images, tmp_path, shelf, capsys, monkeypatch):
+    pytest.importorskip("optuna")
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+    out, other = tmp_path / "out", tmp_path / "other.sqlite"
+    small(other).close()
+    with contextlib.closing(sqlite3.connect(other)) as database, database:
+        database.execute("UPDATE store SET value = 'another' WHERE key = 'study'")
+    shelf.locked = True
+    refused = [
+        (["--files", f"shelf://me:{SECRET}@bucket"], "files cannot be written to 'shelf://me:***@bucket'"),
+        (["--store", other], "holds the study 'another'"),
+        (["--store", "mysql://host/name"], "a store cannot be on mysql"),
+        (["--store", "/dev/null/cells.sqlite"], "cannot write to folder '/dev/null'"),
+        (["--address", "127.0.0.1:1"], "add --executor ray"),
+    ]
+    for more, message in refused:
+        for dry in (["--dry-run"], []):
+            assert started(name, images, "--out", out, *more, *dry) == 2, (more, dry)
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert (message in error or "/dev/null" in str(more), SECRET in error) == (True, False), error
+    assert [path for path in out.rglob("*") if path.is_file()] == [], "nothing was worked on"
+
+
+@pytest.mark.parametrize("name", ["study", "grid", "compare"])
+def test_a_dry_run_makes_nothing_and_says_where_results_go(name, images, tmp_path, shelf, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "cache"))
+    store = tmp_path / "there" / "cells.sqlite"
+    more = ["--out", tmp_path / "out", "--store", store, "--files", f"shelf://me:{SECRET}@bucket"]
+    assert started(name, images, *more, "--dry-run") == 0
+    expected = f"results: {tmp_path / 'out'}; store: {store}; files of cells: shelf://me:***@bucket"
+    assert expected in capsys.readouterr().out.splitlines()
+    assert not (tmp_path / "out").exists()
+    assert not store.parent.exists()
+    assert fsspec.filesystem("shelf").find("/") == [], "the file that was put to see whether one can is gone"
+    started(name, images, "--out", tmp_path / "out", "--executor", "ray", "--address", "ray://head:1", "--dry-run")
+    error = capsys.readouterr().err
+    assert "give HOST:PORT" in error or "not installed" in error, error
+
+
+@pytest.mark.slow
+def test_a_comparison_is_kept_where_its_flags_say(images, tmp_path, capsys):
+    store, files = tmp_path / "there" / "cells.sqlite", tmp_path / "files"
+    more = ["--out", tmp_path / "out", "--store", store, "--files", files, "--set", "compare.sampling.per_class=1"]
+    assert started("compare", images, *more) == 0, capsys.readouterr().err
+    assert "0 found in" in capsys.readouterr().out
+    assert rows(store, "SELECT value FROM store WHERE key = 'files'") == [(str(files),)]
+    assert not (tmp_path / "out" / "cells.sqlite").exists()
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from scipy import stats
 from secateur.cli.main import run as command
 from secateur.core.comparisons import bonferroni, compare_pairs, friedman_ranks, holm
 from secateur.core.errors import RequestError
+from secateur.core.files import write_text
 from secateur.core.statistics import mean_interval
 from secateur.experiments import (
     Cell,
@@ -408,12 +409,41 @@ def test_the_command_tells_and_writes(tmp_path, capsys):
 def test_results_in_other_formats(tmp_path, capsys):
     harvested(tmp_path)
     to = tmp_path / "to"
-    code, text, _ = typed(["results", "--out", tmp_path, "--to", to, "--format", "csv", "--format", "latex"], capsys)
+    code, text, _ = typed(
+        ["results", "--out", tmp_path, "--to", to, "--format", "csv,latex", "--format", "csv"], capsys
+    )
     assert (code, sorted(path.name for path in to.iterdir())) == (0, ["yields.csv", "yields.tex"])
-    assert f"yields: {to / 'yields.tex'}" in text
+    assert text.splitlines()[:2] == [f"yields: {to / 'yields.csv'}", f"yields: {to / 'yields.tex'}"]
+    assert "note: no statistics: study 'harvest' does not say what is compared" in text
+    for wrong in ("csv,xml", "csv,", ""):
+        code, _, error = typed(["results", "--out", tmp_path, "--to", to, "--format", wrong], capsys)
+        assert (code, "unknown format '" in error) == (2, True), error
     assert len(pd.read_csv(to / "yields.csv")) == 72
     code, _, _ = typed(["results", "--out", tmp_path, "--to", tmp_path / "usual"], capsys)
     assert (code, (tmp_path / "usual" / "report.html").exists()) == (0, True)
+
+
+def test_results_are_tables_statistics_and_figures(tmp_path, capsys, monkeypatch):
+    harvested(tmp_path)
+    to, names = tmp_path / "to", ("means", "overall", "comparisons", "ranks")
+    question = Question("yields", "grain", ("fertiliser",), ("year",), ("field",))
+    monkeypatch.setattr(Harvest, "question", question)
+    monkeypatch.setattr(Harvest, "figures", lambda self, tables, folder: {"picture": write_text(folder / "f.svg", "")})
+    code, text, error = typed(["results", "--out", tmp_path, "--to", to, "--format", "html,latex"], capsys)
+    assert code == 0, error
+    tables = ["yields", *(f"statistics-{name}" for name in names)]
+    written = {f"{name}.{ending}" for name in tables for ending in ("html", "tex")} | {"statistics-ranks.svg", "f.svg"}
+    assert {path.name for path in to.iterdir()} == written
+    assert {line.partition(": ")[2] for line in text.splitlines()} == {str(to / name) for name in written}
+    typed(["statistics", "--out", tmp_path, "--to", tmp_path / "own"], capsys)
+    own = pd.read_csv(tmp_path / "own" / "statistics-comparisons.csv")
+    typed(["results", "--out", tmp_path, "--to", to, "--format", "csv"], capsys)
+    pd.testing.assert_frame_equal(pd.read_csv(to / "statistics-comparisons.csv"), own)
+    monkeypatch.setattr(Harvest, "question", Question("yields", "grain", ("fertiliser",), ("year",)))
+    code, text, _ = typed(["results", "--out", tmp_path, "--to", to, "--format", "csv"], capsys)
+    assert (code, "note: no statistics: there are 6 rows for" in text) == (0, True), text
+    code, _, _ = typed(["results", "--out", tmp_path, "--to", tmp_path / "usual"], capsys)
+    assert (code, (tmp_path / "usual" / "f.svg").exists()) == (0, True)
 
 
 def test_a_store_without_results_is_told(tmp_path, capsys):

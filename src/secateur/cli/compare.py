@@ -8,16 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from secateur.cli.options import (
+    AddressOption,
     ArchitectureOption,
     DataOption,
     DeviceOption,
     DryOption,
+    ExecutorOption,
+    FilesOption,
     HeadOption,
     ModelOption,
     OutOption,
     PrintOption,
+    ProcessesOption,
     RecipeOption,
     SetOption,
+    StoreOption,
     StreamOption,
     TrustOption,
     UntrainedOption,
@@ -51,7 +56,11 @@ def command(
     ] = None,
     head: HeadOption = None,
     finetune: Annotated[int | None, typer.Option("--finetune", help="Also measure after this many epochs.")] = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
+    processes: ProcessesOption = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
+    store: StoreOption = None,
+    files: FilesOption = None,
     trackers: Annotated[
         list[str] | None, typer.Option("--track", help="Also log to wandb, mlflow, tensorboard or trackio.")
     ] = None,
@@ -76,6 +85,7 @@ def command(
         compare__targets__budgets=budgets or None, compare__variants__seeds=seeds or None,
         compare__variants__subsets=[_subset(text) for text in subsets] if subsets else None,
         compare__targets__replace_head=head, compare__execution__processes=processes,
+        compare__execution__executor=executor, compare__execution__ray__address=address,
         tracking__trackers=trackers or None, finetune__epochs=finetune, device=device,
     )  # fmt: skip
     if head is not None and not chosen.compare.variants.subsets:
@@ -84,18 +94,21 @@ def command(
         )
     if not begin(chosen, "compare", out, print_config):
         return
-    from secateur.cli.present import say_notes, show_plan
-    from secateur.cli.studies import work_on
+    from secateur.cli.present import say_notes, show_lines, show_plan
+    from secateur.cli.studies import check_places, work_on
     from secateur.studies.class_aware import ClassAwareStudy
     from secateur.studies.compare import CompareJob, CompareStudy, CompareStudySettings
 
     kind = ClassAwareStudy if chosen.compare.variants.subsets else CompareStudy
-    job = CompareJob.of(kind(CompareStudySettings.of(chosen)))
+    study = kind(CompareStudySettings.of(chosen))
+    places = check_places(study, out, store, files)
+    job = CompareJob.of(study)
     if dry_run:
-        show_plan(job, out)
+        show_plan(job, None)
+        show_lines([places])
         return
     say_notes(job.prepared)
-    work_on(job.study, out, resources=job.resources)
+    work_on(study, out, store=store, files=files, resources=job.resources)
 
 
 def _subset(text: str) -> dict[str, Any]:

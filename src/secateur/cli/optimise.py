@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 from secateur.cli.options import (
+    AddressOption,
     ArchitectureOption,
     DataOption,
     DeviceOption,
     DryOption,
+    ExecutorOption,
+    FilesOption,
     ModelOption,
     OutOption,
     PrintOption,
+    ProcessesOption,
     RecipeOption,
     SetOption,
+    StoreOption,
     TrackOption,
     TrustOption,
     UntrainedOption,
@@ -50,11 +55,11 @@ def command(
     seeds: Annotated[
         list[int] | None, typer.Option("--seed", help="Of the final measurement; repeat for several.")
     ] = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
-    store: Annotated[
-        str | None,
-        typer.Option("--store", help="SQLite file, or postgresql://USER@HOST/NAME; default: cells.sqlite in --out."),
-    ] = None,
+    processes: ProcessesOption = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
+    store: StoreOption = None,
+    files: FilesOption = None,
     device: DeviceOption = None,
     track: TrackOption = None,
     trust_code: TrustOption = None,
@@ -75,19 +80,19 @@ def command(
         model__architecture=architecture, model__trust_code=trust_code, model__allow_untrained=allow_untrained,
         objective__units=units, objective__goal=goal, objective__faithfulness=faithfulness, trials__count=trials,
         sampler__kind=sampler, measure__criteria=criteria or None, measure__seeds=seeds or None,
-        execution__processes=processes, tracking__trackers=track or None, device=device,
+        execution__processes=processes, execution__executor=executor, execution__ray__address=address,
+        tracking__trackers=track or None, device=device,
     )  # fmt: skip
     if print_config:
         echo_settings(settings)
         return
     check_writable(out)
     announce("loading PyTorch")
-    from secateur.cli.studies import work_on
-    from secateur.cli.study import planned
+    from secateur.cli.studies import planned, work_on
     from secateur.studies.search import SearchStudy
 
     study = SearchStudy(settings)
     if dry_run:
-        typer.echo(planned(study, out, store))
+        typer.echo(planned(study, out, store, files))
         return
-    work_on(study, out, store=store)
+    work_on(study, out, store=store, files=files)

@@ -105,6 +105,24 @@ TrackOption = Annotated[
     typer.Option("--track", help="Also log to wandb, mlflow, tensorboard or trackio; repeat for several."),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for results.")]
+ProcessesOption = Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")]
+ExecutorOption = Annotated[
+    str | None, typer.Option("--executor", help="processes of this machine, or ray: a cluster (extra ray).")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto; default: one started here.")
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="SQLite file, or postgresql://USER@HOST/NAME; default: cells.sqlite in --out."),
+]
+FilesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--files",
+        help="Files of cells: a folder, or s3://, gs://, ... (fsspec); default: as before, or beside the store.",
+    ),
+]
 PrintOption = Annotated[bool, typer.Option("--print-config", help="Print the full recipe and exit.")]
 DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Check everything that can be checked, say what would be done, do no work.")

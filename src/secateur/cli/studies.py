@@ -10,9 +10,11 @@ from typing import Any
 import typer
 
 from secateur.cli.present import command_line, show
-from secateur.core.addresses import settings_without_secrets
-from secateur.core.files import ensure_folder
-from secateur.experiments import Outcome, Resources, Store, Study, opened_store, run
+from secateur.core.addresses import argument_without_secrets, settings_without_secrets
+from secateur.core.errors import RequestError
+from secateur.core.extras import check_installed
+from secateur.core.files import check_writable, ensure_folder
+from secateur.experiments import Outcome, Resources, Store, Study, check_store, execution_of, opened_store, run
 from secateur.pipeline.pages import LRP_NOTE
 from secateur.reports import write_report
 from secateur.tracking import Tracking
@@ -35,12 +37,70 @@ def work_on(
     Raises:
         SecateurError: at the end, for cells that failed.
     """
+    check_execution(study)
     ensure_folder(out)
     with opened_store(store or out / STORE, study, files) as opened:
         outcome = run(study, opened, only=only, resources=resources, command=command_line())
         typer.echo(f"{outcome.made} cells worked on, {outcome.found} found in '{opened}'")
         written(study, opened, out, outcome)
         outcome.raise_failures(opened)
+
+
+def planned(study: Study[Any, Any], out: Path, store: str | None = None, files: str | None = None) -> str:
+    """What a dry run says, after the checks of `check_places`; nothing is made for it."""
+    places = check_places(study, out, store, files)
+    lines, cells = study.dry_run(), study.cells()
+    unready = [resource for resource in study.shared() if not resource.ready()]
+    said = [
+        "the request is right; nothing was done",
+        f"{len(cells)} cells of study '{study.name}'",
+        *lines,
+        *([f"to make first: {', '.join(map(str, unready))}"] if unready else []),
+        places,
+    ]
+    return "\n".join(said)
+
+
+def check_places(study: Study[Any, Any], out: Path, store: str | None = None, files: str | None = None) -> str:
+    """Refuse what a run would: a folder, store or address of files that it cannot use, or a way to work.
+
+    Nothing is left behind: where files go to an address, a small one is written and deleted again.
+
+    Returns:
+        A line that says where results go.
+
+    Raises:
+        RequestError: naming it.
+        SecateurError: for a database that cannot be reached.
+    """
+    check_writable(out)
+    check_execution(study)
+    check_store(store or out / STORE, study, files)
+    kept = f"; files of cells: {argument_without_secrets(files)}" if files else ""
+    return f"results: {out}; store: {argument_without_secrets(store) if store else out / STORE}{kept}"
+
+
+def check_execution(study: Study[Any, Any]) -> None:
+    """Refuse an address without its executor, an executor that is not installed, and a wrong address.
+
+    Raises:
+        RequestError: naming it.
+    """
+    execution = execution_of(study)
+    if execution is None:
+        return
+    if execution.executor != "ray":
+        if execution.ray.address is not None:
+            raise RequestError(
+                f"'{execution.ray.address}' is the address of a Ray cluster, and the executor is "
+                f"'{execution.executor}'; add --executor ray, or leave out --address (execution.ray.address)"
+            )
+        return
+    check_installed("ray", "ray", "executor 'ray'")
+    if execution.ray.address is not None:
+        from secateur.experiments.ray_address import check_address
+
+        check_address(execution.ray.address)
 
 
 def written(study: Study[Any, Any], store: Store, out: Path, outcome: Outcome | None = None) -> None:

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secateur.cli.options import DryOption, PrintOption, RecipeOption, SetOption, echo_settings, settings_from
-from secateur.core.addresses import argument_without_secrets
+from secateur.cli.options import (
+    AddressOption,
+    DryOption,
+    ExecutorOption,
+    FilesOption,
+    PrintOption,
+    ProcessesOption,
+    RecipeOption,
+    SetOption,
+    StoreOption,
+    echo_settings,
+    settings_from,
+)
 from secateur.core.errors import RequestError
 from secateur.core.files import check_writable, ensure_folder
 from secateur.core.progress import announce
-from secateur.experiments.writing import check_formats
+from secateur.experiments.writing import formats_of
 
 if TYPE_CHECKING:
     from secateur.experiments import Study
@@ -23,25 +34,8 @@ app = typer.Typer(no_args_is_help=True, help="Run studies; see and repeat what i
 NameArgument = Annotated[str, typer.Argument(help="Of the study, see `secateur study list`.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for results; default: out/NAME.")]
 FolderOption = Annotated[Path | None, typer.Option("--out", help="Folder that the study wrote.")]
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help="SQLite file, or postgresql://USER@HOST/NAME; default: cells.sqlite in --out."),
-]
-ExecutorOption = Annotated[
-    str | None, typer.Option("--executor", help="processes of this machine, or ray: a cluster (extra ray).")
-]
-AddressOption = Annotated[
-    str | None, typer.Option("--address", help="HOST:PORT of a Ray cluster, or auto; default: one started here.")
-]
-FilesOption = Annotated[
-    str | None,
-    typer.Option(
-        "--files",
-        help="Files of cells: a folder, or s3://, gs://, ... (fsspec); default: as before, or beside the store.",
-    ),
-]
 FormatOption = Annotated[
-    list[str] | None, typer.Option("--format", help="Of tables: csv, parquet, latex, html; repeat.")
+    list[str] | None, typer.Option("--format", help="Of tables: csv, parquet, latex, html; several as csv,latex.")
 ]
 
 
@@ -61,7 +55,7 @@ def run(
     recipe: RecipeOption = None,
     store: StoreOption = None,
     files: FilesOption = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Side by side; 0: all cores.")] = None,
+    processes: ProcessesOption = None,
     executor: ExecutorOption = None,
     address: AddressOption = None,
     overrides: SetOption = None,
@@ -97,8 +91,9 @@ def run(
     study, folder = kind(settings), out or Path("out") / name
     check_writable(folder)
     if dry_run:
-        _check_files(files)
-        typer.echo(planned(study, folder, store))
+        from secateur.cli.studies import planned
+
+        typer.echo(planned(study, folder, store, files))
         return
     study.check()
     if estimate:
@@ -134,22 +129,23 @@ def results(
     ] = None,
     formats: FormatOption = None,
 ) -> None:
-    """Write tables, figures and the page from a store, without any work; with --format, the tables alone."""
+    """Write tables, figures and the page from a store, without any work.
+
+    With --format: tables in these formats, the statistics of the study's own question, and figures; no page.
+    """
     target = to or out
     if target is None:
         raise RequestError("give --to, the folder for tables and the page")
-    if formats:
-        check_formats(formats)
+    named = formats_of(formats or ())
     with _opened(out, store, files) as (study, opened):
-        if not formats:
+        if not named:
             from secateur.cli.studies import written
 
             written(study, opened, ensure_folder(target))
             return
-        from secateur.cli.study_statistics import stored_tables, write_tables
+        from secateur.cli.study_statistics import write_all
 
-        tables = stored_tables(study, opened)
-        typer.echo("\n".join(write_tables(tables, ensure_folder(target), formats)))
+        typer.echo("\n".join(write_all(study, opened, ensure_folder(target), named)))
 
 
 @app.command()
@@ -187,7 +183,7 @@ def statistics(
     target = to or out
     if target is None:
         raise RequestError("give --to, the folder for tables and the figure")
-    check_formats(formats or ())
+    named = formats_of(formats or ())
     with _opened(out, store) as (study, opened):
         from secateur.cli.study_statistics import asked, stored_tables, tell
         from secateur.experiments import study_statistics
@@ -202,7 +198,7 @@ def statistics(
             lower_is_better=lower_is_better,
         )
         found = study_statistics(stored_tables(study, opened), question, against, correction)
-        tell(found, ensure_folder(target), formats or ())
+        tell(found, ensure_folder(target), named)
 
 
 @app.command()
@@ -226,17 +222,6 @@ def retry(
         return
     folder = out or (Path("out") / study.name if "://" in location else Path(location).parent)
     work_on(study, folder, store=location, files=files, only=names)
-
-
-def _check_files(files: str | None) -> None:
-    """See that files could go to a place, without making it."""
-    if files is None:
-        return
-    from secateur.experiments.artefacts import Folder, place_at
-
-    place = place_at(files)
-    if isinstance(place, Folder):
-        check_writable(place.path)
 
 
 def _check_settings(settings: Any) -> None:
@@ -309,17 +294,3 @@ def _execution(kind: type[Study[Any, Any]], **flags: Any) -> dict[str, Any]:
         name = next(iter(given)).split("__")[-1]
         raise RequestError(f"study '{kind.name}' has no section 'execution'; leave out --{name}")
     return {f"{found[0].replace('.', '__')}__{name}": value for name, value in given.items()}
-
-
-def planned(study: Study[Any, Any], out: Path, store: str | None) -> str:
-    """What a dry run says; nothing is made for it."""
-    lines, cells = study.dry_run(), study.cells()
-    unready = [resource for resource in study.shared() if not resource.ready()]
-    said = [
-        "the request is right; nothing was done",
-        f"{len(cells)} cells of study '{study.name}'",
-        *lines,
-        *([f"to make first: {', '.join(map(str, unready))}"] if unready else []),
-        f"results: {out}; store: {argument_without_secrets(store) if store else out / 'cells.sqlite'}",
-    ]
-    return "\n".join(said)

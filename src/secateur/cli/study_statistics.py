@@ -13,7 +13,7 @@ from secateur.cli.present import show
 from secateur.core.comparisons import BONFERRONI
 from secateur.core.errors import RequestError
 from secateur.core.statistics import MeanInterval
-from secateur.experiments import Condition, Question, Statistics, Store, Study, Tables
+from secateur.experiments import Condition, Question, Statistics, Store, Study, Tables, study_statistics
 from secateur.experiments.writing import FORMATS, write_table
 from secateur.reports import save_rank_diagram
 
@@ -38,7 +38,47 @@ def write_tables(tables: Tables, folder: Path, formats: Sequence[str]) -> list[s
     lines = []
     for name, frame in tables.items():
         write_table(frame, folder / f"{name}.csv", formats)
-        lines += [f"{name}: {folder / f'{name}.{FORMATS[ending]}'}" for ending in dict.fromkeys(formats)]
+        lines += [f"{name}: {folder / f'{name}.{FORMATS[ending]}'}" for ending in formats]
+    return lines
+
+
+def write_all(study: Study[Any, Any], store: Store, folder: Path, formats: Sequence[str]) -> list[str]:
+    """Write tables, the statistics of the study's own question, and figures; lines that say where.
+
+    Raises:
+        RequestError: when no cell is finished.
+    """
+    tables = stored_tables(study, store)
+    lines = write_tables(tables, folder, formats)
+    if study.question is None:
+        lines.append(
+            f"note: no statistics: study '{study.name}' does not say what is compared; use `secateur study statistics` "
+            "with --measure and --compare"
+        )
+    else:
+        try:
+            found = study_statistics(tables, study.question)
+        except RequestError as error:
+            lines.append(f"note: no statistics: {error}")
+        else:
+            lines += [*(f"note: {note}" for note in found.notes), *write_statistics(found, folder, formats)]
+    return [*lines, *(f"{what}: {path}" for what, path in study.figures(tables, folder).items())]
+
+
+def write_statistics(found: Statistics, folder: Path, formats: Sequence[str]) -> list[str]:
+    """Write the tables of statistics in each format, and the figure of ranks, where there is one; lines that say where.
+
+    Ranks that an earlier question left there are removed where there are none now.
+    """
+    if found.ranks is None:
+        for ending in (*FORMATS.values(), "svg"):
+            (folder / f"statistics-ranks.{ending}").unlink(missing_ok=True)
+    lines = write_tables({f"statistics-{name}": frame for name, frame in found.tables.items()}, folder, formats)
+    if found.ranks is not None:
+        path = folder / "statistics-ranks.svg"
+        title = f"Average ranks by {found.question.measure}"
+        save_rank_diagram(found.ranks.average, found.ranks.critical_difference, found.ranks.groups(), path, title)
+        lines.append(f"figure: {path}")
     return lines
 
 
@@ -81,8 +121,7 @@ def tell(found: Statistics, folder: Path, formats: Sequence[str]) -> None:
     question = found.question
     _show_means(found)
     _show_comparisons(found)
-    tables = {f"statistics-{name}": frame for name, frame in found.tables.items()}
-    lines = write_tables(tables, folder, list(dict.fromkeys(["csv", *formats])))
+    lines = write_statistics(found, folder, list(dict.fromkeys(["csv", *formats])))
     if found.ranks is not None:
         ranks = found.ranks
         show(["candidate", "average rank"], [[name, f"{rank:.2f}"] for name, rank in ranks.average.items()], "ranks")
@@ -92,10 +131,6 @@ def tell(found: Statistics, folder: Path, formats: Sequence[str]) -> None:
             f"ranks over {ranks.blocks} blocks ({', '.join(question.blocks)}): {said} (Friedman p={ranks.p_value:.2g}, "
             f"Iman-Davenport p={ranks.iman_davenport:.2g}); critical difference {ranks.critical_difference:.2f}",
         )
-        title = f"Average ranks by {question.measure}"
-        path = folder / "statistics-ranks.svg"
-        save_rank_diagram(ranks.average, ranks.critical_difference, ranks.groups(), path, title)
-        lines.append(f"figure: {path}")
     typer.echo("\n".join([*(f"note: {note}" for note in found.notes), *lines]))
 
 

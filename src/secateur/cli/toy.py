@@ -11,11 +11,16 @@ import typer
 
 from secateur import reports as rp
 from secateur.cli.options import (
+    AddressOption,
     DryOption,
+    ExecutorOption,
+    FilesOption,
     OutOption,
     PrintOption,
+    ProcessesOption,
     RecipeOption,
     SetOption,
+    StoreOption,
     echo_settings,
     settings_from,
 )
@@ -80,7 +85,8 @@ def run(
 ) -> None:
     """Prune once by each criterion, draw the boundaries.
 
-    By one or more criteria on one draw of reference samples; a table and a picture.
+    By one or more criteria on one draw of reference samples; a table and a picture. It takes seconds, in this process
+    and without a store: `toy grid` has those.
     """
     chosen = _settings(
         recipe, overrides, grid__datasets=dataset or (None if recipe else ("moon",)), grid__criteria=criterion,
@@ -136,7 +142,11 @@ def grid(
     all_relu: ReluOption = None,
     training_data: TrainingOption = None,
     ranks: RanksOption = None,
-    processes: Annotated[int | None, typer.Option("--processes", help="Default: one for each core.")] = None,
+    processes: ProcessesOption = None,
+    executor: ExecutorOption = None,
+    address: AddressOption = None,
+    store: StoreOption = None,
+    files: FilesOption = None,
     overrides: SetOption = None,
     out: OutOption = Path("out/toy"),
     print_config: PrintOption = False,
@@ -152,22 +162,30 @@ def grid(
         recipe, overrides, grid__datasets=dataset, grid__criteria=criterion,
         grid__samples_per_class=samples_per_class, grid__seeds=tuple(range(seeds)) if seeds else seed,
         pruning__noise=noise, pruning__remove=remove, network__all_relu=all_relu, training__data=training_data,
-        output__ranks=ranks, execution__processes=processes,
+        output__ranks=ranks, execution__processes=processes, execution__executor=executor,
+        execution__ray__address=address,
     )  # fmt: skip
-    if _stop(chosen, out, print_config, dry_run):
+    if print_config:
+        echo_settings(chosen)
         return
-    ensure_folder(out)
-    _announce(chosen)
+    check_installed("sklearn", "toy", "the toy study")
+    announce("loading PyTorch")
     from secateur.cli.present import command_line
-    from secateur.cli.studies import STORE
+    from secateur.cli.studies import STORE, check_places
     from secateur.experiments import opened_store, run
 
     study = toy.ToyStudy(chosen)
-    with opened_store(out / STORE, study) as store:
-        outcome = run(study, store, command=command_line())
+    places = check_places(study, out, store, files)
+    if dry_run:
+        _say_plan(chosen, places)
+        return
+    ensure_folder(out)
+    _announce(chosen)
+    with opened_store(store or out / STORE, study, files) as opened:
+        outcome = run(study, opened, command=command_line())
         typer.echo(f"{outcome.made} prunings made, {outcome.found} found")
-        _echo(study.write(store.frames(), out))
-        outcome.raise_failures(store)
+        _echo(study.write(opened.frames(), out))
+        outcome.raise_failures(opened)
 
 
 @app.command()
@@ -340,11 +358,14 @@ def _stop(chosen: toy.ToySettings, out: Path, print_config: bool, dry_run: bool)
     check_writable(out)
     announce("loading PyTorch")
     if dry_run:
-        runs = len(toy.toy_cells(chosen.grid))
-        missing = toy.untrained(chosen)
-        training = f"networks to train first: {', '.join(missing)}" if missing else "all networks are trained"
-        typer.echo(f"the request is right; nothing was done\n{runs} prunings; {training}\nresults: {out}")
+        _say_plan(chosen, f"results: {out}")
     return dry_run
+
+
+def _say_plan(chosen: toy.ToySettings, places: str) -> None:
+    runs, missing = len(toy.toy_cells(chosen.grid)), toy.untrained(chosen)
+    training = f"networks to train first: {', '.join(missing)}" if missing else "all networks are trained"
+    typer.echo(f"the request is right; nothing was done\n{runs} prunings; {training}\n{places}")
 
 
 def _draw(panels: list[list[rp.Field]], chosen: toy.ToySettings, render: str, path: Path) -> dict[str, Path]:

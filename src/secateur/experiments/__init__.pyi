@@ -1,7 +1,7 @@
 from .cells import Cell, canonical, fingerprint, identity
 from .checking import check_study
 from .executors import Done, Executor, Here, Job, Processes, execution_of, executor_for
-from .opening import opened_cells, opened_store, stored_study, study_of
+from .opening import check_store, opened_cells, opened_store, stored_study, study_of
 from .planning import Estimate, StageEstimate, estimate
 from .question import Condition, Question
 from .ray_cluster import RayCluster
@@ -50,6 +50,7 @@ __all__ = [
     "TextTable",
     "Working",
     "canonical",
+    "check_store",
     "check_study",
     "declare_studies",
     "estimate",

@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 from secateur.core.addresses import hidden_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
-from secateur.core.files import atomic_path, ensure_folder
+from secateur.core.files import atomic_path, check_writable, ensure_folder
 
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
 """Kinds of addresses where a folder is a part of names: what looks like making one would make a bucket."""
@@ -181,6 +181,21 @@ def place_at(files: str | Path) -> Place:
                 f"{kinds}"
             ) from error
     return found
+
+
+def check_files(files: str | Path) -> None:
+    """Refuse a place that cannot be written, without making it.
+
+    At an address a small file is written and deleted again; object stores have no other way to say so.
+
+    Raises:
+        RequestError: naming it.
+    """
+    place = place_at(files)
+    if isinstance(place, Folder):
+        check_writable(place.path)
+    else:
+        place.check()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from secateur.core.errors import RequestError
+from secateur.core.files import check_writable
+from secateur.experiments.artefacts import check_files
 from secateur.experiments.database import META, OPENING, Database, file_of, shown, store_url
 from secateur.experiments.store import Store
 from secateur.experiments.study import Study
@@ -24,6 +26,27 @@ def opened_store(
     """The store of a study, closed at the end; see `Store`."""
     with Store(location, study.name, study.version, study.tables, files, reading=reading) as store:
         yield store
+
+
+def check_store(location: str | Path, study: Study[Any, Any], files: str | Path | None = None) -> None:
+    """Refuse what `opened_store` would, without making or changing a store.
+
+    Raises:
+        RequestError: for a place that cannot be written, a file that is no store, or another study's.
+        SecateurError: for a database that cannot be reached.
+    """
+    if files is not None:
+        check_files(files)
+    url = store_url(location)
+    file = file_of(url)
+    if url.get_backend_name() == "sqlite" and (file is None or not file.exists()):
+        check_writable(Path() if file is None else file.parent)
+        return
+    with closing(Database(url, reading=True)) as database:
+        begun = database.read(lambda connection: META in sa.inspect(connection).get_table_names(), OPENING)
+    if begun:
+        with opened_store(location, study, reading=True):
+            pass
 
 
 def stored_study(store: Store, kind: type[Study[Any, Any]]) -> Study[Any, Any]:

@@ -175,10 +175,19 @@ class Study(ABC, Generic[S, C]):
     def page(self, tables: Tables) -> Report:
         """The report."""
 
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Write the figures; by default there are none.
+
+        Returns:
+            Paths by what they show.
+        """
+        return {}
+
     def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """Write tables and figures; by default each table as CSV and Parquet.
+        """Write tables and figures; by default each table as CSV and Parquet, and `figures`.
 
         Returns:
             Paths by what they hold.
         """
-        return {name: write_table(frame, folder / f"{name}.csv") for name, frame in tables.items()}
+        written = {name: write_table(frame, folder / f"{name}.csv") for name, frame in tables.items()}
+        return {**written, **self.figures(tables, folder)}

@@ -16,6 +16,21 @@ FORMATS = {"csv": "csv", "parquet": "parquet", "latex": "tex", "html": "html"}
 """Endings of files by format."""
 
 
+def formats_of(texts: Iterable[str]) -> list[str]:
+    """Formats that were named one by one, or several in a text with commas; each once.
+
+    Raises:
+        RequestError: for unknown ones, or none.
+
+    Example:
+        >>> formats_of(["csv,latex", "csv"])
+        ['csv', 'latex']
+    """
+    found = list(dict.fromkeys(part.strip() for text in texts for part in text.split(",")))
+    check_formats(found)
+    return found
+
+
 def check_formats(formats: Iterable[str]) -> None:
     """Refuse unknown formats.
 

@@ -50,8 +50,8 @@ class ClassAwareStudy(CompareStudy):
 
         return class_aware_page(tables, self.settings)
 
-    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """Tables as those of a comparison, and pictures of subsets and gains."""
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Those of a comparison, of subsets and of gains."""
         from secateur.studies.class_aware.page import write_class_aware_figures
 
-        return {**super().write(tables, folder), **write_class_aware_figures(tables, self.settings, folder)}
+        return {**super().figures(tables, folder), **write_class_aware_figures(tables, self.settings, folder)}

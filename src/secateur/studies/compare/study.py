@@ -220,8 +220,12 @@ class CompareStudy(Study[CompareStudySettings, CompareCell]):
 
         return compare_page(tables, self.settings)
 
-    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """See `Study.write`."""
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Accuracy over budgets."""
         from secateur.studies.compare.page import write_figures
 
-        return {**write_frames(tables, folder), **write_figures(rows_of(tables), self.settings, folder)}
+        return write_figures(rows_of(tables), self.settings, folder)
+
+    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """See `Study.write`."""
+        return {**write_frames(tables, folder), **self.figures(tables, folder)}

@@ -128,10 +128,14 @@ class PrototypeStudy(Study[PrototypeStudySettings, PrototypeCell]):
 
         return prototype_page(tables, self.settings)
 
-    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """The table as CSV and Parquet, and the curves."""
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """The curves."""
         from secateur.studies.prototypes.page import write_figure
 
-        written = {"measured": write_table(tables["measured"], folder / "prototypes.csv")}
         figure = write_figure(tables, self.settings, folder / "prototypes.svg")
-        return written if figure is None else {**written, "figure": figure}
+        return {} if figure is None else {"figure": figure}
+
+    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """The table as CSV and Parquet, and the curves."""
+        written = {"measured": write_table(tables["measured"], folder / "prototypes.csv")}
+        return {**written, **self.figures(tables, folder)}

@@ -137,13 +137,19 @@ def _space(trials: Sequence[Row], settings: SearchStudySettings) -> Space:
 
 
 def write_results(tables: Tables, settings: SearchStudySettings, folder: Path) -> dict[str, Path]:
-    """Tables, the curves as a picture, the winner, and all trials as a study of Optuna."""
+    """Tables, the winner, and all trials as a study of Optuna."""
     written = {name: write_table(frame, folder / f"{name}.csv") for name, frame in tables.items() if len(frame)}
     trials = rows_of(tables["trials"])
     if any(row["state"] == COMPLETE for row in trials):
         best = best_of(trials, settings.objective.goal)
         written |= _winner(best, settings, folder)
     written["trials for Optuna"] = _for_optuna(trials, settings, folder / "optuna.sqlite3")
+    return written
+
+
+def write_figures(tables: Tables, settings: SearchStudySettings, folder: Path) -> dict[str, Path]:
+    """The curves of what was measured, and both objectives of all trials where there are two."""
+    written, trials = dict[str, Path](), rows_of(tables["trials"])
     if len(tables["curves"]):
         rows = _comparison(tables["curves"], settings)
         unpruned = float(rows[rows["criterion"] == "none"]["accuracy"].mean())

@@ -143,8 +143,14 @@ class SearchStudy(Study[SearchStudySettings, SearchCell]):
 
         return search_page(tables, self.settings)
 
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Accuracy over pruning rates, and both objectives where there are two."""
+        from secateur.studies.search.page import write_figures
+
+        return write_figures(tables, self.settings, folder)
+
     def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """The tables, the winner as a recipe, and all trials as a study of Optuna."""
+        """The tables, the winner as a recipe, all trials as a study of Optuna, and the figures."""
         from secateur.studies.search.page import write_results
 
-        return write_results(tables, self.settings, folder)
+        return {**write_results(tables, self.settings, folder), **self.figures(tables, folder)}

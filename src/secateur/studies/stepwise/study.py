@@ -148,12 +148,16 @@ class StepwiseStudy(Study[StepwiseSettings, StepCell]):
 
         return stepwise_page(tables, self.settings, self.watched)
 
-    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """Tables as CSV and Parquet, and the curves."""
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """The curves."""
         from secateur.studies.stepwise.page import write_figure
 
+        if not (tables["steps"]["criterion"] != UNPRUNED).any():
+            return {}
+        return {"figure": write_figure(tables, self.settings, folder / "steps.svg")}
+
+    def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Tables as CSV and Parquet, and the curves."""
         names = ("steps", "classes", "plans", "splits")
         written = {name: write_table(tables[name], folder / f"{name}.csv") for name in names if len(tables[name])}
-        if (tables["steps"]["criterion"] != UNPRUNED).any():
-            written["figure"] = write_figure(tables, self.settings, folder / "steps.svg")
-        return written
+        return {**written, **self.figures(tables, folder)}

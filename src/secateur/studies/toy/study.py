@@ -123,11 +123,19 @@ class ToyStudy(Study[ToySettings, ToyCell]):
 
         return toy_page(tables, self.settings)
 
+    def figures(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
+        """Accuracy over reference samples."""
+        from secateur.reports import save_samples
+        from secateur.studies.toy.findings import summarise
+
+        return {"curves": save_samples(summarise(tables["results"]), folder / "accuracy.svg")}
+
     def write(self, tables: Tables, folder: Path) -> Mapping[str, Path]:
-        """``results.csv`` and ``results.parquet``; ``ranks.parquet``, where pruning orders are wanted."""
+        """``results.csv`` and ``.parquet``; ``ranks.parquet``, where pruning orders are wanted; the figure."""
         from secateur.studies.toy.tables import write_tables
 
-        return write_tables(tables, folder, ranks=self.settings.output.ranks)
+        written = write_tables(tables, folder, ranks=self.settings.output.ranks)
+        return {**written, **self.figures(tables, folder)}
 
 
 @lru_cache(maxsize=4096)
