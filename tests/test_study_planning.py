@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,18 @@ from hypothesis import strategies as st
 
 from secateur.cli.main import run as command
 from secateur.core.errors import RequestError
-from secateur.experiments import Resource, Resources, Result, estimate, identities, opened_store
+from secateur.experiments import (
+    Effect,
+    Resource,
+    Resources,
+    Result,
+    Section,
+    estimate,
+    identities,
+    opened_store,
+)
 from secateur.experiments.planning import _schedule
-from tiny_study import SQUARE, SUM, Grid, TinySettings, TinyStudy, tiny
+from tiny_study import SQUARE, SUM, Grid, Power, TinySettings, TinyStudy, tiny
 
 
 def finished(store, study, seconds):
@@ -124,14 +134,86 @@ def test_what_is_not_known_is_said(store):
     found = estimate(numbers(4, sums=True), store, 2)
     assert found.total is None
     assert "sum: 4 cells missing, 0 finished; no cell was measured yet, nothing is known" in found.lines()
-    shared = estimate(numbers(4, Sharing), store, 2)
-    assert shared.stages[0].missing == 4, "cells have no identities before what is shared is made"
-    assert "made first, once, and not in the time: slow network" in shared.lines()
+    lines = estimate(numbers(4, Sharing), store, 2).lines()
+    assert "made first, once, and not in the time: slow network" in lines
     nothing = estimate(numbers(4), None, 2)
     assert nothing.total is None
     assert "run a few cells of each stage" in nothing.lines(2.0)[-1]
     with pytest.raises(RequestError, match="0 workers cannot work"):
         estimate(numbers(4), store, 0)
+
+
+@dataclass(frozen=True)
+class Network(Resource[str]):
+    """Of one number; those in ``made`` are stored."""
+
+    number: int
+    made: ClassVar[set[int]] = set()
+
+    def make(self, resources):
+        assert self.number in self.made, "an estimate makes nothing"
+        return f"weights {self.number}"
+
+    def ready(self):
+        return self.number in self.made
+
+    def __str__(self):
+        return f"network {self.number}"
+
+
+class Trained(TinyStudy):
+    """A network for each number, whose weights are a part of the identity."""
+
+    def shared(self):
+        return [Network(number) for number in self.settings.grid.numbers]
+
+    def inputs(self, cell, resources):
+        return {"weights": resources.get(Network(cell.number))} if cell.stage == SQUARE else {}
+
+
+def stages(store, *numbers, exponent=2.0):
+    found = estimate(Trained(TinySettings(grid=Grid(numbers=numbers), power=Power(exponent=exponent))), store, 1)
+    return found, [(each.missing, each.finished, each.unnamed, each.matched) for each in found.stages]
+
+
+def test_cells_whose_resources_are_not_made_are_matched_by_coordinates(store, monkeypatch):
+    """The store has squares of 0 to 4, and their sums but for the last one."""
+    monkeypatch.setattr(Network, "made", {0, 1, 2, 3, 4})
+    finished(store, numbers(5, Trained, sums=True), {SQUARE: [3.0] * 5, SUM: [1.0] * 4})
+    assert stages(store, 0, 1, 2, 3, 4)[1] == [(0, 5, 0, 0), (1, 4, 0, 0)]
+    Network.made -= {1, 4}
+    found, counts = stages(store, 0, 1, 2, 3, 4)
+    assert counts == [(0, 5, 2, 2), (1, 4, 4, 3)], "all sums but the first need the square of 1"
+    assert found.lines()[2:5] == [
+        "made first, once, and not in the time: network 1, network 4",
+        "not exact: 2 cells of 'square' have no identity until that is made; 2 of them count as finished, because the "
+        "store has finished cells with their coordinates and settings, the others as missing",
+        "not exact: 4 cells of 'sum' have no identity until that is made; 3 of them count as finished, because the "
+        "store has finished cells with their coordinates and settings, the others as missing",
+    ]
+    assert found.total.seconds == 1.0, "the sum that is missing"
+    assert stages(store, 0, 1, 2, 3, 4, 5)[1][0] == (1, 5, 3, 2), "5 was never measured"
+    assert stages(store, 0, 1, exponent=3.0)[1] == [(2, 0, 1, 0), (2, 0, 1, 0)], "with other settings"
+
+
+def test_other_inputs_are_no_match(store, monkeypatch):
+    class Opened(Section):
+        source: str = "a"
+
+    class OpeningSettings(TinySettings):
+        data: Annotated[Opened, Effect.INPUTS] = Opened()
+
+    class Opening(Trained):
+        settings_type = OpeningSettings
+
+    def opening(source):
+        return Opening(OpeningSettings(grid=Grid(numbers=(1, 2), sums=False), data=Opened(source=source)))
+
+    monkeypatch.setattr(Network, "made", {1, 2})
+    finished(store, opening("a"), {SQUARE: [3.0, 3.0]})
+    assert estimate(opening("b"), store, 1).stages[0].missing == 0, "the weights are the same"
+    Network.made.clear()
+    assert [estimate(opening(source), store, 1).stages[0].missing for source in "ab"] == [0, 2]
 
 
 def test_costs_are_those_of_all_workers(store):

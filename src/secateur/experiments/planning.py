@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
+from secateur.core.addresses import settings_without_secrets
 from secateur.core.errors import RequestError
 from secateur.experiments.cells import Cell
-from secateur.experiments.resources import Resources
-from secateur.experiments.running import identities
-from secateur.experiments.store import Store
+from secateur.experiments.resources import StoredResources
+from secateur.experiments.running import named_cells
+from secateur.experiments.settings import Effect, settings_for
+from secateur.experiments.store import Store, stored_coordinates
 from secateur.experiments.study import Study
 
 FEWEST = 5
@@ -66,11 +69,14 @@ class StageEstimate:
 
     Attributes:
         stage: its name.
-        finished: cells of this request that are in the store.
+        finished: cells of this request that are in the store, matched ones included.
         missing: cells that are not.
         measured: finished cells of the stage in the store, of any request: their seconds are what is known.
         workers: that work on it; one for a stage that takes times.
         duration: None: cells are missing and nothing was measured.
+        unnamed: cells that have no identity yet, since something that it depends on is not made.
+        matched: those of them that count as finished: the store has a finished cell with the same coordinates, and the
+            run that asked for it had the same settings of results and inputs.
     """
 
     stage: str
@@ -79,6 +85,8 @@ class StageEstimate:
     measured: int
     workers: int
     duration: Duration | None
+    unnamed: int = 0
+    matched: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,13 @@ class Estimate:
             found.append(f"{begin}; {said}")
         if self.unready:
             found.append(f"made first, once, and not in the time: {', '.join(self.unready)}")
+        for each in self.stages:
+            if each.unnamed:
+                found.append(
+                    f"not exact: {each.unnamed:,} cells of '{each.stage}' have no identity until that is made; "
+                    f"{each.matched:,} of them count as finished, because the store has finished cells with their "
+                    "coordinates and settings, the others as missing"
+                )
         if self.total is None:
             found.append("whole time: not known; run a few cells of each stage, and ask again")
             return found
@@ -134,6 +149,10 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
     stage took: the expected time is the mean of schedules with seconds drawn from them, after those were drawn anew
     themselves (a bootstrap), so that few measured cells give a wide range; of fewer than five, that of their mean.
 
+    Nothing is made for it. A cell whose identity depends on a shared resource that is not made, such as the weights of
+    a network that is not trained, has none yet: it is looked for by coordinates and settings, and
+    `StageEstimate.unnamed` says of how many cells that holds.
+
     Args:
         study: with its settings.
         store: of it; None: there is none yet.
@@ -150,13 +169,13 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
     measured: dict[str, list[float]] = {stage: [] for stage in study.stages}
     for stage, seconds in times.values():
         measured.setdefault(stage, []).append(seconds)
-    # identities need what is shared, which a request for an estimate does not make: then all cells are missing
-    named = {cell: name for name, cell in identities(study, Resources()).items()} if times and not unready else {}
+    named, unnamed = named_cells(study, StoredResources()) if times else ({}, set[Cell]())
+    matched = _matched(study, store, unnamed) if store is not None and unnamed else set[Cell]()
     cells, generator = list(study.cells()), np.random.default_rng(seed)
     stages, draws = [], []
     for stage in study.stages:
         own = [cell for cell in cells if cell.stage == stage]
-        missing = [cell for cell in own if named.get(cell) not in times]
+        missing = [cell for cell in own if named.get(cell) not in times and cell not in matched]
         here = 1 if stage in study.alone else workers
         known = np.asarray(measured[stage], float)
         duration: Duration | None = None
@@ -171,7 +190,10 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
             draws.append(drawn if len(drawn) else np.full(1, np.nan))
             low, high = _range(drawn)
             duration = Duration(expected, low, high)
-        stages.append(StageEstimate(stage, len(own) - len(missing), len(missing), len(known), here, duration))
+        finished, unknown, alike = len(own) - len(missing), unnamed.intersection(own), matched.intersection(own)
+        stages.append(
+            StageEstimate(stage, finished, len(missing), len(known), here, duration, len(unknown), len(alike))
+        )
     durations = [each.duration for each in stages if each.duration is not None]
     total = None
     if len(durations) == len(stages):
@@ -180,6 +202,29 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
         low, high = _range(np.asarray(whole))
         total = Duration(sum(each.seconds for each in durations), low, high)
     return Estimate(workers, stages, unready, total)
+
+
+def _matched(study: Study[Any, Any], store: Store, cells: Collection[Cell]) -> set[Cell]:
+    """Cells of which the store has a finished one with the same coordinates, from a run with the same settings."""
+    wanted, found = {(cell.stage, stored_coordinates(cell)): cell for cell in cells}, set[Cell]()
+    for run, finished in store.finished().items():
+        there = wanted.keys() & finished
+        stages = _stages_alike(study, store.settings(run)) if there else set()
+        found |= {wanted[key] for key in there if key[0] in stages}
+    return found
+
+
+def _stages_alike(study: Study[Any, Any], settings: Mapping[str, Any]) -> set[str]:
+    """Stages whose results depend on the same settings in a run; none where it opened other inputs."""
+    try:
+        before = type(study)(type(study.settings).model_validate(settings))
+    except ValidationError:  # of another version
+        return set()
+    plain = settings_without_secrets
+    inputs = [plain(settings_for(each.settings, Effect.INPUTS)) for each in (before, study)]
+    if inputs[0] != inputs[1]:
+        return set()
+    return {stage for stage in study.stages if plain(before.sections(stage)) == plain(study.sections(stage))}
 
 
 _Rounds = Sequence[Sequence[Sequence[int]]]

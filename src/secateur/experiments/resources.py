@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
 from typing import Any, ClassVar, Generic, TypeVar
 
+from secateur.core.errors import SecateurError
+
 T = TypeVar("T")
 
 
@@ -68,3 +70,29 @@ class Resources:
         while len(kept) >= max(1, resource.limit):
             kept.popitem(last=False)
         kept[resource] = value
+
+
+class NotMadeError(SecateurError):
+    """A resource is needed that is not stored yet, where none are made.
+
+    Attributes:
+        resource: which.
+    """
+
+    def __init__(self, resource: Resource[Any]) -> None:
+        super().__init__(f"'{resource}' is not made yet; run the study")
+        self.resource = resource
+
+
+class StoredResources(Resources):
+    """Resources of which those that would be made before the cells are not made: a look at what is there."""
+
+    def get(self, resource: Resource[T]) -> T:
+        """Its value.
+
+        Raises:
+            NotMadeError: for one that is not stored, and not at hand.
+        """
+        if not self.has(resource) and not resource.ready():
+            raise NotMadeError(resource)
+        return super().get(resource)

@@ -14,7 +14,7 @@ from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
 from secateur.experiments.executors import Done, Executor, Here, Job, execution_of, executor_for
 from secateur.experiments.leases import Holder
-from secateur.experiments.resources import Resources
+from secateur.experiments.resources import NotMadeError, Resources
 from secateur.experiments.status import Failure
 from secateur.experiments.store import Store
 from secateur.experiments.study import Study
@@ -103,27 +103,47 @@ def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str,
     Raises:
         RequestError: for two cells of the same identity, an unknown stage, or a need that no cell before it meets.
     """
+    names, unnamed = named_cells(study, resources)
+    assert not unnamed  # all resources can be made
+    return {names[cell]: cell for cell in study.cells()}
+
+
+def named_cells(study: Study[Any, Any], resources: Resources | None) -> tuple[dict[Cell, str], set[Cell]]:
+    """Identities of cells, and those cells that have none because `NotMadeError` was raised for what they need.
+
+    Raises:
+        RequestError: as `identities`.
+    """
     cells = list(study.cells())
     unknown = [cell for cell in cells if cell.stage not in study.stages]
     if unknown:
         stages = ", ".join(study.stages)
         raise RequestError(f"a cell of study '{study.name}' has stage '{unknown[0].stage}'; known: {stages}")
-    names: dict[Cell, str] = {}
+    names, unnamed = dict[Cell, str](), set[Cell]()
     found: set[str] = set()
     for stage in study.stages:
         sections = study.sections(stage)
         for cell in (cell for cell in cells if cell.stage == stage):
-            inputs = {} if resources is None else dict(study.inputs(cell, resources))
-            for other in study.needs(cell):
-                if other not in names:
+            needs = study.needs(cell)
+            for other in needs:
+                if other not in names and other not in unnamed:
                     raise RequestError(f"cell ({cell}) of study '{study.name}' needs ({other}), which is not before it")
+            try:
+                inputs = {} if resources is None else dict(study.inputs(cell, resources))
+            except NotMadeError:
+                unnamed.add(cell)
+                continue
+            if not unnamed.isdisjoint(needs):
+                unnamed.add(cell)
+                continue
+            for other in needs:
                 inputs[f"result of {names[other]}"] = names[other]
             name = identity(study.name, study.version, cell, sections, inputs)
             if name in found:
                 raise RequestError(f"study '{study.name}' has two cells with the same identity: {cell}; leave one out")
             names[cell] = name
             found.add(name)
-    return {names[cell]: cell for cell in cells}
+    return names, unnamed
 
 
 def _run(

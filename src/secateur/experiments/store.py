@@ -46,6 +46,11 @@ _FILES = "files"
 """Key of the place of files, where one was named."""
 
 
+def stored_coordinates(cell: Cell) -> str:
+    """Coordinates of a cell as a store has them."""
+    return json.dumps(settings_without_secrets(cell.coordinates))
+
+
 class Store:
     """The cells of one study and what they gave; as a context, it is closed at the end.
 
@@ -156,7 +161,7 @@ class Store:
                     "position": position,
                     "stage": cell.stage,
                     "label": without_secrets(str(cell)),
-                    "coordinates": json.dumps(settings_without_secrets(cell.coordinates)),
+                    "coordinates": stored_coordinates(cell),
                     "state": WAITING,
                 }
                 for position, (identity, cell) in enumerate(cells)
@@ -368,13 +373,27 @@ class Store:
 
         return self._database.read(read)
 
-    def settings(self) -> dict[str, Any]:
-        """Of the last run.
+    def finished(self) -> dict[int, set[tuple[str, str]]]:
+        """Stage and stored coordinates of all finished cells, by the number of the run that asked for them last."""
+        cells = self._cells
+        query = sa.select(cells.c.run, cells.c.stage, cells.c.coordinates).where(cells.c.state == FINISHED)
+
+        def read(connection: sa.Connection) -> dict[int, set[tuple[str, str]]]:
+            found: dict[int, set[tuple[str, str]]] = {}
+            for run, stage, coordinates in connection.execute(query):
+                found.setdefault(run, set()).add((stage, coordinates))
+            return found
+
+        return self._database.read(read)
+
+    def settings(self, run: int | None = None) -> dict[str, Any]:
+        """Of a run by its number, or of the last one.
 
         Raises:
             RequestError: when there was none.
         """
         query = sa.select(self._runs.c.settings).order_by(self._runs.c.number.desc()).limit(1)
+        query = query if run is None else query.where(self._runs.c.number == run)
         text = self._database.read(lambda connection: connection.execute(query).scalar())
         if text is None:
             raise RequestError(f"'{self}' holds no run; start one with `secateur study run {self.study}`")
