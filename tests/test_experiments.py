@@ -6,10 +6,12 @@ import contextlib
 import json
 import pickle
 import resource
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 
 import tiny_study
 from secateur.cli.main import run as command
-from secateur.core.errors import RequestError, SecateurError
+from secateur.core.errors import RequestError, SecateurError, TimeLimitError
 from secateur.experiments import (
     Cell,
     Column,
@@ -50,7 +52,7 @@ from secateur.experiments import (
     study_class,
     study_of,
 )
-from secateur.experiments.executors import Job
+from secateur.experiments.executors import Job, limited
 from secateur.experiments.running import _Work
 from tiny_study import Grid, SquareCell, SumCell, TinySettings, TinyStudy, tiny
 
@@ -671,6 +673,59 @@ def said(capsys, *arguments):
     code = command(["study", *map(str, arguments)])
     out, err = capsys.readouterr()
     return code, out, err.splitlines()[-1] if err else ""
+
+
+def test_cells_that_took_too_long_are_repeated_with_more_time(tmp_path, monkeypatch, capsys, log):
+    out, limit = tmp_path / "out", "execution.time_limit"
+    monkeypatch.setenv("TINY_SECONDS", "0.4")
+    code, _, error = said(capsys, "run", "tiny", "--out", out, "--set", "grid.numbers=[3]", "--set", f"{limit}=0.1")
+    assert (code, "2 of 2 cells failed, the first (number=3): it took longer than" in error) == (1, True)
+    assert f"{limit}, 0.1 s; for more time: secateur study retry --set {limit}=SECONDS (null: no limit)" in error
+    assert said(capsys, "retry", "--out", out)[0] == 1, "with the limit that it had"
+    begun = len(log())
+    for other, message in (
+        ("grid.numbers=[3, 4]", "'grid.numbers' changes which pieces of work there are"),
+        ("power.exponent=3", "'power.exponent' changes the result of each piece of work; it is part of its identity"),
+        ("execution.time_limt=9", "has no key 'time_limt' (did you mean 'time_limit'?)"),
+        ("execution.time_limit=-1", "greater than 0"),
+    ):
+        code, _, error = said(capsys, "retry", "--out", out, "--set", other)
+        assert (code, message in error) == (2, True), error
+    assert len(log()) == begun, "nothing was worked on"
+    code, _, error = said(capsys, "retry", "--out", out, "--set", f"{limit}=60", "--set", "execution.processes=1")
+    assert code == 0, error
+    assert said(capsys, "status", "--out", out)[1].splitlines()[1:] == ["square: 1 finished", "sum: 1 finished"]
+    with opened_store(out / "cells.sqlite", tiny()) as store:
+        assert store.settings()["execution"]["time_limit"] == 60
+    monkeypatch.delenv("TINY_SECONDS")
+    code, text, _ = said(capsys, "run", "tiny", "--out", out, "--set", "grid.numbers=[3]")
+    assert (code, "0 cells worked on, 2 found" in text) == (0, True), "the limit is no part of identities"
+
+
+def swallowing():
+    try:
+        time.sleep(5)
+    except Exception:  # noqa: BLE001 - as code of others does
+        return "result"
+
+
+def renaming():
+    try:
+        time.sleep(5)
+    except Exception as error:
+        raise ValueError("the model is broken") from error
+
+
+@pytest.mark.parametrize("work", [swallowing, renaming])
+def test_work_that_hides_the_time_limit_gives_no_result(work):
+    before, begin = signal.getsignal(signal.SIGALRM), time.monotonic()
+    with pytest.raises(TimeLimitError, match=r"it took longer than some\.limit, 0\.05 s"), limited(0.05, "some.limit"):
+        work()
+    assert time.monotonic() - begin < 4
+    assert signal.getsignal(signal.SIGALRM) == before
+    with limited(5.0):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_commands_run_show_and_repeat_a_study(tmp_path, monkeypatch, capsys, log):

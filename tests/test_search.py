@@ -544,6 +544,23 @@ def test_a_search_ends_with_a_recipe_that_prunes(tmp_path, capsys):
                     "data.limit=200", "--composite", text, "--dry-run"]) == 0  # fmt: skip
 
 
+@pytest.mark.slow
+def test_trials_that_took_too_long_are_no_results(tmp_path, capsys):
+    """A trial that the limit ended is no row of the search, on which the next ones would depend."""
+    pytest.importorskip("mlxtend")
+    out = tmp_path / "out"
+    asked = [*COMMAND, "--trials", "2", "--out", str(out)]
+    assert command([*asked, "--set", "execution.time_limit=0.02"]) == 1
+    assert "for more time: secateur study retry --set execution.time_limit=SECONDS" in capsys.readouterr().err
+    command(["study", "status", "--out", str(out)])
+    assert "search: 2 failed" in capsys.readouterr().out.splitlines()
+    assert command(["study", "retry", "--out", str(out), "--set", "execution.time_limit=600"]) == 0
+    assert set(pd.read_csv(out / "trials.csv")["state"]) <= {"complete", "stopped"}
+    capsys.readouterr()
+    assert command(asked) == 0
+    assert "0 cells worked on" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -159,11 +159,17 @@ def settings_from(
         default: shipped recipe to use when none is given.
         flags: dotted keys with ``__`` for the dot; None is left out.
     """
-    import yaml
-
     from secateur.pipeline.recipe import load_settings
 
     values = {key.replace("__", "."): _plain(value) for key, value in flags.items() if value is not None}
+    return load_settings(kind, recipe or default, values | set_values(overrides))
+
+
+def set_values(overrides: list[str] | None) -> dict[str, Any]:
+    """Values by dotted key, of ``a.b=c`` strings; values are YAML."""
+    import yaml
+
+    values = {}
     for item in overrides or []:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -172,7 +178,7 @@ def settings_from(
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise RequestError(f"--set {key}: '{text}' is not a YAML value") from error
-    return load_settings(kind, recipe or default, values)
+    return values
 
 
 def class_list(text: str | None) -> list[str] | None:

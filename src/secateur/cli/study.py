@@ -19,6 +19,7 @@ from secateur.cli.options import (
     SetOption,
     StoreOption,
     echo_settings,
+    set_values,
     settings_from,
 )
 from secateur.core.errors import RequestError
@@ -105,18 +106,28 @@ def run(
 
 
 @app.command()
-def status(out: FolderOption = None, store: StoreOption = None) -> None:
+def status(
+    seconds: Annotated[
+        float | None, typer.Argument(help="Between two looks, for --watch; default: 2.", metavar="[SECONDS]", min=0.1)
+    ] = None,
+    out: FolderOption = None,
+    store: StoreOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again every SECONDS, until the study is done or Ctrl-C.")
+    ] = False,
+) -> None:
     """Say how far a study is, who works on what, and which cells failed."""
+    if seconds is not None and not watch:
+        raise RequestError(f"{seconds:g} seconds are for --watch; give it, or leave them out")
     from secateur.experiments import opened_cells
 
     with opened_cells(_location(out, store)) as opened:
-        found = opened.status()
-        lines = [f"study '{found.study}', last run started {found.started or 'never'}: {found.command}"]
-        for stage, counts in found.counts.items():
-            lines.append(f"{stage}: " + ", ".join(f"{number:,} {state}" for state, number in sorted(counts.items())))
-        lines += [str(each) for each in opened.working()]
-        lines += [f"failed {each.identity[:12]} ({each.cell}): {each.error}" for each in opened.failures()]
-        typer.echo("\n".join(lines))
+        from secateur.cli import study_status
+
+        if watch:
+            study_status.watch(opened, 2.0 if seconds is None else seconds)
+        else:
+            typer.echo("\n".join(study_status.status_lines(opened)))
 
 
 @app.command()
@@ -209,12 +220,22 @@ def retry(
     cell: Annotated[
         list[str] | None, typer.Option("--cell", help="Beginning of its name in `status`; repeat; default: all failed.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Settings that change no result: --set execution.time_limit=600", metavar="A.B=C"),
+    ] = None,
 ) -> None:
     """Work on failed cells again, with the settings of the last run."""
     from secateur.cli.studies import work_on
+    from secateur.core.sections import check_presentation
+    from secateur.pipeline.recipe import changed_settings
 
     with _opened(out, store) as (study, opened):
         _check_settings(opened.settings())
+        if overrides:
+            changed = changed_settings(study.settings, set_values(overrides))
+            check_presentation(study.settings, changed)
+            study = type(study)(changed)
         names = cell or [each.identity for each in opened.failures()]
         location = str(opened.file) if opened.file else opened.url.render_as_string(hide_password=False)
     if not names:

@@ -18,6 +18,13 @@ class RequestError(SecateurError, ValueError):
     exit_code = 2
 
 
+class TimeLimitError(SecateurError):
+    """Work took longer than it may: a matter of the machine, and never a result.
+
+    Code that catches all errors of its work lets this one pass.
+    """
+
+
 def check_distinct(what: str, values: Sequence[object]) -> None:
     """Refuse values of which one stands there twice.
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ByteSize, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from secateur.core.errors import RequestError
+
 
 class Effect(Enum):
     """What a section of settings changes; given with its annotation, ``Annotated[Section, Effect.RESULTS]``."""
@@ -93,6 +95,22 @@ def sections(settings: BaseModel, path: str = "") -> Iterator[SectionInPlace]:
 def settings_for(settings: BaseModel, effect: Effect = Effect.RESULTS) -> dict[str, Any]:
     """The sections of one effect, as JSON has them, by path."""
     return {section.path: section.plain for section in sections(settings) if section.effect is effect}
+
+
+def check_presentation(before: BaseModel, after: BaseModel) -> None:
+    """See that settings differ in nothing that results depend on.
+
+    Raises:
+        RequestError: naming a section that does.
+    """
+    for old, new in zip(sections(before), sections(after), strict=True):
+        if old.plain != new.plain and old.effect is not Effect.PRESENTATION:
+            named = type(old.value).model_fields if isinstance(old.value, BaseModel) else ()
+            fields = [name for name in named if old.plain[name] != new.plain[name]]
+            raise RequestError(
+                f"'{'.'.join([old.path, *fields[:1]])}' changes {old.effect.value}; only settings that change no "
+                "result can be others here: run the study again for this"
+            )
 
 
 def check_declared(model: type[BaseModel], where: str) -> None:

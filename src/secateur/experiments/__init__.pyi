@@ -11,7 +11,7 @@ from .running import Outcome, identities, run
 from .schema import Column, Row, Schema
 from .settings import Effect, Execution, RaySettings, Section, StudySettings, sections, settings_for
 from .statistics import Statistics, study_statistics
-from .status import Failure, Status, Working
+from .status import Failure, Pace, Status, Working
 from .store import Store
 from .study import Finding, Result, Study, Tables, TextTable
 from .writing import write_table
@@ -30,6 +30,7 @@ __all__ = [
     "Here",
     "Job",
     "Outcome",
+    "Pace",
     "Processes",
     "Question",
     "RayCluster",

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from secateur.core.errors import RequestError, SecateurError
+from secateur.core.errors import RequestError, SecateurError, TimeLimitError
 from secateur.core.pool import Pool, cores
 from secateur.core.sections import Execution, sections
 from secateur.experiments.cells import Cell
@@ -166,20 +166,25 @@ def executor_for(execution: Execution | None, resources: Resources | None = None
 
 def execution_of(study: Study[Any, Any]) -> Execution | None:
     """How a study asks for its cells to be worked on; None: it has no such settings."""
-    found = [each.value for each in sections(study.settings) if isinstance(each.value, Execution)]
+    found = _execution_in(study)
+    return None if found is None else found[1]
+
+
+def _execution_in(study: Study[Any, Any]) -> tuple[str, Execution] | None:
+    """Likewise with its path in the settings."""
+    found = [(each.path, each.value) for each in sections(study.settings) if isinstance(each.value, Execution)]
     return found[0] if found else None
 
 
 def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[Done]:
     """Work on the cells of a job; one that fails does not stop the others."""
-    execution = execution_of(study)
-    limit = None if execution is None else execution.time_limit
+    path, execution = _execution_in(study) or ("execution", Execution())
     for identity, cell in job.cells:
         started, begin = time.time(), time.perf_counter()
         result: Result | None = None
         error = ""
         try:
-            with limited(limit):
+            with limited(execution.time_limit, f"{path}.time_limit"):
                 result = checked(study, study.work(cell, resources, job.earlier))
         except SecateurError as problem:
             error = str(problem)
@@ -192,29 +197,47 @@ def work_on(study: Study[Any, Any], job: Job, resources: Resources) -> Iterator[
 
 
 @contextlib.contextmanager
-def limited(seconds: float | None) -> Iterator[None]:
+def limited(seconds: float | None, setting: str = "execution.time_limit") -> Iterator[None]:
     """Inside, work that takes longer is interrupted, between two steps of Python.
 
+    Args:
+        seconds: that it may take; None: as many as it needs.
+        setting: that says so, for messages.
+
     Raises:
-        SecateurError: when time is up.
+        TimeLimitError: when time is up; at the end, where the work caught that error and went on.
         RequestError: for a limit where there is no timer: outside of the main thread, or on Windows.
     """
     if seconds is None:
         yield
         return
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        raise RequestError("execution.time_limit needs the main thread of a process on Linux or macOS; leave it out")
+        raise RequestError(f"{setting} needs the main thread of a process on Linux or macOS; leave it out")
+
+    error = TimeLimitError(
+        f"it took longer than {setting}, {seconds:g} s; for more time: secateur study retry --set {setting}=SECONDS "
+        "(null: no limit)"
+    )
+    ended = False
 
     def up(*_: object) -> None:
-        raise SecateurError(f"it took longer than execution.time_limit, {seconds:g} s; raise that, or leave it out")
+        nonlocal ended
+        ended = True
+        raise error
 
     before = signal.signal(signal.SIGALRM, up)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except Exception:
+        if ended:  # also where the work made another error of it
+            raise error from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if ended:  # whatever came of it depends on the machine
+        raise error
 
 
 def checked(study: Study[Any, Any], result: Result) -> Result:

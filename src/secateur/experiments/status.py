@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from secateur.core.progress import duration
+
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 """States of a cell."""
 
@@ -50,6 +52,50 @@ class Working:
         cells = f"{name[:12]} ({cell}){f' and {more:,} more' if more else ''}"
         free = f"; {self.ended}: the next run takes it over" if self.ended else ""
         return f"{'left' if self.ended else 'worked on'} by {self.host}, process {self.process}{since}: {cells}{free}"
+
+
+FEWEST_DONE = 3
+"""Cells that were done of late, for a rate; from fewer nothing is said of the time that remains."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast cells of a stage got done lately.
+
+    Attributes:
+        stage: its name.
+        done: cells that were finished, or failed, within ``seconds``; one or more.
+        seconds: until now, at most those since the last run began.
+        waiting: cells that are still to be worked on.
+
+    Example:
+        >>> print(Pace("measure", 150, 300.0, 600))
+        30 cells per minute (150 in the last 5 min 0 s), about 20 min 0 s for the 600 that wait
+        >>> print(Pace("measure", 1, 40.0, 600))
+        1 in the last 40 s
+    """
+
+    stage: str
+    done: int
+    seconds: float
+    waiting: int
+
+    @property
+    def per_minute(self) -> float | None:
+        """Cells; None: too few were done."""
+        return 60 * self.done / self.seconds if self.done >= FEWEST_DONE else None
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds for those that wait, if cells go on to be done as fast; None: too few were done."""
+        return self.seconds * self.waiting / self.done if self.done >= FEWEST_DONE else None
+
+    def __str__(self) -> str:
+        basis = f"{self.done:,} in the last {duration(self.seconds)}"
+        if self.per_minute is None or self.remaining is None:
+            return basis
+        text = f"{self.per_minute:.3g} cells per minute ({basis})"
+        return f"{text}, about {duration(self.remaining)} for the {self.waiting:,} that wait" if self.waiting else text
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +35,7 @@ from secateur.experiments.database import (
 from secateur.experiments.leases import Leases
 from secateur.experiments.migrations import FORMAT, migrate
 from secateur.experiments.schema import Schema
-from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Status, Working
+from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Pace, Status, Working
 from secateur.experiments.study import Result
 
 if TYPE_CHECKING:
@@ -348,6 +349,33 @@ class Store:
         """Who works on which cells, and which of the last run's were left by a run that has ended."""
         last = self._database.read(lambda connection: connection.execute(sa.select(self._last)).scalar())
         return self.leases.working(last, self.format)
+
+    def paces(self, window: float = 300.0) -> list[Pace]:
+        """How fast the last run's cells got done of late, of those stages of which some did.
+
+        Cells that were done before the last run began do not count. The ends of cells are by the clocks of their hosts,
+        and are compared with that of the database.
+
+        Args:
+            window: seconds to look back, or since the beginning of the last run, if that is less.
+        """
+        cells, runs = self._cells, self._runs
+
+        def read(connection: sa.Connection) -> list[Pace]:
+            last = connection.execute(sa.select(runs.c.started).order_by(runs.c.number.desc()).limit(1)).scalar()
+            if last is None:
+                return []
+            now = clock(connection)
+            begin = max(now - window, datetime.fromisoformat(last).timestamp())
+            seconds = max(now - begin, 1.0)
+            query = sa.select(cells.c.stage, sa.func.count()).where(cells.c.run == self._last).group_by(cells.c.stage)
+            waiting = {
+                str(stage): int(number) for stage, number in connection.execute(query.where(cells.c.state == WAITING))
+            }
+            done = query.where(cells.c.state.in_((FINISHED, FAILED)), cells.c.finished > utc(begin))
+            return [Pace(stage, number, seconds, waiting.get(stage, 0)) for stage, number in connection.execute(done)]
+
+        return self._database.read(read)
 
     def failures(self) -> list[Failure]:
         """Failed cells of the run that this process started, else of the last one, in their order."""

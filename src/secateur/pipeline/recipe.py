@@ -109,7 +109,21 @@ def load_settings(kind: type[S], source: str | Path | None = None, overrides: di
         overrides: likewise.
     """
     value: Any = {} if source is None else _unshared(_read(str(source)))
-    for key, item in (overrides or {}).items():
+    return _validated(kind, value, overrides or {})
+
+
+def changed_settings(settings: S, overrides: dict[str, Any]) -> S:
+    """Settings with other values.
+
+    Args:
+        settings: which stay as they are.
+        overrides: see `load_recipe`.
+    """
+    return _validated(type(settings), settings.model_dump(mode="json"), overrides)
+
+
+def _validated(kind: type[S], value: Any, overrides: dict[str, Any]) -> S:
+    for key, item in overrides.items():
         _put(value, key, item)
     try:
         return kind.model_validate(value)

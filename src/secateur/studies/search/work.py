@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from secateur.attribution import attribute
-from secateur.core.errors import RequestError, SecateurError
+from secateur.core.errors import RequestError, SecateurError, TimeLimitError
 from secateur.core.figures import count
 from secateur.core.randomness import numpy_generator
 from secateur.criteria import get, parse, score
@@ -157,7 +157,7 @@ class Bench:
                 if not curves[-1].whole:
                     break
             row |= self._judged(parameters, curves)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, torch.OutOfMemoryError, TimeLimitError):
             raise  # of this machine, not of the setting: the cell may be worked on again
         except Exception as error:  # noqa: BLE001 - of this setting alone: the search goes on
             kind = "" if isinstance(error, SecateurError) else f"{type(error).__name__}: "
