@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from secateur.core.addresses import hidden_secrets, without_secrets
+from secateur.core.addresses import argument_without_secrets, hidden_secrets
 from secateur.core.errors import RequestError, SecateurError
 from secateur.core.extras import check_installed
 from secateur.core.files import atomic_path, check_writable, ensure_folder
@@ -20,6 +20,36 @@ _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "
 
 _PROBE = ".writable"
 """Name of the file that shows that an address can be written."""
+
+
+_NO_PART_OF_NAMES = frozenset('/\\:*?"<>|#%')
+"""Separators of folders and of chained addresses, and what a file system or an address takes for something else."""
+
+_LONGEST_NAME = 200
+"""Bytes of UTF-8; file systems take 255, of which a temporary name needs some."""
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of a file everywhere: in folders of any system, and as the end of an address.
+
+    Raises:
+        SecateurError: saying which names there can be.
+
+    Example:
+        >>> check_name("relevance map, ε.npz")
+        >>> check_name("../seed.npz")
+        Traceback (most recent call last):
+            ...
+        secateur.core.errors.SecateurError: the work gave a file '../seed.npz'; give a name without a folder, of ...
+    """
+    long = len(name.encode(errors="replace")) > _LONGEST_NAME
+    wrong = not name.isprintable() or not _NO_PART_OF_NAMES.isdisjoint(name) or name != name.strip()
+    if wrong or long or not name.strip("."):
+        said = f"{name[:40]}..." if len(name) > 40 else name
+        raise SecateurError(
+            f"the work gave a file {said.encode(errors='backslashreplace').decode()!r}; give a name without a folder, "
+            f"of {_LONGEST_NAME} bytes at most and without any of {' '.join(sorted(_NO_PART_OF_NAMES))}"
+        )
 
 
 class Place(Protocol):
@@ -114,7 +144,7 @@ class Address:
 
     def stored(self, path: str) -> str:
         """See `Place.stored`."""
-        address = without_secrets(self.address).rstrip("/")
+        address = argument_without_secrets(self.address).rstrip("/")
         return f"{address}/{path}" if path else address
 
     def __str__(self) -> str:
@@ -162,7 +192,9 @@ def place_at(files: str | Path) -> Place:
     if kind == "file":
         parts = urlsplit(text)
         if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
-            raise RequestError(f"'{without_secrets(text)}' names no folder of this machine; give file:///FOLDER")
+            raise RequestError(
+                f"'{argument_without_secrets(text)}' names no folder of this machine; give file:///FOLDER"
+            )
         return Folder(Path(url2pathname(parts.path)))
     found = Address(text)
     check_installed("fsspec", "files", f"files at '{found}'")

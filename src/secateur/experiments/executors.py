@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from secateur.core.errors import RequestError, SecateurError, TimeLimitError
 from secateur.core.pool import Pool, cores
 from secateur.core.sections import Execution, sections
+from secateur.experiments.artefacts import check_name
 from secateur.experiments.cells import Cell
 from secateur.experiments.resources import Resource, Resources
 from secateur.experiments.study import Result, Study
@@ -244,27 +244,17 @@ def checked(study: Study[Any, Any], result: Result) -> Result:
     """A result with plain values, as the schemas of the study's tables have them.
 
     Raises:
-        SecateurError: for rows that do not fit, or a table that the study does not have.
+        SecateurError: for rows that do not fit, a table that the study does not have, or a name that no file can have.
     """
     unknown = [name for name in result.rows if name not in study.tables]
     if unknown:
         raise SecateurError(f"the work gave rows of a table '{unknown[0]}'; known: {', '.join(study.tables)}")
     for name, data in result.artefacts.items():
-        if not _is_file_name(name):
-            raise SecateurError(f"the work gave a file {name!r}; give its name alone, without a folder")
+        check_name(name)
         if not isinstance(data, bytes):
-            raise SecateurError(f"the work gave a file '{name}' as {type(data).__name__}; give bytes")
+            raise SecateurError(f"the work gave a file {name!r} as {type(data).__name__}; give bytes")
     rows = {name: [study.tables[name].check(row) for row in each] for name, each in result.rows.items()}
     return Result(rows, result.artefacts)
-
-
-def _is_file_name(name: str) -> bool:
-    """Whether a file of this name can be in any folder."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name not in ("", "..") and "\x00" not in name and Path(name).name == name
 
 
 _study: Study[Any, Any] | None = None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from secateur.core.addresses import HIDDEN, settings_without_secrets, without_secrets
+from secateur.core.addresses import HIDDEN, hidden_secrets, settings_without_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
-from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, Place, place_at
+from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, Place, check_name, place_at
 from secateur.experiments.cells import Cell
 from secateur.experiments.database import (
     OPENING,
@@ -50,6 +50,15 @@ _FILES = "files"
 def stored_coordinates(cell: Cell) -> str:
     """Coordinates of a cell as a store has them."""
     return json.dumps(settings_without_secrets(cell.coordinates))
+
+
+def _label(cell: Cell) -> str:
+    """A cell as text."""
+    text = str(cell)
+    if "//" in text:
+        for value in cell.coordinates.values():
+            text = hidden_secrets(text, value) if isinstance(value, str) else without_secrets(text)
+    return text
 
 
 class Store:
@@ -161,7 +170,7 @@ class Store:
                     "run": number,
                     "position": position,
                     "stage": cell.stage,
-                    "label": without_secrets(str(cell)),
+                    "label": _label(cell),
                     "coordinates": stored_coordinates(cell),
                     "state": WAITING,
                 }
@@ -451,6 +460,7 @@ class Store:
         return Folder(Path(f"{self.url.database}.files").absolute())
 
     def _keep(self, identity: str, name: str, data: bytes) -> dict[str, Any]:
+        check_name(name)
         path = f"{identity[:2]}/{identity}/{name}"
         place = self._given or self._own
         place.write(path, data)
