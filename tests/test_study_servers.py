@@ -22,7 +22,13 @@ from pandas.testing import assert_frame_equal
 from postgres_server import Server
 from secateur.cli.main import run as command
 from secateur.cli.present import command_line
-from secateur.core.addresses import HIDDEN, hidden_secrets, settings_without_secrets, without_secrets
+from secateur.core.addresses import (
+    HIDDEN,
+    argument_without_secrets,
+    hidden_secrets,
+    settings_without_secrets,
+    without_secrets,
+)
 from secateur.core.errors import RequestError, SecateurError
 from secateur.experiments import Effect, Here, Processes, Store, database, opened_store, run
 from secateur.experiments.database import Database, store_url
@@ -180,7 +186,9 @@ def test_passwords_of_addresses_are_hidden(text):
     hidden = without_secrets(text)
     assert SECRET not in hidden
     assert HIDDEN in hidden
-    assert settings_without_secrets({"a": [text, 1, None]}) == {"a": [hidden, 1, None]}
+    kept = settings_without_secrets({"a": [text, 1, None]})
+    assert kept == {"a": [argument_without_secrets(text), 1, None]}, "a setting is one address, up to its end"
+    assert SECRET not in str(kept)
 
 
 @pytest.mark.parametrize("text", ["a@b.c: d", "https://host:80/a?b=c", "C:\\data", "12:30@noon", "s3://bucket/key=1"])

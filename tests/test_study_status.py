@@ -74,7 +74,7 @@ def test_the_display_says_how_far_each_stage_is_and_who_works(store, monkeypatch
     first, square, sums, *rest = console.export_text().splitlines()
     assert first.startswith("study 'tiny', last run started")
     assert re.search(
-        r" 4 of 8 \(1 failed, 3 waiting\) (3|2\.9\d?) cells per minute \(5 in the last 10[0-2] s\)", square
+        r" 4 of 8 \(1 failed, 3 waiting\) (3|2\.9\d?) cells per minute \(5 done in the last 10[0-2] s\)", square
     )
     assert re.search(r"about 6\d s for the 3 that wait", square)
     assert " 0 of 8 (8 waiting)" in sums

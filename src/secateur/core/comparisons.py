@@ -125,7 +125,7 @@ def bonferroni(p_values: Sequence[float]) -> list[float]:
         >>> [round(each, 3) for each in bonferroni([0.01, 0.04, 0.03])]
         [0.03, 0.12, 0.09]
     """
-    return np.minimum(1.0, len(p_values) * np.asarray(p_values, float)).tolist()
+    return [min(1.0, len(p_values) * each) for each in p_values]
 
 
 BONFERRONI = "bonferroni"

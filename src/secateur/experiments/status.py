@@ -70,9 +70,9 @@ class Pace:
 
     Example:
         >>> print(Pace("measure", 150, 300.0, 600))
-        30 cells per minute (150 in the last 5 min 0 s), about 20 min 0 s for the 600 that wait
+        30 cells per minute (150 done in the last 5 min 0 s), about 20 min 0 s for the 600 that wait
         >>> print(Pace("measure", 1, 40.0, 600))
-        1 in the last 40 s
+        1 done in the last 40 s
     """
 
     stage: str
@@ -91,7 +91,7 @@ class Pace:
         return self.seconds * self.waiting / self.done if self.done >= FEWEST_DONE else None
 
     def __str__(self) -> str:
-        basis = f"{self.done:,} in the last {duration(self.seconds)}"
+        basis = f"{self.done:,} done in the last {duration(self.seconds)}"
         if self.per_minute is None or self.remaining is None:
             return basis
         text = f"{self.per_minute:.3g} cells per minute ({basis})"
