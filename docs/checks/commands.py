@@ -205,6 +205,8 @@ def _settings_of(parsed: Parsed) -> type[BaseModel]:
         return PrototypeRecipe
     if parsed.path == ("optimise",):
         return SearchStudySettings
+    if parsed.path == ("study", "retry"):  # of any study; what may be changed, such as execution, all of them have
+        return SearchStudySettings
     if parsed.path == ("study", "run"):
         return next((study_class(name).settings_type for name in parsed.all("name")), Recipe)
     return Recipe

@@ -70,7 +70,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, comparisons: int = 1) ->
         >>> found.mean, round(found.low, 3), found.verdict
         (2.0, -0.484, None)
         >>> round(mean_interval([1.0, 2.0, 3.0], comparisons=3).low, 3)
-        -2.418
+        -2.416
     """
     from scipy import special  # here: nearly two seconds of every command otherwise
 
