@@ -258,7 +258,7 @@ def test_incomplete_and_few_values_claim_nothing():
         ({"conditions": (Condition("stage", "x"),)}, r"no row of table 't' is left \(stage=x\)"),
         ({"compare": ("dataset",), "blocks": ()}, "they differ in criterion"),
         ({"blocks": ("dataset", "seed")}, "'seed' is named twice"),
-        ({"conditions": (*POST, Condition("criterion", "lrp"))}, "one candidate alone, 'lrp'"),
+        ({"conditions": (*POST, Condition("criterion", "lrp"))}, "only one candidate, 'lrp'"),
     ],
 )
 def test_wrong_questions(changed, message):

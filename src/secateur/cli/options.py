@@ -94,7 +94,7 @@ StreamOption = Annotated[
     bool | None, typer.Option("--stream", help="Let channels go that norms run over: residual streams as a whole.")
 ]
 ClassesOption = Annotated[
-    str | None, typer.Option("--classes", metavar="A,B,C", help="Work with these classes alone, by name or index.")
+    str | None, typer.Option("--classes", metavar="A,B,C", help="Work only with these classes, by name or index.")
 ]
 HeadOption = Annotated[
     str | None, typer.Option("--head", help="For some classes: keep all logits, slice the head, or mask the others.")

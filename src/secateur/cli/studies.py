@@ -131,11 +131,11 @@ def written(study: Study[Any, Any], store: Store, out: Path, outcome: Outcome | 
 
 def _logged(study: Study[Any, Any], tables: Any, out: Path) -> list[str]:
     """Log to the trackers that the settings name; where that is."""
-    asked = getattr(study.settings, "tracking", None)
-    if asked is None or not asked.trackers:
+    wanted = getattr(study.settings, "tracking", None)
+    if wanted is None or not wanted.trackers:
         return []
     settings = settings_without_secrets(study.settings.model_dump(mode="json"))
-    with Tracking(asked, study.name, settings, out, lambda text: typer.echo(f"warning: {text}", err=True)) as tracking:
+    with Tracking(wanted, study.name, settings, out, lambda text: typer.echo(f"warning: {text}", err=True)) as tracking:
         study.log(tracking, tables)
         tracking.file(out / "report.html")
     return list(tracking.lines())

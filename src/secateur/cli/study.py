@@ -84,8 +84,8 @@ def run(
     kind = study_class(name)
     if not estimate and (workers is not None or price_per_hour is not None):
         raise RequestError("--workers and --price-per-hour are for --estimate; give --processes for a run")
-    asked = _execution(kind, processes=processes, executor=executor, ray__address=address)
-    settings = settings_from(kind.settings_type, recipe, overrides, **asked)
+    flags = _execution(kind, processes=processes, executor=executor, ray__address=address)
+    settings = settings_from(kind.settings_type, recipe, overrides, **flags)
     if print_config:
         echo_settings(settings)
         return
@@ -196,11 +196,11 @@ def statistics(
         raise RequestError("give --to, the folder for tables and the figure")
     named = formats_of(formats or ())
     with _opened(out, store) as (study, opened):
-        from secateur.cli.study_statistics import asked, stored_tables, tell
+        from secateur.cli.study_statistics import question_from, show_statistics, stored_tables
         from secateur.experiments import study_statistics
 
         roles = {"compare": compare, "pairs": pairs, "blocks": blocks, "average": average}
-        question = asked(
+        question = question_from(
             study,
             table=table,
             measure=measure,
@@ -208,8 +208,8 @@ def statistics(
             conditions=where or (),
             lower_is_better=lower_is_better,
         )
-        found = study_statistics(stored_tables(study, opened), question, against, correction)
-        tell(found, ensure_folder(target), named)
+        computed = study_statistics(stored_tables(study, opened), question, against, correction)
+        show_statistics(computed, ensure_folder(target), named)
 
 
 @app.command()

@@ -29,7 +29,7 @@ def stored_tables(study: Study[Any, Any], store: Store) -> Tables:
     """
     stored = store.frames()
     if stored[next(iter(study.tables))].empty:
-        raise RequestError(f"no cell of '{store}' is finished: there is nothing to tell; run the study first")
+        raise RequestError(f"no cell of '{store}' is finished: there are no results; run the study first")
     return study.assemble(stored)
 
 
@@ -82,7 +82,7 @@ def write_statistics(found: Statistics, folder: Path, formats: Sequence[str]) ->
     return lines
 
 
-def asked(
+def question_from(
     study: Study[Any, Any],
     *,
     table: str | None,
@@ -116,7 +116,7 @@ def asked(
     return dataclasses.replace(own, **changed, measure=measure or own.measure, conditions=(*others, *parsed))
 
 
-def tell(found: Statistics, folder: Path, formats: Sequence[str]) -> None:
+def show_statistics(found: Statistics, folder: Path, formats: Sequence[str]) -> None:
     """Print means, comparisons and ranks, and write them with the figure."""
     question = found.question
     _show_means(found)

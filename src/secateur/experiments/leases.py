@@ -58,7 +58,7 @@ def _holder(owner: str) -> str:
 
 
 def has_ended(host: str, process: int, holder: str) -> bool:
-    """Whether the process that holds a lease has ended: known of this host, and of this container, alone."""
+    """Whether the process that holds a lease has ended: known only of this host and this container."""
     elsewhere = host != platform.node() or holder.partition(" ")[2] != _process_space()
     if elsewhere or process == os.getpid() or os.name != "posix":
         return False
@@ -167,7 +167,7 @@ class Leases:
         """Who works on which cells, and what was left by runs that have ended.
 
         Args:
-            run: number of the last run; of what was left, its cells alone are given, which the next run asks for.
+            run: number of the last run; of what was left, only its cells are given, which the next run asks for.
             format_: of the store, which may be an older one where it is only read.
         """
         cells, table = self._cells, self._table

@@ -20,7 +20,7 @@ from secateur.experiments.store import Store, stored_coordinates
 from secateur.experiments.study import Study
 
 FEWEST = 5
-"""Measured cells of a stage, for a range; of fewer there is the mean alone."""
+"""Measured cells of a stage, for a range; of fewer there is only the mean."""
 
 _LEAST_DRAWS, _MOST_DRAWS, _CELLS_DRAWN = 20, 400, 2_000_000
 """Draws for a range, and cells of all of them together."""

@@ -41,14 +41,14 @@ class Outcome:
     failures: Sequence[Failure] = field(default_factory=tuple)
 
     def raise_failures(self, store: Store) -> None:
-        """Raise `SecateurError` when cells failed: how many, why the first did, and how to repeat it alone."""
+        """Raise `SecateurError` when cells failed: how many, why the first did, and how to repeat only it."""
         if not self.failures:
             return
         first, count = self.failures[0], self.made + self.found + len(self.failures)
         command = f"secateur study retry --store {shlex.quote(str(store))} --cell {first.identity[:12]}"
         raise SecateurError(
             f"{len(self.failures)} of {count} cells failed, the first ({first.cell}): {first.error}; "
-            f"the others are kept; to repeat this one alone: {command}"
+            f"the others are kept; to repeat only this one: {command}"
         )
 
 

@@ -69,7 +69,7 @@ class Statistics:
 def study_statistics(
     tables: Tables, question: Question, against: str | None = None, correction: str = BONFERRONI
 ) -> Statistics:
-    """Answer a question from the tables of a study alone.
+    """Answer a question from the tables of a study.
 
     - Means: of each candidate in each block and for each averaged value, over the pairs (seeds), with their intervals.
     - Comparisons: for each pair label, the mean of a candidate over blocks and averaged values; then the paired t-test
@@ -94,7 +94,7 @@ def study_statistics(
     candidates, frame = _named(frame, question)
     if len(candidates) < 2:
         raise RequestError(
-            f"there is one candidate alone, '{candidates[0]}'; name other columns to compare (--compare), or fewer "
+            f"there is only one candidate, '{candidates[0]}'; name other columns to compare (--compare), or fewer "
             "conditions (--where)"
         )
     if against is not None and against not in candidates:

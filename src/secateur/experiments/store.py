@@ -197,7 +197,7 @@ class Store:
             return known
         connection.execute(table.update().where(table.c.run == last).values(run=number))
         others = [{"name": identity} for identity, _ in before if identity not in known]
-        if others:  # of the last run alone, or at another place
+        if others:  # only of the last run, or at another place
             statement = table.update().where(table.c.identity == sa.bindparam("name")).values(run=last)
             connection.execute(statement, others)
         return known
