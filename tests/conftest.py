@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from secateur.data import DataSettings, ImageData, open_data
 
+# a machine that does other work is slow, and not wrong
+settings.register_profile("secateur", deadline=None)
+settings.load_profile("secateur")
 # one thread per test process: several processes share the cores, and sums keep their order
 torch.set_num_threads(1)
 # slow machines would put progress into what tests read; test_progress switches it on

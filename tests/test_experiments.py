@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import re
 import resource
 import signal
 import sqlite3
@@ -325,15 +326,14 @@ def test_work_that_ends_its_process_in_python_fails_its_cell_and_no_other(execut
     assert frames["squares"]["number"].tolist() == [1, 3]
 
 
+NO_NAMES = ("..", "", "a\x00", "\ud800", "b/a.txt")
+
+
 @pytest.mark.parametrize(
     ("artefacts", "message"),
     [
         ({"a.txt": "text"}, "the work gave a file 'a.txt' as str; give bytes"),
-        ({"..": b""}, "the work gave a file '..'; give its name alone, without a folder"),
-        ({"": b""}, "the work gave a file ''; give its name"),
-        ({"a\x00": b""}, "the work gave a file 'a\\x00'; give its name"),
-        ({"\ud800": b""}, "the work gave a file '\\ud800'; give its name"),
-        ({"b/a.txt": b""}, "the work gave a file 'b/a.txt'; give its name"),
+        *(({name: b""}, "the work gave a file '.*'; give a name without a folder") for name in NO_NAMES),
     ],
 )
 def test_files_that_cannot_be_kept_fail_their_cell_and_no_other(artefacts, message, tmp_path, monkeypatch):
@@ -346,7 +346,7 @@ def test_files_that_cannot_be_kept_fail_their_cell_and_no_other(artefacts, messa
     (failure,) = outcome.failures
     assert outcome.made == 2
     assert failure.cell == "number=2"
-    assert failure.error.startswith(message)
+    assert re.match(message, failure.error)
 
 
 def test_a_run_tells_its_own_failures_and_tables_when_another_has_begun_since(tmp_path, monkeypatch):

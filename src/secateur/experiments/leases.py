@@ -25,6 +25,9 @@ SECONDS = 120.0
 _RENEWED = 15.0
 """Seconds between two renewals."""
 
+_ended_here: set[str] = set()
+"""Runs of this process that ended when they could not write to the store, so that their leases are still in it."""
+
 _AGAIN = 1.0
 """Seconds after one that failed, so that leases go on as soon as a server is back."""
 
@@ -58,9 +61,13 @@ def _holder(owner: str) -> str:
 
 
 def has_ended(host: str, process: int, holder: str) -> bool:
-    """Whether the process that holds a lease has ended: known only of this host and this container."""
-    elsewhere = host != platform.node() or holder.partition(" ")[2] != _process_space()
-    if elsewhere or process == os.getpid() or os.name != "posix":
+    """Whether the run that holds a lease has ended: known only of this host and this container."""
+    owner, _, space = holder.partition(" ")
+    if host != platform.node() or space != _process_space():
+        return False
+    if process == os.getpid():
+        return owner in _ended_here
+    if os.name != "posix":
         return False
     try:
         os.kill(process, 0)
@@ -255,8 +262,10 @@ class Holder:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        with contextlib.suppress(SecateurError):  # they end by themselves
+        try:
             self._leases.give_up(self.owner)
+        except SecateurError:  # the leases end by themselves, and for this process at once
+            _ended_here.add(self.owner)
 
     def take_first(self, groups: Sequence[Sequence[str]]) -> tuple[int, set[str]]:
         """Lease cells for this run; see `Leases.take_first`."""
