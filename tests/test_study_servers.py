@@ -414,6 +414,31 @@ def test_a_server_stopped_again_and_again_under_eight_processes_loses_nothing(tm
 
 
 @pytest.mark.slow
+def test_dry_runs_and_rates_on_a_server(tmp_path, monkeypatch, capsys, log):
+    """A dry run leaves an empty database empty, and refuses another study's; rates go by the clock of the database."""
+    monkeypatch.chdir(tmp_path)
+    with Server() as server:
+        more = ["--store", server.url, "--out", tmp_path / "out"]
+        assert said(capsys, "study", "run", "tiny", *more, "--dry-run")[0] == 0
+        with contextlib.closing(Database(store_url(server.url), True)) as opened_:
+            assert opened_.read(lambda connection: sa.inspect(connection).get_table_names()) == []
+        assert said(capsys, "study", "run", "tiny", *more)[0] == 0
+        with opened_store(server.url, tiny(), reading=True) as store:
+            assert [(pace.stage, pace.done, pace.waiting) for pace in sorted(store.paces(), key=str)] == [
+                ("square", 3, 0),
+                ("sum", 3, 0),
+            ]
+        code, text = said(capsys, "study", "status", "0.1", "--watch", "--store", server.url)
+        assert (code, text.splitlines()[-1]) == (0, "nothing is left to do: 6 cells are finished")
+        engine = sa.create_engine(store_url(server.url))
+        with engine.begin() as connection:
+            connection.execute(sa.text("UPDATE store SET value = 'another' WHERE key = 'study'"))
+        engine.dispose()
+        code, text = said(capsys, "study", "run", "tiny", *more, "--dry-run")
+        assert (code, "holds the study 'another'" in text) == (2, True), text
+
+
+@pytest.mark.slow
 def test_a_server_where_one_may_only_read_shows_its_store(tmp_path, monkeypatch, capsys, log):
     with Server() as server:
         with opened_store(server.url, tiny()) as store:

@@ -8,7 +8,6 @@ import json
 import platform
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +33,7 @@ from secateur.experiments.database import (
 )
 from secateur.experiments.leases import Leases
 from secateur.experiments.migrations import FORMAT, migrate
+from secateur.experiments.queries import last_run, read_finished, read_paces, read_status, read_times
 from secateur.experiments.schema import Schema
 from secateur.experiments.status import FAILED, FINISHED, WAITING, Failure, Pace, Status, Working
 from secateur.experiments.study import Result
@@ -308,12 +308,13 @@ class Store:
             connection: to the database.
             query: gives the identity of the cell, and then the row, in the order of cells.
         """
-        if self._started is not None and connection.execute(sa.select(self._last)).scalar() != self._started[0]:
+        last = connection.execute(sa.select(last_run(self._runs))).scalar()
+        if self._started is not None and last != self._started[0]:
             positions = self._started[1]
             rows = [row for row in connection.execute(query) if row[0] in positions]
             rows.sort(key=lambda row: positions[row[0]])  # stable: rows of a cell keep their order
         else:
-            rows = list(connection.execute(query.where(self._cells.c.run == self._last)))
+            rows = list(connection.execute(query.where(self._cells.c.run == last)))
         return [tuple(row)[1:] for row in rows]
 
     def artefact(self, identity: str, name: str) -> bytes:
@@ -356,7 +357,7 @@ class Store:
 
     def working(self) -> list[Working]:
         """Who works on which cells, and which of the last run's were left by a run that has ended."""
-        last = self._database.read(lambda connection: connection.execute(sa.select(self._last)).scalar())
+        last = self._database.read(lambda connection: connection.execute(sa.select(last_run(self._runs))).scalar())
         return self.leases.working(last, self.format)
 
     def paces(self, window: float = 300.0) -> list[Pace]:
@@ -368,23 +369,7 @@ class Store:
         Args:
             window: seconds to look back, or since the beginning of the last run, if that is less.
         """
-        cells, runs = self._cells, self._runs
-
-        def read(connection: sa.Connection) -> list[Pace]:
-            last = connection.execute(sa.select(runs.c.started).order_by(runs.c.number.desc()).limit(1)).scalar()
-            if last is None:
-                return []
-            now = clock(connection)
-            begin = max(now - window, datetime.fromisoformat(last).timestamp())
-            seconds = max(now - begin, 1.0)
-            query = sa.select(cells.c.stage, sa.func.count()).where(cells.c.run == self._last).group_by(cells.c.stage)
-            waiting = {
-                str(stage): int(number) for stage, number in connection.execute(query.where(cells.c.state == WAITING))
-            }
-            done = query.where(cells.c.state.in_((FINISHED, FAILED)), cells.c.finished > utc(begin))
-            return [Pace(stage, number, seconds, waiting.get(stage, 0)) for stage, number in connection.execute(done)]
-
-        return self._database.read(read)
+        return self._database.read(lambda connection: read_paces(connection, self._cells, self._runs, window))
 
     def failures(self) -> list[Failure]:
         """Failed cells of the run that this process started, else of the last one, in their order."""
@@ -402,26 +387,11 @@ class Store:
 
     def times(self) -> dict[str, tuple[str, float]]:
         """Stage and seconds of all finished cells, by identity, whichever run asked for them."""
-        cells = self._cells
-        query = sa.select(cells.c.identity, cells.c.stage, cells.c.seconds).where(cells.c.state == FINISHED)
-
-        def read(connection: sa.Connection) -> dict[str, tuple[str, float]]:
-            return {name: (stage, seconds or 0.0) for name, stage, seconds in connection.execute(query)}
-
-        return self._database.read(read)
+        return self._database.read(lambda connection: read_times(connection, self._cells))
 
     def finished(self) -> dict[int, set[tuple[str, str]]]:
         """Stage and stored coordinates of all finished cells, by the number of the run that asked for them last."""
-        cells = self._cells
-        query = sa.select(cells.c.run, cells.c.stage, cells.c.coordinates).where(cells.c.state == FINISHED)
-
-        def read(connection: sa.Connection) -> dict[int, set[tuple[str, str]]]:
-            found: dict[int, set[tuple[str, str]]] = {}
-            for run, stage, coordinates in connection.execute(query):
-                found.setdefault(run, set()).add((stage, coordinates))
-            return found
-
-        return self._database.read(read)
+        return self._database.read(lambda connection: read_finished(connection, self._cells))
 
     def settings(self, run: int | None = None) -> dict[str, Any]:
         """Of a run by its number, or of the last one.
@@ -436,10 +406,6 @@ class Store:
             raise RequestError(f"'{self}' holds no run; start one with `secateur study run {self.study}`")
         found: dict[str, Any] = json.loads(text)
         return found
-
-    @property
-    def _last(self) -> Any:
-        return sa.select(sa.func.max(self._runs.c.number)).scalar_subquery()
 
     def _named_before(self, kept: str) -> Place:
         """The place of files that an earlier run named."""
@@ -514,22 +480,7 @@ class Store:
         )  # fmt: skip
 
     def _status(self, connection: sa.Connection) -> Status:
-        cells, runs = self._cells, self._runs
-        query = (
-            sa.select(cells.c.stage, cells.c.state, sa.func.count(), sa.func.max(cells.c.finished))
-            .where(cells.c.run == self._last)
-            .group_by(cells.c.state, cells.c.stage)  # as the index has them
-        )
-        counts: dict[str, dict[str, int]] = {}
-        latest = ""
-        for stage, state, number, finished in connection.execute(query):
-            counts.setdefault(stage, {})[state] = number
-            latest = max(latest, finished or "")
-        last = connection.execute(
-            sa.select(runs.c.started, runs.c.command).order_by(runs.c.number.desc()).limit(1)
-        ).first()
-        started, command = last or ("", "")
-        return Status(self.study, counts, started, latest, command)
+        return read_status(connection, self.study, self._cells, self._runs)
 
     @property
     def _expected(self) -> dict[str, str]:
