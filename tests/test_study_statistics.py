@@ -53,6 +53,7 @@ def test_holm_by_its_definition(p_values):
 
 
 @given(st.lists(st.tuples(*[st.floats(-5, 5).map(lambda v: round(v, 3))] * 3), min_size=3, max_size=9))
+@settings(deadline=None)
 def test_paired_comparisons_are_the_t_test(rows):
     values = pd.DataFrame(rows, columns=["a", "b", "c"])
     found = compare_pairs(values)
@@ -112,7 +113,7 @@ def test_the_best_of_several_is_ahead_only_after_correction():
 
 
 @given(st.integers(3, 5), st.integers(2, 8), st.randoms(use_true_random=False), st.booleans())
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_ranks_by_brute_force(candidates, blocks, random, higher):
     numbers = [[random.choice([0.0, 0.5, 1.0, 2.0]) for _ in range(candidates)] for _ in range(blocks)]
     names = [f"c{index}" for index in range(candidates)]
