@@ -146,7 +146,7 @@ def test_repaired_curves_are_repaired_and_masked_ones_cannot_be(trained, images)
     repair(slim, trained, select_nominal(scores, 0.3, "global"))
     expected = sc.evaluate(slim, [images]).accuracy
     assert meter.curve(scores, rates, repair=repair).points[1].accuracy == expected
-    with pytest.raises(RequestError, match="masked units are not repaired"):
+    with pytest.raises(RequestError, match="masked networks are not repaired"):
         meter.curve(scores, rates, repair=repair, masked=True)
 
 
@@ -182,7 +182,7 @@ def test_networks_are_checked_also_behind_masked_ones_and_not_measured_twice(tra
 
 @pytest.mark.parametrize("rates", [(), (0.1, 0.2), (0.0, 0.5, 0.3), (0.0, 0.3, 0.3), (0.0, 1.0)])
 def test_rates_that_are_none_are_refused(trained, images, rates):
-    with pytest.raises(RequestError, match="rates are shares of the units that go, ascending from 0 to below 1"):
+    with pytest.raises(RequestError, match="rates are shares of removed units, ascending from 0 to below 1"):
         CurveMeter(trained, *images).curve(scored(trained, *images), rates)
 
 

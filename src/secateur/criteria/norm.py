@@ -57,7 +57,7 @@ class BNScale(Criterion):
         if not count.any():
             raise RequestError(
                 "criterion 'bn-scale' looks at the scales of norms, and no removable unit passes a norm with a scale; "
-                "use another criterion, such as 'weight', or train a network with batch norms"
+                "take another criterion, such as 'weight', or train a network with batch norms"
             )
         values = total / np.maximum(count, 1)
         values[count == 0] = values.max() + 1

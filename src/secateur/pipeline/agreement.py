@@ -1,4 +1,4 @@
-"""How alike two networks' heatmaps of the same images are. Axes: N images, H rows, W columns, P pixels."""
+"""Similarity of two networks' heatmaps of the same images. Axes: N images, H rows, W columns, P pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How alike two networks' heatmaps of the same images are, in the order of ``indices``.
+    """Similarity of two networks' heatmaps of the same images, in the order of ``indices``.
 
     Attributes:
         class_names: name of each class index.
@@ -18,10 +18,10 @@ class Agreement:
         labels: true class indices, [N].
         before: class indices that the first network predicts, [N].
         after: class indices that the second network predicts, [N].
-        cosine: of the two heatmaps, [N], -1..1.
+        cosine: cosine of the two heatmaps, [N], -1..1.
         rank: Spearman's rank correlation of the two heatmaps over all pixels, [N], -1..1.
-        chance_cosine: between the first network's heatmaps of neighbouring images, [N - 1]: the level to read
-            ``cosine`` against.
+        chance_cosine: between the first network's heatmaps of neighbouring images, [N - 1]: the level of
+            ``cosine`` by chance.
         chance_rank: the same for ``rank``.
     """
 

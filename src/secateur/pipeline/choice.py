@@ -1,4 +1,4 @@
-"""The choice of a plan within a schedule: by settings, by measured latency, as far as caps let it go."""
+"""Selects the plan of a step of a schedule: by settings, by measured latency, and within caps."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def choose_plan(
     within: Plan | None,
     latency: LatencyModel | None = None,
 ) -> Plan:
-    """The plan of one step, as the settings say.
+    """The plan of one step, according to the settings.
 
     Args:
-        scores: of the units.
-        budget: share that stays.
-        settings: how.
-        within: units that it removes go in any case.
-        latency: of latency budgets.
+        scores: scores of the units.
+        budget: the share that stays.
+        settings: settings of the selection.
+        within: a plan whose units are removed in any case.
+        latency: model that predicts times, for latency budgets.
 
     Raises:
-        SecateurError: where another rank chose another plan.
+        SecateurError: where another rank selected another plan.
     """
     plan = select(
         scores,
@@ -59,7 +59,7 @@ def settle(
     choose: Callable[[Budget], Plan],
     build: Callable[[Plan], nn.Module],
 ) -> tuple[Plan, str]:
-    """A plan for a budget; latency that was asked for is measured, latency on the way to it predicted."""
+    """A plan for a budget; requested latencies are measured, those of intermediate steps predicted."""
     if goal is None:
         return choose(budget), ""
 
@@ -74,10 +74,10 @@ def settle(
 
 
 def as_far_as_capped(choose: Callable[[Budget], Plan], before: Plan | None) -> Callable[[Budget], Plan]:
-    """Like ``choose``, but where ``max_remove`` keeps a budget from being reached, the plan goes as far as it lets.
+    """Like ``choose``, but where ``max_remove`` prevents a budget, the plan removes as much as it allows.
 
     Args:
-        choose: of one step.
+        choose: function that selects the plan of one step.
         before: the plan before it.
     """
 

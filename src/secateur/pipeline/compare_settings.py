@@ -1,4 +1,4 @@
-"""What a comparison is asked for. Light: it is checked before PyTorch is loaded."""
+"""Settings of comparisons, which are checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ HEAD = (
 )
 
 WHOLE = "all"
-"""The subset that is none."""
+"""The name for no subset."""
 
 
 class SubsetSettings(BaseModel):
-    """Classes that a network is to be pruned for: listed, evenly spaced, or drawn by chance.
+    """Classes for which a network is pruned: listed, evenly spaced, or drawn at random.
 
     Evenly spaced sets are nested: of N classes, those at i·N / L (rounded down) for i = 0 ... L-1 are the largest set,
     and a set of k classes is the first k of them. So are the sets of 3, 10, 30 and 50 classes of published studies.
@@ -31,9 +31,9 @@ class SubsetSettings(BaseModel):
 
     name: str = Field(min_length=1)
     classes: tuple[int | str, ...] = Field(default=(), description="indices or names")
-    draw: int | None = Field(default=None, ge=2, description="that many classes, drawn by chance, in place of a list")
-    seed: int = Field(default=0, description="of the draw")
-    spaced: int | None = Field(default=None, ge=2, description="that many classes, evenly spaced, in place of a list")
+    draw: int | None = Field(default=None, ge=2, description="number of classes drawn at random, instead of a list")
+    seed: int = Field(default=0, description="seed of the draw")
+    spaced: int | None = Field(default=None, ge=2, description="number of evenly spaced classes, instead of a list")
     largest: int = Field(
         default=50, ge=2, description="classes of the largest evenly spaced set, of which smaller ones are the first"
     )
@@ -47,7 +47,7 @@ class SubsetSettings(BaseModel):
         return self
 
     def indices(self, names: Sequence[str]) -> tuple[int, ...]:
-        """Indices of its classes among ``names``, ascending."""
+        """Indices of the classes among ``names``, ascending."""
         from secateur.core.randomness import numpy_generator
         from secateur.data import class_indices
 
@@ -67,9 +67,9 @@ class SubsetSettings(BaseModel):
 
 
 class VariantSettings(Section):
-    """What is compared: everything that gives a part of the table of its own.
+    """What is compared: each setting adds rows to the table.
 
-    ``criteria`` are names, with parameters behind a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
+    ``criteria`` are names, with parameters after a colon: ``lrp:composite=epsilon-plus,reduce=abs``.
     """
 
     criteria: tuple[str, ...] = (
@@ -83,7 +83,7 @@ class VariantSettings(Section):
     )
     blind: tuple[str, ...] = Field(default=(), description="criteria that are also scored on all classes")
     unstructured: tuple[Literal["magnitude", "gradient", "taylor", "random"], ...] = Field(
-        default=(), description="masks of single weights, beside it: nothing gets faster"
+        default=(), description="masks of single weights, in addition: nothing gets faster"
     )
     subsets: tuple[SubsetSettings, ...] = Field(default=(), description="classes to prune for; none: all")
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -92,25 +92,25 @@ class VariantSettings(Section):
 
 
 class TargetSettings(Section):
-    """What the networks are pruned to."""
+    """The sizes to which networks are pruned."""
 
     budgets: tuple[float, ...] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     kind: Literal["macs", "params", "units", "ratio"] = Field(
-        default="macs", description="of budgets: the share that stays; ratio: the nominal share of units that goes"
+        default="macs", description="of budgets: the share that stays; ratio: the nominal share of removed units"
     )
     replace_head: Head = Field(default="slice", description=HEAD)
 
 
 class SamplingSettings(Section):
-    """Reference samples, and the images that networks are measured on."""
+    """Reference samples, and the images on which networks are measured."""
 
     per_class: int = Field(default=10, ge=1, description="reference samples of each class")
     split: Literal["val", "test"] = "test"
     limit: int | None = Field(
-        default=None, ge=1, description="measure on this many images of the split, drawn by chance"
+        default=None, ge=1, description="measure on this many images of the split, drawn at random"
     )
     limit_per_class: int | None = Field(
-        default=None, ge=1, description="measure on at most this many images of each class, drawn by chance"
+        default=None, ge=1, description="measure on at most this many images of each class, drawn at random"
     )
 
     @model_validator(mode="after")
@@ -121,11 +121,11 @@ class SamplingSettings(Section):
 
 
 class RetrainingSettings(Section):
-    """Which networks are retrained, and on which images; how is up to the section ``finetune``."""
+    """Which networks are retrained, and on which images; the section ``finetune`` says how."""
 
-    budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these alone; null: at all")
-    published: bool = Field(default=True, description="retrain what was pruned as published, too")
-    unstructured: bool = Field(default=False, description="retrain masked weights, too, under their mask")
+    budgets: tuple[float, ...] | None = Field(default=None, description="retrain at these budgets only; null: at all")
+    published: bool = Field(default=True, description="also retrain networks that were pruned as published")
+    unstructured: bool = Field(default=False, description="also retrain networks with masked weights, under their mask")
     images: int | None = Field(default=None, ge=1, description="retrain on this many images; null: on all")
     images_per_class: int | None = Field(
         default=None, ge=1, description="retrain on at most this many images of each class"
@@ -154,8 +154,8 @@ class TimingSettings(Section):
 class TimedSettings(Section):
     """Which networks are timed."""
 
-    seeds: int | None = Field(default=None, ge=1, description="those of the first seeds alone")
-    subsets: int | None = Field(default=None, ge=1, description="likewise of the first subsets")
+    seeds: int | None = Field(default=None, ge=1, description="only networks of this many first seeds")
+    subsets: int | None = Field(default=None, ge=1, description="only networks of this many first subsets")
 
 
 class CompareSettings(BaseModel):

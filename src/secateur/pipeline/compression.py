@@ -42,15 +42,15 @@ def compress(
     """Prune a network to a budget by the default recipe.
 
     Args:
-        model: any network; untouched.
-        reference: labelled samples the criterion looks at; the first one is the example input.
+        model: any network; it is not changed.
+        reference: labelled samples for the criterion; the first one is the example input.
         budget: the share that stays.
         criterion: name or object.
-        settings: how, see `PruneSettings`.
-        train: for fine-tuning, and for the refit where it asks for training images.
-        val: for choosing the best epoch.
+        settings: see `PruneSettings`.
+        train: images for fine-tuning, and for a refit on training images.
+        val: images for selecting the best epoch.
         finetune: training between the steps of an iterative schedule (needs ``train``).
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         ``.model``, ``.plan``, ``.history``.
@@ -64,18 +64,18 @@ def compress(
 
 
 def traced_for(model: nn.Module, reference: ReferenceSet, settings: PruneSettings) -> Structure:
-    """The structure of a network on the first reference sample, as the settings say."""
+    """The structure of a network, traced on the first reference sample with these settings."""
     example = reference.inputs[:1]
     device = next((p.device for p in model.parameters()), example.device)
     return trace(model, example.to(device), stream=settings.stream)
 
 
 def check_timed_alone(kind: str, settings: PruneSettings) -> None:
-    """Refuse what depends on measured times where several ranks work at once: each would measure others.
+    """Refuse settings that depend on measured times on several ranks, each of which would measure other times.
 
     Args:
-        kind: of the budget.
-        settings: how.
+        kind: kind of the budget.
+        settings: settings of pruning.
 
     Raises:
         RequestError: for a latency budget, or sizes rounded by measured times, on several ranks.
@@ -103,16 +103,16 @@ def prune_to_budgets(
 ) -> Iterator[Compressed]:
     """Networks for several budgets from one run, largest budget first.
 
-    One-shot schedules score once, and choose each budget's plan on its own; in the others, which go from budget to
-    budget, each plan contains the one before. All budgets are of one kind.
+    One-shot schedules score once, and select the plan of each budget independently. The others proceed from budget to
+    budget, and each plan contains the one before. All budgets are of one kind.
 
-    Of several ranks (`secateur.core.ranks.launched`), each scores and repairs on its share of the samples; all choose
-    the same plans and get the same networks.
+    With several ranks (`secateur.core.ranks.launched`), each scores and repairs on its share of the samples; all
+    select the same plans and get the same networks.
 
     Networks for latency budgets are timed in turn with the original (eval mode, ``latency_batch`` reference samples,
-    ``latency_threads``), and the request corrected until 5 % are met, or nothing closer is found in some rounds;
-    ``plan.achieved["latency"]`` is the measured share, `Compressed.latency` holds its interval. Steps on the way are
-    predicted.
+    ``latency_threads``), and the request is corrected until it is met within 5 %, or rounds bring no closer result;
+    ``plan.achieved["latency"]`` is the measured share, `Compressed.latency` holds its interval. Latencies of
+    intermediate steps are predicted.
 
     Args:
         model: see `compress`.
@@ -120,12 +120,12 @@ def prune_to_budgets(
         budgets: shares that stay.
         criterion: see `compress`.
         settings: see `compress`.
-        structure: of the model, if there is one already.
+        structure: structure of the model, if it was traced already.
         train: see `compress`.
         val: see `compress`.
         finetune: see `compress`.
-        on_epoch: of iterative schedules, called with each finished epoch; indices go on from step to step.
-        progress: see `compress`; nothing is shown while the caller works with a network that it was given.
+        on_epoch: called with each finished epoch of an iterative schedule; indices continue from step to step.
+        progress: see `compress`; nothing is shown while the caller works with a network that this function yields.
     """
     settings = PruneSettings() if settings is None else settings
     check_module(model)

@@ -1,4 +1,4 @@
-"""What a network and a data set hold, as a hash: results that are kept depend on it."""
+"""Hashes of the content of networks and data sets, on which stored results depend."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from secateur.data import ImageData
 from secateur.surgery.head import head_mask
 
 _LARGEST = 4 * 2**30
-"""Bytes of a split's pixels that are looked at: of more, every n-th image."""
+"""Largest number of pixel bytes that are hashed; of larger splits, only every n-th image is."""
 
 
 def weights_digest(model: nn.Module) -> str:
-    """Hash of weights and structure."""
+    """Hash of a network's weights and structure."""
     digest = hashlib.sha256(f"{model!r} {head_mask(model)}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {list(tensor.shape)}".encode())
@@ -31,7 +31,7 @@ def weights_digest(model: nn.Module) -> str:
 def data_digest(data: ImageData) -> str:
     """Hash of labels, classes, normalisation, augmentation, size, the split, and images.
 
-    Of images in memory and decoded ones, the pixels; of files, their sizes and the first one's pixels.
+    Images in memory and decoded ones are hashed by their pixels; files by their sizes and the first one's pixels.
     """
     assignment = None if data.assignment is None else [data.assignment.digest, data.assignment.splits]
     resize = None if data.resize is None else data.resize.model_dump()

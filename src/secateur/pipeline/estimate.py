@@ -1,4 +1,4 @@
-"""How long work would take, from a few measured passes."""
+"""Estimates how long work would take from a few measured passes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TRAINING = 3.0
 
 _MEANS = 2.0
 _REPAIR = {"none": 0.0, "mean": _MEANS, "refit": 15.0}
-"""Forward passes of its samples a repair takes; a refit 10 (ResNet-18 at 224 pixels) to 20 (ResNet-20)."""
+"""Forward passes over its samples that a repair costs; a refit 10 (ResNet-18 at 224 pixels) to 20 (ResNet-20)."""
 
 
 def removal_seconds(settings: PruneSettings, scorings: int, scoring: float, image: float, samples: int) -> float:
-    """Of scoring, closing and repairing, for one budget.
+    """Seconds of scoring, masking and repairing for one budget.
 
     Args:
-        settings: how.
-        scorings: how often units are scored.
+        settings: settings of pruning.
+        scorings: number of scorings.
         scoring: seconds of each.
-        image: seconds of a forward pass, per image.
-        samples: that the criterion looks at.
+        image: seconds of a forward pass per image.
+        samples: number of reference samples.
     """
     passes = scorings * _MEANS if settings.schedule == "rescored" and settings.repair != "none" else 0.0
     repairs = scorings if settings.schedule == "iterative" else 1
@@ -43,7 +43,7 @@ def removal_seconds(settings: PruneSettings, scorings: int, scoring: float, imag
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of a call, the second time: the first one pays for memory and compiled kernels."""
+    """Seconds of a second call; the first one also allocates memory and compiles kernels."""
     work()
     begin = time.perf_counter()
     work()
@@ -51,12 +51,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def forward_seconds(model: nn.Module, images: LabelledImages, device: torch.device) -> float:
-    """Of a forward pass, per image, with the image's preparation.
+    """Seconds of a forward pass per image, with the image's preparation.
 
     Args:
-        model: untouched; wherever it is, it is measured where it is.
-        images: some of which pass.
-        device: of the model.
+        model: the network, which is not changed or moved.
+        images: images, some of which are passed through it.
+        device: device of the model.
     """
     count = min(_IMAGES, len(images))
 
@@ -70,7 +70,7 @@ def forward_seconds(model: nn.Module, images: LabelledImages, device: torch.devi
 def scoring_seconds(
     model: nn.Module, structure: Structure, reference: ReferenceSet, criterion: Criterion, batch_size: int
 ) -> float | None:
-    """Of one scoring on all reference samples, from a few of them; None for criteria that take too long to try."""
+    """Seconds of one scoring on all reference samples, from a few of them; None for criteria that are too slow."""
     if not criterion.quick:
         return None
     count = min(len(reference), max(_SAMPLES, criterion.asks_for or 0))
@@ -80,11 +80,11 @@ def scoring_seconds(
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time that work would take.
+    """Estimated time of some work.
 
     Attributes:
-        seconds: in all; None: not known.
-        parts: what they were added up from, in words.
+        seconds: total; None where it is not known.
+        parts: the summands in words.
     """
 
     seconds: float | None

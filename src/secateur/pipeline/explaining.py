@@ -1,4 +1,4 @@
-"""A request for explanations: checked, then carried out."""
+"""Explanations: a request is checked, then carried out."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from secateur.surgery import Bundle, read_bundle
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """What came of it.
+    """Results of a request.
 
     Attributes:
         images: heatmaps.
         units: rows of the strongest units by class and layer.
-        agreement: of the heatmaps of two networks.
+        agreement: agreement of the heatmaps of two networks.
     """
 
     images: list[Explanation]
@@ -50,12 +50,12 @@ class ExplainJob:
 
     Attributes:
         prepared: data and network.
-        asked: what to explain, and how.
+        asked: what is explained, and how.
         networks: the network, and the pruned one where there are two.
-        splits: test images as each network takes them.
-        indices: of the images that get a heatmap.
-        ranking: of the images that units are ranked on.
-        compared: of the images that two networks are compared on.
+        splits: test images in the form that each network needs.
+        indices: indices of the images that get a heatmap.
+        ranking: indices of the images on which units are ranked.
+        compared: indices of the images on which two networks are compared.
     """
 
     prepared: Prepared
@@ -68,7 +68,7 @@ class ExplainJob:
 
     @classmethod
     def of(cls, recipe: Recipe, asked: ExplainSettings) -> Self:
-        """Check a request for explanations; one image is explained to see that the rules go with the network."""
+        """Check a request for explanations; one image is explained to check that the rules fit the network."""
         bundle = None if asked.against is None else read_bundle(asked.against)
         prepared = opened(recipe)
         if bundle is not None:
@@ -129,7 +129,7 @@ class ExplainJob:
 
 
 def _sized(prepared: Prepared, bundle: Bundle, path: Path | None) -> Prepared:
-    """Data with test images of the size that a bundle's network takes: both networks are to see the same pixels."""
+    """Data with test images of the size that a bundle's network needs, so that both networks see the same pixels."""
     settings, size = prepared.recipe.data, prepared.data.resize
     known = recorded_resize(bundle.architecture.get("data", {}))
     if known is None or known == size or settings.resize is not None or not settings.follow_network:
@@ -144,7 +144,7 @@ def _sized(prepared: Prepared, bundle: Bundle, path: Path | None) -> Prepared:
 
 
 def _as_recorded(images: LabelledImages, bundle: Bundle, path: Path | None) -> LabelledImages:
-    """The images as the bundle's network takes them: it may have been trained with another normalisation."""
+    """The images as the bundle's network needs them: it may have been trained with another normalisation."""
     known = bundle.architecture.get("data", {}).get("normalisation")
     if not known:
         return images

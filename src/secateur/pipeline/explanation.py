@@ -1,4 +1,4 @@
-"""Where a network looks, before and after pruning, and which units speak for a class.
+"""Heatmaps of networks before and after pruning, and the units with the largest relevance for a class.
 
 Axes: N images, H rows, W columns, P pixels.
 """
@@ -31,10 +31,10 @@ class Explanation:
 
     Attributes:
         index: position in the split.
-        label: true class; predicted: by each network.
+        label: true class; predicted: the class that each network predicts.
         pixels: uint8 [H, W, C].
         relevance: [H, W] for each network: relevance of the true class, summed over channels.
-        cosine: of the first network's heatmap with each one's.
+        cosine: cosine of the first network's heatmap with that of each network.
         rank: Spearman's rank correlation of the same pairs.
     """
 
@@ -61,43 +61,43 @@ def explain(
     """Explain the true class of some images with several networks.
 
     Args:
-        models: e.g. before and after pruning.
+        models: networks, e.g. before and after pruning.
         images: the split, or one for each network where they normalise differently.
-        indices: which of its images.
-        composite: rules; the default gives the clearest heatmaps.
-        start: relevance at the true class's logit: ``logit``, its value, so that positive relevance speaks for the
+        indices: positions of its images.
+        composite: composite of rules; the default gives the clearest heatmaps.
+        start: relevance at the true class's logit: ``logit``, its value, so that positive relevance is evidence for the
             class also where the logit is negative and confident images count more; ``one``, shares of the logit; or
             ``contrast``, the logit less the mean of the other classes'.
-        batch_size: images per pass; matters to no rules but ``smoothgrad``, whose noise is drawn pass by pass.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        batch_size: images per pass; it affects ``smoothgrad`` only, whose noise is drawn pass by pass.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for no image, an index beyond the split, or networks with different outputs.
     """
-    chosen = _checked(indices, images)
+    positions = _checked(indices, images)
     check_outputs(models, images, composite)
     splits = _splits(models, images)
     names = splits[0].class_names
-    result = []
-    for part in track(list(_batches(chosen, batch_size)), "heatmaps"):
-        looks = _look(models, splits, part, composite, start)
-        first = looks[0].heat_NHW
-        cosine = [cosine_similarity(first, look.heat_NHW) for look in looks]
-        rank = [rank_correlation(first, look.heat_NHW) for look in looks]
+    explanations = []
+    for part in track(list(_batches(positions, batch_size)), "heatmaps"):
+        results = _heatmaps(models, splits, part, composite, start)
+        first = results[0].heat_NHW
+        cosine = [cosine_similarity(first, one.heat_NHW) for one in results]
+        rank = [rank_correlation(first, one.heat_NHW) for one in results]
         raw = splits[0].raw(part).permute(0, 2, 3, 1).numpy()
-        for place, index in enumerate(part):
-            result.append(
+        for position, index in enumerate(part):
+            explanations.append(
                 Explanation(
                     index,
                     names[splits[0].labels[index]],
-                    tuple(class_name(names, look.predicted[place]) for look in looks),
-                    raw[place],
-                    tuple(look.heat_NHW[place] for look in looks),
-                    tuple(float(values[place]) for values in cosine),
-                    tuple(float(values[place]) for values in rank),
+                    tuple(class_name(names, one.predicted[position]) for one in results),
+                    raw[position],
+                    tuple(one.heat_NHW[position] for one in results),
+                    tuple(float(values[position]) for values in cosine),
+                    tuple(float(values[position]) for values in rank),
                 )
             )
-    return result
+    return explanations
 
 
 @reported("comparing heatmaps")
@@ -112,16 +112,16 @@ def agreement(
     batch_size: int = 64,
     progress: ProgressOption = True,
 ) -> Agreement:
-    """Whether a smaller network still looks at the same thing: heatmaps of the true class, image by image.
+    """Agreement of two networks' heatmaps of the true class, image by image.
 
-    Heatmaps [H, W] are summed over colour channels. Pairs of neighbours in ``indices`` give the chance level, so the
-    order should be random; `draw` gives such a one.
+    Heatmaps [H, W] are summed over colour channels. Pairs of neighbours in ``indices`` give the chance level, so their
+    order should be random, as that of `draw`.
 
     Args:
-        before: the network as it came.
-        after: the network as it goes.
+        before: the network before pruning.
+        after: the network after pruning.
         images: the split, or one for each network where they normalise differently.
-        indices: which of its images.
+        indices: positions of its images.
         composite: see `explain`.
         start: see `explain`.
         batch_size: see `explain`.
@@ -139,12 +139,12 @@ def agreement(
     }
     last: np.ndarray | None = None
     for part in track(list(_batches(chosen, batch_size)), "agreement of heatmaps"):
-        old, new = _look(models, splits, part, composite, start)
+        old, new = _heatmaps(models, splits, part, composite, start)
         found["before"].append(old.predicted)
         found["after"].append(new.predicted)
         found["cosine"].append(cosine_similarity(old.heat_NHW, new.heat_NHW))
         found["rank"].append(rank_correlation(old.heat_NHW, new.heat_NHW))
-        # only one heatmap of the batch before is kept: a test set's would not fit into memory
+        # only one heatmap of the previous batch is kept: those of a test set would not fit into memory
         chain = old.heat_NHW if last is None else np.concatenate([last, old.heat_NHW])
         found["chance_cosine"].append(cosine_similarity(chain[:-1], chain[1:]))
         found["chance_rank"].append(rank_correlation(chain[:-1], chain[1:]))
@@ -170,7 +170,7 @@ def strongest_units(
     Args:
         model: one network.
         images: the split.
-        indices: which of its images; `draw_per_class` gives a balanced choice.
+        indices: positions of its images; `draw_per_class` draws the same number of each class.
         top: units per class and layer.
         composite: see `explain`.
         start: see `explain`.
@@ -213,13 +213,13 @@ def check_outputs(
     composite: str | Composite = HEATMAP_COMPOSITE,
     names: Sequence[str] = (),
 ) -> None:
-    """See that networks take the images, have an output for each class, and as many outputs as each other.
+    """Check that networks accept the images and have the same number of outputs, one for each class.
 
     Args:
-        models: to be compared.
+        models: networks to be compared.
         images: see `explain`.
-        composite: rules that will be used.
-        names: of the networks, for messages.
+        composite: the composite that will be used.
+        names: names of the networks, for messages.
 
     Raises:
         RequestError: for a network that does not fit, naming it.
@@ -241,7 +241,7 @@ def check_outputs(
 
 
 def draw(images: LabelledImages, count: int, seed: int = 0) -> list[int]:
-    """Indices of ``count`` images (all if there are fewer) in an order that follows from the seed."""
+    """Indices of ``count`` images (all if there are fewer) in an order that depends on the seed."""
     if count < 0:
         raise RequestError(f"the number of images must not be negative, got {count}")
     order: list[int] = numpy_generator(seed, "agreement").permutation(len(images))[:count].tolist()
@@ -269,28 +269,28 @@ def first_of_classes(images: LabelledImages, count: int) -> list[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
-    """What one network sees and says: heatmaps [N, H, W] in float64, predicted classes [N]."""
+class _Heatmaps:
+    """Results of one network: heatmaps [N, H, W] in float64, predicted classes [N]."""
 
     heat_NHW: np.ndarray
     predicted: np.ndarray
 
 
-def _look(
+def _heatmaps(
     models: Sequence[nn.Module],
     splits: Sequence[LabelledImages],
     indices: list[int],
     composite: str | Composite,
     start: Start,
-) -> list[_Look]:
-    # networks that share a split share its images, which may come from disk
+) -> list[_Heatmaps]:
+    # networks with the same split share its images, which may be read from disk
     loaded = {id(split): split.batch(indices) for split in splits}
-    looks = []
+    results = []
     for model, split in zip(models, splits, strict=True):
         found = _relevance(model, split, loaded[id(split)], composite, start)
         heat = found.input.detach().cpu().double().sum(1).numpy()
-        looks.append(_Look(heat, found.logits.argmax(1).cpu().numpy()))
-    return looks
+        results.append(_Heatmaps(heat, found.logits.argmax(1).cpu().numpy()))
+    return results
 
 
 def _relevance(
@@ -315,18 +315,18 @@ def _inner(found: Relevance) -> dict[str, torch.Tensor]:
 def _outputs(model: nn.Module, images: LabelledImages, composite: str | Composite, name: str) -> int:
     inputs = images.batch([0])[0]
     try:
-        # class 0 is in range for any head, and the network comes back as it was
+        # class 0 is in range for any head, and the state of the network is restored
         return _relevance(model, images, (inputs, torch.tensor([0])), composite, "logit").logits.shape[1]
     except (RuntimeError, RequestError) as error:
         reason = str(error).split("\n", maxsplit=1)[0]
-        remedy = "" if isinstance(error, RequestError) else "; give the data it was made for"
+        remedy = "" if isinstance(error, RequestError) else "; give the data for which it was made"
         raise RequestError(
             f"'{name}' cannot be explained on images of shape {list(inputs.shape[1:])}: {reason}{remedy}"
         ) from error
 
 
 def _splits(models: Sequence[nn.Module], images: Images) -> list[LabelledImages]:
-    """One split for each network, without augmentation: all are to see the same pixels."""
+    """One split for each network, without augmentation, so that all see the same pixels."""
     given = [images] * len(models) if isinstance(images, LabelledImages) else images
     plain = {id(split): split.replace(augmentation=None) for split in given}
     return [plain[id(split)] for split in given]

@@ -1,4 +1,4 @@
-"""Batch norms folded into the layers before them, for faster passes of networks that are not trained any more."""
+"""Folds batch norms into the layers before them, for faster passes of networks that are not trained further."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from secateur.attribution.starts import logits_of
 from secateur.core.borrowing import borrowed
 
 _ALIKE = 1e-4
-"""Difference of logits, over their size, up to which a folded network is the same."""
+"""Largest relative difference of logits at which a folded network counts as the same."""
 
 
 @dataclass(frozen=True)
 class Folding:
-    """Layers of a network with the batch norms behind them, which hold for networks pruned of it, too.
+    """Layers of a network with the batch norms after them, also for networks pruned from it.
 
     Attributes:
         pairs: names of layer and norm; empty where the network cannot do without its norms.
@@ -30,10 +30,10 @@ class Folding:
 
     @classmethod
     def of(cls, model: nn.Module, example: torch.Tensor) -> Folding:
-        """Found in a pass; that the folded network gives the same logits is seen in another.
+        """Find the pairs in one pass, and check in another that the folded network returns the same logits.
 
         Args:
-            model: in any mode; it comes back as it was.
+            model: a network in any mode; its state is restored.
             example: inputs.
 
         Example:
@@ -53,12 +53,12 @@ class Folding:
         return found if bool((before - after).abs().max() <= _ALIKE * size) else cls(())
 
     def __call__(self, model: nn.Module) -> None:
-        """Fold in place: only the eval mode of the network means anything afterwards."""
+        """Fold in place; afterwards the network is valid in eval mode only."""
         with torch.no_grad():
             for name, norm_name in self.pairs:
                 layer, norm = model.get_submodule(name), model.get_submodule(norm_name)
                 if type(layer).forward not in _FORWARDS or not isinstance(norm, _BatchNorm):
-                    continue  # surgery has put another module in its place
+                    continue  # surgery has replaced it by another module
                 given = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
                 if isinstance(layer, nn.Linear):
                     layer.weight, layer.bias = fuse_linear_bn_weights(layer.weight, layer.bias, *given)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ class Folding:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> tuple[tuple[str, str], ...]:
-    """Layers whose output is what a batch norm takes, each called once, with weights of its own."""
+    """Layers whose output a batch norm reads, each called once, with its own weights."""
     made: dict[int, tuple[str, torch.Tensor]] = {}
     calls: dict[str, int] = {}
     found: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> tuple[tuple[str, str], ..
                 if before is not None and before[1] is inputs[0]:
                     found[before[0]] = name
             else:
-                made[id(output)] = (name, output)  # kept, so that its id stays its own
+                made[id(output)] = (name, output)  # kept, so that its id is not used again
 
         return hook
 

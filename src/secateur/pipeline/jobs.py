@@ -1,6 +1,6 @@
-"""What commands do, in two steps: everything that can be checked is checked, then it is done.
+"""The work of commands in two steps: everything that can be checked is checked, then it is done.
 
-Making a job opens data and network and checks the whole request; a dry run stops there and says what would be done.
+Creating a job opens data and network and checks the whole request; a dry run stops there and describes the work.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from secateur.tracking import Tracking
 from secateur.training import TrainingHistory, curves, fit
 
 LATENCY_IMAGES = 64
-"""Images of the batch that latency is measured on."""
+"""Number of images in the batch on which latency is measured."""
 
 
 class Job(Protocol):
@@ -44,13 +44,13 @@ class Job(Protocol):
 
     @property
     def prepared(self) -> Prepared:
-        """Its data and network."""
+        """Data and network of the job."""
 
     def description(self) -> list[str]:
-        """What it would do, a line for each step."""
+        """What the job would do, one line for each step."""
 
     def estimate(self) -> Estimate:
-        """How long that would take."""
+        """How long the job would take."""
 
 
 def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
@@ -61,7 +61,7 @@ def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
         trained: refuse random weights, unless the recipe allows them.
 
     Raises:
-        RequestError: for data and network that do not go together, or random weights.
+        RequestError: for data and network that do not fit together, or random weights.
     """
     prepared = prepare(recipe)
     check_classes(prepared)
@@ -72,7 +72,7 @@ def opened(recipe: Recipe, *, trained: bool = True) -> Prepared:
 
 
 def subject(prepared: Prepared) -> str:
-    """Data and device, in a line."""
+    """Data and device in one line."""
     data = prepared.data
     sizes = ", ".join(f"{len(getattr(data, split)):,} {split}" for split in ("train", "val", "test"))
     return f"data: '{data.name}' with {len(data.class_names)} classes ({sizes} images); device: {prepared.device}"
@@ -119,8 +119,8 @@ class TrainJob:
         """Train in place, and measure on the test images.
 
         Args:
-            state_file: interrupted training goes on from it.
-            tracking: logs each epoch, and what was measured.
+            state_file: file from which interrupted training continues.
+            tracking: logs each epoch and the measured figures.
         """
         history = self.train(state_file, tracking)
         found = measured(self.prepared, self.prepared.data.test)
@@ -130,12 +130,12 @@ class TrainJob:
 
 
 def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
-    """Of training, where a forward pass takes ``image`` seconds per image."""
+    """Seconds of training, where a forward pass takes ``image`` seconds per image."""
     return epochs * image * (TRAINING * len(prepared.data.train) + len(prepared.data.val))
 
 
 def measured(prepared: Prepared, images: LabelledImages) -> Evaluation:
-    """Accuracy and cost of the network, and its latency and peak memory on a batch, as rank 0 alone measures them."""
+    """Accuracy and cost of the network, with its latency and peak memory on a batch, which rank 0 alone measures."""
     model = prepared.model.to(prepared.device)
     found = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
     probe = images.batch(range(min(LATENCY_IMAGES, len(images))))[0]
@@ -156,12 +156,12 @@ class EvaluateJob:
         """Check a request for measuring."""
         job = cls(opened(recipe, trained=False), split)
         if not len(job.images):
-            raise RequestError(f"the {split} split of '{job.prepared.data.name}' has no images; take another one")
+            raise RequestError(f"the {split} split of '{job.prepared.data.name}' has no images; choose another one")
         return job
 
     @property
     def images(self) -> LabelledImages:
-        """Without augmentation."""
+        """Images of the split, without augmentation."""
         split: LabelledImages = getattr(self.prepared.data, self.split)
         return split.replace(augmentation=None)
 
@@ -184,7 +184,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True, eq=False)
 class PruneRun:
-    """One network pruned to one budget: what was measured before and after."""
+    """One network pruned to one budget, with the figures measured before and after."""
 
     compressed: Compressed
     before: Evaluation
@@ -193,12 +193,12 @@ class PruneRun:
 
     @property
     def after(self) -> Evaluation:
-        """Of the network that is kept."""
+        """The evaluation of the network that is kept."""
         return self.tuned or self.pruned
 
 
 _REPORT = 7.0
-"""Seconds that timing both networks in turn, their memory, heatmaps, bundle and page take, about."""
+"""Approximate seconds for timing both networks in turn, their memory, heatmaps, bundle and page."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,10 +207,10 @@ class PruneJob:
 
     Attributes:
         prepared: data and network.
-        structure: of the network.
-        reference: samples that the criterion looks at.
-        criterion: scores the units.
-        budget: what stays.
+        structure: structure of the network.
+        reference: samples for the criterion.
+        criterion: the criterion that scores the units.
+        budget: the share that stays.
     """
 
     prepared: Prepared
@@ -224,7 +224,7 @@ class PruneJob:
         """Check a request for pruning; whether the budget can be reached is found by tracing the network.
 
         Raises:
-            RequestError: for whatever would stop the work.
+            RequestError: for anything that would stop the work.
         """
         check_timed_alone(recipe.budget.kind, recipe.prune)
         prepared = opened(recipe)
@@ -244,7 +244,7 @@ class PruneJob:
 
     @property
     def scorings(self) -> int:
-        """How often units are scored."""
+        """Number of scorings."""
         settings = self.prepared.recipe.prune
         return 1 if settings.schedule == "one-shot" else len(list(targets([self.budget], settings.step)))
 
@@ -289,8 +289,8 @@ class PruneJob:
         """Prune, fine-tune where the recipe has epochs for it, and measure.
 
         Args:
-            folder: interrupted fine-tuning goes on from a state kept there under the plan's hash.
-            tracking: logs each epoch of fine-tuning, and what was measured.
+            folder: interrupted fine-tuning continues from a state kept there under the plan's hash.
+            tracking: logs each epoch of fine-tuning and the measured figures.
         """
         prepared, recipe, model = self.prepared, self.prepared.recipe, self.prepared.model
         data, device = prepared.data, prepared.device
@@ -336,7 +336,7 @@ class PruneJob:
         probe = data.test.batch(range(min(LATENCY_IMAGES, len(data.test))))[0]
         if compressed.latency is None:
             old, new = ranks().once(lambda: compare_latency(model, slim, probe))
-        else:  # of a latency budget: what it was met by is what is reported
+        else:  # for a latency budget, the measurement by which it was met is reported
             old, new = compressed.latency
         full, less = ranks().once(lambda: (measure_memory(model, probe), measure_memory(slim, probe)))
         model.to("cpu")
@@ -355,10 +355,10 @@ class PruneJob:
 
 
 def check_budget(prepared: Prepared, structure: Structure, budget: Budget, settings: PruneSettings) -> None:
-    """Try the budget with scores that say nothing: which units go, but not how many must stay, is up to scores.
+    """Try the budget with arbitrary scores, which decide which units are removed, but not how many must stay.
 
-    Whether a latency can be reached is known when networks have been measured: of it, only the layers are checked. So
-    it is with what a number of units, or steps with caps, can reach.
+    Whether a latency can be reached is known only after measurements: for it, only names of layers are checked. The
+    same holds for numbers of units, and for steps with caps.
 
     Raises:
         RequestError: for a budget that cannot be reached, or unknown layers to protect or to cap.
@@ -373,7 +373,7 @@ def check_budget(prepared: Prepared, structure: Structure, budget: Budget, setti
     select(
         Scores(structure, np.arange(structure.num_units, dtype=np.float64), "any"),
         budget,
-        "per-layer" if settings.strategy == AUTO else settings.strategy,  # the least that can stay is the same
+        "per-layer" if settings.strategy == AUTO else settings.strategy,  # the smallest possible share is the same
         order=settings.order,
         min_keep=settings.min_keep,
         max_remove=settings.max_remove if sure else None,

@@ -31,7 +31,7 @@ Choose = Callable[[float], Plan]
 
 
 class LatencySettings(Protocol):
-    """The part of `secateur.PruneSettings` that says how time is measured."""
+    """The part of `secateur.PruneSettings` for the measurement of time."""
 
     @property
     def latency_batch(self) -> int: ...  # noqa: D102
@@ -44,7 +44,7 @@ class LatencySettings(Protocol):
 
 
 def latency_model(model: nn.Module, structure: Structure, settings: LatencySettings) -> LatencyModel:
-    """Predicts the network's time by its layers alone, on the device and in the precision it has."""
+    """A model that predicts the network's time from its layers only, on its device and in its precision."""
     parameter = next(model.parameters())
     table = shared_table(
         settings.latency_batch,
@@ -70,14 +70,14 @@ class _Try:
 
 
 class LatencyGoal:
-    """Brings measured latency to what was asked for.
+    """Brings the measured latency to the requested share.
 
-    A plan is chosen for a predicted share, its network measured in turn with the original, and the predicted share
-    corrected: first along the line through the unpruned network and what was measured, then between the nearest
-    measurement above and below the request. What one budget teaches is where the next one starts.
+    A plan is selected for a predicted share, its network is measured in turn with the original, and the predicted share
+    is corrected: first along the line through the unpruned network and the measurement, then between the nearest
+    measurements above and below the request. The next budget starts from what was measured for the ones before.
 
     Attributes:
-        predicted: predicts times of the network, calibrated by one measurement of it.
+        predicted: the model that predicts times of the network, calibrated by one measurement.
         reached: times of the original and of the network of the last budget reached, measured in turn.
     """
 
@@ -101,18 +101,18 @@ class LatencyGoal:
         self._slope = 1.0  # predicted reduction per measured reduction
 
     def of(self, structure: Structure) -> LatencyModel:
-        """Predicts times of the network as it has become, traced anew."""
+        """A goal for the current network, which was traced again."""
         return self.predicted.moved(structure)
 
     def intermediate(self, share: float, choose: Choose) -> Plan:
-        """A plan on the way to a budget: predicted only, by what measurements have taught so far.
+        """A plan on the way to a budget, by prediction only, corrected by the measurements so far.
 
-        It stays a little above, since what has gone too early cannot be put back.
+        Its share is a little larger, because units that were removed too early cannot be put back.
         """
         return self._plan(self._aimed(min(share * (1 + AIM), (1 + share) / 2)), choose)[0]
 
     def learn(self, share: float, choose: Choose, build: Callable[[Plan], nn.Module]) -> None:
-        """Measure one plan for ``share``, so that plans on the way are predicted better."""
+        """Measure one plan for ``share``, so that intermediate plans are predicted better."""
         asked = self._aimed(share)
         plan, _ = self._plan(asked, choose)
         self._note(asked, _share(self._measure(build(plan))).share)
@@ -121,16 +121,16 @@ class LatencyGoal:
         """The plan whose network takes ``share`` of the original's time.
 
         Args:
-            share: of measured time.
-            choose: plan for a predicted share.
-            build: the network of a plan.
+            share: share of the measured time.
+            choose: returns the plan for a predicted share.
+            build: returns the network of a plan.
 
         Returns:
-            The plan, whose ``achieved`` holds the measured share as ``latency``; and what to know when it is more than
-            10 % off, else "".
+            The plan, whose ``achieved`` holds the measured share as ``latency``; and a remark where it is off by more
+            than 10 %, else "".
 
         Raises:
-            RequestError: when everything that may go has gone and the time is more than 10 % above the request.
+            RequestError: when all removable units are removed and the time is more than 10 % above the request.
         """
         tries: list[_Try] = []
         asked: float | None = self._aimed(share)
@@ -158,21 +158,21 @@ class LatencyGoal:
         return share if share >= 1 else min(0.995, max(0.01, 1 - (1 - share) * self._slope))
 
     def _note(self, asked: float, measured: float) -> None:
-        if measured < 0.98:  # closer to the original there is more noise than difference
+        if measured < 0.98:  # closer to the original, noise exceeds the difference
             self._slope = min(3.0, max(0.3, (1 - asked) / (1 - measured)))
 
     def _plan(self, asked: float, choose: Choose) -> tuple[Plan, UnreachableBudgetError | None]:
-        """A plan for the predicted share, or the furthest there is."""
+        """A plan for the predicted share, or the smallest that can be reached."""
         try:
             return choose(asked), None
         except UnreachableBudgetError as error:
             return choose(error.least), error
 
     def _measure(self, slim: nn.Module) -> tuple[Latency, Latency]:
-        """The middle of up to five runs, of those in which the original is about as fast as it has been at best.
+        """The median of up to five runs, among those in which the original is about as fast as in its best run.
 
-        Within a run a busy machine may favour one network for a second or two; runs that agree are to be trusted more
-        than one that is long.
+        Within a run, a busy machine may favour one network for a second or two; several runs that agree are more
+        reliable than one long run.
         """
         runs: list[tuple[Latency, Latency]] = []
         while True:
@@ -197,13 +197,13 @@ def _share(times: tuple[Latency, Latency]) -> LatencyShare:
 
 
 def _disagreement(runs: list[tuple[Latency, Latency]]) -> float:
-    """Half the range of the runs' shares, relative to their middle."""
+    """Half the range of the runs' shares, relative to their median."""
     shares = [_share(run).share for run in runs]
     return (max(shares) - min(shares)) / (max(shares) + min(shares))
 
 
 def _middle(runs: list[tuple[Latency, Latency]]) -> tuple[Latency, Latency]:
-    """The run with the middle share (of an even number the larger of two); its interval is made to hold all runs'."""
+    """The run with the median share (of an even number the larger of two); its interval is extended to all runs."""
     ordered = sorted(runs, key=lambda run: _share(run).share)
     before, after = ordered[len(runs) // 2]
     shares = [_share(run) for run in runs]
@@ -215,7 +215,7 @@ def _middle(runs: list[tuple[Latency, Latency]]) -> tuple[Latency, Latency]:
 
 
 def _next(tries: list[_Try], share: float) -> float | None:
-    """The predicted share to ask for next; None when no other one promises more."""
+    """The predicted share to try next; None when no other is expected to be closer."""
     at = [(1.0, 1.0), *((t.asked, t.found.share) for t in tries)]
     slow = min((pair for pair in at if pair[1] > share), default=at[0])
     fast = max((pair for pair in at if pair[1] <= share), default=None)
@@ -227,7 +227,7 @@ def _next(tries: list[_Try], share: float) -> float | None:
         return min(0.97 * asked, max(0.5 * asked, guess))
     width = slow[0] - fast[0]
     if width < _LEAST_CHANGE:
-        return None  # neighbouring plans, or measurements that contradict each other
+        return None  # neighbouring plans, or contradictory measurements
     if len(tries) >= ROUNDS // 2:
         return fast[0] + width / 2
     guess = fast[0] + width * (share - fast[1]) / (slow[1] - fast[1])
@@ -244,7 +244,7 @@ def _remark(tries: list[_Try], best: _Try, share: float) -> str:
     reason = (
         "times on this machine are too noisy to decide; measure on a quieter one, or with more threads to itself"
         if noisy
-        else "times go in steps; a smaller round_to or another strategy gives other steps"
+        else "times change in steps; a smaller round_to or another strategy gives other steps"
     )
     return (
         f"latency {best.found.share:.1%} ({low:.1%} to {high:.1%}) for {share:.1%} asked, "

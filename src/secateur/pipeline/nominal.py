@@ -37,15 +37,15 @@ def prune_to_ratios(
     """Networks for several nominal ratios from one scoring pass, in the order asked for.
 
     Args:
-        model: any network; untouched.
-        reference: labelled samples that the criterion looks at.
-        ratios: shares of units that go, in (0, 1); see `secateur.selection.select_nominal`. What they save is in each
-            plan's ``achieved``.
+        model: any network; it is not changed.
+        reference: labelled samples for the criterion.
+        ratios: shares of units to remove, in (0, 1); see `secateur.selection.select_nominal`. Each
+            plan's ``achieved`` says what they save.
         criterion: name or object.
-        settings: of a one-shot schedule; by default as published, per layer.
-        structure: of the model, if there is one already.
-        train: for the refit, where it asks for training images.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        settings: settings of a one-shot schedule; by default as published, per layer.
+        structure: structure of the model, if it was traced already.
+        train: images for a refit on training images.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for other schedules or orders, or as `secateur.selection.select_nominal`.
@@ -53,7 +53,7 @@ def prune_to_ratios(
     settings = PruneSettings.published(strategy="per-layer") if settings is None else settings
     if settings.schedule != "one-shot" or settings.order != "least" or settings.round_to != 1:
         raise RequestError(
-            "nominal ratios go with schedule one-shot, order least and round_to 1; choose those, or a budget in MACs"
+            "nominal ratios need schedule one-shot, order least and round_to 1; set these, or give a budget in MACs"
         )
     strategy = "per-layer" if settings.strategy == AUTO else settings.strategy  # ratios count units, not costs
     chosen = get(criterion)
@@ -70,7 +70,7 @@ def prune_to_ratios(
                 min_keep=settings.min_keep,
                 max_remove=settings.max_remove,
                 protect=settings.protected(structure),
-                nothing=True,  # small ratios of a list may remove nothing; the others are wanted all the same
+                nothing=True,  # small ratios of a list may remove nothing; the others are still computed
             )
             slim = prune(model, plan)
             fits = repair(slim, model, plan)

@@ -1,4 +1,4 @@
-"""Results as pages: the records that a report is made of."""
+"""Turns results into the records of which a report consists."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def measurement(found: Evaluation, units: int) -> rp.Measurement:
 
 
 def conditions(prepared: Prepared, images: LabelledImages, split: str, **more: Any) -> rp.Conditions:
-    """What holds for figures measured on some images.
+    """The conditions of figures measured on some images.
 
     Args:
         prepared: data and network.
-        images: measured on.
-        split: they are of.
+        images: images on which they were measured.
+        split: split of these images.
         more: further fields of `secateur.reports.Conditions`.
     """
     names, chosen = prepared.data.class_names, prepared.recipe.data.classes
@@ -85,20 +85,20 @@ def timing_conditions(timing: Latency | None) -> dict[str, Any]:
 
 
 def layers(structure: Structure, plan: Plan) -> rp.Layers:
-    """Kept channels of every layer that can be cut."""
+    """Numbers of kept channels of every layer that can be cut."""
     keep = plan.keep(structure)
     kept = [rp.LayerKept(*row) for row in structure.kept_per_layer(keep)]
     return rp.Layers(kept, kept=int(keep.sum()), total=structure.num_units)
 
 
 def refits(fits: Sequence[LayerFit]) -> list[rp.LayerRefits]:
-    """What a refit did, as a section; none where there was no refit."""
+    """The section on a refit; empty where there was none."""
     rows = [rp.LayerRefit(f.layer, f.before, f.mean, f.after, f.strength, f.reason) for f in fits]
     return [rp.LayerRefits(rows)] if rows else []
 
 
 def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> rp.Heatmaps:
-    """Relevance of some test images before and after, spread over the classes."""
+    """Heatmaps of some test images of different classes before and after."""
     test = prepared.data.test
     found = explain([before, after], test, first_of_classes(test, images))
     return rp.Heatmaps([heatmap(item) for item in found])
@@ -135,7 +135,7 @@ def new_report(
 
 
 def origin(settings: BaseModel | None = None, command: str = "") -> dict[str, Any]:
-    """What a report says of its making: date, command, versions, settings, the note on LRP."""
+    """The origin of a report: date, command, versions, settings, the note on LRP."""
     return {
         "created": datetime.date.today().isoformat(),
         "command": command,

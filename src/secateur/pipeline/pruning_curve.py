@@ -1,4 +1,4 @@
-"""Accuracy over pruning rates, without training: what a ranking of units is worth.
+"""Accuracy over pruning rates without training, which measures the quality of a ranking of units.
 
 Source: Hatefi et al., "Pruning by explaining revisited" (2024), for A_PR.
 """
@@ -25,10 +25,10 @@ from secateur.selection import Plan, select_nominal
 from secateur.surgery import mask, prune
 
 RATES = tuple(round(0.05 * step, 2) for step in range(20))
-"""Shares of the units that go: 0, 5, ... 95 %."""
+"""Shares of removed units: 0, 5, ... 95 %."""
 
 KEEPING = 0.95
-"""Share of the accuracy that counts as kept."""
+"""Share of the unpruned accuracy that counts as kept."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class RatePoint:
     """A network at one pruning rate.
 
     Attributes:
-        rate: nominal share of the units that go.
-        accuracy: share of right answers.
-        units: share that stays.
-        params: likewise.
-        macs: likewise.
+        rate: nominal share of removed units.
+        accuracy: share of correct predictions.
+        units: share of units that stays.
+        params: share of parameters that stays.
+        macs: share of MACs that stays.
     """
 
     rate: float
@@ -55,8 +55,8 @@ class PruningCurve:
     """Accuracy over pruning rates.
 
     Attributes:
-        points: by rate, ascending.
-        whole: whether all rates were measured; otherwise it was not worth going on.
+        points: measurements by rate, ascending.
+        whole: whether all rates were measured; False where the measurement was stopped early.
     """
 
     points: tuple[RatePoint, ...]
@@ -68,7 +68,7 @@ class PruningCurve:
         return float(np.mean([point.accuracy for point in self.points]))
 
     def area(self, kind: str) -> float:
-        """Mean accuracy over the share that is gone, by the trapezoidal rule, up to the largest one reached.
+        """Mean accuracy over the removed share, by the trapezoidal rule, up to the largest share reached.
 
         Args:
             kind: ``units``, ``params`` or ``macs``.
@@ -87,7 +87,7 @@ class PruningCurve:
         return float((width * (accuracy[1:] + accuracy[:-1]) / 2).sum() / width.sum())
 
     def highest(self, keeping: float = KEEPING) -> float:
-        """The highest rate up to which each network keeps this share of the unpruned one's accuracy."""
+        """The highest rate up to which every network keeps this share of the unpruned accuracy."""
         least = keeping * self.points[0].accuracy
         found = 0.0
         for point in self.points:
@@ -103,15 +103,15 @@ Proceed = Callable[[PruningCurve], bool]
 class CurveMeter:
     """Measures pruning curves of one network on images that stay in memory.
 
-    Networks are pruned physically, so that each rate costs what is left, batch norms are folded into the layers before
-    them, what the networks have in common with the unpruned one at their begin is computed once (see `Unchanged`), and
-    the unpruned network is measured once. The accuracy is that of `secateur.evaluate` on each network by
-    itself. All networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each
-    later curve. Different scores often rank alike: a network that was measured before is not measured again, unless it
-    is masked or repaired.
+    Networks are pruned physically, so that small networks cost less; batch norms are folded into the layers before
+    them; the first layers that networks share with the unpruned one are computed once (see `Unchanged`); and the
+    unpruned network is measured once. The accuracy is the same as that of `secateur.evaluate` on each network. All
+    networks of the first curve are checked against masked ones, see `secateur.verify`, and one of each later curve.
+    Different scores often give the same ranking: a network that was measured before is not measured again, unless it is
+    masked or repaired.
 
     Args:
-        model: unpruned; untouched.
+        model: the unpruned network; it is not changed.
         inputs: [N, ...], on the device of the network.
         labels: class indices, [N].
         batch_size: samples per pass.
@@ -149,12 +149,12 @@ class CurveMeter:
         return self._unpruned
 
     def forget(self) -> None:
-        """Measure everything anew."""
+        """Forget all measurements."""
         self._unpruned = self._unchanged = None
         self._known.clear()
 
     def accuracy(self, model: nn.Module) -> float:
-        """Share of right answers of any network."""
+        """Share of correct predictions of any network."""
         right = 0
         with eval_mode(model), torch.inference_mode():
             for x, y in zip(self._batches, self._labels.split(self._batch_size), strict=True):
@@ -176,28 +176,28 @@ class CurveMeter:
         masked: bool = False,
         proceed: Proceed | None = None,
     ) -> PruningCurve:
-        """Accuracy at each rate; the lowest scores go first.
+        """Accuracy at each rate; units with the lowest scores are removed first.
 
-        Rates are measured from coarse to fine: every fourth of them, those between, the rest.
+        Rates are measured from coarse to fine: every fourth of them, those in the middle between, the rest.
 
         Args:
-            scores: of the units of this network.
-            rates: nominal shares that go, ascending, the first 0.
+            scores: scores of the units of this network.
+            rates: nominal shares of removed units, ascending from 0.
             strategy: how units are ranked, see `secateur.selection.select_nominal`.
             protect: names of layers and groups whose units stay.
             order: ``least`` or ``most`` relevant first.
-            repair: of each pruned network.
-            masked: mask units in place of removing them: the same accuracies, at full cost.
-            proceed: asked after the first pass, with the rates that it measured; False ends the measurement.
+            repair: repair of each pruned network.
+            masked: mask units instead of removing them: the same accuracies, at full cost.
+            proceed: called after the first pass with the rates that it measured; False ends the measurement.
 
         Raises:
-            RequestError: for rates that do not begin with 0, or repair of masked networks.
+            RequestError: for rates that do not start with 0, or repair of masked networks.
             SecateurError: where a network's logits are not finite.
         """
         if not rates or rates[0] != 0 or list(rates) != sorted(set(rates)) or rates[-1] >= 1:
-            raise RequestError(f"rates are shares of the units that go, ascending from 0 to below 1, got {list(rates)}")
+            raise RequestError(f"rates are shares of removed units, ascending from 0 to below 1, got {list(rates)}")
         if masked and repair is not None:
-            raise RequestError("masked units are not repaired; prune, or leave the repair out")
+            raise RequestError("masked networks are not repaired; set masked=False, or leave the repair out")
         if order == "most":
             scores = Scores(scores.structure, -scores.values, scores.criterion)
         found = {0: RatePoint(rates[0], self.unpruned)}
@@ -236,13 +236,13 @@ class CurveMeter:
             return self.accuracy(slim)
 
     def _ready(self, model: nn.Module) -> nn.Module:
-        """For fast passes."""
+        """A network prepared for fast passes."""
         self._folding(model)
         return model.eval().to(memory_format=self._layout)
 
 
 def _coarse_to_fine(count: int) -> list[list[int]]:
-    """Places 0 ... count - 1 in passes: every fourth, then those in the middle between, then the rest.
+    """Positions 0 ... count - 1 in passes: every fourth, then those in the middle between, then the rest.
 
     Example:
         >>> _coarse_to_fine(9)

@@ -1,4 +1,4 @@
-"""Recipes: what to do, as validated data. Light: they are checked before PyTorch is loaded."""
+"""Recipes: requests as validated data, which are checked before PyTorch is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 class ReferenceSettings(BaseModel):
-    """Which labelled samples a criterion looks at."""
+    """The labelled samples that a criterion uses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class CriterionSettings(BaseModel):
 
 
 class BudgetSettings(BaseModel):
-    """What may stay."""
+    """The share that stays."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,7 +84,7 @@ def known_recipes() -> list[str]:
 
 
 def load_recipe(source: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe from a shipped name, a YAML file, or the defaults, with some values replaced.
+    """A recipe by the name of a shipped one, from a YAML file, or the defaults, with some values replaced.
 
     Args:
         source: name (see `known_recipes`) or path; None: the defaults.
@@ -101,12 +101,12 @@ def load_recipe(source: str | Path | None = None, overrides: dict[str, Any] | No
 
 
 def load_settings(kind: type[S], source: str | Path | None = None, overrides: dict[str, Any] | None = None) -> S:
-    """The same for any kind of settings: a study has its own.
+    """Load settings of any kind like a recipe; studies have their own.
 
     Args:
         kind: pydantic model to fill.
         source: see `load_recipe`.
-        overrides: likewise.
+        overrides: see `load_recipe`.
     """
     value: Any = {} if source is None else _unshared(_read(str(source)))
     return _validated(kind, value, overrides or {})
@@ -143,7 +143,7 @@ def _validated(kind: type[S], value: Any, overrides: dict[str, Any]) -> S:
 
 
 def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """Keys of the section that a path leads to."""
+    """Keys of the section at a path."""
     for part in path:
         field = kind.model_fields.get(part)
         inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)] if field else []
@@ -152,7 +152,7 @@ def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
 
 
 def _choices(error: ErrorDetails) -> list[str]:
-    """Texts that a refused value could have been."""
+    """Texts that are valid instead of a refused value."""
     expected = error.get("ctx", {}).get("expected", "") if error["type"] == "literal_error" else ""
     return re.findall(r"'([^']*)'", expected)
 
@@ -183,7 +183,7 @@ def _read(source: str) -> Any:
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which YAML's aliases are values of their own, so that replacing one leaves the others."""
+    """A copy in which YAML aliases are separate values, so that replacing one does not change others."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Repair after cutting that needs no labels."""
+"""Repair of pruned networks without labels."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _WHOLE = 256
 
 @dataclass(frozen=True, eq=False)
 class Repair:
-    """What is done to a network that was cut.
+    """The repairs of a pruned network.
 
     Attributes:
-        settings: which repairs.
-        samples: that it looks at.
+        settings: settings that name the repairs.
+        samples: samples that they use.
     """
 
     settings: PruneSettings
@@ -32,10 +32,10 @@ class Repair:
 
     @classmethod
     def of(cls, settings: PruneSettings, reference: ReferenceSet, train: Dataset[Any] | None) -> Repair:
-        """On the reference samples, or on as many training images as the settings ask for.
+        """Repairs on the reference samples, or on as many training images as the settings say.
 
         Raises:
-            RequestError: when they ask for some, and there are no training images.
+            RequestError: when the settings need training images and there are none.
         """
         if settings.repair == "none" or settings.repair_samples is None:
             return cls(settings, reference)
@@ -52,16 +52,16 @@ class Repair:
         """Repair in place.
 
         Args:
-            slim: what is left.
-            model: the network before.
-            plan: what was removed of it.
-            compensated: whether the biases of ``slim`` hold the mean of what went already.
+            slim: the pruned network.
+            model: the network before pruning.
+            plan: the plan with which it was pruned.
+            compensated: whether the biases of ``slim`` already contain the mean of removed units.
 
         Returns:
-            What a refit did to each layer.
+            The refit of each layer.
         """
         settings, samples = self.settings, self.samples
-        if settings.repair == "refit":  # batch norms get their statistics with it
+        if settings.repair == "refit":  # a refit also sets the statistics of batch norms
             return refit(slim, model, plan, samples, batch_size=settings.batch_size)
         if settings.repair == "mean" and not compensated:
             compensate(slim, model, plan, samples, batch_size=settings.batch_size)

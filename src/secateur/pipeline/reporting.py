@@ -1,4 +1,4 @@
-"""Any result as a page."""
+"""Writes any result as a page."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation
     """Write a result as one self-contained HTML page, with its record as JSON beside it.
 
     Args:
-        result: what `secateur.compress` gives, the rows of `secateur.compare`, an `Evaluation`, a `Relevance` of
+        result: the result of `secateur.compress`, the rows of `secateur.compare`, an `Evaluation`, a `Relevance` of
             images, or a list of explanations.
-        path: ends in ``.html``.
-        title: of the page; by default what the result is.
-        before: of a pruned network: what `secateur.evaluate` says of the unpruned one.
-        after: likewise of the pruned one.
+        path: file name that ends in ``.html``.
+        title: title of the page; by default it depends on the kind of result.
+        before: for a pruned network, the `Evaluation` of the unpruned one.
+        after: for a pruned network, its own `Evaluation`.
 
     Raises:
-        RequestError: for anything else, a path that ends otherwise, or one of two evaluations.
+        RequestError: for any other result or file name, or only one of the two evaluations.
 
     Example:
         >>> import tempfile, torch, secateur as sc
@@ -48,7 +48,7 @@ def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation
     page = _page(result)
     if before is not None and after is not None:
         if not isinstance(result, Compressed) or result.structure is None:
-            raise RequestError("before= and after= belong to what secateur.compress gives; leave them out")
+            raise RequestError("before= and after= belong to a result of secateur.compress; leave them out")
         units = result.structure.num_units, int(result.plan.keep(result.structure).sum())
         figures = rp.BeforeAfter(measurement(before, units[0]), measurement(after, units[1]))
         held = rp.Conditions(samples=before.samples, **timing_conditions(after.latency))
@@ -92,7 +92,7 @@ def _(result: Evaluation) -> rp.Report:
 def _(result: Relevance) -> rp.Report:
     if result.input.ndim != 4:
         raise RequestError(
-            f"heatmaps are drawn of images [N, C, H, W]; these inputs have shape {list(result.input.shape)}"
+            f"heatmaps are drawn for images [N, C, H, W]; these inputs have shape {list(result.input.shape)}"
         )
     maps = result.input.detach().sum(1).double().cpu().numpy()[:_PICTURES]
     said = result.logits.argmax(1).tolist()

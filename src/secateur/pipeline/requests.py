@@ -1,6 +1,6 @@
-"""What is checked of a request before PyTorch is loaded: names, files, parameters, extras, the output folder.
+"""Checks of a request before PyTorch is loaded: names, files, parameters, extras, the output folder.
 
-A dry run and the work go through the same functions, here and in `secateur.pipeline.jobs`.
+A dry run and the work use the same functions, here and in `secateur.pipeline.jobs`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ EXAMPLES: Mapping[str, str] = MappingProxyType(
         "evaluate": "secateur evaluate --model resnet20-cifar10 --data cifar10",
     }
 )
-"""A request that says all that a command needs."""
+"""A complete request for each command."""
 
 
 _DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None:
-    """Refuse what can be known to fail without opening data or network; takes no PyTorch.
+    """Refuse requests that are known to fail before data or network are opened; needs no PyTorch.
 
     Args:
         recipe: the request.
@@ -50,7 +50,7 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
         out: folder for results; None: none are written.
 
     Raises:
-        RequestError: naming the first thing that is wrong, with the remedy.
+        RequestError: naming the first error, with the remedy.
     """
     _check_named(recipe, command)
     check_inputs(recipe)
@@ -69,14 +69,14 @@ def check_request(recipe: Recipe, command: str, out: Path | None = None) -> None
 
 
 def check_inputs(recipe: Recipe) -> None:
-    """Refuse a device, a network or a source of data that cannot be right."""
+    """Refuse a device, a network or a data source that is certainly wrong."""
     _check_device(recipe.device)
     check_model(recipe.model)
     check_source(recipe.data, sized=recipe.data.follow_network and brings_size(recipe.model))
 
 
 def _check_named(recipe: Recipe, command: str) -> None:
-    """Nobody's data or network is taken by accident: both are named."""
+    """Refuse a request without named data or network, so that defaults are not used by accident."""
     given = {
         "--data": "source" in recipe.data.model_fields_set,
         "--model": "name" in recipe.model.model_fields_set,
@@ -89,7 +89,7 @@ def _check_named(recipe: Recipe, command: str) -> None:
 
 
 def _check_device(device: str) -> None:
-    """Refuse what is no device at all; whether this machine has it, PyTorch says."""
+    """Refuse unknown device names; whether this machine has the device is checked by PyTorch."""
     kind, _, index = device.partition(":")
     if kind not in _DEVICES or (index and not index.isdecimal()):
         hint = did_you_mean(kind, _DEVICES)
@@ -97,13 +97,13 @@ def _check_device(device: str) -> None:
 
 
 def check_trained(settings: ModelSettings) -> None:
-    """Refuse a network that is known to have random weights, unless it is allowed to."""
+    """Refuse a network that is known to have random weights, unless that is allowed."""
     if not settings.allow_untrained and has_random_weights(settings):
         raise untrained_error(settings.name)
 
 
 def untrained_error(name: str, new_head: bool = False) -> RequestError:
-    """The refusal of a network with random weights, or with trained ones up to a new head."""
+    """The error for a network with random weights, or with a new head on trained weights."""
     if new_head:
         return RequestError(
             f"the weights of '{name}' are for other classes than the data's, and its new head would have random ones; "
@@ -127,7 +127,7 @@ def _check_prune(recipe: Recipe) -> None:
 
 
 def _check_teacher(recipe: Recipe) -> None:
-    """Refuse a masked teacher of networks that are trained while they are pruned."""
+    """Refuse a masked teacher for networks that are trained while they are pruned."""
     distillation = recipe.finetune.distillation
     if recipe.prune.schedule == "iterative" and distillation is not None and distillation.teacher == "masked":
         raise RequestError(
@@ -137,7 +137,7 @@ def _check_teacher(recipe: Recipe) -> None:
 
 
 def check_settings(settings: PruneSettings) -> None:
-    """Refuse an unknown strategy, and a table of times that cannot be kept."""
+    """Refuse an unknown strategy, and a latency table that cannot be written."""
     known = (AUTO, *STRATEGY_NAMES)
     if settings.strategy not in known:
         hint = did_you_mean(settings.strategy, known)
@@ -154,7 +154,7 @@ def _check_compare(recipe: Recipe) -> None:
 
 
 def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> None:
-    """Refuse unknown criteria, empty lists, budgets out of range, parts that do not go together, missing packages.
+    """Refuse unknown criteria, empty lists, budgets out of range, incompatible settings, and missing packages.
 
     Raises:
         RequestError: naming the setting.
@@ -184,7 +184,7 @@ def check_compare_settings(settings: CompareSettings, prune: PruneSettings) -> N
 
 
 def _check_lists(settings: CompareSettings) -> None:
-    """Refuse lists that are empty or name something twice, and budgets that are no shares or not among the others."""
+    """Refuse lists that are empty or have duplicates, and budgets that are no shares or not among the others."""
     variants, targets = settings.variants, settings.targets
     lists = {
         "variants.criteria": variants.criteria,
@@ -213,10 +213,10 @@ _OWN: Mapping[str, Callable[[Recipe], None]] = MappingProxyType(
 
 
 HEATMAP_COMPOSITE = "epsilon-plus-flat"
-"""Gives the clearest heatmaps of convolutional networks."""
+"""The composite with the clearest heatmaps of convolutional networks."""
 
 Start = Literal["logit", "one", "contrast"]
-"""Of explanations; "loss" is none: its relevance is of all classes at once."""
+"""Starts of explanations; not "loss", whose relevance is that of all classes at once."""
 
 
 @dataclass(frozen=True)
@@ -225,16 +225,16 @@ class ExplainSettings:
 
     Attributes:
         images: positions in the test split; none: the first ones of each class in turn.
-        count: of images, where none is named.
-        per_class: test images of each class that units are ranked on; 0: no ranking.
-        top: units of each class and layer.
+        count: number of images, where none is named.
+        per_class: test images of each class on which units are ranked; 0: no ranking.
+        top: number of units of each class and layer.
         against: bundle of the pruned network.
-        agreement_images: test images that both networks are compared on; 0: none.
-        composite: rules.
-        start: relevance at the class.
+        agreement_images: test images on which both networks are compared; 0: none.
+        composite: composite of rules.
+        start: start of relevance at the class.
 
     Raises:
-        RequestError: for an unknown composite or start, or a bundle that is not there.
+        RequestError: for an unknown composite or start, or a missing bundle.
     """
 
     images: tuple[int, ...] = ()

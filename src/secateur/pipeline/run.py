@@ -30,13 +30,13 @@ class Prepared:
     """Data and network of a recipe, matched to each other.
 
     Attributes:
-        recipe: as given.
-        data: labelled with the network's outputs.
-        model: in eval mode.
-        device: to work on.
-        trained: whether all of the network has trained weights.
-        notes: what was done unasked.
-        new_head: whether its head alone has random weights.
+        recipe: the recipe.
+        data: data whose labels are indices of the network's outputs.
+        model: the network in eval mode.
+        device: the device to work on.
+        trained: whether all weights of the network are trained.
+        notes: choices that were made automatically.
+        new_head: whether only its head has random weights.
     """
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class Prepared:
     new_head: bool = False
 
     def data_record(self) -> dict[str, Any]:
-        """What a bundle says about the images the network expects."""
+        """The record in a bundle of the images that the network expects."""
         record: dict[str, Any] = {
             "normalisation": {"mean": list(self.data.normalisation.mean), "std": list(self.data.normalisation.std)},
             "class_names": list(self.data.class_names),
@@ -57,13 +57,13 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Open the data and the network: by name, with weights, from a file, a bundle folder, or code of the user's own.
+    """Open the data and the network: by name, with weights, from a file, a bundle folder, or the user's own code.
 
     The network's outputs and input channels follow the data unless the recipe says otherwise. Size and normalisation of
-    the images follow the network's record where it has one, and labels its classes by name (`match_classes`): data of
-    some of ImageNet's classes are labelled as a network of all of them answers, and of a network for some of the data's
-    classes, the others are left out. A library's weights that know other classes get a new head. The recipe may ask for
-    a head cut to ``data.classes``, or to the data's classes where the network has more.
+    the images follow the network's record where it has one, and labels its classes by name (`match_classes`): data with
+    some of ImageNet's classes get the labels of a network for all of them, and for a network for some of the data's
+    classes, images of the others are left out. A library's weights for other classes get a new head. The recipe may ask
+    for a head cut to ``data.classes``, or to the data's classes where the network has more.
     """
     device = choose_device(recipe.device)
     bundle = _bundle(recipe.model)
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSettings, list[str]]:
-    """Settings of the data with the size of images that the network's record says, and what is said of it."""
+    """Settings of the data with the image size of the network's record, and a note about it."""
     if not settings.follow_network:
         return settings, []
     size = settings.resize
@@ -104,7 +104,7 @@ def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSe
     if size is None and (known := recorded_resize(record)) is not None:
         settings = settings.model_copy(update={"resize": known})
         notes.append(f"images as the network's weights were trained: {settings.resize}")
-    if record.get("weights"):  # those that a library fetches
+    if record.get("weights"):  # weights that a library downloads
         norm = record["normalisation"]
         start = notes.pop() if notes else f"images as data.resize says: {size}" if size else "images as stored"
         notes.append(f"{start}; mean {_rounded(norm['mean'])}, std {_rounded(norm['std'])} ({record['weights']})")
@@ -114,10 +114,10 @@ def _followed(settings: DataSettings, record: Mapping[str, Any]) -> tuple[DataSe
 
 
 def recorded_resize(record: Mapping[str, Any]) -> Resize | None:
-    """The size of images that a network's record says; None where it says none.
+    """The image size of a network's record; None where it has none.
 
     Raises:
-        RequestError: for a record that is not understood.
+        RequestError: for a record that cannot be read.
     """
     try:
         return Resize.model_validate(record["resize"]) if record.get("resize") else None
@@ -134,7 +134,7 @@ def _rounded(values: Sequence[float]) -> str:
 def _headed(
     recipe: Recipe, model: nn.Module, matched: Matched, classes: Sequence[int] | None
 ) -> tuple[nn.Module, ImageData]:
-    """The network and its data under the head that the recipe asks for."""
+    """The network with the head that the recipe asks for, and its data."""
     head, data = recipe.model.replace_head, matched.data
     if head == "keep":
         return model, data
@@ -153,7 +153,7 @@ def _headed(
 
 
 def _bundle(asked: ModelSettings) -> Opened | None:
-    """The network of a bundle folder; None for others."""
+    """The network of a bundle folder; None for other networks."""
     if kind_of(asked.name) != "bundle":
         return None
     bundle = read_bundle(asked.name, model=build_architecture(asked))
@@ -161,13 +161,13 @@ def _bundle(asked: ModelSettings) -> Opened | None:
 
 
 def _network(recipe: Recipe, data: ImageData) -> Opened:
-    """The network of a recipe, in the sizes of the data where nothing else says them."""
+    """The network of a recipe, with the sizes of the data where the recipe does not set them."""
     asked, count = recipe.model, len(data.class_names)
     known = library_weights(asked.name, asked.arguments)
     open_to_data = asked.weights is None and "num_classes" not in asked.arguments
     if known is not None and open_to_data and not _answers(known, data):
         asked = asked.model_copy(update={"arguments": {**asked.arguments, "num_classes": count}})
-    # initial weights follow from the recipe's seed
+    # initial weights depend on the recipe's seed
     torch.manual_seed(derive_seed(recipe.train.seed, "weights"))
     return open_network(asked, count, len(data.normalisation.mean))
 
@@ -179,7 +179,7 @@ def _answers(weights: LibraryWeights, data: ImageData) -> bool:
 
 
 def _outputs(model: nn.Module, data: ImageData) -> tuple[int, ...]:
-    """Shape of the network's output for one image; () when it is no tensor."""
+    """Shape of the network's output for one image; () where it is no tensor."""
     image = data.test.batch([0])[0].to(next(model.parameters()).device)
     try:
         with borrowed(model), torch.no_grad():
@@ -194,6 +194,6 @@ def check_classes(prepared: Prepared) -> None:
     shape = _outputs(prepared.model, prepared.data)
     if len(shape) != 2 or shape[1] < len(prepared.data.class_names):
         raise RequestError(
-            f"the network gives outputs of shape {shape or 'unknown'}, "
+            f"the network returns outputs of shape {shape or 'unknown'}, "
             f"the data has {len(prepared.data.class_names)} classes"
         )

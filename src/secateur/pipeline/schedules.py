@@ -1,4 +1,4 @@
-"""Schedules: when to score, how much to remove at once, and what comes between."""
+"""Schedules: when to score, how much to remove at once, and what to do between scorings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one_shot(
     repair: Repair,
     *_: Any,
 ) -> Iterator[Compressed]:
-    """Score once; each budget's plan is chosen on its own, whatever other budgets are asked for."""
+    """Score once; the plan of each budget is selected independently of the others."""
     clock = Clock()
     with clock("scoring"):
         scores = score(model, structure, reference, criterion, centred=settings.centred, batch_size=settings.batch_size)
@@ -59,14 +59,14 @@ def one_shot(
 
 
 class Clock:
-    """Adds up seconds by what they were spent on."""
+    """Adds up seconds by the kind of work."""
 
     def __init__(self) -> None:
         self._spent: dict[str, float] = defaultdict(float)
 
     @contextlib.contextmanager
     def __call__(self, what: str, anew: bool = False) -> Iterator[None]:
-        """Time spent inside counts for ``what``; anew: from 0."""
+        """Count the time within the context for ``what``; with ``anew`` from 0."""
         if anew:
             self._spent[what] = 0.0
         begin = time.perf_counter()
@@ -76,12 +76,12 @@ class Clock:
             self._spent[what] += time.perf_counter() - begin
 
     def seconds(self) -> dict[str, float]:
-        """All of it so far."""
+        """All seconds so far."""
         return dict(self._spent)
 
 
 def targets(budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bool]]:
-    """Budgets to pass through, ``step`` apart, and whether each is one that was asked for."""
+    """Intermediate and requested budgets, ``step`` apart, and whether each was requested."""
     at = 1.0
     for budget in budgets:
         count = max(1, round((at - budget.share) / step))
@@ -92,12 +92,12 @@ def targets(budgets: Sequence[Budget], step: float) -> Iterator[tuple[Budget, bo
 
 
 def _passes(budgets: Sequence[Budget], settings: PruneSettings, steps: list[Step]) -> Iterator[tuple[Budget, bool]]:
-    """`targets`, each as often as it takes to reach it when a step may remove ``max_remove`` units at most.
+    """`targets`, each repeated until it is reached, because a step removes ``max_remove`` units at most.
 
     Args:
         budgets: see `targets`.
-        settings: how.
-        steps: what was done so far; of each pass, one.
+        settings: settings of pruning.
+        steps: the steps so far, one for each pass.
     """
     for budget, wanted in targets(budgets, settings.step):
         yield budget, wanted
@@ -106,7 +106,7 @@ def _passes(budgets: Sequence[Budget], settings: PruneSettings, steps: list[Step
 
 
 def _known(budgets: Sequence[Budget], settings: PruneSettings) -> int | None:
-    """How many passes there will be; None: that depends on how far each gets."""
+    """Number of passes; None where it depends on what each removes."""
     return None if settings.max_remove is not None else len(list(targets(budgets, settings.step)))
 
 
@@ -127,7 +127,7 @@ def rescored(
     repair: Repair,
     *_: Any,
 ) -> Iterator[Compressed]:
-    """Score the masked network, remove up to the next budget, close what goes, and score again."""
+    """Score the masked network, select units up to the next budget, mask them, and score again."""
     current = bake_weights(copy.deepcopy(model), structure)
     plan: Plan | None = None
     steps: list[Step] = []
@@ -149,7 +149,7 @@ def rescored(
             stepwise = as_far_as_capped(choose, plan) if goal is None else choose
             chosen, note = settle(goal, budget, wanted, stepwise, lambda found: prune(current, found))
             fresh = _difference(chosen, plan)
-            if settings.repair != "none":  # a refit comes at the end; until then means stand in for it
+            if settings.repair != "none":  # the refit is done at the end; until then means are compensated instead
                 mask_and_compensate(current, fresh, repair.samples, batch_size=settings.batch_size)
             else:
                 close(current, fresh)
@@ -186,7 +186,7 @@ def iterative(
     finetune: TrainSettings | None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Iterator[Compressed]:
-    """Score, remove up to the next budget, fine-tune, and again; epochs are counted through all steps."""
+    """Score, remove units up to the next budget, fine-tune, and repeat; epochs are counted over all steps."""
     assert train is not None
     assert finetune is not None
     home = next(model.parameters()).device
@@ -209,7 +209,7 @@ def iterative(
 
 
 def _counted_on(on_epoch: Callable[[Epoch], None] | None, before: int) -> Callable[[Epoch], None] | None:
-    """Report epochs as they are counted from the first step on."""
+    """Report epochs with their number over all steps."""
     if on_epoch is None:
         return None
     return lambda epoch: on_epoch(replace(epoch, index=before + epoch.index))

@@ -1,4 +1,4 @@
-"""How to prune, and what comes of it."""
+"""Settings and results of pruning."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class PruneSettings(BaseModel):
-    """How to prune; the defaults are what ranked best on our benchmark (see the results page of the docs).
+    """Settings of pruning; the defaults were best on our benchmark (see the results page of the docs).
 
     ``one-shot``: one scoring pass; ``rescored``: score, remove ``step`` of the budget's measure, score again, without
-    training; ``iterative``: like rescored, with fine-tuning after each step.
+    training; ``iterative``: like ``rescored``, with fine-tuning after each step.
 
-    ``strategy`` auto is the criterion's own, see `secateur.criteria.Criterion.strategy`, and per layer on networks with
-    depthwise convolutions.
+    ``strategy`` ``auto`` is that of the criterion, see `secateur.criteria.Criterion.strategy`, and ``per-layer`` on
+    networks with depthwise convolutions.
 
-    ``repair`` of what stays, without labels: ``mean`` folds the removed units' mean contributions into biases;
-    ``refit`` fits all layers to the outputs of the unpruned network (`secateur.refit`), which gives batch norms their
-    statistics, too, so that ``recalibrate`` does not matter.
+    ``repair`` works without labels: ``mean`` folds the removed units' mean contributions into biases;
+    ``refit`` fits all layers to the outputs of the unpruned network (`secateur.refit`), which also sets the
+    statistics of batch norms, so that ``recalibrate`` has no effect.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,31 +44,31 @@ class PruneSettings(BaseModel):
     schedule: Literal["one-shot", "rescored", "iterative"] = "one-shot"
     strategy: str = Field(default=AUTO, description=", ".join((AUTO, *STRATEGY_NAMES)))
     step: float = Field(default=0.02, gt=0, le=1, description="share of the whole removed between two scorings")
-    repair: Literal["none", "mean", "refit"] = Field(default="refit", description="of what stays, without training")
+    repair: Literal["none", "mean", "refit"] = Field(default="refit", description="repair without training")
     repair_samples: int | None = Field(
         default=None, ge=2, description="training images for it, drawn without labels; null: the reference samples"
     )
     centred: bool = Field(default=False, description="score deviations from a unit's mean activation")
-    recalibrate: bool = Field(default=True, description="measure batch norms anew on the samples of the repair")
+    recalibrate: bool = Field(default=True, description="recompute statistics of batch norms on samples of the repair")
     order: Literal["least", "most"] = "least"
     min_keep: int | float = Field(default=1, description="units that stay in every group; below 1: their share of it")
     max_remove: int | float | dict[str, int | float] | None = Field(
-        default=None, description="units that go at most per scoring, in all or by layer; below 1: their share"
+        default=None, description="units to remove at most per scoring, in all or by layer; below 1: a share"
     )
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default=1, description="kept units per group are a multiple of this; auto: what runs fast here, measured"
+        default=1, description="kept units per group are a multiple of this; auto: one that runs fast here, measured"
     )
     protect: tuple[str, ...] = ()
     skip_first_layers: int = Field(
-        default=0, ge=0, description="first weighted layers whose units stay; with them go those tied to them by sums"
+        default=0, ge=0, description="first weighted layers whose units stay, with those that sums tie to them"
     )
     spare_block_outputs: bool = Field(
-        default=False, description="what residual blocks add to the stream stays: only units within blocks go"
+        default=False, description="keep the units that residual blocks add to the stream, remove others only"
     )
-    stream: bool = Field(default=False, description="let channels go that norms run over: residual streams as a whole")
+    stream: bool = Field(default=False, description="allow removing channels of residual streams, which norms run over")
     batch_size: int = Field(default=64, ge=1, description="samples per scoring pass")
     latency_batch: int = Field(default=8, ge=1, description="samples per timed pass, for latency budgets")
-    latency_threads: int | None = Field(default=None, ge=1, description="of PyTorch while timing; null: as set")
+    latency_threads: int | None = Field(default=None, ge=1, description="PyTorch threads while timing; null: as set")
     latency_channels_last: bool = Field(default=True, description="time in channels-last memory format")
     latency_table: str | None = Field(default=None, description="JSON file that keeps layer times between runs")
 
@@ -98,26 +98,28 @@ class PruneSettings(BaseModel):
         )
 
     def of(self, criterion: Criterion, structure: Structure) -> PruneSettings:
-        """For one criterion and network: with the criterion's own strategy, where none is asked for.
+        """Settings for one criterion and network, with the criterion's strategy where none is given.
 
-        Networks with depthwise convolutions are ranked per layer: per cost, LRP and Taylor kept up to 45 points less of
-        a MobileNetV2 on validation images.
+        Networks with depthwise convolutions are ranked per layer: per cost, the accuracy of a MobileNetV2 pruned by LRP
+        and Taylor was up to 45 points lower on validation images.
         """
         if self.strategy != AUTO:
             return self
         return self.model_copy(update={"strategy": "per-layer" if structure.depthwise else criterion.strategy})
 
     def protected(self, structure: Structure) -> tuple[str, ...]:
-        """Names of layers and groups whose units all stay: see ``protect`` and the settings beside it.
+        """Names of layers and groups whose units all stay.
+
+        They are set by ``protect``, ``skip_first_layers`` and ``spare_block_outputs``.
 
         Raises:
-            RequestError: for unknown names, or where nothing is left that may go.
+            RequestError: for unknown names, or where no unit is left to remove.
         """
         outputs = structure.block_outputs if self.spare_block_outputs else ()
         names = (*self.protect, *structure.first_layers(self.skip_first_layers), *outputs)
         if {structure.group(name).name for name in names}.issuperset(group.name for group in structure.groups):
             raise RequestError(
-                "no unit may go: protect, skip_first_layers and spare_block_outputs keep all of them; let some go"
+                "no unit can be removed: protect, skip_first_layers and spare_block_outputs keep all; keep fewer"
             )
         return names
 
@@ -134,13 +136,13 @@ class PruneSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Step:
-    """One scoring: what stays after it, and the requested share.
+    """One scoring, with the requested share and the shares that stay after it.
 
     Attributes:
-        requested: share.
+        requested: the requested share.
         achieved: shares of units, params and macs; with latency budgets also ``latency_predicted``, and ``latency``
-            (measured) where a budget was asked for.
-        note: what to know when a latency budget was missed by more than 10 %.
+            (measured) at a requested budget.
+        note: remark where a latency budget was missed by more than 10 %.
     """
 
     requested: float
@@ -150,17 +152,17 @@ class Step:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Compressed:
-    """A pruned network, the plan against the original, and how it came about.
+    """A pruned network, its plan relative to the original, and the steps of pruning.
 
     Attributes:
-        model: smaller.
-        plan: against the original.
-        history: of the scorings.
-        seconds: what it took, ``scoring`` (shared by the networks for several budgets) and ``surgery`` (choosing,
-            cutting, repairing; in re-scored schedules of all steps up to here).
-        latency: of the original and of the model, measured in turn, where the budget was one of latency.
-        structure: of the original.
-        fits: what a refit did to each layer, where there was one.
+        model: the pruned network.
+        plan: the plan, relative to the original.
+        history: the scorings.
+        seconds: seconds of ``scoring`` (shared by the networks for several budgets) and of ``surgery`` (selecting,
+            cutting, repairing; in re-scored schedules for all steps up to this one).
+        latency: latency of the original and of the model, measured in turn, for a latency budget.
+        structure: structure of the original.
+        fits: the refit of each layer, where there was one.
     """
 
     model: nn.Module
@@ -174,20 +176,20 @@ class Compressed:
     def report(
         self, path: str | Path, *, title: str = "", before: Evaluation | None = None, after: Evaluation | None = None
     ) -> Path:
-        """Write it as a page, see `secateur.report`."""
+        """Write the result as a page, see `secateur.report`."""
         from secateur.pipeline.reporting import report
 
         return report(self, path, title=title, before=before, after=after)
 
     def __repr__(self) -> str:
-        spent = sum(self.seconds.values())
+        seconds = sum(self.seconds.values())
         return (
             f"Compressed({type(self.model).__name__}, {len(self.history)} scoring{'s' * (len(self.history) > 1)}"
-            f"{f', {spent:.1f} s' if spent else ''}: {self.plan.summary})"
+            f"{f', {seconds:.1f} s' if seconds else ''}: {self.plan.summary})"
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: what stayed after each scoring."""
+        """The shares that stay after each scoring as HTML, for notebooks."""
         columns = list(dict.fromkeys(name for step in self.history for name in step.achieved))
         rows = [
             (number, _percent(step.requested), *(_percent(step.achieved.get(name)) for name in columns), step.note)

@@ -1,4 +1,4 @@
-"""A network that is pruned step by step, with training between the steps; kept in a folder, it goes on after a kill."""
+"""Prunes a network step by step with training between the steps; saved in a folder, it can be resumed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 class Stepwise:
-    """A network that gets smaller with each `cut`; shares and plans are of the original.
+    """A network that gets smaller with each `cut`; shares and plans are relative to the original.
 
     Train ``network`` in place between the cuts.
 
     Args:
-        model: the original; untouched.
-        structure: of the original.
-        settings: how to choose units, and what to repair.
-        goal: of latency budgets.
+        model: the original; it is not changed.
+        structure: structure of the original.
+        settings: settings of selection and repair.
+        goal: goal of latency budgets.
 
     Attributes:
-        network: what is left.
-        plan: against the original; None before the first cut.
+        network: the current network.
+        plan: plan relative to the original; None before the first cut.
 
     Example:
         >>> import torch
@@ -72,17 +72,17 @@ class Stepwise:
         wanted: bool = True,
         repair: Repair | None = None,
     ) -> str:
-        """Score what is left and remove units up to a budget.
+        """Score the current network and remove units up to a budget.
 
         Args:
-            reference: samples that the criterion looks at.
-            criterion: scores the units.
+            reference: samples for the criterion.
+            criterion: the criterion that scores the units.
             budget: the share of the original that stays.
-            wanted: whether the budget was asked for, or lies on the way; matters to latency budgets.
-            repair: of what is left; None: as the settings say, on the reference samples.
+            wanted: whether the budget was requested, or is an intermediate one; for latency budgets.
+            repair: repair of the pruned network; None: that of the settings, on the reference samples.
 
         Returns:
-            What to know of it, "" for nothing.
+            A remark on the result, or "".
 
         Raises:
             UnreachableBudgetError: see `secateur.select`.
@@ -115,23 +115,23 @@ class Stepwise:
         return note
 
     def save(self, folder: Path, record: Mapping[str, Any]) -> None:
-        """Keep network, plan and a record of plain values; what was kept there before is replaced whole.
+        """Save network, plan and a record of plain values; an earlier state there is replaced as a whole.
 
         Args:
-            folder: of a bundle.
-            record: whatever belongs to this point of the work.
+            folder: folder of a bundle.
+            record: plain values that belong to this state of the work.
         """
         plan = None if self.plan is None else self.plan.to_json()
         save(self.network, folder, metrics={"plan": plan, "record": dict(record)}, verify=False)
 
     def resume(self, folder: Path) -> dict[str, Any] | None:
-        """Take over what was kept; the record, or None where nothing was.
+        """Load a saved state; return its record, or None where there is none.
 
         Args:
             folder: see `save`.
 
         Raises:
-            RequestError: for a folder that holds something else.
+            RequestError: for a folder that holds anything else.
         """
         if not folder.exists():
             return None
@@ -146,7 +146,7 @@ class Stepwise:
     def _chooser(
         self, here: Structure, scores: Scores, alive: np.ndarray, settings: PruneSettings
     ) -> Callable[[Budget], Plan]:
-        """Chooses plans of the original network from scores of what it has become."""
+        """Return a function that selects plans for the original network from scores of the current one."""
         structure, goal = self.structure, self.goal
         latency = None if goal is None else goal.of(here)
 

@@ -1,4 +1,4 @@
-"""Networks for some classes, and some images of many."""
+"""Networks for some classes, and random subsets of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def with_head(model: nn.Module, classes: Sequence[int], head: Head, example: tor
 
 
 def drawn(split_size: int, limit: int | None, *purpose: object) -> np.ndarray:
-    """Positions of at most ``limit`` samples, drawn by chance, in order."""
+    """Positions of at most ``limit`` randomly drawn samples, in order."""
     if limit is None or limit >= split_size:
         return np.arange(split_size)
     return np.sort(numpy_generator(0, *purpose).permutation(split_size)[:limit])

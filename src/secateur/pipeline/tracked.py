@@ -1,4 +1,4 @@
-"""What is logged to experiment trackers when work is done."""
+"""Logs results to experiment trackers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from secateur.tracking import Tracking
 
 
 def log_measured(tracking: Tracking, step: int, stages: Mapping[str, Evaluation]) -> None:
-    """Log what was measured on the test images: one table row per stage, and the last stage as metrics.
+    """Log the figures measured on the test images: one table row per stage, and the last stage as metrics.
 
     Args:
-        tracking: is told.
-        step: behind those of the epochs.
-        stages: networks by what was done to them, in order.
+        tracking: the trackers.
+        step: step of the metrics, after those of the epochs.
+        stages: evaluations by stage, in order.
     """
     rows = []
     for stage, found in stages.items():
@@ -30,7 +30,7 @@ def log_measured(tracking: Tracking, step: int, stages: Mapping[str, Evaluation]
 
 
 def log_comparison(tracking: Tracking, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Log the rows of a comparison as a table, and as curves over the budget (in per mille), one line a criterion."""
+    """Log the rows of a comparison as a table, and as curves over the budget (in per mille), one line per criterion."""
     for step, line, values in budget_steps(rows):
         tracking.log(values, step, line)
     tracking.table("rows", rows)

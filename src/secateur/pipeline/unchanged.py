@@ -1,4 +1,4 @@
-"""What pruning left as it was at a network's begin: computed once for all networks."""
+"""Computes the first layers of networks, which pruning left unchanged, once for all of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from secateur.core.borrowing import eval_mode
 from secateur.structure.base import tensors_in
 
 MEMORY = 2**30
-"""Bytes of outputs that are kept."""
+"""Largest number of bytes of outputs that are kept."""
 
 _MISFITS = (RuntimeError, TypeError, ValueError, IndexError, StopIteration)
-"""What a pass says where a module gets something else than it expects."""
+"""The error of a pass in which a module gets an unexpected input."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class _Call:
     """A module's only call in a pass.
 
     Attributes:
-        name: of the module.
-        shape: of its output, without samples; None: it gives something else than one tensor for each sample.
-        begin: number of the module's begin among all begins and ends of calls.
-        end: of its end.
+        name: name of the module.
+        shape: shape of its output, without samples; None where the output is not one tensor with an entry per sample.
+        begin: number of the begin of the call among all begins and ends of calls.
+        end: number of its end.
     """
 
     name: str
@@ -41,11 +41,11 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Shortcut:
-    """What modules give in place of being computed.
+    """Modules that return stored outputs instead of being computed.
 
     Attributes:
-        given: modules whose outputs are needed by what comes later.
-        skipped: modules whose outputs nothing reads but what is skipped, too.
+        given: modules whose outputs later modules need.
+        skipped: modules whose outputs only skipped modules read.
     """
 
     given: tuple[_Call, ...]
@@ -53,21 +53,21 @@ class _Shortcut:
 
     @property
     def elements(self) -> int:
-        """Numbers that are kept for each sample."""
+        """Number of values that are kept per sample."""
         return sum(int(torch.Size(call.shape or ()).numel()) for call in self.given)
 
 
 class Unchanged:
-    """Computes what pruned networks have in common with the original once.
+    """Computes once the modules that pruned networks share with the original at their begin.
 
-    Modules that end before the first changed one begins are not computed again: those whose outputs something later
-    reads give what they gave in the original, the others NaN, so that it would be seen if something read them. In a
-    pass of a few samples the logits must be those of the whole network to the last bit, or nothing is left out.
+    Modules that end before the first changed one begins are not computed again: those whose outputs later modules read
+    return the outputs of the original, the others NaN, so that reading them would show. On a few samples the logits
+    must equal those of the whole network to the last bit; otherwise nothing is skipped.
 
     Args:
         model: the original, in eval mode, as pruned networks are evaluated (with batch norms folded, for example).
         batches: inputs, as they are passed.
-        memory: bytes of outputs that are kept.
+        memory: largest number of bytes of outputs that are kept.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
@@ -87,9 +87,9 @@ class Unchanged:
 
     @contextmanager
     def shortened(self, model: nn.Module) -> Iterator[tuple[str, ...]]:
-        """Inside, passes of the batches, in their order, leave out what is unchanged.
+        """Within the context, passes of the batches, in their order, skip unchanged modules.
 
-        Gives the names of the modules that are not computed. The network is as before afterwards.
+        Yields the names of the modules that are not computed. The network is restored afterwards.
         """
         shortcut = self._shortcut(model)
         if shortcut is None:
@@ -100,7 +100,7 @@ class Unchanged:
             yield tuple(call.name for call in (*shortcut.skipped, *shortcut.given))
 
     def _shortcut(self, model: nn.Module) -> _Shortcut | None:
-        """The longest one that holds for a network and fits into memory."""
+        """The longest shortcut that is right for a network and fits into memory."""
         first = self._first_changed(model)
         if first is None:
             return None
@@ -115,7 +115,7 @@ class Unchanged:
         return None
 
     def _first_changed(self, model: nn.Module) -> int | None:
-        """Begin of the first module with other parameters, buffers or code; None: it is not known, or there is none."""
+        """Begin of the first module with other parameters, buffers or code; None where that is unknown."""
         theirs, changed = dict(model.named_modules()), []
         for name, mine in self._model.named_modules():
             if name not in theirs or _differ(mine, theirs[name]):
@@ -125,7 +125,7 @@ class Unchanged:
         return min(self._begins[name] for name in changed)
 
     def _found(self, first: int) -> _Shortcut | None:
-        """How to begin with the module that begins there."""
+        """The shortcut that skips the modules before this begin."""
         ended = [call for call in self._calls if call.end < first]
         outermost = [each for each in ended if not any(other.begin < each.begin < other.end for other in ended)]
         if not outermost or any(call.shape is None for call in outermost):
@@ -151,7 +151,7 @@ class Unchanged:
                 return False
 
     def _outputs(self, shortcut: _Shortcut) -> list[dict[str, torch.Tensor]]:
-        """Of the modules whose outputs are needed, by name, for each batch."""
+        """Outputs of the modules whose outputs are needed, by name, for each batch."""
         if shortcut not in self._kept:
             elements = shortcut.elements
             while self._kept and self._bytes * (elements + sum(s.elements for s in self._kept)) > self._memory:
@@ -161,12 +161,12 @@ class Unchanged:
         return self._kept[shortcut]
 
     def _computed(self, calls: Sequence[_Call], inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Outputs of modules of the original, by name; what follows the last of them is not computed."""
+        """Outputs of modules of the original, by name; modules after the last of them are not computed."""
         found: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-                found[name] = output.clone()  # what follows may work in place
+                found[name] = output.clone()  # later modules may change it in place
                 if len(found) == len(calls):
                     raise _Enough
 
@@ -185,7 +185,7 @@ class Unchanged:
 
 
 class _Enough(Exception):
-    """All that is needed has been computed."""
+    """Stops a pass after the last output that is needed."""
 
 
 def _differ(one: nn.Module, other: nn.Module) -> bool:
@@ -200,7 +200,7 @@ def _differ(one: nn.Module, other: nn.Module) -> bool:
 
 
 def _watched(model: nn.Module, inputs: torch.Tensor) -> tuple[dict[str, int], list[_Call]]:
-    """When modules begin first, and those that are called once; the network itself is none of them."""
+    """The first begins of modules, and the modules that are called once, without the network itself."""
     begins: dict[str, list[int]] = {}
     ends: dict[str, tuple[int, tuple[int, ...] | None]] = {}
     number = iter(range(2**62))
@@ -237,13 +237,13 @@ def _watched(model: nn.Module, inputs: torch.Tensor) -> tuple[dict[str, int], li
 def _replaced(
     model: nn.Module, shortcut: _Shortcut, next_outputs: Callable[[], Mapping[str, torch.Tensor]]
 ) -> Iterator[None]:
-    """Inside, modules give outputs that are at hand, or NaN; the first pass takes the first outputs, and so on."""
+    """Within the context, modules return stored outputs or NaN; the first pass uses the first outputs, and so on."""
     outputs: list[Mapping[str, torch.Tensor]] = []
 
     def begin(*_: Any) -> None:
         outputs[:] = [next_outputs()]
 
-    def at_hand(name: str) -> Callable[..., torch.Tensor]:
+    def stored(name: str) -> Callable[..., torch.Tensor]:
         return lambda *_, **__: outputs[0][name].clone()
 
     def nothing(shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
@@ -253,9 +253,9 @@ def _replaced(
 
         return give
 
-    instead = {call.name: at_hand(call.name) for call in shortcut.given}
+    instead = {call.name: stored(call.name) for call in shortcut.given}
     instead |= {call.name: nothing(call.shape or ()) for call in shortcut.skipped}
-    own: dict[str, Any] = {}  # what stands in a module itself, not in its class
+    own: dict[str, Any] = {}  # set in the module itself, not in its class
     handle = model.register_forward_pre_hook(begin)
     try:
         for name, forward in instead.items():

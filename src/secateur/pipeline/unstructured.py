@@ -1,4 +1,4 @@
-"""Masks of single weights, for comparison and for teachers: networks get sparse, neither smaller nor faster.
+"""Masks of single weights, for comparison and for teachers: networks become sparse, but not smaller or faster.
 
 Source: Han et al., "Learning both weights and connections for efficient neural networks" (2015) for the magnitude; Lee
 et al., "SNIP" (2019) for |w·∂L/∂w|.
@@ -30,10 +30,10 @@ def weight_scores(
     """One score per weight of all parameters with more than one dimension, by name.
 
     Args:
-        model: it comes back as it was.
+        model: a network; its state is restored.
         reference: labelled samples, for the gradient of the mean cross-entropy.
         by: ``magnitude`` |w|, ``gradient`` |∂L/∂w|, ``taylor`` |w·∂L/∂w| or ``random``.
-        seed: of chance.
+        seed: seed of the random scores.
         batch_size: samples per pass.
     """
     if by not in WEIGHT_SCORES:
@@ -55,13 +55,13 @@ def weight_mask(scores: Mapping[str, torch.Tensor], share: float) -> WeightMask:
     """The mask that keeps the highest-scored ``share`` of weights, over all layers together.
 
     Args:
-        scores: of `weight_scores`.
-        share: in [0, 1]; met to the weight.
+        scores: scores by `weight_scores`.
+        share: share in [0, 1], which is met exactly up to one weight.
     """
     every = torch.cat([score.flatten() for score in scores.values()])
     count = round(share * len(every))
     kept = torch.zeros(len(every), dtype=torch.bool)
-    # a stable order, so that equal scores fall the same way every time
+    # a stable order, so that equal scores are always treated the same way
     kept[torch.from_numpy(np.argsort(-every.numpy(), kind="stable")[:count].copy())] = True
     parts = kept.split([score.numel() for score in scores.values()])
     return WeightMask(
@@ -73,7 +73,7 @@ def mask_weights(model: nn.Module, scores: Mapping[str, torch.Tensor], share: fl
     """A copy in which only the highest-scored ``share`` of weights is not zero, see `weight_mask`.
 
     Returns:
-        The copy, and the share of weights that were left, exactly.
+        The copy, and the exact share of weights that are left.
     """
     mask = weight_mask(scores, share)
     return mask.applied_to(model), mask.share
@@ -87,18 +87,18 @@ def masked_teacher(
     settings: TrainSettings,
     state_file: str | Path | None = None,
 ) -> nn.Module:
-    """A network to learn from that is as large as its student: masked by magnitude, and retrained under its mask.
+    """A teacher as large as its student: the network masked by magnitude, and retrained under its mask.
 
     The smallest weights of all layers together become zero until ``params`` parameters are left (biases and norm
-    parameters are not masked, and count). Then it is trained by the same settings on the labels alone.
+    parameters are not masked, and count). Then it is trained with the same settings on the labels only.
 
     Args:
-        model: unpruned; untouched.
-        params: of the student.
+        model: the unpruned network; it is not changed.
+        params: number of parameters of the student.
         train: see `secateur.fit`.
-        val: likewise.
-        settings: of the student's training.
-        state_file: likewise, of the teacher's training.
+        val: see `secateur.fit`.
+        settings: settings of the student's training.
+        state_file: see `secateur.fit`, for the teacher's training.
 
     Raises:
         RequestError: when the network's biases and norm parameters alone are more than ``params``.
@@ -129,17 +129,17 @@ def teacher_of(
     mask: WeightMask | None = None,
     state_file: str | Path | None = None,
 ) -> nn.Module | None:
-    """What a pruned network learns from, as ``settings.distillation`` says: nothing, or one of two networks.
+    """The teacher of a pruned network by ``settings.distillation``: None, the unpruned network, or a masked one.
 
-    The network itself, unpruned, or the published one: see `masked_teacher`.
+    The masked teacher is the published one, see `masked_teacher`.
 
     Args:
-        model: unpruned.
+        model: the unpruned network.
         pruned: the student.
         train: see `secateur.fit`.
-        val: likewise.
-        settings: of the student's training.
-        mask: of the student, where single weights were masked.
+        val: see `secateur.fit`.
+        settings: settings of the student's training.
+        mask: mask of the student, where single weights were masked.
         state_file: see `masked_teacher`.
     """
     if settings.distillation is None:
