@@ -1,4 +1,4 @@
-"""What a network does and what it costs."""
+"""Accuracy and cost of networks."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Batches of labelled samples, looked at before a network is given them."""
+"""Checks of batches of labelled samples before they are passed to a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def labelled(batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and class indices [N] of a batch.
 
     Raises:
-        RequestError: for anything else than a tensor of samples and one whole number for each of them.
+        RequestError: for anything but a tensor of samples and one whole number for each of them.
 
     Example:
         >>> labelled((torch.zeros(2, 3), [1, 0]))[1]
@@ -37,7 +37,7 @@ labels, labels.argmax(1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RequestError(f"labels must be class indices, got {reprlib.repr(given)}") from error
     if labels.ndim == 0:
-        raise RequestError(f"a single sample was given in place of a batch; {_LOADER}")
+        raise RequestError(f"a single sample was given instead of a batch; {_LOADER}")
     if labels.numel() != len(inputs):
         hint = "; of one-hot labels, labels.argmax(1)" if labels.ndim == 2 and len(labels) == len(inputs) else ""
         raise RequestError(
@@ -46,5 +46,5 @@ labels, labels.argmax(1)
     if labels.is_floating_point() or labels.is_complex():
         raise RequestError(f"labels must be integer class indices, got {labels.dtype}; labels.long() where they are")
     if labels.numel() and int(labels.min()) < 0:
-        raise RequestError(f"label {int(labels.min())} is no class index, which begin at 0; leave such samples out")
+        raise RequestError(f"label {int(labels.min())} is no class index; these start at 0; leave such samples out")
     return inputs, labels.reshape(-1)

@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates, bytes."""
+"""Counts parameters, multiply-accumulates and bytes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of parameter elements; shared ones once."""
+    """Number of parameter elements; shared ones count once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def count_macs(model: nn.Module, inputs: torch.Tensor) -> int:
     """Multiply-accumulates of one sample: matrix products and convolutions, half their FLOPs.
 
-    Attention runs by its plain kernel, whose products the counter sees; fused kernels it would miss.
+    Attention runs with its plain kernel, whose products the counter sees; it does not see those of fused kernels.
 
     Example:
         >>> count_macs(nn.Linear(10, 5), torch.zeros(3, 10))

@@ -1,4 +1,4 @@
-"""Whether a heatmap shows what a network goes by: pixel flipping. Axes: N images, C channels, H rows, W columns.
+"""Whether heatmaps show the pixels that a network uses: pixel flipping. Axes: N images, C channels, H rows, W columns.
 
 Sources: Bach et al. (2015) and Samek et al. (2017) for pixel flipping by patches; Petsiuk et al. (2018) for deletion
 and insertion; Bluecher et al., "Decoupling pixel flipping and occlusion strategy for consistent XAI benchmarks" (2024),
@@ -23,10 +23,10 @@ class Faithfulness:
     """Areas under the curves of a class's probability while an image is flipped, means over images.
 
     Attributes:
-        deletion: the most relevant patches go first; low is faithful.
-        insertion: the least relevant ones go first; read from its end, the curve inserts the most relevant ones first;
-            high is faithful.
-        samples: images.
+        deletion: the most relevant patches are flipped first; low values are faithful.
+        insertion: the least relevant ones are flipped first; from its end, the curve inserts the most relevant ones
+            first; high values are faithful.
+        samples: number of images.
     """
 
     deletion: float
@@ -35,7 +35,7 @@ class Faithfulness:
 
     @property
     def gain(self) -> float:
-        """Insertion less deletion: 0 for an order by chance, on average."""
+        """Insertion minus deletion: 0 on average for a random order."""
         return self.insertion - self.deletion
 
 
@@ -50,23 +50,23 @@ def pixel_flipping(
     baseline: float = 0.0,
     batch_size: int = 250,
 ) -> Faithfulness:
-    """Flip patches of images in the order of their relevance, and the other way round.
+    """Flip patches of images in the order of their relevance, and in the reverse order.
 
     At step k of ``steps``, the first k / ``steps`` of the patches are set to ``baseline``; areas are by the trapezoidal
     rule over k = 0 ... ``steps``.
 
     Args:
-        model: gives logits; comes back as it was.
+        model: a network that returns logits; its state is restored.
         inputs: images, [N, C, H, W].
         targets: class indices, [N].
-        relevance: of the pixels, [N, H, W]; of a patch, the sum.
-        patch: its side, in pixels; it has to divide H and W.
-        steps: of each curve.
-        baseline: value of flipped pixels; 0 is the data's mean where images are normalised by it.
+        relevance: relevance of the pixels, [N, H, W]; that of a patch is the sum.
+        patch: side of a patch in pixels, which has to divide H and W.
+        steps: number of steps of each curve.
+        baseline: value of flipped pixels; 0 is the mean of the data where images are normalised.
         batch_size: images per pass.
 
     Raises:
-        RequestError: for shapes that do not go together, or a patch that does not divide the image.
+        RequestError: for shapes that do not fit together, or a patch that does not divide the image.
 
     Example:
         >>> net = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(1, 2))

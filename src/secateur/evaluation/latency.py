@@ -26,7 +26,7 @@ def measure_latency(
     channels_last: bool = True,
     progress: ProgressOption = True,
 ) -> list[Latency]:
-    """Forward time of several networks on one batch, measured in turn so that drift hits all alike.
+    """Forward time of several networks on one batch, measured in turn so that drift affects all alike.
 
     Networks run in eval mode, on the device of their parameters.
 
@@ -35,11 +35,11 @@ def measure_latency(
             the median ratio and its interval, which 6 rounds or more have.
         inputs: one batch.
         repeats: measured rounds; each round runs every network once, every other round in reverse order. An even number
-            is best: drift within a round then favours none.
+            is best, because drift within a round then favours none.
         warmup: rounds before that.
-        threads: of PyTorch while measuring; None: as set.
+        threads: number of PyTorch threads while measuring; None: as set.
         channels_last: run 4-D weights and inputs in channels-last memory format; False: as they are.
-        progress: who is told of rounds, between them; see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, between rounds; see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for fewer than one repeat, or no networks.
@@ -72,17 +72,17 @@ def compare_latency(
     channels_last: bool = True,
     progress: ProgressOption = True,
 ) -> tuple[Latency, Latency]:
-    """Time of two networks, measured in turn until their ratio is known well enough; the second's is ``relative``.
+    """Time of two networks, measured in turn until their ratio is precise enough; the second has ``relative``.
 
-    The ratio is taken within each round, so that a busy machine, which slows both, shifts it little.
+    The ratio is taken within each round, so that a busy machine, which slows both networks, changes it little.
 
     Args:
         before: the network to compare with.
         after: e.g. the pruned one.
         inputs: one batch.
         precision: relative half width of the interval at which measuring ends.
-        repeats: fewest and most rounds; an even number of them runs.
-        seconds: least and most, once the fewest rounds are done.
+        repeats: least and largest number of rounds; an even number runs.
+        seconds: least and largest time after the least number of rounds.
         threads: see `measure_latency`.
         channels_last: see `measure_latency`.
         progress: see `measure_latency`.
@@ -110,13 +110,13 @@ def _rounds(
 
 
 def placed(model: nn.Module, inputs: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """Inputs on the device of the network's parameters, images in channels-last memory format where that is wanted."""
+    """Inputs on the device of the network's parameters, images in channels-last memory format if requested."""
     x = inputs.to(next((p.device for p in model.parameters()), inputs.device))
     return x.contiguous(memory_format=torch.channels_last) if channels_last and x.ndim == 4 else x
 
 
 def _pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
-    """One forward pass, until the device has done it."""
+    """One forward pass, including the work of the device."""
 
     def call() -> None:
         model(inputs)
@@ -127,7 +127,7 @@ def _pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
 
 @contextlib.contextmanager
 def ready(model: nn.Module, channels_last: bool) -> Iterator[None]:
-    """The network in eval mode, its 4-D weights in channels-last memory format where that is wanted; restored after."""
+    """The network in eval mode, with 4-D weights in channels-last memory format if requested; restored afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     formats = [(p, p.data) for p in model.parameters() if p.ndim == 4] if channels_last else []
     model.eval()

@@ -16,35 +16,35 @@ from secateur.core.modules import check_module
 from secateur.evaluation.latency import placed, ready
 
 _ALLOCATION = "[memory]"
-"""Name that PyTorch's profiler gives to what its allocator does."""
+"""Name of allocator events in PyTorch's profiler."""
 
 
 def measure_memory(model: nn.Module, inputs: torch.Tensor, *, channels_last: bool = True) -> Memory:
     """Peak memory of a network in PyTorch during one forward pass in eval and inference mode.
 
-    The peak is the sum of parameters and buffers, the batch, and the most bytes that PyTorch's allocator has given out
-    at any moment of the pass. On the CPU that is every allocation and release as PyTorch's profiler records it:
-    activations, outputs, and the buffers that operations ask the allocator for. It is exact to the byte, and the same
-    each time; not in it are what MKL and oneDNN allocate for themselves, and the process's code (Python and PyTorch
-    take some hundred MB before any network). On CUDA it is the allocator's own high-water mark, whose blocks are
-    multiples of 512 bytes, and what libraries keep from pass to pass (workspaces of cuBLAS) is not in it. A pass before
-    that is not counted leaves out what is set up once.
+    The peak is the sum of parameters and buffers, the batch, and the largest number of bytes that PyTorch's allocator
+    has allocated at any moment of the pass. On the CPU that is every allocation and release as PyTorch's profiler
+    records it: activations, outputs, and the buffers that operations request from the allocator. It is exact to the
+    byte and reproducible; it does not include memory that MKL and oneDNN allocate themselves, or the process's code
+    (Python and PyTorch take some hundred MB before any network). On CUDA it is the allocator's own peak, in blocks of
+    multiples of 512 bytes, without memory that libraries keep from pass to pass (workspaces of cuBLAS). A pass before,
+    which does not count, excludes one-time allocations.
 
     Args:
-        model: any network; comes back in its own mode.
+        model: any network; its mode is restored.
         inputs: one batch.
         channels_last: run 4-D weights and inputs in channels-last memory format, as `measure_latency` does; False: as
-            they are. Operations need other buffers in other formats.
+            they are. The buffers of operations depend on the format.
 
     Raises:
         RequestError: for an empty batch, or a device that is neither the CPU nor CUDA.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(100, 1000), nn.ReLU(), nn.Linear(1000, 10))
-        >>> found = measure_memory(net, torch.zeros(8, 100))
-        >>> found.network_bytes == 4 * (100 * 1000 + 1000 + 1000 * 10 + 10)
+        >>> memory = measure_memory(net, torch.zeros(8, 100))
+        >>> memory.network_bytes == 4 * (100 * 1000 + 1000 + 1000 * 10 + 10)
         True
-        >>> found.working_bytes == 4 * 8 * (100 + 1000 + 1000)  # the batch, and both sides of the ReLU
+        >>> memory.working_bytes == 4 * 8 * (100 + 1000 + 1000)  # the batch, and both sides of the ReLU
         True
     """
     check_module(model, compiled=True)
@@ -61,7 +61,7 @@ def measure_memory(model: nn.Module, inputs: torch.Tensor, *, channels_last: boo
 
 
 def _held(model: nn.Module) -> int:
-    """Bytes behind parameters and buffers; shared ones once."""
+    """Bytes of parameters and buffers; shared memory counts once."""
     tensors = (*model.parameters(), *model.buffers())
     storages = {s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}
     return sum(storages.values())
@@ -78,7 +78,7 @@ def _on_cuda(call: Callable[[], object], device: torch.device) -> int:
 
 def _on_cpu(call: Callable[[], object], device: torch.device) -> int:
     with _quietly(), profile(profile_memory=True) as profiled:
-        kept = call()  # what the network gives is still there when the last of it is computed
+        kept = call()  # the outputs of the network are still held when the last one is computed
     del kept
     results = profiled.kineto_results
     assert results is not None
@@ -92,7 +92,7 @@ def _on_cpu(call: Callable[[], object], device: torch.device) -> int:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """The profiler looks for graphics cards when it is first used, and writes on standard error that there are none."""
+    """Silence the profiler, which writes on standard error at its first use that there are no graphics cards."""
     name = "KINETO_LOG_LEVEL"
     before = os.environ.get(name)
     os.environ.setdefault(name, "6")

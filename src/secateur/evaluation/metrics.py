@@ -1,4 +1,4 @@
-"""Accuracy and its relatives over a labelled set."""
+"""Accuracy and related metrics on a labelled set."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What a network does on a labelled set and what it costs; shares are in [0, 1].
+    """Performance of a network on a labelled set, and its cost; shares are in [0, 1].
 
     Attributes:
         accuracy: top-1.
@@ -39,11 +39,12 @@ class Evaluation:
         per_class: accuracy of each class that occurs, by name.
         loss: mean cross-entropy, in nats.
         calibration_error: expected calibration error over 15 equal bins of the top probability.
-        samples: how many.
+        samples: number of samples.
         params: parameter elements; macs: multiply-accumulates per sample; size_bytes: as safetensors.
-        latency: of one batch, when measured; where two networks were timed in turn, with their ratio and its interval.
-        memory: at the highest during one batch, when measured; see `secateur.measure_memory`.
-        auc: area under the ROC curve of each class against the others, mean over classes, when asked for.
+        latency: latency of one batch, when measured; where two networks were timed in turn, with their ratio and its
+            interval.
+        memory: peak memory during one batch, when measured; see `secateur.measure_memory`.
+        auc: area under the ROC curve of each class against the others, mean over classes, when requested.
     """
 
     accuracy: float
@@ -60,7 +61,7 @@ class Evaluation:
     auc: float | None = field(default=None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """As JSON values."""
         measured = {"latency": self.latency, "memory": self.memory}
         return asdict(self) | {name: None if value is None else value.to_json() for name, value in measured.items()}
 
@@ -74,7 +75,7 @@ class Evaluation:
         )
 
     def _repr_html_(self) -> str:
-        """For notebooks: every figure, with the number of samples."""
+        """All figures with the number of samples as HTML, for notebooks."""
         rows: list[tuple[str, object]] = [
             ("accuracy", f"{100 * self.accuracy:.2f} %"),
             ("balanced accuracy", f"{100 * self.balanced_accuracy:.2f} %"),
@@ -106,22 +107,22 @@ def evaluate(
 ) -> Evaluation:
     """Measure a network on (inputs, class indices) batches.
 
-    Of several ranks (`secateur.core.ranks.launched`), each computes every so many of the batches; all get the figures
+    With several ranks (`secateur.core.ranks.launched`), the batches are distributed over the ranks; all get the figures
     of all samples, each counted once. Latency and memory are measured by rank 0, while the others wait.
 
     Args:
-        model: gives logits [N, classes]; comes back in its own mode and on its own device.
+        model: a network that returns logits [N, classes]; its mode and device are restored.
         batches: a `DataLoader` or any iterable of batches.
-        class_names: for ``per_class``; indices otherwise.
+        class_names: names of classes for ``per_class``; by default their indices.
         latency: also time a batch of ``latency_batch`` samples.
         memory: also measure the peak memory of a pass over such a batch, see `secateur.measure_memory`.
         auc: also measure the area under the ROC curve; classes without samples, or with all of them, have none.
-        latency_batch: its size.
-        device: where to compute; None: where the network is.
-        progress: who is told of batches, see `secateur.core.progress.ProgressOption`.
+        latency_batch: number of samples in such a batch.
+        device: device of the computation; None: that of the network.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
-        RequestError: for an empty set, batches that are no pairs, or labels that are no class indices of the network.
+        RequestError: for an empty set, batches that are not pairs, or labels that are not class indices of the network.
         SecateurError: when logits are not finite.
     """
     check_module(model, compiled=True)
@@ -167,7 +168,7 @@ def evaluate(
 
 
 def _in_turn(parts: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    """Batches in their order, of which each rank has one in turn."""
+    """The batches of this rank, which are dealt out in turn."""
     return [batch for turn in itertools.zip_longest(*parts) for batch in turn if batch is not None]
 
 
@@ -175,14 +176,14 @@ def area_under_curve(logits: torch.Tensor, targets: torch.Tensor) -> float | Non
     """Area under the ROC curve of each class's probability against all others, mean over the classes.
 
     The area is the share of pairs (sample of the class, other sample) in which the first has the higher probability;
-    equal ones count half.
+    ties count half.
 
     Args:
         logits: [N, classes].
         targets: [N].
 
     Returns:
-        None where no class has both samples and others.
+        The area; None where no class has both own samples and others.
 
     Example:
         >>> area_under_curve(torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1, 1]))
@@ -203,7 +204,7 @@ def area_under_curve(logits: torch.Tensor, targets: torch.Tensor) -> float | Non
 
 
 def _repeated(samples: torch.Tensor, batch: int) -> torch.Tensor:
-    """A batch of that size, of the samples over and over."""
+    """A batch of the given size, made of repeated samples."""
     return samples.repeat(-(-batch // len(samples)), *[1] * (samples.ndim - 1))[:batch]
 
 
