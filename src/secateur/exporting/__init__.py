@@ -1,4 +1,4 @@
-"""Networks in the formats of other runtimes, checked against PyTorch and timed beside it."""
+"""Exports networks to the formats of other runtimes, checks them against PyTorch, and times both."""
 
 import lazy_loader
 

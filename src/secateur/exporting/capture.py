@@ -1,4 +1,4 @@
-"""A network and example inputs as one graph, and random batches like the example."""
+"""Captures a network on example inputs as a graph, and draws random batches like the example."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES = frozenset(
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Inputs that a network takes: positional, or by keyword when the names are strings.
+    """Inputs of a network: positional, or by keyword where the names are strings.
 
     Inputs whose first dimension equals that of the first input are taken to hold one row per sample.
     """
@@ -36,7 +36,7 @@ class Example:
 
     @classmethod
     def of(cls, inputs: Any) -> Example:
-        """From a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
+        """An example from a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
 
         Raises:
             RequestError: for anything else, or tensors that have no samples.
@@ -67,12 +67,12 @@ class Example:
 
     @property
     def rows(self) -> int:
-        """Samples in the example."""
+        """Number of samples in the example."""
         return int(next(iter(self.tensors.values())).shape[0])
 
     @property
     def batched(self) -> tuple[int | str, ...]:
-        """Inputs that hold one row per sample."""
+        """Names of inputs that hold one row per sample."""
         return tuple(name for name, t in self.tensors.items() if t.ndim and t.shape[0] == self.rows)
 
     @property
@@ -88,9 +88,9 @@ class Example:
     def draw(self, rows: int, generator: torch.Generator) -> Example:
         """A random batch of ``rows`` samples.
 
-        Each value is drawn from the values of the example, so that token ids stay in range and images in theirs;
-        where all values of a real input are equal, from the standard normal distribution. Inputs without a row per
-        sample stay as they are.
+        Each value is drawn from the values of the example, so that token ids and images stay in their range; where
+        all values of a real input are equal, from the standard normal distribution. Inputs without a row per sample
+        are not changed.
         """
         drawn = dict(self.tensors)
         for name in self.batched:
@@ -116,12 +116,12 @@ class Example:
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode that needs no gradients; ``model`` is untouched."""
+    """A copy on the CPU in eval mode without gradients; ``model`` is not changed."""
     try:
         made = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     except Exception as error:  # a module's own __deepcopy__ may raise anything; the remedy is the same
         raise RequestError(
-            f"the network cannot be copied for the export ({one_line(error)}); build it anew and load its weights"
+            f"the network cannot be copied for the export ({one_line(error)}); build it again and load its weights"
         ) from error
     for parent in list(made.modules()):
         for name, module in list(parent.named_children()):
@@ -131,10 +131,10 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def outputs_of(model: nn.Module, example: Example) -> list[torch.Tensor]:
-    """All tensors that the network gives, in order; nested tuples, lists and dicts are flattened.
+    """All tensors that the network returns, in order; nested tuples, lists and dicts are flattened.
 
     Raises:
-        RequestError: when the network fails on the example, or gives no tensor.
+        RequestError: when the network fails on the example, or returns no tensor.
     """
     try:
         with torch.no_grad():
@@ -143,7 +143,7 @@ def outputs_of(model: nn.Module, example: Example) -> list[torch.Tensor]:
         shapes = [tuple(t.shape) for t in example.tensors.values()]
         raise RequestError(f"the network fails on inputs of shape {shapes}: {one_line(error)}") from error
     if not found:
-        raise RequestError("the network gives no tensor; an export needs at least one output")
+        raise RequestError("the network returns no tensor; an export needs at least one output")
     return found
 
 
@@ -157,7 +157,7 @@ def flatten(output: Any) -> Iterator[torch.Tensor]:
 
 
 def dynamic_shapes(example: Example) -> Any:
-    """What `torch.export` is told about the inputs: the first dimension is free."""
+    """The dynamic shapes of the inputs for `torch.export`: the first dimension is free."""
     free = {name: {0: torch.export.Dim("batch")} if name in example.batched else {} for name in example.tensors}
     return free if example.kwargs else tuple(free.values())
 
@@ -166,9 +166,10 @@ def capture(model: nn.Module, example: Example, dynamic: bool) -> torch.export.E
     """The network as a graph.
 
     Args:
-        model: in eval mode, on the CPU.
-        example: the batch size is kept when not ``dynamic``; else at least two samples, since one is a special case.
-        dynamic: any number of samples may be given to the result.
+        model: a network in eval mode, on the CPU.
+        example: its batch size is kept when not ``dynamic``; otherwise at least two samples, because one is a special
+            case.
+        dynamic: whether the result accepts any number of samples.
 
     Raises:
         RequestError: when the code cannot be captured.
@@ -182,7 +183,7 @@ def capture(model: nn.Module, example: Example, dynamic: bool) -> torch.export.E
         if dynamic and "specialized it to be a constant" in str(error):
             raise RequestError(
                 "the network's code has a batch size written into it, so it cannot be exported for any; "
-                "give the one it shall serve (--batch N, batch=N), or take the size from the tensor"
+                "give one batch size (--batch N, batch=N), or take the size from the tensor"
             ) from error
         raise RequestError(
             f"the network cannot be captured as a graph ({line}); branches and sizes must not depend on values of "
@@ -192,7 +193,7 @@ def capture(model: nn.Module, example: Example, dynamic: bool) -> torch.export.E
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the talk of exporters off the terminal; what they raise passes through."""
+    """Suppress the output of exporters on the terminal, but not their exceptions."""
     talk = io.StringIO()
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -205,14 +206,14 @@ def quiet() -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first sentence of an error: libraries answer in pages, with colours."""
+    """Type and first sentence of an error, because libraries raise long texts with colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return f"{type(error).__name__}: {line[:300]}" if line else type(error).__name__
 
 
 def need(module: str, extra: str) -> Any:
-    """Import an optional dependency; a missing one raises `RequestError` with the command that installs it."""
+    """Import an optional dependency, or raise `RequestError` with the command that installs it."""
     try:
         with quiet():
             return import_module(module)
@@ -223,7 +224,7 @@ def need(module: str, extra: str) -> Any:
 
 
 def finite(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
-    """The outputs; values that are not finite raise `SecateurError`, since nothing can be compared with them."""
+    """The outputs; raises `SecateurError` for values that are not finite, which cannot be compared."""
     if not all(bool(torch.isfinite(t).all()) for t in outputs):
         raise SecateurError("the network's outputs on random inputs are not finite; look for NaN in the weights")
     return outputs

@@ -1,4 +1,4 @@
-"""One call: capture, write, check against PyTorch, and only then publish."""
+"""Exports a network: captures and writes it, checks the file against PyTorch, and only then publishes it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from secateur.exporting.program import load_program, open_executorch, write_exec
 from secateur.exporting.sessions import OnnxSession, OpenVinoSession
 
 TOLERANCE = 1e-4
-# 1 and 2 are special cases of tracers, the others are what a tracer has not seen
+# 1 and 2 are special cases of tracers; the other sizes were not used for tracing
 _BATCHES = (1, 2, 3, 8)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and found to compute what PyTorch computes.
+    """A written file that was checked to compute the same as PyTorch.
 
     Attributes:
-        path: the file; OpenVINO's weights lie beside it with the suffix ``.bin``.
-        format: as asked for.
+        path: the file; OpenVINO's weights are next to it with the suffix ``.bin``.
+        format: the requested format.
         difference: the largest max|a - b| / max(1, max|a|) over random batches and outputs, a being PyTorch's.
         top1_equal: whether all samples had the same top class, ties aside; None when the first output is not
             [N, classes].
-        bytes: on disk, all files together.
-        constant: the network gave the same outputs for all samples (a head of zeros, dead activations), so the two
-            figures above say next to nothing.
+        bytes: size on disk of all files.
+        constant: whether the network returned the same outputs for all samples (a head of zeros, dead activations), so
+            that ``difference`` and ``top1_equal`` say little.
     """
 
     path: Path
@@ -72,34 +72,34 @@ def export(
 
     The check runs random batches of 1, 2, 3 and 8 samples (of ``batch`` samples, when given), drawn value by value
     from the example inputs; a real input whose values are all equal is drawn from the standard normal distribution.
-    All tensors that the network gives are compared. The network is exported in eval mode from a copy on the CPU.
+    All tensors that the network returns are compared. The network is exported in eval mode from a copy on the CPU.
 
     Args:
-        model: any network; pruned or not.
-        path: file to write, with the suffix of its format: ``.onnx``, ``.xml``, ``.pt2``, ``.pte``.
+        model: any network, pruned or not.
+        path: the file to write, with the suffix of its format: ``.onnx``, ``.xml``, ``.pt2``, ``.pte``.
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments. Inputs with as many
             rows as the first input hold one row per sample.
         format: ``onnx``, ``openvino``, ``torch-export`` or ``executorch``.
-        batch: the only batch size that the file will take; None: any (``executorch``: 1).
-        opset: of ONNX; None: the exporter's default.
+        batch: the only batch size that the file will accept; None: any (``executorch``: 1).
+        opset: opset of ONNX; None: the exporter's default.
         tolerance: the largest difference that passes, see `Exported`.
-        metadata: kept in the file, e.g. ``{"normalisation": ..., "class_names": [...]}``, as JSON text; with it go
-            Secateur's version, the opset, and the inputs' names, shapes and types. ``executorch`` keeps none.
-        output_names: of ``onnx`` and ``openvino``, one for each tensor that the network gives; None: ``output``, or
-            ``output_0``, ``output_1``, ...
-        seed: of the random batches.
-        progress: who is told of the steps, see `secateur.core.progress.ProgressOption`.
+        metadata: stored in the file, e.g. ``{"normalisation": ..., "class_names": [...]}``, as JSON text, together with
+            Secateur's version, the opset, and the inputs' names, shapes and types. ``executorch`` stores none.
+        output_names: names for ``onnx`` and ``openvino``, one for each tensor that the network returns; None:
+            ``output``, or ``output_0``, ``output_1``, ...
+        seed: seed of the random batches.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
-        RequestError: for an unknown format or opset, a missing extra, a place that cannot be written, a network that
+        RequestError: for an unknown format or opset, a missing extra, a path that cannot be written, a network that
             fails on the example, or one that the format cannot express.
-        SecateurError: when the file computes something else than PyTorch, or the disk is full.
+        SecateurError: when the file does not compute the same as PyTorch, or the disk is full.
 
     Example:
         >>> import tempfile
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> found = export(net, Path(tempfile.mkdtemp()) / "net.onnx", torch.randn(2, 4))
-        >>> found.path.name, found.top1_equal, found.difference < 1e-5
+        >>> exported = export(net, Path(tempfile.mkdtemp()) / "net.onnx", torch.randn(2, 4))
+        >>> exported.path.name, exported.top1_equal, exported.difference < 1e-5
         ('net.onnx', True, True)
     """
     target = Path(path)
@@ -107,7 +107,7 @@ def export(
     home = writable_parent(target)
     example = Example.of(example_inputs)
     network = frozen_copy(model)
-    outputs_of(network, example)  # fails here, in the user's words, rather than in a tracer's
+    outputs_of(network, example)  # fails here with our message rather than in a tracer
     generator = torch.Generator().manual_seed(seed)
     dynamic = batch is None and format != "executorch"
     rows = batch or (2 if dynamic else 1)
@@ -144,11 +144,11 @@ def export(
 
 
 def _names(asked: Sequence[str] | None, count: int) -> list[str]:
-    """Of the outputs."""
+    """Names of the outputs."""
     if asked is None:
         return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     if len(set(asked)) != count:
-        raise RequestError(f"the network gives {count} tensors; output_names has {len(set(asked))} names for them")
+        raise RequestError(f"the network returns {count} tensors; output_names has {len(set(asked))} names for them")
     return list(asked)
 
 
@@ -166,7 +166,7 @@ def writable_parent(target: Path) -> Path:
             return home
     except OSError as error:
         raise RequestError(
-            f"'{target}' cannot be written ({error.strerror or error}: '{home}'); choose another place"
+            f"'{target}' cannot be written ({error.strerror or error}: '{home}'); choose another path"
         ) from error
 
 
@@ -183,7 +183,7 @@ def _check_request(target: Path, format: str, batch: int | None, opset: int | No
 def _about(
     program: torch.export.ExportedProgram, example: Example, dynamic: bool, metadata: Mapping[str, Any]
 ) -> dict[str, str]:
-    """What the file says of itself: text by name."""
+    """Metadata of the file: text by name."""
     names = program.graph_signature.user_inputs
     inputs = [{"name": str(name), **about} for name, about in zip(names, example.describe(dynamic), strict=False)]
     own = {"secateur_version": version("secateur"), "torch_version": torch.__version__, "inputs": inputs}
@@ -217,7 +217,7 @@ def _check(
     generator: torch.Generator,
     tolerance: float,
 ) -> tuple[Parity, bool]:
-    """Parity over random batches, and whether PyTorch's outputs were the same for all samples in them."""
+    """Parity over random batches, and whether PyTorch's outputs were the same for all their samples."""
     runtime = open_runtime(path, format)
     found = []
     seen: list[torch.Tensor] | None = None
@@ -249,7 +249,7 @@ def _refusal(format: str, parity: Parity, tolerance: float) -> str:
 
 
 def _publish(draft: Path, target: Path) -> int:
-    """Move the files to their place, the named one last; gives their size."""
+    """Move the files to their final paths, the named one last; return their size."""
     files = sorted((f for f in draft.parent.iterdir() if f.is_file()), key=lambda f: f == draft)
     size = sum(f.stat().st_size for f in files)
     for file in files:

@@ -15,7 +15,7 @@ _PACKAGES = {
 
 
 def check_format(format: str) -> None:
-    """Refuse a format that is not known, or whose packages are not installed.
+    """Refuse an unknown format, or one whose packages are not installed.
 
     Example:
         >>> check_format("onxx")
@@ -31,9 +31,9 @@ def check_format(format: str) -> None:
 
 
 def check_export(format: str, batch: int | None, opset: int | None) -> None:
-    """Refuse a request for a file that can be known to be wrong before a network is there."""
+    """Refuse requests for a file that are wrong for any network."""
     check_format(format)
     if batch is not None and batch < 1:
         raise RequestError(f"a batch holds at least one sample, got {batch}")
     if opset is not None and format not in ("onnx", "openvino"):
-        raise RequestError(f"format '{format}' has no opset; leave it away, or choose onnx or openvino")
+        raise RequestError(f"format '{format}' has no opset; leave it out, or choose onnx or openvino")

@@ -20,27 +20,27 @@ from secateur.exporting.capture import Example
 from secateur.exporting.sessions import OnnxSession
 
 _RUNTIME_ERROR = "[ONNXRuntimeError] : "
-"""With this the runtime's own errors begin."""
+"""Prefix of the runtime's own errors."""
 
 
 def measure_onnx_memory(network: OnnxSession | str | Path, inputs: Any, *, threads: int | None = None) -> Memory:
-    """Peak memory of a network in ONNX Runtime on the CPU, as the process takes it from the system.
+    """Peak memory of a network in ONNX Runtime on the CPU, as the process requests it from the system.
 
-    A process of its own loads the file and answers the batch three times. The peak is what its resident memory has
-    grown by at the highest, from before the file was loaded, plus the batch; the network's share of it is what it had
-    grown by before the first batch. Before that, all is done once and given up again, so that the runtime's own code
-    and tables do not count. Linux counts in pages of 4 kB and the runtime allocates in chunks: expect some 100 kB more
-    than the tensors, and what operations need as buffers. From the second batch on, ONNX Runtime plans the buffers of a
-    shape in one piece and keeps the pieces of the first batch beside it, which about doubles what comes on top of the
-    network: that is how it runs, and it is measured so.
+    A separate process loads the file and runs the batch three times. The peak is the largest growth of its resident
+    memory since before the file was loaded, plus the batch; the network's share is the growth before the first batch.
+    Before that, everything is done once and released, so that the runtime's own code and tables do not count. Linux
+    counts in pages of 4 kB and the runtime allocates in chunks: expect some 100 kB more than the tensors and the
+    buffers of operations. From the second batch on, ONNX Runtime plans the buffers of a shape as one block and also
+    keeps the blocks of the first batch, which about doubles the memory in addition to the network; this is included,
+    because it is how the runtime works.
 
     Args:
         network: a session, whose file must still be there, or the path of an ``.onnx`` file.
         inputs: one batch: a tensor, a tuple, or a dict by argument name.
-        threads: of the runtime; None: the session's, else as many as PyTorch uses now.
+        threads: number of threads of the runtime; None: the session's, or as many as PyTorch uses now.
 
     Raises:
-        RequestError: for a missing file, inputs that the network does not take, or another system than Linux.
+        RequestError: for a missing file, inputs that the network does not accept, or any system but Linux.
         SecateurError: when the process fails.
 
     Example:
@@ -49,13 +49,13 @@ def measure_onnx_memory(network: OnnxSession | str | Path, inputs: Any, *, threa
         >>> from secateur.exporting import export
         >>> net = torch.nn.Linear(1000, 1000)
         >>> path = export(net, Path(tempfile.mkdtemp()) / "net.onnx", torch.randn(2, 1000)).path
-        >>> found = measure_onnx_memory(path, torch.randn(8, 1000), threads=1)
-        >>> 0.9 < found.network_bytes / 4_004_000 < 1.2
+        >>> memory = measure_onnx_memory(path, torch.randn(8, 1000), threads=1)
+        >>> 0.9 < memory.network_bytes / 4_004_000 < 1.2
         True
     """
     if not sys.platform.startswith("linux"):
         raise RequestError("peak memory in ONNX Runtime is read from Linux's /proc; measure it on Linux")
-    # opened here as well, so that a wrong file or batch is refused in the usual words
+    # opened here as well, so that a wrong file or batch is refused with the usual message
     session = network if isinstance(network, OnnxSession) else OnnxSession(network, threads)
     example = Example.of(inputs)
     arrays = session.arrays(*example.args, **example.kwargs)

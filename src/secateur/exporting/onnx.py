@@ -1,4 +1,4 @@
-"""ONNX files, by PyTorch's graph-based exporter."""
+"""Writes ONNX files with PyTorch's graph-based exporter."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from secateur.core.errors import RequestError
 from secateur.exporting.capture import Example, dynamic_shapes, need, one_line, quiet
 
-# the format's single files end at 2 GiB; a little is left for the graph itself
+# single files are limited to 2 GiB, a little of which is left for the graph itself
 SINGLE_FILE_LIMIT = 2**31 - 2**24
 
 
 def check_opset(opset: int | None) -> None:
-    """Refuse an operator set that the installed package does not know."""
+    """Refuse an operator set that the installed package does not support."""
     newest = need("onnx", "onnx").defs.onnx_opset_version()
     if opset is not None and not 7 <= opset <= newest:
         raise RequestError(f"unknown ONNX opset {opset}; known: 7 to {newest}")
@@ -32,7 +32,7 @@ def write_onnx(
     opset: int | None,
     metadata: Mapping[str, str],
 ) -> None:
-    """Write one ``.onnx`` file; networks beyond 2 GiB keep their weights in ``NAME.onnx.data`` beside it.
+    """Write one ``.onnx`` file; networks beyond 2 GiB keep their weights in ``NAME.onnx.data`` next to it.
 
     Raises:
         RequestError: for an operation without ONNX form, or an opset that the network cannot be written in.
@@ -47,19 +47,19 @@ def write_onnx(
                 verbose=False,
                 output_names=list(outputs),
                 opset_version=opset,
-                # the graph knows them already; given again, the free dimension keeps its name
+                # the graph has them already; they are passed again so that the free dimension keeps its name
                 dynamic_shapes=dynamic_shapes(example) if dynamic else None,
             )
-    except Exception as error:  # the exporter wraps whatever its translations raise
+    except Exception as error:  # the exporter wraps all exceptions of its translations
         raise RequestError(_reason(error)) from error
     if found is None:
-        raise RequestError("the network cannot be exported to ONNX: PyTorch's exporter gave no program")
+        raise RequestError("the network cannot be exported to ONNX: PyTorch's exporter returned no program")
     model = found.model
     written = model.opset_imports.get("")
     if opset is not None and written != opset:
-        raise RequestError(f"the network cannot be written in ONNX opset {opset}; leave --opset away, or try {written}")
+        raise RequestError(f"the network cannot be written in ONNX opset {opset}; leave --opset out, or try {written}")
     for node in model.graph.all_nodes():
-        # the exporter leaves the paths of the user's source files there
+        # the exporter stores the paths of the user's source files there
         node.metadata_props.clear()
     model.metadata_props.update({**metadata, "opset": str(written)})
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())

@@ -1,4 +1,4 @@
-"""OpenVINO files, from ONNX."""
+"""Writes OpenVINO files from ONNX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write_openvino(source: Path, path: Path, metadata: Mapping[str, str]) -> Non
     """Write ``.xml`` (graph) and ``.bin`` (weights, in single precision) from an ONNX file.
 
     Raises:
-        RequestError: for operations that OpenVINO does not read.
+        RequestError: for operations that OpenVINO does not support.
         SecateurError: when the disk is full.
     """
     runtime = import_openvino()
@@ -23,7 +23,7 @@ def write_openvino(source: Path, path: Path, metadata: Mapping[str, str]) -> Non
             model = runtime.Core().read_model(str(source))
             for key, value in metadata.items():
                 model.set_rt_info(value, ["secateur", key])
-    except Exception as error:  # the runtime raises RuntimeError and its own classes alike
+    except Exception as error:  # the runtime raises both RuntimeError and its own classes
         raise RequestError(f"the network cannot be exported to OpenVINO ({one_line(error)})") from error
     try:
         with quiet():

@@ -12,7 +12,7 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a program is from PyTorch.
+    """Difference of a program from PyTorch.
 
     Attributes:
         difference: the largest max|a - b| / max(1, max|a|) over batches and outputs, a being PyTorch's.
@@ -66,7 +66,7 @@ def _same_top(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool | None
 
 
 def worst(found: Sequence[Parity]) -> Parity:
-    """One statement over several batches."""
+    """The worst parity of several batches."""
     reason = next((p.reason for p in found if p.reason), None)
     tops = [p.top1_equal for p in found if p.top1_equal is not None]
     return Parity(max(p.difference for p in found), all(tops) if tops else None, reason)

@@ -14,7 +14,7 @@ from secateur.exporting.capture import need, one_line, quiet
 
 
 def write_program(program: torch.export.ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a ``.pt2`` file; the metadata goes along as ``secateur.json``.
+    """Write a ``.pt2`` file, with the metadata as ``secateur.json``.
 
     Raises:
         SecateurError: when the disk is full.
@@ -22,7 +22,7 @@ def write_program(program: torch.export.ExportedProgram, path: Path, metadata: M
     try:
         with quiet():
             torch.export.save(program, path, extra_files={"secateur.json": json.dumps(dict(metadata))})
-    except RuntimeError as error:  # the archive writer's word for any failed write
+    except RuntimeError as error:  # the archive writer raises it for any failed write
         raise SecateurError(f"cannot write '{path.name}' ({one_line(error)}); free space") from error
 
 
@@ -31,7 +31,7 @@ def load_program(path: str | Path, trust: bool = False) -> torch.export.Exported
 
     Args:
         path: the file.
-        trust: that it comes from where you think it does: loading may run code that is in the file.
+        trust: confirm that you trust the origin of the file: loading may run code that is in it.
 
     Raises:
         RequestError: without ``trust``, or when the file cannot be read.
@@ -46,15 +46,15 @@ def load_program(path: str | Path, trust: bool = False) -> torch.export.Exported
     try:
         with quiet():
             return torch.export.load(path)
-    except Exception as error:  # a broken archive makes the loader raise almost anything
+    except Exception as error:  # for a broken archive the loader may raise almost anything
         raise RequestError(f"'{path}' cannot be read as a .pt2 file ({one_line(error)})") from error
 
 
 def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a ``.pte`` file; what XNNPACK can compute is left to it.
+    """Write a ``.pte`` file, which uses XNNPACK where possible.
 
     Raises:
-        RequestError: without the ``executorch`` extra, or for operations that it does not take.
+        RequestError: without the ``executorch`` extra, or for operations that it does not support.
     """
     exir = need("executorch.exir", "executorch")
     backend = need("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
@@ -62,7 +62,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
         with quiet():
             lowered = exir.to_edge_transform_and_lower(program, partitioner=[backend.XnnpackPartitioner()])
             content = lowered.to_executorch().buffer
-    except Exception as error:  # its passes raise whatever they meet
+    except Exception as error:  # its passes may raise any exception
         raise RequestError(f"the network cannot be exported to ExecuTorch ({one_line(error)})") from error
     path.write_bytes(content)
 

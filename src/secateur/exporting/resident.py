@@ -1,7 +1,7 @@
-"""Run as a program of its own: how much memory this process takes for one ONNX file.
+"""A separate program that measures the memory of its process for one ONNX file.
 
-Nothing else is in the process, so that what it grows by is the network's. PyTorch is not imported. Prints one JSON
-object: bytes that the network takes before its first batch, and at the highest while it answers.
+The process does nothing else, so that its growth is due to the network. PyTorch is not imported. The program prints one
+JSON object: the bytes of the network before its first batch, and the peak while it runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 RUNS = 3
-"""Batches answered: from the second on ONNX Runtime plans its buffers, and keeps those of the first beside them."""
+"""Number of batches; from the second on ONNX Runtime plans its buffers, and also keeps those of the first."""
 
 
 def _bytes(name: str) -> int:
-    """A figure of this process, as Linux keeps it in kB."""
+    """A figure of this process in bytes, which Linux reports in kB."""
     for line in _STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
@@ -27,7 +27,7 @@ def _bytes(name: str) -> int:
 
 
 def _settled() -> int:
-    """Resident bytes once everything that is free has been given back."""
+    """Resident bytes after free memory was returned to the system."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
     if trim is not None:
@@ -58,18 +58,18 @@ def _grown(path: str, arrays: list[Any], threads: int) -> dict[str, int]:
 
 
 def main(path: str, arrays: str, threads: str) -> None:
-    """Measure, and print what was measured.
+    """Measure, and print the result.
 
     Args:
-        path: of the ONNX file.
-        arrays: of a NumPy archive with its inputs in order.
-        threads: of the runtime.
+        path: the ONNX file.
+        arrays: a NumPy archive with its inputs in order.
+        threads: number of threads of the runtime.
     """
     import numpy as np
 
     with np.load(arrays) as archive:
         inputs = [archive[name] for name in archive.files]
-    _grown(path, inputs, int(threads))  # the runtime's own code and tables are in memory from here on
+    _grown(path, inputs, int(threads))  # from here on, the runtime's own code and tables are in memory
     found = _grown(path, inputs, int(threads))
     found["peak_bytes"] += sum(value.nbytes for value in inputs)
     sys.stdout.write(json.dumps(found))

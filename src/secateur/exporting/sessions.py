@@ -1,4 +1,4 @@
-"""Other runtimes behind one face: tensors in, tensors out, on the CPU."""
+"""Sessions of other runtimes with one interface: tensors in, tensors out, on the CPU."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class OnnxSession:
     """An ONNX file in ONNX Runtime, on the CPU.
 
     Args:
-        path: ``.onnx``.
-        threads: within operators; None: as many as PyTorch uses now.
+        path: path of the ``.onnx`` file.
+        threads: threads within operators; None: as many as PyTorch uses now.
 
     Attributes:
-        path: of the file.
-        threads: as set.
-        metadata: what the file says of itself.
+        path: path of the file.
+        threads: number of threads.
+        metadata: metadata of the file.
 
     Raises:
         RequestError: for a missing or unreadable file, or without the ``onnx`` extra.
@@ -63,13 +63,13 @@ class OnnxSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 3  # errors only
-        # threads that go on spinning would slow down whoever is measured next
+        # threads that keep spinning would slow down the next measurement
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = ort.InferenceSession(str(_file(path)), options, providers=["CPUExecutionProvider"])
         except RequestError:
             raise
-        except Exception as error:  # the runtime has an error class for each of its states
+        except Exception as error:  # the runtime has many error classes
             raise RequestError(f"ONNX Runtime cannot load '{path}' ({one_line(error)})") from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self._names = [item.name for item in self._session.get_inputs()]
@@ -78,7 +78,7 @@ class OnnxSession:
         """Outputs for a batch: one tensor, or a tuple of them.
 
         Raises:
-            RequestError: for inputs that the network does not take.
+            RequestError: for inputs that the network does not accept.
         """
         arrays = self.arrays(*inputs, **named)
         try:
@@ -87,7 +87,7 @@ class OnnxSession:
             raise RequestError(f"ONNX Runtime fails on these inputs ({one_line(error)})") from error
 
     def arrays(self, *inputs: torch.Tensor, **named: torch.Tensor) -> dict[str, Any]:
-        """Inputs as the runtime takes them: NumPy arrays by name.
+        """Inputs for the runtime: NumPy arrays by name.
 
         Raises:
             RequestError: for another number of inputs, or other names.
@@ -96,15 +96,15 @@ class OnnxSession:
 
 
 class OpenVinoSession:
-    """An OpenVINO file (``.xml`` with ``.bin`` beside it) on the CPU, in single precision.
+    """An OpenVINO file (``.xml`` with ``.bin`` next to it) on the CPU, in single precision.
 
     Args:
-        path: ``.xml``; ``.onnx`` is read too.
-        threads: None: as many as PyTorch uses now.
+        path: path of the ``.xml`` file; ``.onnx`` files are read as well.
+        threads: number of threads; None: as many as PyTorch uses now.
 
     Attributes:
-        threads: as set.
-        metadata: what the file says of itself.
+        threads: number of threads.
+        metadata: metadata of the file.
 
     Raises:
         RequestError: for a missing or unreadable file, or without the ``openvino`` extra.
@@ -113,7 +113,7 @@ class OpenVinoSession:
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         self.threads = _threads(threads)
         core = import_openvino().Core()
-        # on some processors the default is bfloat16, which computes something else
+        # on some processors the default is bfloat16, which gives other results
         settings = {
             "INFERENCE_NUM_THREADS": self.threads,
             "INFERENCE_PRECISION_HINT": "f32",
@@ -124,7 +124,7 @@ class OpenVinoSession:
             self._model = core.compile_model(model, "CPU", settings)
         except RequestError:
             raise
-        except Exception as error:  # the runtime raises RuntimeError and its own classes alike
+        except Exception as error:  # the runtime raises both RuntimeError and its own classes
             raise RequestError(f"OpenVINO cannot load '{path}' ({one_line(error)})") from error
         self.metadata: dict[str, str] = {}
         if model.has_rt_info(["secateur"]):
@@ -135,7 +135,7 @@ class OpenVinoSession:
         """Outputs for a batch: one tensor, or a tuple of them.
 
         Raises:
-            RequestError: for inputs that the network does not take.
+            RequestError: for inputs that the network does not accept.
         """
         arrays = _arrays(self._names, inputs, named)
         try:
@@ -148,8 +148,8 @@ class OpenVinoSession:
 def import_openvino() -> ModuleType:
     """The ``openvino`` package, imported without its telemetry.
 
-    Importing it writes an identifier into the home folder and reports the use over the network, unasked. Without the
-    package ``openvino_telemetry`` it falls back to doing neither, so that package is hidden during the import.
+    Importing it writes an identifier into the home folder and reports the use over the network without asking. Without
+    the package ``openvino_telemetry`` it does neither; therefore that package is hidden during the import.
     """
     name = "openvino_telemetry"
     if "openvino" in sys.modules or name in sys.modules:
@@ -159,7 +159,7 @@ def import_openvino() -> ModuleType:
     try:
         module = need("openvino", "openvino")
         with quiet():
-            module.Core()  # its submodules are complete then
+            module.Core()  # then its submodules are complete
         return module
     finally:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Networks before and after pruning, exported, checked, and timed in one loop."""
+"""Exports, checks and times networks before and after pruning in one run."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class RuntimeTimes:
 
     Attributes:
         batch_size: samples per batch.
-        torch: milliseconds in PyTorch; but for the first network, compared with that one in PyTorch.
-        runtime: milliseconds there. For the first network, compared with itself in PyTorch; for others, with the first
-            network in the same runtime.
+        torch: milliseconds in PyTorch, for all but the first network compared with the first.
+        runtime: milliseconds in the other runtime; for the first network compared with itself in PyTorch, for others
+            with the first network in the same runtime.
     """
 
     batch_size: int
@@ -47,7 +47,7 @@ class ExportRow:
     timings: tuple[RuntimeTimes, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; the file by its name."""
+        """As JSON values, with the name of the file."""
         return {
             "network": self.name,
             **asdict(self.exported),
@@ -72,16 +72,16 @@ def export_networks(
     repeats: int = 16,
     progress: ProgressOption = True,
 ) -> list[ExportRow]:
-    """Export each network into ``folder`` under its name, then time all of them, in PyTorch and there, in turn.
+    """Export each network into ``folder`` under its name, then time all in turn, in PyTorch and the other runtime.
 
     Args:
-        networks: by name, e.g. ``{"original": ..., "pruned": ...}``.
-        folder: an existing one.
+        networks: networks by name, e.g. ``{"original": ..., "pruned": ...}``.
+        folder: an existing folder.
         example_inputs: as for `export`.
         format: as for `export`; ``onnx`` and ``openvino`` are timed, at batch sizes 1 and 8 unless ``batch`` is given.
         batch: as for `export`.
         opset: as for `export`.
-        metadata: by network, as for `export`.
+        metadata: metadata by network, as for `export`.
         repeats: timed rounds per batch size; 0: no timing.
         progress: as for `export`.
 
@@ -104,7 +104,7 @@ def export_networks(
 
 def _kept(found: Mapping[str, Exported]) -> str:
     files = ", ".join(f"'{exported.path}'" for exported in found.values())
-    return f"finished files are kept ({files}), and written anew by the same request" if files else ""
+    return f"finished files are kept ({files}), and the same request rewrites them" if files else ""
 
 
 def _timed(
@@ -121,7 +121,7 @@ def _timed(
         runners: list[Callable[..., Any]] = []
         for name, model in networks.items():
             runners += [model, open_runtime(found[name].path, format, torch.get_num_threads())]
-        # the first network: there with PyTorch; the others: in each runtime with the first network
+        # the first network is compared with PyTorch, the others in each runtime with the first network
         against = [0, *(place % 2 for place in range(2, len(runners)))]
         generator = torch.Generator().manual_seed(0)
         for size in _BATCHES if batch is None else (batch,):

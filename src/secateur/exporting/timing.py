@@ -30,21 +30,21 @@ def measure_runtime(
     against: Sequence[int] | None = None,
     progress: ProgressOption = True,
 ) -> list[Latency]:
-    """Time of PyTorch networks and sessions on one batch on the CPU, measured in turn so that drift hits all alike.
+    """Time of PyTorch networks and sessions on one batch on the CPU, measured in turn so that drift affects all alike.
 
-    Networks are copied, and run in eval mode and channels-last memory format; sessions take the batch as it is, and
-    their time includes the way from tensors to the runtime and back.
+    Networks are copied, and run in eval mode and channels-last memory format; sessions get the batch as it is, and
+    their time includes the conversion of tensors to the runtime and back.
 
     Args:
         runners: networks, and sessions such as `OnnxSession`.
         inputs: one batch: a tensor, a tuple, or a dict by argument name.
         repeats: measured rounds; each round runs every runner once, every other round in reverse order. An even number
-            is best: drift within a round then favours none.
+            is best, because drift within a round then favours none.
         warmup: rounds before that.
-        threads: of PyTorch while measuring; None: as set. Sessions must have been made for the same number.
-        against: for each runner but the first the place of the one that it is compared with, which stands before it;
-            None: the first. The ratio and its interval are the latency's ``relative``.
-        progress: who is told of rounds, between them; see `secateur.core.progress.ProgressOption`.
+        threads: number of PyTorch threads while measuring; None: as set. Sessions must use the same number.
+        against: for each runner but the first, the position of an earlier one with which it is compared; None: the
+            first. The ratio and its interval are the latency's ``relative``.
+        progress: how progress is reported, between rounds; see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for fewer than one repeat, no runners, a session with another number of threads, or ``against``
@@ -52,8 +52,8 @@ def measure_runtime(
 
     Example:
         >>> slow, fast = nn.Linear(512, 512), nn.Linear(512, 2)
-        >>> found = measure_runtime([slow, fast], torch.zeros(4, 512), repeats=7)
-        >>> [t.batch_size for t in found], found[1].relative.rounds
+        >>> times = measure_runtime([slow, fast], torch.zeros(4, 512), repeats=7)
+        >>> [t.batch_size for t in times], times[1].relative.rounds
         ([4, 4], 7)
     """
     if repeats < 1 or warmup < 0:
@@ -65,7 +65,7 @@ def measure_runtime(
     ):
         raise RequestError(
             f"against={list(against)} does not fit {len(runners)} runners; "
-            "give the place of an earlier one for each but the first"
+            "give the position of an earlier one for each but the first"
         )
     count = torch.get_num_threads() if threads is None else threads
     for runner in runners:
@@ -83,7 +83,7 @@ def measure_runtime(
 def _call(runner: Runner, example: Example) -> Callable[[], Any]:
     if not isinstance(runner, nn.Module):
         return partial(runner, *example.args, **example.kwargs)
-    # PyTorch's faster format for convolutions on the CPU, so that the comparison is with its best
+    # the faster format for convolutions on the CPU, so that the comparison is with PyTorch's best
     model = frozen_copy(runner).to(memory_format=torch.channels_last)
     placed = Example(
         {
