@@ -1,4 +1,4 @@
-"""Networks by name, and checkpoints that never unpickle."""
+"""Networks by name, and checkpoints that are read without unpickling."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Networks built by name: our own small ones, torchvision's, timm's, those of transformers."""
+"""Builds networks by name: our own small ones and those of torchvision, timm and transformers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from secateur.models.settings import LIBRARIES, SHIPPED, WEIGHTS, check_model_na
 
 _ORIGIN = "_secateur_origin"
 _INNER = "backbone_arguments"
-"""Arguments of a network within the network."""
+"""Arguments that hold those of an inner network."""
 
 
 def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network by the name of its class or function, in eval mode, with the weights that its constructor gives it.
+    """A network by the name of its class or function, in eval mode, with the weights that its constructor sets.
 
     Args:
-        name: a registered one, or one of a library's.
-        arguments: passed to the constructor.
+        name: a registered name, or one of a library.
+        arguments: arguments of the constructor.
 
     Raises:
-        RequestError: for an unknown name, or arguments that the network does not take.
-        SecateurError: when weights are asked for and cannot be fetched.
+        RequestError: for an unknown name, or arguments that the network does not accept.
+        SecateurError: when requested weights cannot be fetched.
     """
     factory = _factory(name)
     try:
@@ -52,13 +52,13 @@ def construct(name: str, arguments: dict[str, Any]) -> nn.Module:
 def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
     """A torchvision network with fetched weights and another number of classes than they have.
 
-    torchvision builds no such network. It is built as the weights have it, and once more with ``num_classes`` and
-    random weights; the layers that have one output per class stay as the second one has them, and all others get the
-    trained weights.
+    torchvision builds no such network. It is built twice, with the trained weights, and with ``num_classes`` and random
+    weights; the result has the layers with one output per class of the second network, and all others with the trained
+    weights.
 
     Args:
-        name: of the network.
-        arguments: of its constructor, with ``num_classes``.
+        name: name of the network.
+        arguments: arguments of its constructor, with ``num_classes``.
 
     Raises:
         RequestError: see `construct`, and when other layers depend on the number of classes.
@@ -77,7 +77,7 @@ def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
 
 
 def _without_weights(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that say how a network is built, also of a network within it."""
+    """Arguments without those that fetch weights, also within those of an inner network."""
     return {
         key: _without_weights(value) if key == _INNER and isinstance(value, dict) else value
         for key, value in arguments.items()
@@ -86,7 +86,7 @@ def _without_weights(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fetching(arguments: dict[str, Any]) -> list[str]:
-    """Arguments that would fetch weights, also of a network within."""
+    """Arguments that would fetch weights, also within those of an inner network."""
     own = [key for key in arguments if key in WEIGHT_SOURCES or key.startswith("pretrained")]
     inner = arguments.get(_INNER)
     return sorted(own) + (_fetching(inner) if isinstance(inner, dict) else [])
@@ -108,11 +108,11 @@ def origin_of(model: nn.Module) -> Origin | None:
 
 
 def rebuild(origin: Origin) -> nn.Module:
-    """A network like the one an origin was read off, with initial weights; the origin may come from a stranger.
+    """The network that an origin describes, with initial weights; origins may come from untrusted files.
 
     Raises:
-        RequestError: for an unknown name, or arguments that are no JSON values, that no such network takes, or that
-            would fetch weights.
+        RequestError: for an unknown name, or arguments that are not JSON values, that the network does not accept, or
+            that would fetch weights.
 
     Example:
         >>> rebuild({"name": "resnet20", "arguments": {"num_classes": 7}}).fc.out_features
@@ -130,14 +130,14 @@ def rebuild(origin: Origin) -> nn.Module:
         model = _factory(name)(**plain)
     except RequestError:
         raise
-    except Exception as error:  # a stranger's arguments can make a constructor raise anything
+    except Exception as error:  # untrusted arguments can make a constructor raise any exception
         raise RequestError(f"model '{name}' cannot be built with its recorded arguments: {_line(error)}") from error
     setattr(model, _ORIGIN, {"name": name, "arguments": plain})
     return model.eval()
 
 
 def shipped_metadata(name: str) -> dict[str, Any]:
-    """What a shipped checkpoint says of itself; empty for other names."""
+    """Metadata of a shipped checkpoint; empty for other names."""
     return read_metadata(WEIGHTS / f"{name}.safetensors") if name in SHIPPED else {}
 
 
@@ -159,9 +159,9 @@ def _factory(name: str) -> Callable[..., nn.Module]:
 
 
 def input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) of the images that a network was made for, as far as it says so: timm's and Hugging Face's do.
+    """(C, H, W) of the images that a network expects, by its own record where it has one (timm, Hugging Face).
 
-    Ours take 32 x 32 pixels, others are taken to be ImageNet classifiers.
+    Our own networks expect 32 x 32 pixels; others are assumed to be ImageNet classifiers.
 
     Example:
         >>> input_shape(construct("resnet20", {}))

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, or PyTorch files that load without unpickling code."""
+"""Reads and writes weights: safetensors, or PyTorch files that load without unpickling code."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from secateur.models.safetensors_file import read_safetensors
 def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> Path:
     """Write a network's parameters and buffers as safetensors, atomically.
 
-    The header says which network the weights are of, where it was built by name and has the shapes it was built with,
-    so that ``build(path)`` gives it back.
+    The header names the network of the weights, where it was built by name and still has its shapes, so that
+    ``build(path)`` restores it.
 
     Args:
         model: any network; tensors that share memory are written once per name.
-        path: ends in ``.safetensors``.
-        metadata: JSON values kept in the file's header (normalisation, class names, ...).
+        path: file name that ends in ``.safetensors``.
+        metadata: JSON values that are stored in the file's header (normalisation, class names, ...).
 
     Raises:
         RequestError: for tensors on the meta device.
@@ -60,14 +60,14 @@ def _architecture(model: nn.Module) -> dict[str, Any]:
         return {}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # initialising what has no memory is announced
+        warnings.simplefilter("ignore")  # initialising tensors without memory raises a warning
         try:
             with torch.device("meta"):
                 fresh = rebuild(origin)
         except RequestError:  # constructors may compute with values, which tensors without memory do not have
             try:
                 fresh = rebuild(origin)
-            except RequestError:  # arguments that are no JSON values
+            except RequestError:  # arguments that are not JSON values
                 return {}
     same = shapes == {name: tensor.shape for name, tensor in fresh.state_dict().items()}
     return {"architecture": origin["name"], "arguments": origin["arguments"]} if same else {}
@@ -86,7 +86,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         return read_safetensors(path)
     try:
         with warnings.catch_warnings():
-            # a TorchScript archive is announced by a warning before it is refused
+            # for a TorchScript archive, PyTorch warns before it is refused
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -94,7 +94,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             f"checkpoint '{path}' is broken, or holds objects whose unpickling may run code; "
             "save the network's state_dict() as safetensors and load that"
         ) from error
-    except Exception as error:  # a broken file makes torch.load raise almost anything, KeyError and AssertionError too
+    except Exception as error:  # for a broken file torch.load may raise almost anything, even AssertionError
         reason = str(error).split("\n", maxsplit=1)[0]
         raise RequestError(f"checkpoint '{path}' cannot be read ({reason})") from error
     if isinstance(found, dict):
@@ -111,19 +111,19 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a checkpoint into a network, strictly.
 
     Raises:
-        RequestError: for an unreadable file, names or shapes that do not match, NaN/inf values, or a network that
-            cannot take weights: on the meta device, or made inside `torch.inference_mode`.
+        RequestError: for an unreadable file, names or shapes that do not match, NaN/inf values, or a network into which
+            weights cannot be loaded: on the meta device, or built inside `torch.inference_mode`.
     """
     return load_tensors(model, read_tensors(path), path)
 
 
 def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], path: str | Path) -> nn.Module:
-    """Load what was read from a checkpoint; see `load_weights`.
+    """Load tensors of a checkpoint into a network; see `load_weights`.
 
     Args:
-        model: changed in place.
-        tensors: by name.
-        path: of the checkpoint, for messages.
+        model: the network, which is changed in place.
+        tensors: tensors by name.
+        path: path of the checkpoint, for messages.
     """
     check_values(model)
     if not torch.is_inference_mode_enabled():
@@ -140,14 +140,14 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], path: str |
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        model.load_state_dict(before)  # what did fit was already copied
+        model.load_state_dict(before)  # tensors that fit were already copied
         lines = " ".join(line.strip() for line in str(error).splitlines()[1:])
         raise RequestError(f"checkpoint '{path}' does not fit the network: {textwrap.shorten(lines, 400)}") from error
     return model
 
 
 def _without_wrapper(tensors: dict[str, torch.Tensor], own: Container[str]) -> dict[str, torch.Tensor]:
-    """Names without the prefix that DataParallel or torch.compile put before each of them."""
+    """Names without the prefix that DataParallel or torch.compile adds to each."""
     for prefix in ("module.", "_orig_mod."):
         if all(name.startswith(prefix) and name not in own for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -50,7 +50,7 @@ class CifarResNet(nn.Module):
 
     Args:
         depth: 20, 32, 44, 56, 110: any 6n + 2.
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: 1 for grey images, 3 for colour.
         width: channels of the first stage; the next two have twice and four times as many.
     """
@@ -95,7 +95,7 @@ def resnet56(num_classes: int = 10, in_channels: int = 3, width: int = 16) -> Ci
 
 @registered.register("vgg11-bn-32")
 class CifarVGG(nn.Module):
-    """VGG-11 with batch norm for images of 32 pixels, with one linear layer behind the convolutions."""
+    """VGG-11 with batch norm for images of 32 pixels, with one linear layer after the convolutions."""
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """Exported programs (``.pt2``) as networks whose layers can be pruned and explained.
 
-A program is a flat list of calls of PyTorch's operators. Each call is put back as the layer that it came from, where
-its parameters have the names of one (``conv1.weight`` makes ``conv1`` a `torch.nn.Conv2d`), else as the function of
-`torch` that it is; the names of the layers are those of the network that was exported. Operators that are not in the
-tables of `secateur.models.operators` are refused: none of these reads or writes files, or runs code.
+A program is a flat list of calls of PyTorch's operators. Each call becomes the layer from which it came, where its
+parameters have the names of a layer's (``conv1.weight`` makes ``conv1`` a `torch.nn.Conv2d`), and a function of `torch`
+otherwise; layers have the names that they had in the exported network. Operators that are not in the tables of
+`secateur.models.operators` are refused: none of those in the tables reads or writes files, or runs code.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _ARITHMETIC = re.compile(r"_operator\.(\w+)")
 def open_program(path: str | Path) -> nn.Module:
     """The network of an exported program, in eval mode. Nothing in the file is unpickled or executed.
 
-    A program that was exported for one batch size takes others where it gives samples the same in them (this is tried),
-    and is refused otherwise. Inputs of other sizes than those that were fixed when it was exported are refused when
+    A program that was exported for one batch size accepts others if samples get the same results in them, which is
+    tested, and is refused otherwise. Inputs whose sizes differ from those that were fixed at export are refused when
     the network is called.
 
     Args:
@@ -53,9 +53,9 @@ def open_program(path: str | Path) -> nn.Module:
         A `torch.fx.GraphModule`.
 
     Raises:
-        RequestError: for a file that is missing or broken, or holds pickles; for operators that are not known; for a
-            program that changes its buffers or inputs, as one does that was exported in training mode; for one that
-            needs the batch size that it was exported with.
+        RequestError: for a file that is missing or broken, or holds pickles; for unknown operators; for a
+            program that changes its buffers or inputs, such as one exported in training mode; for one that needs the
+            batch size with which it was exported.
     """
     program = read_program(path)
     try:
@@ -80,10 +80,10 @@ def _open(program: Program) -> nn.Module:
 
 
 class _Builder:
-    """Makes a `torch.fx.GraphModule` of a program.
+    """Builds a `torch.fx.GraphModule` from a program.
 
-    ``batch``: the batch size that was fixed when it was exported, which is let go: sizes of this number that come
-    first in views are taken from the input. Whoever asks for it has to see that this gives the same.
+    ``batch`` is the batch size that was fixed at export and becomes free: sizes of this number that come first in views
+    are read from the input. The caller has to check that this gives the same results.
     """
 
     def __init__(self, program: Program, inputs: Mapping[str, list[Any]], batch: int | None) -> None:
@@ -95,7 +95,7 @@ class _Builder:
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.values: dict[str, Any] = {}
-        self.state: dict[str, str] = {}  # the graph's name of a parameter or buffer: its own name
+        self.state: dict[str, str] = {}  # name in the graph of a parameter or buffer: its own name
         self.layers: dict[str, tuple[Any, ...]] = {}  # by path: its kind and options
         self.shares: dict[str, str] = {}  # views by the value whose memory they show
 
@@ -134,12 +134,12 @@ class _Builder:
             raise BadProgram("it takes something else than tensors")
 
     def _parameter(self, name: str) -> str:
-        """A name for a parameter of ``forward``: names go into code, so that nothing else than one may be in them."""
+        """A valid name for a parameter of ``forward``, because names become part of code."""
         plain = _SYMBOL.fullmatch(name) and not keyword.iskeyword(name) and name != "self"
         return name if plain else f"input_{len(self.values)}"
 
     def _assertions(self) -> None:
-        """Sizes that inputs must have: those that were fixed when the program was exported."""
+        """Checks that inputs have the sizes that were fixed when the program was exported."""
         symbols: dict[str, fx.Node] = {}
         if self.batch is not None:
             self.samples = self.graph.call_method("size", (self.values[next(iter(self.inputs))], 0))
@@ -213,7 +213,7 @@ class _Builder:
         return self.graph.call_function(FUNCTIONS[plain], tuple(positional), keywords)
 
     def _layer(self, operation: str, arguments: Mapping[str, Any]) -> fx.Node | None:
-        """A call as one of a layer's, where its parameters have a layer's names and nothing else is under its path."""
+        """A call as a layer, where its parameters have the names of a layer's and nothing else is under its path."""
         own = {
             key: self.state[value["as_tensor"]["name"]]
             for key, value in arguments.items()
@@ -271,7 +271,7 @@ class _Builder:
             self.values[name] = self.graph.call_function(operator.getitem, (result, position))
 
     def _share(self, node: Mapping[str, Any], in_place: bool, position: int, last: Mapping[str, int]) -> None:
-        """Follow memory: what is changed in place is changed for all that show it, if anything still looks."""
+        """Track shared memory: an in-place change affects all values that share it and are still used."""
         names = _names_in(node["inputs"][:1])
         if not names:
             return
@@ -333,7 +333,7 @@ def _fixed_batch(inputs: Mapping[str, list[Any]]) -> int | None:
 
 
 def _by_sample(model: nn.Module, inputs: Mapping[str, list[Any]], batch: int) -> bool:
-    """Whether a network gives samples in larger batches what it gives them in batches of the exported size."""
+    """Whether samples get the same results in larger batches as in batches of the exported size."""
     generator = torch.Generator().manual_seed(0)
     shapes = [[3 * batch, *(size if isinstance(size, int) else 32 for size in sizes[1:])] for sizes in inputs.values()]
     run = model.forward  # a call would print where it fails

@@ -20,20 +20,20 @@ from secateur.core.errors import RequestError
 
 Layout = Literal["channels-first", "channels-last", "tokens"]
 
-# a pooled map is no map of its own: a VGG at 224 pixels ends with one of the same size
+# pooled maps do not count: a VGG at 224 pixels ends with one of the same size
 _NO_MAPS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)
 
 
 @dataclass(frozen=True)
 class MapPlace:
-    """Where a network makes a feature map, and how it is laid out.
+    """Where a network computes a feature map, and its layout.
 
     Attributes:
         module: name of the module whose output it is.
         layout: ``channels-first`` [N, D, H, W], ``channels-last`` [N, H, W, D], or ``tokens`` [N, T, D].
         channels: D.
         size: (H, W).
-        inputs: (C, H, W) of the images for which this was looked up.
+        inputs: (C, H, W) of the images for which this was determined.
         prefix: tokens before those of the patches, such as a class token.
     """
 
@@ -46,18 +46,18 @@ class MapPlace:
 
 
 class FeatureMap(nn.Module):
-    """A network that ends at one of its modules, whose output it gives as a map [N, D, H, W].
+    """A network that ends at one of its modules, whose output it returns as a map [N, D, H, W].
 
-    The network's own code runs up to that module and no further, so any module works, whatever its ``forward`` does.
-    Modules behind it are replaced by `torch.nn.Identity`, so that their weights are gone.
+    The network's own code runs up to that module and no further, so that any module works, with any ``forward``.
+    Modules after it are replaced by `torch.nn.Identity`, without their weights.
 
     Args:
-        network: any module that takes one tensor; a copy of it is taken.
-        example: inputs [N, C, H, W] of the size that the network will be used with.
-        at: name of the module; None: the last one that gives a map or tokens.
+        network: any module with one tensor as input; it is copied.
+        example: inputs [N, C, H, W] of the size with which the network will be used.
+        at: name of the module; None: the last one that returns a map or tokens.
 
     Raises:
-        RequestError: when there is no such module, or it gives no map.
+        RequestError: when there is no such module, or it returns no map.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -82,7 +82,7 @@ class FeatureMap(nn.Module):
         raise RequestError(f"module '{self.place.module}' was not reached in this call of the network")
 
     def _weights_used(self, example: torch.Tensor) -> frozenset[str]:
-        """Modules whose parameters the map depends on; attention modules use those of layers that they never call."""
+        """Modules on whose parameters the map depends; attention modules use those of layers that they never call."""
         named = {name: p for name, p in self.network.named_parameters() if p.is_floating_point()}
         with borrowed(self.network), torch.enable_grad():
             for parameter in named.values():
@@ -95,7 +95,7 @@ class FeatureMap(nn.Module):
         return frozenset(name.rpartition(".")[0] for name in used)
 
     def straight(self) -> nn.Module:
-        """The same in a graph that ends where the map is made: exporters cannot follow how `forward` leaves early.
+        """The same network as a graph that ends at the map, because exporters cannot trace how `forward` stops early.
 
         Raises:
             RequestError: for code that `torch.fx` cannot trace.
@@ -112,7 +112,7 @@ class FeatureMap(nn.Module):
         return _Straight(graph, self.place)
 
     def extra_repr(self) -> str:
-        """Where it ends."""
+        """Module and layout of the map."""
         return f"at={self.place.module!r}, layout={self.place.layout!r}"
 
 
@@ -139,7 +139,7 @@ class _Straight(nn.Module):
         return _as_map(self.graph(x)["map"], self.place)
 
 
-class _Reached(Exception):  # no error: the pass got to where it should end
+class _Reached(Exception):  # not an error: stops the pass at the module
     def __init__(self, output: torch.Tensor) -> None:
         super().__init__()
         self.output = output
@@ -158,7 +158,7 @@ def _ending_at(module: nn.Module) -> Iterator[None]:
 
 
 def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple[MapPlace, frozenset[str]]:
-    """Where the map is, and the modules that run up to there."""
+    """The position of the map, and the modules that run up to it."""
     names = {module: name for name, module in network.named_modules() if name}
     if at is not None and at not in names.values():
         raise RequestError(
@@ -176,7 +176,7 @@ def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple
         if place is not None:
             found.append((place, frozenset(begun)))
 
-    with borrowed(network), torch.no_grad():  # which takes hooks away again
+    with borrowed(network), torch.no_grad():  # which removes hooks again
         for module in names:
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
@@ -199,7 +199,7 @@ def _place(name: str, output: Any, example: torch.Tensor) -> MapPlace | None:
         _, a, b, c = output.shape
 
         def stretched(rows: int, columns: int) -> float:
-            """How far the map's proportions are from those of the image."""
+            """How much the map's aspect ratio differs from that of the image."""
             return abs(math.log(rows * width / (columns * height)))
 
         if stretched(a, b) < stretched(b, c):

@@ -1,7 +1,7 @@
 """Names of the networks of installed libraries, read from their files: importing them takes seconds.
 
 torchvision and timm register a network by decorating its function with ``@register_model``; the functions' names are
-the networks' names. Where a library lies elsewhere than expected, or does it in another way, it is imported and asked.
+the networks' names. Where a library's files are not as expected, it is imported instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAPPED = re.compile(r"['\"]([A-Z]\w+)['\"]")
 
 
 def is_installed(library: str) -> bool:
-    """Whether a library can be imported, by looking for it.
+    """Whether a library can be imported, without importing it.
 
     Example:
         >>> is_installed("json"), is_installed("no_such_library")
@@ -31,7 +31,7 @@ def is_installed(library: str) -> bool:
     """
     try:
         return importlib.util.find_spec(library) is not None
-    except ValueError:  # something put a module without a spec in its place
+    except ValueError:  # a module without a spec was registered under this name
         return False
 
 
@@ -39,7 +39,7 @@ def need_library(library: str, name: str) -> None:
     """Refuse a network whose library is not installed.
 
     Raises:
-        RequestError: with what to install.
+        RequestError: with the package to install.
     """
     if not is_installed(library):
         raise RequestError(f"model '{name}' needs an extra: pip install 'secateur[{library}]'")
@@ -47,7 +47,7 @@ def need_library(library: str, name: str) -> None:
 
 @functools.cache
 def torchvision_classifiers() -> tuple[str, ...]:
-    """Names of torchvision's classifiers: detectors and the like give no logits, and fetch weights of backbones.
+    """Names of torchvision's classifiers, without detectors and others, which return no logits.
 
     Example:
         >>> "resnet18" in torchvision_classifiers(), "fasterrcnn_resnet50_fpn" in torchvision_classifiers()
@@ -73,13 +73,13 @@ def timm_networks() -> tuple[str, ...]:
 
 @functools.cache
 def renamed_in_timm() -> frozenset[str]:
-    """Names that timm takes, with a warning, for networks that are called otherwise today."""
+    """Old names of networks that timm accepts with a warning."""
     return frozenset(_renamed(_sources("timm")))
 
 
 @functools.cache
 def transformers_classes() -> tuple[str, ...]:
-    """Names of classes that transformers maps tasks to: the usual ones, not all; needs transformers installed."""
+    """Names of classes in transformers' mappings of tasks, which are not all; needs transformers installed."""
     folder = _folder("transformers")
     file = None if folder is None else folder / "auto" / "modeling_auto.py"
     return () if file is None or not file.is_file() else tuple(sorted(set(_MAPPED.findall(_read(file)))))
@@ -87,7 +87,7 @@ def transformers_classes() -> tuple[str, ...]:
 
 @functools.cache
 def has_transformers_class(name: str) -> bool:
-    """Whether transformers defines a class of this name beside its networks; needs transformers installed."""
+    """Whether transformers defines a class of this name in a module of its networks; needs transformers installed."""
     if name in transformers_classes():
         return True
     folder = _folder("transformers")

@@ -1,4 +1,4 @@
-"""Networks of torchvision, timm and transformers by name, and the names of networks that these libraries made."""
+"""Networks of torchvision, timm and transformers by name, and the names of networks that they built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHT_SOURCES = frozenset(
     "weights weights_backbone pretrained pretrained_cfg pretrained_cfg_overlay checkpoint_path cache_dir "
     "progress".split()
 )
-"""Arguments of constructors that say where weights come from: no part of how a network is built."""
+"""Arguments of constructors that select weights, and do not change how a network is built."""
 
 _ATTENTIONS = (None, "eager", "sdpa")
 # fields with which a configuration has its network fetch something: code, weights, or another library's network
@@ -31,11 +31,11 @@ _FETCHING = frozenset(
 
 
 def from_torchvision(name: str) -> Callable[..., nn.Module]:
-    """Constructor of one of torchvision's classifiers, without its weights unless they are asked for."""
+    """Constructor of one of torchvision's classifiers, without weights unless they are requested."""
     import torchvision
 
     def build(weights: Any = None, **arguments: Any) -> nn.Module:
-        # googlenet and inception_v3 warn unless told how to start, and with weights tell themselves; other networks do
+        # googlenet and inception_v3 warn without init_weights, and set it themselves with weights; other networks do
         # not take the argument
         if weights is None and name in ("googlenet", "inception_v3"):
             arguments.setdefault("init_weights", True)
@@ -55,7 +55,7 @@ def from_timm(name: str) -> Callable[..., nn.Module]:
 def from_transformers(name: str) -> Callable[..., nn.Module]:
     """Constructor of a network class of the transformers package: ``(config={...}, num_classes=None, attention=None)``.
 
-    The class and its configuration come from the installed package alone; configurations that would fetch code or
+    The class and its configuration come only from the installed package; configurations that would fetch code or
     weights are refused.
     """
     import transformers
@@ -75,7 +75,7 @@ def _transformers_network(
     kind: Any, config: dict[str, Any] | None = None, num_classes: int | None = None, attention: str | None = None
 ) -> nn.Module:
     if config is not None and not isinstance(config, dict):
-        raise TypeError("config must be the configuration's fields, as config.to_dict() gives them")
+        raise TypeError("config must be the configuration's fields, as config.to_dict() returns them")
     values = dict(config or {}) if num_classes is None else {**(config or {}), "num_labels": num_classes}
     bad = fetching(values)
     if bad or attention not in _ATTENTIONS:
@@ -103,10 +103,10 @@ def fetching(config: Any) -> str:
 
 
 def candidates(model: nn.Module, kind: type) -> Iterator[Origin]:
-    """What `build` might be told to build a network like this one, likeliest first; whoever asks has to compare.
+    """Origins from which `build` might build a network like this one, likeliest first; the caller has to compare.
 
     Args:
-        model: of any library.
+        model: a network of any library.
         kind: its class.
     """
     library = kind.__module__.partition(".")[0]
@@ -149,7 +149,7 @@ def _of_timm(model: nn.Module) -> Iterator[Origin]:
 def _of_torchvision(model: nn.Module, kind: type) -> Iterator[Origin]:
     models: Any = sys.modules["torchvision.models"]
     last = list(model.parameters())[-1:]
-    # the last layer gives the classes; two families have options that pretrained weights switch
+    # the last layer has the classes; two families have options that pretrained weights change
     arguments: dict[str, Any] = {"num_classes": int(last[0].shape[0])} if last else {}
     arguments |= {key: getattr(model, key) for key in ("aux_logits", "transform_input") if hasattr(model, key)}
     for name in models.list_models(module=models):
@@ -158,7 +158,7 @@ def _of_torchvision(model: nn.Module, kind: type) -> Iterator[Origin]:
 
 
 def base_model(model: nn.Module) -> str | None:
-    """The hub's name of the trained network that this one started from, where it is known."""
+    """The hub's name of the trained network from which this one was trained, where it is known."""
     name = getattr(getattr(model, "config", None), "name_or_path", None)
     known = isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None
     return name if known else None

@@ -1,4 +1,4 @@
-"""A network from where it is: by name, in a file of weights, in an exported program, in the user's own code."""
+"""Opens a network by name, from a file of weights, an exported program, or the user's own code."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from secateur.models.settings import (
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A network, and what is known of it.
+    """A network, and its record.
 
     Attributes:
-        model: in eval mode.
-        kind: what its name referred to (see `secateur.models.settings.kind_of`).
+        model: the network in eval mode.
+        kind: kind of its name (see `secateur.models.settings.kind_of`).
         trained: whether its weights come from a file, a library's download, or an exported program. A network of the
-            user's own code is trained when two calls under different seeds give the same weights.
-        metadata: what is recorded with the weights: ``normalisation`` (mean and standard deviation per channel),
+            user's own code is trained when two calls under different seeds return the same weights.
+        metadata: record of the weights: ``normalisation`` (mean and standard deviation per channel),
             ``resize``, ``class_names``, ...; empty where nothing is known.
-        new_head: whether the rest of it is trained, but the layers that have one output per class are not: a library's
-            weights were asked for with another number of classes than they have.
+        new_head: whether the network is trained except for the layers with one output per class, because a library's
+            weights were requested with another number of classes.
     """
 
     model: nn.Module
@@ -62,16 +62,16 @@ def build(
     """Build a network by name, or open it from a file, in eval mode.
 
     Args:
-        name: see `ModelSettings`; a name without prefix that is not ours is looked for in torchvision's
+        name: see `ModelSettings`; a name without prefix that is not one of ours is searched among torchvision's
             classifiers.
-        weights: checkpoint file; shipped networks bring theirs.
-        architecture: for a ``name`` that is a file of weights: which network they are of, where the file does not say.
+        weights: checkpoint file; shipped networks have their own.
+        architecture: for a ``name`` that is a file of weights: the weights' network, where the file does not name it.
         trust_code: run code of the user's own that ``name`` or ``architecture`` refers to (``module:factory``).
         arguments: passed to the constructor (``num_classes=5``; ours also take ``in_channels=1``). Networks of
             transformers take ``config={...}``, the fields of their configuration.
 
     Raises:
-        RequestError: for an unknown name, arguments the network does not take, or an unusable file.
+        RequestError: for an unknown name, arguments that the network does not accept, or an unusable file.
 
     Example:
         >>> build("resnet20", num_classes=7).fc.out_features
@@ -91,10 +91,10 @@ def open_network(settings: ModelSettings, num_classes: int | None = None, in_cha
     """The network that settings describe.
 
     Args:
-        settings: bundle folders are not opened here: `secateur.load` does.
-        num_classes: outputs of a network that is built by name, where neither ``arguments`` nor its weights say. With a
-            library's weights, ``arguments`` alone count: other classes than theirs get a new head.
-        in_channels: likewise, image channels of a network of ours.
+        settings: settings of any network but bundle folders, which `secateur.load` opens.
+        num_classes: outputs of a network that is built by name, unless ``arguments`` or its weights set them. With a
+            library's weights only ``arguments`` count: another number of classes gets a new head.
+        in_channels: image channels of one of our networks, unless ``arguments`` or its weights set them.
 
     Raises:
         RequestError: see `build`.
@@ -127,7 +127,7 @@ def open_network(settings: ModelSettings, num_classes: int | None = None, in_cha
 
 
 def build_architecture(settings: ModelSettings) -> nn.Module | None:
-    """The unpruned network that ``architecture`` names, for a bundle of a network of the user's own; None without.
+    """The unpruned network that ``architecture`` names, for a bundle of the user's own network; None without one.
 
     Raises:
         RequestError: see `build`.
@@ -140,7 +140,7 @@ def build_architecture(settings: ModelSettings) -> nn.Module | None:
 
 
 def image_channels(settings: ModelSettings) -> int | None:
-    """Channels of the images that a network has to be given, by its settings alone; None where data decide, or unknown.
+    """Channels of the images that a network needs, by its settings only; None where data decide, or unknown.
 
     Example:
         >>> image_channels(ModelSettings(name="torchvision/resnet18")), image_channels(ModelSettings(name="resnet20"))
@@ -164,12 +164,12 @@ def _by_name(settings: ModelSettings, kind: Kind, num_classes: int | None, in_ch
     if weights is not None:
         arguments = {**_header_arguments(weights, name), **arguments}
     known = library_weights(name, arguments)
-    if num_classes is not None and known is None:  # what is fetched has the classes it was trained for
+    if num_classes is not None and known is None:  # fetched weights have the classes for which they were trained
         arguments.setdefault("num_classes", len(metadata.get("class_names") or ()) or num_classes)
     if in_channels is not None and kind == "registered":
         arguments.setdefault("in_channels", in_channels)
     other_head = known is not None and arguments.get("num_classes", known.num_classes) != known.num_classes
-    # timm makes a new head itself
+    # timm creates a new head itself
     model = (with_new_head if other_head and kind == "torchvision" else construct)(name, arguments)
     if weights is not None:
         load_weights(model, weights)
@@ -178,13 +178,13 @@ def _by_name(settings: ModelSettings, kind: Kind, num_classes: int | None, in_ch
 
 
 def _with_weights(architecture: str | None, weights: Path, arguments: dict[str, Any], kind: Kind) -> Opened:
-    """A file of weights, in the network that it or the user names."""
+    """A network with weights from a file; the file or the user names the network."""
     name = architecture or architecture_of(weights)
     if kind_of(name) == "code":
         model = make_own(name, arguments)
     else:
         recorded = _header_arguments(weights, name)
-        # a file may come from a stranger, and must not make a constructor fetch anything
+        # a file may be untrusted, and must not make a constructor fetch anything
         model = (
             rebuild({"name": name, "arguments": {**recorded, **arguments}}) if recorded else construct(name, arguments)
         )
@@ -192,7 +192,7 @@ def _with_weights(architecture: str | None, weights: Path, arguments: dict[str, 
 
 
 def _header_arguments(weights: Path, name: str) -> dict[str, Any]:
-    """What a file of weights says of how its network was built, where that is the one of this name."""
+    """Arguments in the header of a file of weights, where it names this network."""
     about = read_metadata(weights)
     arguments = about.get("arguments")
     return arguments if isinstance(arguments, dict) and about.get("architecture", name) == name else {}
@@ -207,7 +207,7 @@ def _own(settings: ModelSettings) -> Opened:
 
 
 def _depends_on_chance(model: nn.Module, settings: ModelSettings) -> bool:
-    """Whether a factory of the user's own gives other weights under another seed: then they were drawn, not loaded."""
+    """Whether the user's factory returns other weights under another seed, so that they were drawn and not loaded."""
     parameters = [p.detach().clone() for p in model.parameters()]
     with torch.random.fork_rng():
         torch.manual_seed(torch.initial_seed() ^ 0x5EED)

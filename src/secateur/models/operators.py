@@ -1,6 +1,6 @@
-"""What the operators of exported programs are in `torch`: layers, functions and methods.
+"""Maps operators of exported programs to layers, functions and methods of `torch`.
 
-Nothing in these tables reads or writes files, or runs code, whatever it is called with.
+Nothing in these tables reads or writes files, or runs code, with any arguments.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ METHODS = {
 DROPPED = frozenset(
     "_assert_scalar _assert_tensor_metadata sym_constrain_range sym_constrain_range_for_size _assert_async".split()
 )
-"""Checks of what was known when the program was exported."""
+"""Checks that the exporter added."""
 
 ALIASES = frozenset(
     "view reshape expand permute contiguous flatten unflatten transpose t squeeze unsqueeze select narrow slice split "
     "split_with_sizes chunk unbind detach alias dropout feature_dropout alpha_dropout to getitem movedim swapaxes "
     "expand_as".split()
 )
-"""Operators whose result may show the memory of their first argument."""
+"""Operators whose result may share the memory of their first argument."""
 
 FIRST_ONLY = frozenset(
     "_native_batch_norm_legit_no_training native_layer_norm native_group_norm max_pool2d_with_indices".split()
 )
-"""Operators of whose results only the first is read."""
+"""Operators with several results, of which only the first is used."""
 
 
 def _no_dropout(graph: fx.Graph, x: Any, p: float = 0.5, train: bool = False) -> Any:
@@ -206,11 +206,11 @@ REWRITES: dict[str, Callable[..., Any]] = {
     "upsample_bicubic2d": _interpolate("bicubic"),
     "max_pool2d_with_indices": lambda graph, *a, **k: graph.call_function(F.max_pool2d, a, k),
 }
-"""Operators that take their arguments in another order than torch's functions, or say more."""
+"""Operators whose arguments differ from those of torch's functions."""
 
 
 def plain_value(kind: str, content: Any) -> Any:
-    """An argument that is no value of the graph."""
+    """The value of an argument that is not a value of the graph."""
     if kind == "as_none":
         return None
     if kind in ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools"):
@@ -235,11 +235,11 @@ Made = tuple[nn.Module, tuple[Any, ...]]
 def make_layer(
     operation: str, arguments: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank: int
 ) -> Made | None:
-    """The layer of which an operator's call is; None where it is none, or has arguments that are no numbers.
+    """The layer of an operator's call; None where there is none, or where arguments are not numbers.
 
     Args:
         operation: the operator's name.
-        arguments: of the call by their names in its schema, as JSON values.
+        arguments: arguments of the call by their names in its schema, as JSON values.
         tensors: the layer's parameters and buffers, by their names in the layer.
         rank: number of dimensions of the input.
     """
@@ -290,7 +290,7 @@ def _conv(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank:
 
 
 def _tuple(value: Any) -> Any:
-    """Sizes as layers take them: one for all dimensions as a number."""
+    """Sizes in the form that layers expect: one size for all dimensions as a number."""
     if not isinstance(value, list):
         return value
     return value[0] if len(value) == 1 else tuple(value)

@@ -1,7 +1,7 @@
 """Networks of the user's own code: ``package.module:factory`` or ``path/to/file.py:factory``.
 
-The code lies on the import path or in the current folder. Running it needs the user's word; before that, files are only
-looked for and their text is read.
+The code is on the import path or in the current folder. It runs only with the user's permission; before that, files are
+only searched and their text is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOW = "write package.module:factory or path/to/file.py:factory"
 
 
 def check_trust(name: str, trust: bool) -> None:
-    """Refuse to run the user's own code without being told so.
+    """Refuse to run the user's own code without permission.
 
     Raises:
         RequestError: without ``trust``.
@@ -43,11 +43,11 @@ def check_trust(name: str, trust: bool) -> None:
 
 
 def check_reference(name: str) -> None:
-    """Refuse a ``module:factory`` that cannot be right, without running any of its code.
+    """Refuse a ``module:factory`` that is certainly wrong, without running any of its code.
 
     Raises:
-        RequestError: for another shape, a module or file that is not there, one with an error of syntax, or a name that
-            it does not define.
+        RequestError: for another form, a missing module or file, one with a syntax error, or a name that it does not
+            define.
 
     Example:
         >>> check_reference("json.decoder:JSONDecoder")
@@ -64,7 +64,7 @@ def check_reference(name: str) -> None:
     else:
         spec = _find(name, module)
         if spec.origin is None or not spec.origin.endswith(".py"):
-            return  # compiled, or a folder without __init__.py: only running it tells
+            return  # compiled, or a folder without __init__.py: its names are known only when it runs
         file = Path(spec.origin)
     names = _defined(name, file)
     first = factory.partition(".")[0]
@@ -73,14 +73,14 @@ def check_reference(name: str) -> None:
 
 
 def make_own(name: str, arguments: dict[str, Any]) -> nn.Module:
-    """Call a factory of the user's own code. The caller has seen to it that the user trusts it.
+    """Call a factory of the user's own code; the caller has checked that the user trusts it.
 
     Args:
-        name: ``module:factory``; what it names is a class, a function, or a network that the module made.
-        arguments: passed to it by name.
+        name: ``module:factory``, the name of a class, a function, or a network that the module created.
+        arguments: keyword arguments of the factory.
 
     Raises:
-        RequestError: see `check_reference`; when the code fails, in one line; when it gives no network.
+        RequestError: see `check_reference`; when the code fails, in one line; when it returns no network.
     """
     from torch import nn
 
@@ -99,16 +99,16 @@ def make_own(name: str, arguments: dict[str, Any]) -> nn.Module:
             return found
         if not callable(found):
             raise RequestError(f"model '{name}' is a {type(found).__name__}; name a class or function that makes one")
-        made = _run(name, f"{factory}({_call(arguments)})", lambda: found(**arguments))
-    if not isinstance(made, nn.Module):
-        raise RequestError(f"model '{name}' gave a {type(made).__name__}, not a network (torch.nn.Module)")
-    return made
+        network = _run(name, f"{factory}({_call(arguments)})", lambda: found(**arguments))
+    if not isinstance(network, nn.Module):
+        raise RequestError(f"model '{name}' returned a {type(network).__name__}, not a network (torch.nn.Module)")
+    return network
 
 
 def _parts(name: str) -> tuple[str, str]:
     match = _SHAPE.fullmatch(name)
     if match is None:
-        raise RequestError(f"model '{name}' has not the shape of a reference to your own code; {_HOW}")
+        raise RequestError(f"model '{name}' is not a valid reference to your own code; {_HOW}")
     module = match["module"]
     if not module.endswith(".py") and not all(part.isidentifier() for part in module.split(".")):
         raise RequestError(f"model '{name}': '{module}' is neither a module nor a .py file; {_HOW}")
@@ -154,7 +154,7 @@ def _modules_in(folder: Path) -> list[str]:
 
 
 def _defined(name: str, file: Path) -> list[str] | None:
-    """Names that a file defines at its top, by its text; None where that does not tell."""
+    """Names that a file defines at its top level, by its text; None where the text does not show them."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError) as error:
@@ -226,7 +226,7 @@ def _run(name: str, what: str, call: Callable[[], Any]) -> Any:
         return call()
     except RequestError:
         raise
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything, also end the program
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything, and even exit
         raise RequestError(
             f"model '{name}': {what} raised {type(error).__name__}: {_line(error)}{_where(error)}"
         ) from error

@@ -1,8 +1,8 @@
-"""Reading exported programs (``.pt2``) without PyTorch's loader.
+"""Reads exported programs (``.pt2``) without PyTorch's loader.
 
-`torch.export.load` is not safe for a file from a stranger: it unpickles example inputs, constants and tensor
+`torch.export.load` is not safe for untrusted files: it unpickles example inputs, constants and tensor
 subclasses, evaluates expressions for sizes, and executes guards that the file holds as text. Here, the archive is read
-as what it is, a zip file of JSON and of raw values: nothing is unpickled, and no text of the file is evaluated.
+as a zip file of JSON and raw values: nothing is unpickled, and no text of the file is evaluated.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class BadProgram(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """What a ``.pt2`` file holds.
+    """Content of a ``.pt2`` file.
 
     Attributes:
         graph: inputs, nodes and outputs, as JSON values.
         signature: what the graph's inputs and outputs are.
         ranges: allowed values of symbolic sizes.
-        tensors: parameters, buffers and constants by name. Those that share memory whole are one object.
-        torch_version: of the writer.
+        tensors: parameters, buffers and constants by name. Those that share all their memory are one object.
+        torch_version: PyTorch version of the writer.
     """
 
     graph: Mapping[str, Any]
@@ -60,7 +60,7 @@ def read_program(path: str | Path) -> Program:
 
     Raises:
         RequestError: for a file that is missing or broken, holds more than a graph and plain tensors, or was written
-            in another version of the format (by PyTorch before 2.8, for one).
+            in another version of the format (such as that of PyTorch before 2.8).
     """
     path = Path(path)
     if not path.is_file():
@@ -72,7 +72,7 @@ def read_program(path: str | Path) -> Program:
         raise RequestError(f"exported program '{path}': {error}") from error
     except RequestError:
         raise
-    except Exception as error:  # a broken or forged file makes the readers of its parts raise almost anything
+    except Exception as error:  # for a broken or forged file the readers may raise almost anything
         reason = (str(error).splitlines() or [""])[0][:200]
         raise RequestError(f"exported program '{path}' cannot be read ({type(error).__name__}: {reason})") from error
 
@@ -168,7 +168,7 @@ def _tensor(files: _Files, name: str, meta: Mapping[str, Any]) -> torch.Tensor:
         flat = torch.frombuffer(content, dtype=torch.uint8) != 0  # other bytes than 0 and 1 are no truth values
     else:
         flat = torch.frombuffer(content, dtype=dtype)
-    return flat.as_strided(sizes, strides, offset).clone()  # raises for what lies outside
+    return flat.as_strided(sizes, strides, offset).clone()  # raises outside of the data
 
 
 def whole(value: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""A prototypical part network: what it sees is compared with prototypes, and the similarities are weighed.
+"""A prototypical part network, which compares patches with prototypes and weighs the similarities.
 
 Source: Chen et al., "This looks like that: deep learning for interpretable image recognition" (2019).
 Axes: N samples, C classes, P prototypes, D channels of the feature map, H and W its positions.
@@ -36,7 +36,7 @@ def similarity_maps(x: torch.Tensor, weight: torch.Tensor, similarity: Similarit
     Args:
         x: feature maps [N, D, H, W].
         weight: prototypes [P, D, h, w].
-        similarity: see above.
+        similarity: name of the similarity.
 
     Returns:
         [N, P, H - h + 1, W - w + 1].
@@ -47,7 +47,7 @@ def similarity_maps(x: torch.Tensor, weight: torch.Tensor, similarity: Similarit
         >>> maps.shape, round(float(maps[0, 0, 1, 3]), 2)
         (torch.Size([2, 1, 4, 4]), 9.21)
     """
-    if has_torch_function((x, weight)):  # an operation of its own for those who watch a pass
+    if has_torch_function((x, weight)):  # a separate operation for function modes that watch a pass
         maps: torch.Tensor = handle_torch_function(similarity_maps, (x, weight), x, weight, similarity)
         return maps
     if similarity == "cosine":
@@ -81,7 +81,7 @@ def _patch_squares(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class PrototypeLayer(nn.Module):
-    """Prototypes, and the similarity of the most similar patch to each.
+    """Prototypes, and for each the similarity of the most similar patch.
 
     Attributes:
         weight: prototypes [P, D, h, w].
@@ -120,7 +120,7 @@ class PrototypeLayer(nn.Module):
 
     def nearest(self, maps: torch.Tensor) -> torch.Tensor:
         """Similarity of the most similar patch [N, P], of similarity maps [N, P, H, W]; 0 where switched off."""
-        # a product, and no choice by class: so that tracing sees that prototype and class go together
+        # a product instead of indexing by class, so that tracing sees which class belongs to a prototype
         return maps.amax((2, 3)) * self.identity.amax(1)
 
     def maps(self, features: torch.Tensor) -> torch.Tensor:
@@ -138,13 +138,13 @@ class PrototypeLayer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class PrototypePass:
-    """What one pass gives.
+    """Results of one pass.
 
     Attributes:
         logits: [N, C].
         similarities: [N, P].
         maps: similarity of each position, [N, P, H, W].
-        features: the map that is compared, [N, D, H, W].
+        features: the feature map that is compared, [N, D, H, W].
     """
 
     logits: torch.Tensor
@@ -158,10 +158,10 @@ class PrototypeNetwork(nn.Module):
 
     Args:
         features: the backbone, see `FeatureMap`.
-        num_classes: C.
-        per_class: prototypes of each class.
-        channels: D, of the prototypes; None: as many as the backbone's map has.
-        size: (h, w) of the prototypes, in positions of the map.
+        num_classes: number of classes, C.
+        per_class: number of prototypes of each class.
+        channels: channels of the prototypes, D; None: as many as the backbone's map has.
+        size: size (h, w) of the prototypes, in positions of the map.
         add_on: ``bottleneck`` halves the channels until there are D; ``plain`` is two 1x1 convolutions; both have ReLU
             in between and a sigmoid last. ``none`` compares the backbone's map as it is.
         similarity: see `similarity_maps`.
@@ -170,7 +170,7 @@ class PrototypeNetwork(nn.Module):
         features, add_on, prototypes, last: the parts; ``last`` is a linear layer without bias.
 
     Raises:
-        RequestError: for sizes that do not go together.
+        RequestError: for sizes that do not fit together.
 
     Example:
         >>> from secateur.models import build
@@ -207,12 +207,12 @@ class PrototypeNetwork(nn.Module):
 
     @property
     def num_prototypes(self) -> int:
-        """P."""
+        """Number of prototypes, P."""
         return self.prototypes.weight.shape[0]
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return self.last.out_features
 
     def reset_last(self) -> None:
@@ -221,7 +221,7 @@ class PrototypeNetwork(nn.Module):
             self.last.weight.copy_(torch.where(self.prototypes.identity.T > 0, OWN, OTHER))
 
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to the map that prototypes are compared with, [N, D, H, W]."""
+        """Images to the map with which prototypes are compared, [N, D, H, W]."""
         features: torch.Tensor = self.add_on(self.features(x))
         return features
 
@@ -231,7 +231,7 @@ class PrototypeNetwork(nn.Module):
         return logits
 
     def inspect(self, x: torch.Tensor) -> PrototypePass:
-        """Images to all that one pass gives; see `PrototypePass`."""
+        """Images to all results of one pass; see `PrototypePass`."""
         features = self.feature_map(x)
         maps = self.prototypes.maps(features)
         similarities = self.prototypes.nearest(maps)
@@ -286,15 +286,15 @@ def prototype_network(
     """`PrototypeNetwork` on a backbone that is built by name.
 
     Args:
-        num_classes: C.
-        in_channels: of the images, where the backbone is one of ours.
-        backbone: name of a network, as `secateur.build` takes it.
-        backbone_arguments: of its constructor (``{"weights": "DEFAULT"}`` fetches trained weights).
-        image_size: of the images; None: what the backbone is made for.
+        num_classes: number of classes, C.
+        in_channels: channels of the images, where the backbone is one of ours.
+        backbone: name of a network for `secateur.build`.
+        backbone_arguments: arguments of its constructor (``{"weights": "DEFAULT"}`` fetches trained weights).
+        image_size: size of the images; None: that for which the backbone was made.
         at: module of the backbone whose output is the feature map; None: the last one.
-        per_class: prototypes of each class.
-        channels: of the prototypes; None: as many as the map has.
-        size: of the prototypes, in positions of the map.
+        per_class: number of prototypes of each class.
+        channels: channels of the prototypes; None: as many as the map has.
+        size: size of the prototypes, in positions of the map.
         add_on: see `PrototypeNetwork`.
         similarity: see `similarity_maps`.
 

@@ -1,6 +1,6 @@
-"""What is recorded with trained weights: the size and normalisation of the images that they expect, their classes.
+"""Records of trained weights: size and normalisation of the images that they expect, and their classes.
 
-Nothing is fetched, and no network is built; torchvision and timm are imported for their own weights alone.
+Nothing is fetched, and no network is built; torchvision and timm are imported only for their own weights.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from secateur.models.settings import WEIGHTS, ModelSettings, fetched, kind_of
 
 @dataclass(frozen=True)
 class LibraryWeights:
-    """Weights that torchvision or timm fetch.
+    """Weights that torchvision or timm download.
 
     Attributes:
-        name: as the library has it.
+        name: the library's name.
         num_classes: outputs of the network with these weights; 0: they have no classifier.
-        class_names: by output; empty where the library does not say.
+        class_names: by output; empty where the library does not name them.
         normalisation: ``mean`` and ``std`` per channel.
-        resize: ``size``, ``crop`` and ``interpolation``, as `secateur.data.Resize` takes them.
-        otherwise: how the images were resized in training where a central crop is not what was done.
+        resize: ``size``, ``crop`` and ``interpolation``, arguments of `secateur.data.Resize`.
+        otherwise: how the images were resized in training, where not by a central crop.
     """
 
     name: str
@@ -39,7 +39,7 @@ class LibraryWeights:
     otherwise: str = ""
 
     def to_metadata(self) -> dict[str, Any]:
-        """As the header of a file of weights has it."""
+        """The record in the form of the header of a file of weights."""
         found = {
             "weights": self.name,
             "class_names": list(self.class_names),
@@ -51,18 +51,18 @@ class LibraryWeights:
 
 
 def library_weights(name: str, arguments: Mapping[str, Any]) -> LibraryWeights | None:
-    """The weights that a library's network is to be built with; None where none are asked for, or none are known.
+    """The weights with which a library's network is built; None where none are requested or known.
 
     Args:
-        name: of the network, with or without the library's.
-        arguments: of its constructor.
+        name: name of the network, with or without that of the library.
+        arguments: arguments of its constructor.
 
     Raises:
         RequestError: for weights that torchvision does not have, or that have no classifier.
 
     Example:
-        >>> found = library_weights("torchvision/resnet18", {"weights": "DEFAULT"})
-        >>> found.num_classes, found.class_names[217], found.resize["size"], found.resize["crop"]
+        >>> weights = library_weights("torchvision/resnet18", {"weights": "DEFAULT"})
+        >>> weights.num_classes, weights.class_names[217], weights.resize["size"], weights.resize["crop"]
         (1000, 'English springer', 256, 224)
     """
     kind, plain = kind_of(name), name.rpartition("/")[2]
@@ -74,9 +74,9 @@ def library_weights(name: str, arguments: Mapping[str, Any]) -> LibraryWeights |
 
 
 def record_of(settings: ModelSettings) -> dict[str, Any]:
-    """What is recorded with a network's weights, before it is opened; empty for bundles, which are opened first.
+    """The record of a network's weights, before it is opened; empty for bundles, which are opened first.
 
-    A file's header, where it has a record, goes before what the library says of weights that the file replaces.
+    The record in a file's header takes precedence over the library's record of weights that the file replaces.
 
     Raises:
         RequestError: see `library_weights`, and for a broken file.
@@ -99,7 +99,7 @@ def record_of(settings: ModelSettings) -> dict[str, Any]:
 
 
 def brings_size(settings: ModelSettings) -> bool:
-    """Whether a network's record may say what size its images have; takes neither PyTorch nor a library.
+    """Whether a network's record may contain an image size; needs neither PyTorch nor a library.
 
     Example:
         >>> brings_size(ModelSettings(name="torchvision/resnet18", arguments={"weights": "DEFAULT"}))
@@ -126,7 +126,7 @@ def _of_torchvision(name: str, asked: str) -> LibraryWeights:
     import torchvision
 
     known = torchvision.models.get_model_weights(name)
-    chosen = asked.rpartition(".")[2]  # names may begin with that of their class
+    chosen = asked.rpartition(".")[2]  # names may start with that of their class
     if chosen not in known.__members__:
         names = list(known.__members__)
         raise RequestError(

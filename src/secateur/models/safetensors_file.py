@@ -1,7 +1,7 @@
-"""Reading safetensors files that may come from a stranger.
+"""Reads safetensors files that may be untrusted.
 
-The header is checked whole before anything is read, and every tensor gets memory of its own: a view of the file could
-begin at any address, and instructions that need aligned memory would end the process. Headers are read without PyTorch.
+The whole header is checked before anything is read, and every tensor gets its own memory: a view of the file could
+start at any address, and instructions that need aligned memory would end the process. Headers are read without PyTorch.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _METADATA = "__metadata__"
 
 
 class _BadHeader(ValueError):
-    """What is wrong with a header, in words."""
+    """The error in a header, in words."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Where a tensor lies in the data, in bytes, and what it is."""
+    """Type, shape and range of bytes of a tensor in the data."""
 
     begin: int
     size: int
@@ -46,13 +46,13 @@ class _Span:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, each contiguous and in memory of its own.
+    """All tensors of a safetensors file, each contiguous and in its own memory.
 
     Args:
         path: an existing file.
 
     Raises:
-        RequestError: for a file that is no whole safetensors file, or holds types that torch has not.
+        RequestError: for a file that is not a complete safetensors file, or holds types that torch does not have.
     """
     try:
         with path.open("rb") as file:
@@ -64,10 +64,10 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_header_metadata(path: Path) -> dict[str, str]:
-    """The texts that a safetensors file says of itself.
+    """The texts in the metadata of a safetensors file.
 
     Raises:
-        RequestError: for a missing file, or one that is no whole safetensors file.
+        RequestError: for a missing file, or one that is not a complete safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -103,7 +103,7 @@ def _unreadable(path: Path, error: Exception) -> RequestError:
 
 
 def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """The header's values, and where the data begins."""
+    """The header's values, and the position at which the data starts."""
     if sys.byteorder != "little":
         raise _BadHeader("this machine is big-endian, the format little-endian")
     first = file.read(8)

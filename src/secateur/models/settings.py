@@ -1,6 +1,6 @@
-"""Which network: its settings, the names that are known, and what can be said of a name before anything is opened.
+"""Settings of networks, known names, and checks of names before anything is opened.
 
-Nothing here imports PyTorch, or the library that a name belongs to.
+Nothing here imports PyTorch, or the library to which a name belongs.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ Kind = Literal["registered", "shipped", "torchvision", "timm", "transformers", "
 
 
 class ModelSettings(BaseModel):
-    """Which network, and where its weights are.
+    """The network, and its weights.
 
     ``name`` is one of ours (``resnet20``, ``resnet56``, ``vgg11-bn-32``, ``vit-32``), a shipped trained network
     (``resnet20-cifar10``, ``vit-cifar10``), ``torchvision/NAME``, ``timm/NAME``, ``transformers/CLASS``, a bundle
-    folder, a file of weights (``.safetensors``; ``architecture`` says whose they are where the file does not), an
+    folder, a file of weights (``.safetensors``; ``architecture`` names the network where the file does not), an
     exported program (``.pt2``), or with ``trust_code`` the user's own: ``package.module:factory`` or
     ``path/to/file.py:factory``.
     """
@@ -57,10 +57,10 @@ class ModelSettings(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict, description="passed to the network's constructor")
     weights: Path | None = Field(default=None, description=".safetensors, or .pt/.pth that loads with weights_only")
     architecture: str | None = Field(
-        default=None, description="where name is a file of weights, or a bundle of a network of your own: what it holds"
+        default=None, description="network of a file of weights, or of a bundle of your own network"
     )
-    trust_code: bool = Field(default=False, description="run code of your own that name or architecture refers to")
-    allow_untrained: bool = Field(default=False, description="take a network with random weights, too")
+    trust_code: bool = Field(default=False, description="run your own code to which name or architecture refers")
+    allow_untrained: bool = Field(default=False, description="allow a network with random weights")
     replace_head: Literal["keep", "slice", "mask"] = Field(
         default="keep",
         description="keep all logits, or slice or mask the head: to data.classes, or the data's classes by name",
@@ -68,15 +68,15 @@ class ModelSettings(BaseModel):
 
 
 def known_models() -> list[str]:
-    """Names that `build` takes without a prefix."""
+    """Names that `build` accepts without a prefix."""
     return sorted([*registered, *SHIPPED])
 
 
 def kind_of(name: str) -> Kind:
-    """What a network's name refers to. Registered names come before files and folders (write those with ``./``).
+    """The kind of a network's name. Registered names take precedence over files and folders (write those with ``./``).
 
     Raises:
-        RequestError: for a name that is nothing of the kind.
+        RequestError: for a name of no known kind.
 
     Example:
         >>> kind_of("resnet20-cifar10"), kind_of("timm/resnet18"), kind_of("my_package.networks:make")
@@ -104,14 +104,14 @@ def kind_of(name: str) -> Kind:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse names of networks that cannot be right, without importing PyTorch or another library.
+    """Refuse names of networks that are certainly wrong, without importing PyTorch or another library.
 
     Args:
-        name: as `ModelSettings` takes it.
+        name: see `ModelSettings`.
 
     Raises:
         RequestError: for an unknown name, a file or folder that is missing, or a library that is not installed; with
-            the nearest name that is right.
+            the nearest valid name.
 
     Example:
         >>> check_model_name("torchvision/resnet18")
@@ -136,11 +136,11 @@ def check_model_name(name: str) -> None:
 
 
 def check_model(settings: ModelSettings) -> None:
-    """Refuse settings of a network that cannot be right, without importing PyTorch: the names and what goes with them.
+    """Refuse settings of a network that are certainly wrong, without importing PyTorch.
 
     Raises:
-        RequestError: as `check_model_name`; for weights that are missing or given twice, for a file of weights of
-            which nothing says what network they are of, and for code of the user's own without ``trust_code``.
+        RequestError: as `check_model_name`; for weights that are missing or given twice, for a file of weights
+            without a named network, and for the user's own code without ``trust_code``.
 
     Example:
         >>> check_model(ModelSettings(name="resnet20", architecture="resnet56"))
@@ -162,7 +162,7 @@ def check_model(settings: ModelSettings) -> None:
 
 
 def has_random_weights(settings: ModelSettings) -> bool:
-    """Whether nothing in the settings says where trained weights come from.
+    """Whether the settings name no trained weights.
 
     Example:
         >>> [has_random_weights(ModelSettings(name=name)) for name in ("resnet20", "resnet20-cifar10")]
@@ -173,7 +173,7 @@ def has_random_weights(settings: ModelSettings) -> bool:
 
 
 def fetched(arguments: Mapping[str, Any]) -> bool:
-    """Whether a library is asked for trained weights, by a constructor's arguments.
+    """Whether a constructor's arguments request trained weights from a library.
 
     Example:
         >>> fetched({"weights": "DEFAULT"}), fetched({"pretrained": False})
@@ -184,10 +184,10 @@ def fetched(arguments: Mapping[str, Any]) -> bool:
 
 
 def architecture_of(path: str | Path) -> str:
-    """The name of the network that a safetensors file holds the weights of, by its header.
+    """The name of the network of the weights in a safetensors file, by its header.
 
     Raises:
-        RequestError: when it says none, or none that may be built at a stranger's word.
+        RequestError: when it names none, or one that an untrusted file must not name.
     """
     remedy = "name its network: --architecture resnet20 (model.architecture), or any other that --model takes"
     if Path(path).suffix.lower() != ".safetensors":

@@ -1,7 +1,7 @@
 """A small vision transformer for small images.
 
 Source: Dosovitskiy et al., "An image is worth 16x16 words" (2021), with the convolutional stem of Xiao et al., "Early
-convolutions help transformers see better" (2021), and the mean over tokens in place of a class token.
+convolutions help transformers see better" (2021), and the mean over tokens instead of a class token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, tokens, width], as it comes."""
+        """[N, tokens, width] to [N, tokens, width]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [N, heads, tokens, width]
         x = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = self.proj(x)
@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[N, tokens, width], as it comes."""
+        """[N, tokens, width] to [N, tokens, width]."""
         x = x + self.attn(self.norm1(x))
         x = x + self.mlp(self.norm2(x))
         return x
@@ -55,12 +55,12 @@ class SmallViT(nn.Module):
     """Vision transformer for images of 32 pixels.
 
     Args:
-        num_classes: outputs.
+        num_classes: number of outputs.
         in_channels: 1 for grey images, 3 for colour.
-        width: of a token.
-        depth: blocks.
-        heads: of attention in each block.
-        mlp_ratio: hidden neurons of a block for each value of a token.
+        width: width of a token.
+        depth: number of blocks.
+        heads: number of attention heads in each block.
+        mlp_ratio: number of hidden neurons of a block relative to the width.
         patch: pixels from one token to the next, along both sides: 2, 4, 8 or 16; each halving is a convolution.
     """
 
