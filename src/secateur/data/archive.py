@@ -1,4 +1,4 @@
-"""Images and labels in one ``.npz`` of MedMNIST layout; those written here say where they come from.
+"""Images and labels in one ``.npz`` file in the MedMNIST layout, with a manifest of their origin.
 
 The arrays are ``train_images``, ``train_labels`` and the same for ``val`` and ``test`` (images uint8 [N, H, W] or
 [N, H, W, 3], labels one class index per image), optionally ``class_names``. Nothing is unpickled.
@@ -28,12 +28,12 @@ Split = tuple[Any, np.ndarray]
 Splits = dict[str, Split]
 
 MANIFEST = "manifest"
-"""Array of one text, the manifest as JSON: readers that go through all arrays meet nothing else."""
+"""Name of an array of one text, the manifest as JSON; other readers see one more array."""
 MAX_CLASSES = 100_000
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Hex SHA-256 of arrays: their names, types, shapes and values, whatever file they are in.
+    """Hex SHA-256 of arrays: their names, types, shapes and values, independent of the file.
 
     Example:
         >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros((2, 1))})
@@ -53,9 +53,9 @@ def write_archive(path: Path, arrays: Mapping[str, np.ndarray], manifest: Mappin
     It is not compressed: that saves a twelfth of a set of photographs, and opening takes ten times as long.
 
     Args:
-        path: of the file.
-        arrays: as MedMNIST names them.
-        manifest: what the file says about itself; its ``sha256``, of the arrays, is added.
+        path: path of the file.
+        arrays: arrays by their names in MedMNIST.
+        manifest: description of the file; the ``sha256`` of the arrays is added.
     """
     manifest = {**manifest, "sha256": digest(arrays)}
     every = {**arrays, MANIFEST: np.array(json.dumps(manifest, ensure_ascii=False))}
@@ -82,7 +82,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """What a file says about itself; None for a file that `write_archive` did not write, or a broken one."""
+    """The manifest of a file; None for a file that `write_archive` did not write, or a broken one."""
     try:
         with path.open("rb") as file:
             found = json.loads(str(np.load(file, allow_pickle=False)[MANIFEST]))
@@ -92,7 +92,7 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is as `write_archive` wrote it: its arrays have the checksum that it names."""
+    """Whether a file is unchanged since `write_archive` wrote it, by the checksum of its arrays."""
     manifest = manifest_of(path)
     if manifest is None:
         return False

@@ -1,4 +1,4 @@
-"""Augmentation of training images, by torchvision's v2 transforms, which draw from PyTorch's random numbers."""
+"""Augmentation of training images by torchvision's v2 transforms, which use PyTorch's random numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _PadCrop(v2.Transform):  # type: ignore[misc]
 class _ResizedCrop(v2.Transform):  # type: ignore[misc]
     """A random window of 8 to 100 % of the image's area and 3:4 to 4:3 in shape, resized (antialiased).
 
-    It becomes as large as ``resize`` makes other images, without it as large as the image is.
+    The result has the size that ``resize`` gives to other images or, without it, the size of the image.
     """
 
     def __init__(self, resize: Resize | None) -> None:

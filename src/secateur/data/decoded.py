@@ -1,10 +1,11 @@
-"""Image files decoded once: a memory-mapped array of resized images, kept between runs.
+"""Decodes image files once into a memory-mapped array of resized images, which is kept between runs.
 
-Of each list of files (paths, sizes, times of change) and way of reading there are two files in the cache: ``KEY.npy``
-with the images, and ``KEY.json`` with what was read and what could not be. While images are decoded they are appended
-to ``KEY.part.npy``, and ``KEY.json`` says every few hundred images how far it is, so that a run that was killed goes on
-from there. Plain writes are used for it, not a map: a full disk is an error then, where a map ends the process. The
-part is locked as long as a process writes to it; other processes that want the same images wait.
+For each list of files (paths, sizes, modification times) and way of reading, the cache holds two files: ``KEY.npy``
+with the images, and ``KEY.json`` with the files that were read and those that could not be. While images are decoded
+they are appended to ``KEY.part.npy``, and ``KEY.json`` says every few hundred images how far it is, so that a run that
+was killed continues from there. Images are written with plain writes, which raise an error on a full disk, where a
+memory map would end the process. The part is locked as long as a process writes to it; other processes that want the
+same images wait.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _VERSION = 1
-"""Of how images are read and kept; another number, and all are decoded again."""
+"""Version of how images are read and stored; with another one, all are decoded again."""
 
 _FLUSHED = 500
 """Images after which those decoded so far are sure to be kept, and memory of those read is released."""
@@ -144,7 +145,7 @@ def decoded_images(
     boxes: Sequence[PixelBox] | None = None,
     workers: int = 0,
 ) -> Decoded:
-    """Image files as one memory-mapped array of resized images, decoded by the first call and kept for later ones.
+    """Image files as one memory-mapped array of resized images, decoded by the first call and stored for later ones.
 
     The images are those of `secateur.data.images.read_image`, byte by byte.
 

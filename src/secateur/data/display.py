@@ -1,4 +1,4 @@
-"""Data sets in one line, and in a notebook: classes with their numbers of samples, a row of images."""
+"""Shows data sets in one line, and in notebooks: classes with their numbers of samples, a row of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from secateur.core.html import image_html, table_html
 
 SHOWN = 16
-"""Images in a row."""
+"""Largest number of images in a row."""
 
 _SIDE, _GAP = 64, 2  # pixels
 
@@ -27,7 +27,7 @@ def shape_text(shape: Sequence[object]) -> str:
 
 
 def classes_text(labels: np.ndarray) -> str:
-    """How many classes occur, and how often.
+    """The number of classes, and of samples in them, in words.
 
     Example:
         >>> classes_text(np.array([0, 0, 4, 4])), classes_text(np.array([0, 1, 1]))
@@ -50,8 +50,8 @@ def page(title: str, labels: np.ndarray, names: Sequence[str], pictures: torch.T
     Args:
         title: one line.
         labels: class indices, [N].
-        names: of the classes by index; empty: they have none.
-        pictures: [N, C, H, W] in [0, 1], at most `SHOWN` are drawn; None: there is nothing to see.
+        names: names of the classes by index; empty where they have none.
+        pictures: [N, C, H, W] in [0, 1], of which at most `SHOWN` are drawn; None: no images.
     """
     found = zip(*np.unique(labels, return_counts=True), strict=True)
     rows = [(names[index] if index < len(names) else int(index), int(count)) for index, count in found]
@@ -60,7 +60,7 @@ def page(title: str, labels: np.ndarray, names: Sequence[str], pictures: torch.T
 
 
 def spread(count: int) -> list[int]:
-    """At most `SHOWN` positions of ``count``, evenly spread.
+    """At most `SHOWN` positions of ``count``, evenly spaced.
 
     Example:
         >>> spread(3), len(spread(100))
@@ -70,7 +70,7 @@ def spread(count: int) -> list[int]:
 
 
 def _row(pictures: torch.Tensor) -> bytes:
-    """A PNG of images beside each other, small ones enlarged without smoothing."""
+    """A PNG of images side by side, with small ones enlarged without smoothing."""
     from PIL import Image
 
     levels = (pictures[:SHOWN].float().cpu().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()

@@ -1,4 +1,4 @@
-"""Images that are the same, or nearly: by the digest of their bytes, then by a perceptual hash and a small picture.
+"""Finds equal and nearly equal images: by a digest of their bytes, then by a perceptual hash and a small picture.
 
 The hash is the difference hash: of the grey picture at 9 by 8 pixels, which pixels are lighter than their left
 neighbours; and at 8 by 9, than those above: 128 bits. Pictures that are laid out alike, as dark spots in the middle of
@@ -30,10 +30,10 @@ from secateur.data.images import read_pixels
 from secateur.data.threads import in_order
 
 DISTANCE = 14
-"""Bits of 128 by which the hashes of near-duplicates differ at most."""
+"""Largest number of bits, of 128, in which the hashes of near-duplicates differ."""
 
 ALIKE = 0.985
-"""Correlation of the small grey pictures of near-duplicates, at least."""
+"""Least correlation of the small grey pictures of near-duplicates."""
 
 MOST_PAIRS = 100_000
 """Near-duplicates beyond these are counted as more, not listed."""
@@ -44,10 +44,10 @@ _BLOCK = 256
 
 
 class Images(Protocol):
-    """Images by number: a list, an array, or what makes each when it is asked for."""
+    """Images by number: a list, an array, or an object that reads each on access."""
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     def __getitem__(self, index: int, /) -> Any:
         """Path of a file, or uint8 [H, W, C]."""
@@ -55,7 +55,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Fingerprints:
-    """What is kept of each image; see `fingerprints`.
+    """Fingerprints of images; see `fingerprints`.
 
     Attributes:
         digests: hex SHA-256 of the file, or of the pixels of an array; empty where it cannot be read, [N].
@@ -114,7 +114,7 @@ class _Fingerprint:
 
 
 def fingerprints(images: Images, *, window: tuple[float, float] | None = None, workers: int = 0) -> Fingerprints:
-    """Look at each image once, all of its pixels.
+    """Compute the fingerprints of images, reading all pixels of each once.
 
     Args:
         images: files or uint8 [H, W, C], as a list, an array or what `secateur.data.LabelledImages` keeps; each is
@@ -124,8 +124,8 @@ def fingerprints(images: Images, *, window: tuple[float, float] | None = None, w
 
     Example:
         >>> images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
-        >>> found = fingerprints([*images, images[0] // 2])  # the last one is the first, darker
-        >>> near_pairs(found).rows.tolist()
+        >>> prints = fingerprints([*images, images[0] // 2])  # the last one is the first, darker
+        >>> near_pairs(prints).rows.tolist()
         [[0, 2]]
     """
 
@@ -195,9 +195,9 @@ def near_pairs(found: Fingerprints, *, distance: int = DISTANCE, alike: float = 
     Every pair is compared, in blocks: 10,000 images take about a second, 50,000 half a minute.
 
     Args:
-        found: of the images.
-        distance: bits by which hashes differ at most.
-        alike: correlation of the small pictures, at least.
+        found: fingerprints of the images.
+        distance: largest number of bits in which hashes differ.
+        alike: least correlation of the small pictures.
     """
     rows = np.flatnonzero(np.array([bool(digest) for digest in found.digests], bool) & ~found.flat)
     hashes, small = found.hashes[rows], found.small[rows]
@@ -245,14 +245,14 @@ def near_duplicates(
 ) -> list[tuple[int, int]]:
     """Pairs of images that are nearly or exactly the same, in different splits and of different groups.
 
-    Of images that are exactly the same, each is paired with the first one of another split and group.
+    Images that are exactly the same are each paired with the first one of another split and group.
 
     Args:
-        images: as `fingerprints` takes them, or what it made of them.
-        splits: of each image, [N].
-        groups: lesion or patient of each, [N]; None: each image is one of its own.
-        workers: threads that read; 0: as many as there are cores.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        images: images for `fingerprints`, or their fingerprints.
+        splits: split of each image, [N].
+        groups: lesion or patient of each, [N]; None: each image is a group.
+        workers: number of threads that read; 0: as many as there are cores.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         Positions of the two, the smaller first, in ascending order.

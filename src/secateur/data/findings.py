@@ -1,4 +1,4 @@
-"""What an inspection of data finds: values that go into JSON, tables and pages."""
+"""Results of an inspection of data, as values for JSON, tables and pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.data.images import read_pixels
 from secateur.data.verdicts import sentences
 
 ALL = "all"
-"""Name of the one split of data that are not split."""
+"""Name of the only split of data that are not split."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ class Duplicate:
 
     @property
     def across_splits(self) -> bool:
-        """In different splits."""
+        """Whether the images are in different splits."""
         return self.first_split != self.second_split
 
     @property
     def across_groups(self) -> bool:
-        """Not known to be of the same lesion or patient."""
+        """Whether the images are not known to be of the same lesion or patient."""
         return not self.first_group or self.first_group != self.second_group
 
     @property
     def across_classes(self) -> bool:
-        """Of different classes."""
+        """Whether the images are of different classes."""
         return self.first_class != self.second_class
 
     def to_row(self) -> dict[str, Any]:
@@ -105,14 +105,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `secateur.data.inspection.inspect` saw.
+    """Results of `secateur.data.inspection.inspect`.
 
     Attributes:
-        name: of the data set.
-        source: where it is.
-        files: images that were looked at.
-        splits: names, in order.
-        split_by: who says so, in words.
+        name: name of the data set.
+        source: its source.
+        files: number of images that were inspected.
+        splits: names of the splits, in order.
+        split_by: where the split comes from, in words.
         classes: in the order of their indices.
         groups: lesions or patients of images that can be read; None: they are not known.
         left_out: rows of a table that cannot be used.
@@ -120,7 +120,7 @@ class Inspection:
         leaking: groups in several splits.
         duplicates: exact and near, those across splits first.
         complete: all near-duplicates are listed.
-        sizes: of the images; None: none can be read.
+        sizes: sizes of the images; None where none can be read.
         grey: images without colour.
         flat: images of one even colour, which were not compared.
         notes: what a reader of results must know, one line each.
@@ -149,7 +149,7 @@ class Inspection:
 
     @property
     def usable(self) -> int:
-        """Images that can be read."""
+        """Number of images that can be read."""
         return self.files - sum(reason.count for reason in self.broken)
 
     @property
@@ -164,7 +164,7 @@ class Inspection:
         return tuple((each.name, split) for each in self.classes for split in filled if not each.images[split])
 
     def findings(self) -> list[str]:
-        """What matters, in sentences, the answer first."""
+        """The results in sentences, the answer first."""
         return sentences(self)
 
     def picture(self, row: int, side: int = 160) -> np.ndarray:
@@ -176,7 +176,7 @@ class Inspection:
         return np.asarray(picture)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; of the duplicates the counts, see `Duplicate.to_row`."""
+        """As JSON values, with counts of the duplicates; see `Duplicate.to_row`."""
         whole = {name: value for name, value in vars(self).items() if name not in ("images", "window", "duplicates")}
         exact, near = ([each for each in self.duplicates if each.kind == kind] for kind in ("exact", "near"))
         counts = {

@@ -1,4 +1,4 @@
-"""The layout of an image folder, from its names alone."""
+"""Reads the layout of an image folder from its names only."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ def layout_of(root: Path) -> Layout:
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """Files that are images by name, in no particular order."""
+    """Files with names of images, in any order."""
     return (p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def read_folder(root: Path) -> LabelledTable:
-    """The images of a folder and their labels, by their names alone.
+    """The images of a folder and their labels, by their names only.
 
-    Where no images are named as test images, those for validation are: images kept out of training are for the final
-    figure, and choosing the best epoch takes others.
+    Where there are no test images, those for validation are used as such: images kept out of training are for the final
+    figures, and others are used for selecting the best epoch.
 
     Raises:
         RequestError: for what `layout_of` refuses.

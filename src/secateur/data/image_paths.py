@@ -1,4 +1,4 @@
-"""Image files by the names that a table gives them, within one folder and nowhere else. Light."""
+"""Finds image files by the names in a table, within one folder only."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ImageFinder:
     """Finds the image files of a table; each folder is listed once.
 
     Args:
-        root: no file outside of it is taken, by links neither.
-        extension: of names without one, e.g. "jpg"; None: that of the only image file with the name.
+        root: folder of the images; files outside of it are refused, also by links.
+        extension: extension of names without one, e.g. "jpg"; None: that of the only image file with the name.
 
     Raises:
         RequestError: when there is no such folder.
@@ -30,7 +30,7 @@ class ImageFinder:
         self._folders: dict[Path, _Folder] = {}
 
     def find(self, name: str) -> Path:
-        """The file that is meant.
+        """Find a file.
 
         Args:
             name: path from the root, or absolute; with or without extension, in either case.

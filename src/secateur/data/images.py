@@ -1,4 +1,4 @@
-"""Reading one image file, distrustfully. Light: PyTorch is loaded for tensors only."""
+"""Reads an image file that may be broken or malicious; PyTorch is loaded for tensors only."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LONGEST = 8  # times the shorter side: what lies beyond is cut off before resiz
 def read_image(
     path: Path, channels: int = 3, resize: Resize | None = None, window: tuple[float, float] | None = None
 ) -> torch.Tensor:
-    """One image as uint8 [C, H, W], resized where it is said how; see `read_pixels`.
+    """One image as uint8 [C, H, W], resized if requested; see `read_pixels`.
 
     Raises:
-        RequestError: for all that `read_pixels` refuses.
+        RequestError: see `read_pixels`.
     """
     import torch  # checks read pixels without it
 
@@ -52,11 +52,11 @@ def read_pixels(
     `secateur.data.dicom.read_dicom`.
 
     Args:
-        path: of the file; its content says what it is, not its name.
+        path: path of the file; its content decides its type, not its name.
         channels: 1 (grey) or 3 (RGB).
-        resize: what comes out; None: the size as stored.
-        window: centre and width of the values of DICOM images that are told apart; None: what each file says.
-        box: left, top, right and bottom of what is cut out before resizing, as far as the image goes; None: all.
+        resize: size of the result; None: the stored size.
+        window: centre and width of the window for values of DICOM images; None: that of each file.
+        box: left, top, right and bottom of the region that is cut out before resizing, within the image; None: all.
 
     Raises:
         RequestError: for an empty, truncated, foreign or larger than 100-megapixel file, or 32-bit pixels.

@@ -1,4 +1,4 @@
-"""A data set looked at as a whole: counts, broken files, duplicates, and what leaks from one split into another."""
+"""Inspects a whole data set: counts, broken files, duplicates, and leakage from one split into another."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class _Rows:
 
 @reported("checking the data")
 def inspect(settings: DataSettings, *, progress: ProgressOption = True) -> Inspection:
-    """Look at every image of a data set, and at how they are split.
+    """Inspect every image of a data set, and its splits.
 
     Images are split as `secateur.data.open_data` splits them, but what it would refuse, such as groups in several
-    splits that a table itself gives, is counted here. All classes and images are looked at, whatever ``classes``,
-    ``limit`` and ``on_bad_sample`` say.
+    splits that a table itself gives, is counted here. All classes and images are inspected, for any ``classes``,
+    ``limit`` and ``on_bad_sample``.
 
     Args:
-        settings: of the data.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        settings: settings of the data.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Raises:
         RequestError: for a source that cannot be read at all, and a split file of other data.

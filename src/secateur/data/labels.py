@@ -1,4 +1,4 @@
-"""Labels are class indices, one per sample; what else people have is refused with what to do about it."""
+"""Checks that labels are class indices, one per sample; other labels are refused with a remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def class_labels(values: Any, where: str = "labels") -> np.ndarray:
 
     Args:
         values: a sequence, array or tensor of whole numbers, [N] or [N, 1].
-        where: what messages call them.
+        where: name of the labels in messages.
 
     Returns:
         int64 [N].
@@ -54,7 +54,7 @@ def _array(values: Any, where: str) -> np.ndarray:
 
 
 def _wrong(labels: np.ndarray) -> str | None:
-    """Why labels are no class indices, with what to do; None when they are."""
+    """Why labels are not class indices, with a remedy; None when they are."""
     kind, shape = labels.dtype.kind, list(labels.shape)
     if kind in "UST":
         return "text; number the classes: names, labels = np.unique(labels, return_inverse=True)"

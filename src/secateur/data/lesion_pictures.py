@@ -1,4 +1,4 @@
-"""Drawing pictures that look like dermatoscopy of skin lesions. They are synthetic: nothing in them was ever seen.
+"""Draws synthetic pictures that look like dermatoscopy of skin lesions.
 
 A `Lesion` is what it is; a `View` is one picture taken of it. Lengths are in half the shorter side of the picture.
 """

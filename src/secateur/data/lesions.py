@@ -1,4 +1,4 @@
-"""Skin lesions of HAM10000 in the layouts that are about: as published, and as in the ISIC 2018 challenge, task 3.
+"""Skin lesions of HAM10000 in its common layouts: as published, and as in the ISIC 2018 challenge, task 3.
 
 Light: neither PyTorch nor NumPy is loaded before a table is read. The data set: Tschandl, Rosendahl, Kittler: The
 HAM10000 dataset, a large collection of multi-source dermatoscopic images of common pigmented skin lesions (2018).

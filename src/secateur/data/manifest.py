@@ -1,4 +1,4 @@
-"""Tables of images as people have them: CSV, TSV, semicolons, Parquet; one row per image.
+"""Reads tables of images with one row per image: CSV, TSV, semicolons, Parquet.
 
 Light: neither PyTorch nor NumPy is loaded for text, pyarrow only for Parquet.
 """

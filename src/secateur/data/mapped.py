@@ -1,4 +1,4 @@
-"""What images are kept in: an array, a memory-mapped file without a copy in memory, or files of their own.
+"""Storage of images: an array, a memory-mapped file without a copy in memory, or separate files.
 
 Axes: N samples, H rows, W columns, C channels.
 """
@@ -22,7 +22,7 @@ _AROUND = 64 << 10
 
 
 class MappedImages:
-    """Rows of a mapped array, in an order of their own; indexing copies what is asked for.
+    """Rows of a mapped array, in any order; indexing copies the requested ones.
 
     Behaves as an array uint8 [N, H, W, C] that can be read. Other processes are sent the file's name and the rows, not
     the pixels. Pages that were read stay in the system's cache, but do not count as this process's memory for long.
@@ -59,7 +59,7 @@ class MappedImages:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the pixels."""
+        """Type of the pixels."""
         return self._images.dtype
 
     def __len__(self) -> int:
@@ -76,11 +76,11 @@ class MappedImages:
         return images
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, in memory."""
+        """All images, in memory."""
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def pick(self, indices: Any) -> MappedImages:
-        """Some of them, still in the file."""
+        """Some of the images, still in the file."""
         return MappedImages(self._images, self.rows[indices], self.resized)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,7 +123,7 @@ def has_size(images: np.ndarray | MappedImages, resize: Resize | None) -> bool:
 
 
 StoredImages = np.ndarray[Any, Any] | MappedImages | list[Path]
-"""What `stored_images` gives."""
+"""Result of `stored_images`."""
 
 
 def stored_images(images: Any, channels: int) -> StoredImages:

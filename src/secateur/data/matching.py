@@ -1,4 +1,4 @@
-"""The classes of data and the outputs of a network, matched by name."""
+"""Matches the classes of data to the outputs of a network by name."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Data whose labels are the outputs of a network.
+    """Data whose labels are indices of a network's outputs.
 
     Attributes:
-        data: labelled so; images of classes that the network does not know are left out.
-        outputs: of each class that the data had before; None: the network does not know it.
-        by_name: whether names decided; otherwise the order.
-        note: what was done, in words; empty: nothing.
+        data: the data with these labels, without images of classes that the network does not have.
+        outputs: output of each class of the original data; None where the network has none.
+        by_name: whether classes were matched by name; otherwise by order.
+        note: the change in words; empty where there was none.
     """
 
     data: ImageData
@@ -70,9 +70,9 @@ def match_classes(data: ImageData, names: Sequence[str], classes: Sequence[int] 
     outputs as classes or the data's classes have no names of their own.
 
     Args:
-        data: as opened.
-        names: of the network's outputs; empty: unknown, and the order decides.
-        classes: indices of those that were asked for; None: all.
+        data: the opened data.
+        names: names of the network's outputs; empty where unknown, so that the order decides.
+        classes: indices of the requested classes; None: all.
 
     Raises:
         RequestError: when neither names nor order can decide, and for a class asked for that the network does not know.

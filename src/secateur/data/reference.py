@@ -1,4 +1,4 @@
-"""Reference samples: the few labelled inputs on which a criterion looks at a network."""
+"""Reference samples: the few labelled inputs on which criteria score a network."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ReferenceSet:
     """A small balanced batch of labelled inputs.
 
     Attributes:
-        inputs: [N, ...] float tensor, as the network takes it, or token ids of one length, [N, length]. Networks that
-            take several inputs, or padding masks, are wrapped in a module whose forward takes one tensor.
+        inputs: [N, ...] float tensor of inputs of the network, or token ids of one length, [N, length]. Networks with
+            several inputs, or padding masks, are wrapped in a module whose forward takes one tensor.
         targets: [N] class indices.
-        indices: [N] positions in the data set they came from.
-        bounds: lowest and highest value an input can take, for the z^B-rule; None: read off the inputs.
+        indices: [N] positions in their data set.
+        bounds: lowest and highest value of inputs, for the z^B-rule; None: those of the inputs.
     """
 
     inputs: torch.Tensor
@@ -50,16 +50,16 @@ class ReferenceSet:
         """Draw ``per_class`` samples of each class without replacement, the same for the same seed.
 
         Args:
-            dataset: gives (input, class index) pairs; labels are read from ``labels`` or ``targets`` when it
+            dataset: a data set of (input, class index) pairs; labels are read from ``labels`` or ``targets`` when it
                 has them, else from the samples. Augmentation of a `LabelledImages` is switched off.
-            per_class: samples of each class.
-            seed: of the draw; one class's draw does not depend on which other classes are asked for.
-            classes: indices, or names where the data set has ``class_names`` or ``classes``, in the order in
-                which their samples are wanted; None: all that occur.
+            per_class: number of samples of each class.
+            seed: seed of the draw; the samples of a class do not depend on the other classes.
+            classes: indices, or names where the data set has ``class_names`` or ``classes``, in the order of
+                their samples; None: all that occur.
 
         Raises:
-            RequestError: for what is no data set of pairs (input tensor, class index), an empty one, an unknown class,
-                or a class with too few samples.
+            RequestError: for anything but a data set of pairs (input tensor, class index), an empty one, an unknown
+                class, or a class with too few samples.
 
         Example:
             >>> from torch.utils.data import TensorDataset
@@ -91,15 +91,15 @@ class ReferenceSet:
 
     @classmethod
     def drawn(cls, dataset: Dataset[Any], count: int, seed: int = 0) -> ReferenceSet:
-        """Draw ``count`` samples by chance, whatever their classes, without replacement; all where there are fewer.
+        """Draw ``count`` random samples of any classes without replacement; all where there are fewer.
 
         Args:
             dataset: see `sample`.
-            count: of samples.
-            seed: of the draw.
+            count: number of samples.
+            seed: seed of the draw.
 
         Raises:
-            RequestError: for what is no data set of pairs, or an empty one.
+            RequestError: for anything but a data set of pairs, or an empty one.
 
         Example:
             >>> from torch.utils.data import TensorDataset
@@ -118,10 +118,10 @@ class ReferenceSet:
 
     @classmethod
     def read(cls, path: str | Path, dataset: Dataset[Any]) -> ReferenceSet:
-        """The samples of a list that `save` wrote, or somebody shared, out of the same data set.
+        """The samples in a list that `save` wrote, from the same data set.
 
         Args:
-            path: of the list.
+            path: path of the list.
             dataset: see `sample`.
 
         Raises:
@@ -155,7 +155,7 @@ class ReferenceSet:
         return cls(inputs, targets, tuple(chosen), bounds)
 
     def save(self, path: str | Path) -> Path:
-        """Write which samples these are, not the samples: positions in the data set, and their classes, as JSON.
+        """Write the positions of the samples in their data set, and their classes, as JSON, without the samples.
 
         Args:
             path: of the file.
@@ -206,7 +206,7 @@ class ReferenceSet:
         return f"ReferenceSet({len(self)} samples of {shape_text(self.inputs.shape[1:])}, {classes_text(labels)})"
 
     def _repr_html_(self) -> str:
-        """For notebooks: samples per class, and some of them where they are images."""
+        """Samples per class, and some of them where they are images, as HTML for notebooks."""
         return page(repr(self), self.targets.cpu().numpy(), (), self._pictures())
 
     def _pictures(self) -> torch.Tensor | None:
@@ -221,7 +221,7 @@ class ReferenceSet:
         return some if len(some) and float(some.min()) >= 0 and float(some.max()) <= 1 else None
 
     def part(self, which: range) -> ReferenceSet:
-        """Some samples that are neighbours.
+        """Some consecutive samples.
 
         Args:
             which: their places among these.

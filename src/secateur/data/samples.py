@@ -1,4 +1,4 @@
-"""Samples are pairs of one input tensor and one class index; what else people have is refused with what works."""
+"""Checks that samples are pairs of one input tensor and one class index; others are refused with a remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE_TENSOR = (
     "wrap the network in a module whose forward takes one tensor (images, vectors, token ids of one length, or "
     "inputs_embeds) and makes the rest of it; padding masks are not taken"
 )
-"""What to do about inputs that are more than one tensor."""
+"""Remedy for inputs that are more than one tensor."""
 
 _PAIRS = "give a data set whose samples are pairs (input tensor, class index)"
 

@@ -1,4 +1,4 @@
-"""What data to read and how, as a recipe says it. Light: neither PyTorch nor NumPy is loaded."""
+"""Settings of data in recipes; neither PyTorch nor NumPy is loaded here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Resize(BaseModel):
 
 
 class TableSettings(BaseModel):
-    """Where a table of images says what: names of its columns, and where the images are.
+    """Columns of a table of images, and the folder of the images.
 
     A column that is not named is recognised by its usual names (`secateur.data.manifest.USUAL`); ``""``, for ``group``
     and ``split``: leave it out, whatever the table has.
@@ -82,7 +82,7 @@ class TableSettings(BaseModel):
 
 
 class SplitSettings(BaseModel):
-    """How images are split where the source does not say so itself.
+    """How images are split where the source has no splits.
 
     Example:
         >>> SplitSettings(test=0.25).val
@@ -128,7 +128,7 @@ class SplitSettings(BaseModel):
 
 
 class DataSettings(BaseModel):
-    """What to read and how.
+    """The data to read, and how.
 
     ``source`` is one of:
 
@@ -140,7 +140,7 @@ class DataSettings(BaseModel):
     - ``torchvision/NAME`` with ``root``;
     - ``hf:PATH``, a folder that the package ``datasets`` has saved, or ``hf:NAME`` of its hub with ``download``.
 
-    Splits that the source lacks are parted off its training images, class by class, as ``split`` says.
+    Missing splits are split off the training images, class by class, according to ``split``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""Where labelled images come from: folders, tables, MedMNIST-layout files, torchvision, data sets that were fetched."""
+"""Opens labelled images: folders, tables, MedMNIST-layout files, torchvision, fetched data sets."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class _Opened:
 def open_data(settings: DataSettings | str | Path, *, progress: ProgressOption = True) -> ImageData:
     """Open a data set with its splits.
 
-    With ``classes``, normalisation is what it is without them (networks were trained on all), and ``limit`` counts the
+    With ``classes``, normalisation is the same as without them (networks were trained on all), and ``limit`` counts the
     images of these classes.
 
     Args:
-        settings: or the source alone.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        settings: the settings, or only the source.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The splits, with class names and normalisation.
 
     Raises:
-        RequestError: for all that `check_source` refuses, a broken file, an empty split, fewer than two classes, or a
+        RequestError: see `check_source`; for a broken file, an empty split, fewer than two classes, or a
             chosen class without images in a split.
 
     Example:

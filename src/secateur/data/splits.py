@@ -1,4 +1,4 @@
-"""Which images are for training, validation and test: parted by group and class, kept as a file."""
+"""Splits images into training, validation and test by group and class, and stores the split as a file."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Assignment:
     Attributes:
         ids: unique name of each image, [N].
         splits: train, val or test, [N].
-        groups: lesion or patient of each image, [N]; None: nothing is known of that.
+        groups: lesion or patient of each image, [N]; None where they are not known.
         labels: class index of each image, [N].
         class_names: name of each class index.
-        digest: of the ids and the names of their classes, whatever their order.
-        notes: what a reader of results must know about the split, one line each.
+        digest: digest of the ids and the names of their classes, in any order.
+        notes: remarks on the split for readers of results, one line each.
     """
 
     ids: tuple[str, ...]
@@ -128,7 +128,7 @@ def _written_digest(path: Path) -> str:
 
 
 def assigned(table: LabelledTable, settings: SplitSettings, seed: int) -> Assignment:
-    """Split a table as its settings, its own column or a file says.
+    """Split a table by its settings, its own column, or a file.
 
     The same seed gives the same split whatever the order of the rows. What the file or else the table itself gives is
     used; of a test and a validation split that it lacks, the test split is parted off first.

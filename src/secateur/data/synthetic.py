@@ -1,4 +1,4 @@
-"""Synthetic data in the shape of HAM10000: its files, sizes and imbalance, with drawn pictures in place of skin.
+"""Synthetic data in the shape of HAM10000: its files, sizes and imbalance, with drawn pictures instead of photographs.
 
 For tests, examples and trying out a study where the real images are not at hand. Nothing measured on them says
 anything about skin lesions. HAM10000: Tschandl, Rosendahl, Kittler, "The HAM10000 dataset", Scientific Data 5, 2018.
@@ -88,14 +88,14 @@ def write_lesions(
     the same pictures on any machine, up to the last bit of its JPEG encoder.
 
     Args:
-        folder: is made; may exist if it is empty.
-        scale: of the number of images; 1.0 makes 10,015 of 7,470 lesions.
-        seed: of everything that is random.
+        folder: folder that is created; it may exist if it is empty.
+        scale: factor of the number of images; 1.0 makes 10,015 of 7,470 lesions.
+        seed: seed of all random numbers.
         layout: "kaggle": ``HAM10000_metadata.csv`` and ``HAM10000_images_part_1|2``; "isic": the folders and the
             one-hot ground truth of ISIC 2018 task 3, with its table of lesions.
         size: width and height of the pictures.
         masks: also write the area of each lesion, as ``HAM10000_segmentations_lesion_tumor/ID_segmentation.png``.
-        progress: who is told of it, see `secateur.core.progress.ProgressOption`.
+        progress: how progress is reported, see `secateur.core.progress.ProgressOption`.
 
     Returns:
         The folder.

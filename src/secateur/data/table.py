@@ -41,11 +41,11 @@ class LabelledTable:
         paths: of the files, [N].
         labels: class index of each image, int64 [N].
         class_names: name of each class index.
-        groups: lesion or patient of each image, [N]; None: nothing is known of that.
+        groups: lesion or patient of each image, [N]; None where they are not known.
         splits: train, val or test, [N], where the source itself says so.
         where: where each row was read, e.g. "manifest.csv row 17", [N].
         skipped: what was left out, one line each.
-        notes: what a reader of results must know about the data, one line each.
+        notes: remarks on the data for readers of results, one line each.
         left_out: ids of the images that were left out, as far as they are known.
         boxes: left, top, right and bottom of what is to be cut out of each image, [N]; None: they are taken whole.
     """

@@ -1,4 +1,4 @@
-"""Work of many small pieces on several threads."""
+"""Runs many small tasks on several threads."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def in_order(function: Callable[[T], R], items: Iterable[T], workers: int = 0) -
     """Results of a function in the order of the items; few are waiting at any time.
 
     Args:
-        function: what each thread calls.
-        items: for it, one after the other.
-        workers: threads; 0: as many as there are cores for this process.
+        function: function that the threads call.
+        items: its arguments.
+        workers: number of threads; 0: as many as this process may use cores.
 
     Example:
         >>> list(in_order(len, ["a", "bb", "ccc"], workers=2))
@@ -40,5 +40,5 @@ def in_order(function: Callable[[T], R], items: Iterable[T], workers: int = 0) -
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

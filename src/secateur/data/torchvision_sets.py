@@ -1,4 +1,4 @@
-"""Data sets as torchvision reads and downloads them; torchvision is loaded when one is asked for."""
+"""Reads data sets with torchvision, which downloads them; torchvision is loaded when one is opened."""
 
 from __future__ import annotations
 

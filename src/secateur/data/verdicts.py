@@ -1,4 +1,4 @@
-"""What an inspection of data means, in sentences."""
+"""Describes the results of an inspection of data in sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sentences(found: Inspection) -> list[str]:
     """Sentences about data, the answer first: leakage, broken files, duplicates, then counts and sizes.
 
     Args:
-        found: by `secateur.data.inspection.inspect`.
+        found: results of `secateur.data.inspection.inspect`.
     """
     return [*_leakage(found), *_files(found), *_near(found), *_counts(found), *_pictures(found)]
 
