@@ -9,9 +9,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.distributed import fsdp
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset, TensorDataset
 
@@ -181,8 +183,14 @@ def held() -> dict:
     """What this rank keeps between steps, and the most that is gathered within one; of the whole network, likewise."""
     model = vit()
     whole = sum(p.numel() for p in model.parameters())
-    sharded = parallel.Sharded(model, torch.device("cpu"), ranks())
-    network, seen = sharded.network, []
+    moved, shard = [], fsdp.fully_shard
+
+    def noted(block: nn.Module, **how: object) -> nn.Module:
+        moved.append(sum(p.numel() for p in block.parameters() if not isinstance(p, DTensor)))
+        return shard(block, **how)
+
+    with mock.patch.object(fsdp, "fully_shard", noted):
+        network, seen = parallel.Sharded(model, torch.device("cpu"), ranks()).network, []
 
     def look(*_: object) -> None:
         gathered = [p for p in network.parameters() if not isinstance(p, DTensor)]
@@ -205,6 +213,7 @@ def held() -> dict:
         "parameters": sum(p.to_local().numel() for p in network.parameters()),
         "gradients": gradients,
         "optimiser": sum(each.to_local().numel() for each in states),
+        "moved": moved,
         "gathered": max(seen),
         "blocks": len(list(parallel.blocks(model, parallel.LEAST_PARAMETERS))),
     }

@@ -85,7 +85,7 @@ def test_states_of_whole_networks_and_of_parts_go_on_as_each_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_each_rank_keeps_its_half_and_gathers_blocks_alone(tmp_path):
+def test_each_rank_keeps_its_half_and_moves_and_gathers_blocks_alone(tmp_path):
     first, second = on_two_ranks("held", tmp_path)
     whole = first["whole"]
     for name, times in (("parameters", 1), ("gradients", 1), ("optimiser", 2)):
@@ -93,6 +93,8 @@ def test_each_rank_keeps_its_half_and_gathers_blocks_alone(tmp_path):
         assert max(first[name], second[name]) <= 0.51 * times * whole
     for found in (first, second):
         assert found["blocks"] > 5
+        assert sum(found["moved"]) == whole  # each block is moved to the device when those within it are in parts
+        assert max(found["moved"]) < 0.15 * whole
         assert 0 < found["gathered"] < 0.25 * whole
 
 
