@@ -222,7 +222,7 @@ def test_choices_that_cannot_be_balanced_are_refused():
     assert np.bincount(labels[closest_subset(values, labels, 7)]).tolist() == [4, 3]  # the larger class gives more
     assert len(closest_subset(np.zeros((4, 2)), np.arange(4) % 2, 2)) == 2  # features that say nothing
     refused("11 samples are asked for, there are 10", closest_subset, values, labels, 11)
-    refused("1 sample\\(s\\) cannot stand for 2 classes", closest_subset, values, labels, 1)
+    refused("1 sample\\(s\\) cannot represent 2 classes", closest_subset, values, labels, 1)
     refused("class 1 has 3 sample\\(s\\), a balanced choice of 8 takes 4", closest_subset, values, labels, 8)
     refused("NaN or infinite", closest_subset, values * np.nan, labels, 4)
     refused("one label each", closest_subset, values[:, 0], labels, 4)

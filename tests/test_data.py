@@ -747,7 +747,7 @@ WRONG_SETS = {
     "no labels": (TensorDataset(X), "is a tuple of 1: it has no label"),
     "bare inputs": (Each(lambda i: X[i]), "is one Tensor without a label"),
     "None as label": (Each(lambda i: (X[i], None)), r"has no label \(None\)"),
-    "triples": (TensorDataset(X, Y, Y), "is a tuple of 3: which of them is the label cannot be told"),
+    "triples": (TensorDataset(X, Y, Y), "is a tuple of 3: it is not clear which of them is the label"),
     "one-hot": (TensorDataset(X, torch.eye(3)[Y]), "one-hot vectors .*argmax them"),
     "several": (TensorDataset(X, torch.ones(6, 3)), "one class index per sample is needed"),
     "ragged": (Each(lambda i: (X[i], [0, [1, 2]])), "make no array"),

@@ -163,7 +163,7 @@ def _started(start: Start | torch.Tensor | None, composite: Composite) -> Start 
     if start is None:
         return "logit" if composite.choose is None else "one"
     if composite.average is not None and (isinstance(start, torch.Tensor) or start == "one"):
-        raise RequestError(f"'{composite.name}' looks at many inputs; start it with 'logit', 'contrast' or 'loss'")
+        raise RequestError(f"'{composite.name}' evaluates many inputs; start it with 'logit', 'contrast' or 'loss'")
     return start
 
 

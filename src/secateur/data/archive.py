@@ -85,10 +85,10 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
     """The manifest of a file; None for a file that `write_archive` did not write, or a broken one."""
     try:
         with path.open("rb") as file:
-            found = json.loads(str(np.load(file, allow_pickle=False)[MANIFEST]))
+            manifest = json.loads(str(np.load(file, allow_pickle=False)[MANIFEST]))
     except (*UNREADABLE, KeyError, IndexError):
         return None
-    return found if isinstance(found, dict) else None
+    return manifest if isinstance(manifest, dict) else None
 
 
 def is_whole(path: Path) -> bool:

@@ -132,8 +132,8 @@ def whole_batches(batches: Iterable[Any], of: Ranks) -> Iterable[Any]:
     if not of.several:
         return batches
     if isinstance(batches, DataLoader) and batches.batch_sampler is not None:
-        mine = list(itertools.islice(batches.batch_sampler, of.rank, None, of.size))
-        return _with_batches(batches, mine)
+        own = list(itertools.islice(batches.batch_sampler, of.rank, None, of.size))
+        return _with_batches(batches, own)
     return itertools.islice(batches, of.rank, None, of.size)
 
 

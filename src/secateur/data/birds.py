@@ -72,10 +72,10 @@ def read_birds(folder: Path, settings: DataSettings) -> LabelledTable:
 
 def _class_names(folder: Path) -> dict[str, str]:
     """By number as text; ``001.Black_footed_Albatross`` is Black footed Albatross."""
-    found = {key: name.partition(".")[2].replace("_", " ") or name for key, name in _lines(folder / _LISTS[3])}
-    if len(set(found.values())) < len(found):
+    names = {key: name.partition(".")[2].replace("_", " ") or name for key, name in _lines(folder / _LISTS[3])}
+    if len(set(names.values())) < len(names):
         raise RequestError(f"'{folder / _LISTS[3]}' has a class twice; unpack the archive again")
-    return found
+    return names
 
 
 def _lines(file: Path) -> Iterator[tuple[str, str]]:

@@ -49,12 +49,12 @@ def closest_subset(features: np.ndarray, labels: np.ndarray, size: int, seed: in
     if trials < 1:
         raise RequestError(f"trials must be at least 1, got {trials}")
     classes, counts = np.unique(labels, return_counts=True)
-    chosen = []
+    positions = []
     for index, count in zip(classes, _shares(classes, counts, size), strict=True):
         where = np.flatnonzero(labels == index)
         generator = numpy_generator(seed, "closest", index)
-        chosen.append(where[_closest_draw(_standardised(features[where]), int(count), generator, trials)])
-    return np.sort(np.concatenate(chosen))
+        positions.append(where[_closest_draw(_standardised(features[where]), int(count), generator, trials)])
+    return np.sort(np.concatenate(positions))
 
 
 def _shares(classes: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def _shares(classes: np.ndarray, counts: np.ndarray, size: int) -> np.ndarray:
     if size > counts.sum():
         raise RequestError(f"{size} samples are asked for, there are {counts.sum()}; lower the size")
     if size < len(classes) or not len(classes):
-        raise RequestError(f"{size} sample(s) cannot stand for {len(classes)} classes; choose at least one of each")
+        raise RequestError(f"{size} sample(s) cannot represent {len(classes)} classes; choose at least one of each")
     shares = np.full(len(classes), size // len(classes))
     shares[np.argsort(-counts, kind="stable")[: size % len(classes)]] += 1
     short = np.flatnonzero(shares > counts)

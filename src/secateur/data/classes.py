@@ -48,16 +48,16 @@ def indices_in_order(
         raise RequestError(f"classes must be a non-empty list of names or indices, got {classes!r}")
     names = tuple(names)
     known = {*range(len(names)), *(() if present is None else map(int, present))}
-    found: dict[int, object] = {}
+    requests: dict[int, object] = {}
     for item in classes:
         index = _index(item, names, known)
-        if index in found:
+        if index in requests:
             raise RequestError(
-                f"class {label_of(index, names)} is asked for twice (as {found[index]!r} and {item!r}); "
+                f"class {label_of(index, names)} is asked for twice (as {requests[index]!r} and {item!r}); "
                 "give classes without repeats"
             )
-        found[index] = item
-    return list(found)
+        requests[index] = item
+    return list(requests)
 
 
 def label_of(index: int, names: Sequence[str]) -> str:
@@ -81,8 +81,8 @@ def _index(item: object, names: tuple[str, ...], known: set[int]) -> int:
         shown = names or tuple(map(str, sorted(known)))
         hint = did_you_mean(item, shown) if isinstance(item, str) else ""
         more = f" ... and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
-        asked = repr(item) if isinstance(item, str) or index is None else index
-        raise RequestError(f"unknown class {asked}{hint}; known: {', '.join(shown[:LISTED])}{more}")
+        shown_item = repr(item) if isinstance(item, str) or index is None else index
+        raise RequestError(f"unknown class {shown_item}{hint}; known: {', '.join(shown[:LISTED])}{more}")
     return index
 
 

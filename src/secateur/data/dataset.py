@@ -228,12 +228,12 @@ class LabelledImages(Dataset[tuple[torch.Tensor, int]]):
             >>> split.only(["c", "a"]).labels.tolist(), split.only(["c", "a"], renumber=True).labels.tolist()
             ([0, 2, 2], [0, 1, 1])
         """
-        chosen = class_indices(classes, self.class_names)
-        left = self.subset(samples_of(self.labels, chosen, self.class_names, "these images"))
+        indices = class_indices(classes, self.class_names)
+        left = self.subset(samples_of(self.labels, indices, self.class_names, "these images"))
         if not renumber:
             return left
         return left.replace(
-            labels=np.searchsorted(chosen, left.labels), class_names=[self.class_names[index] for index in chosen]
+            labels=np.searchsorted(indices, left.labels), class_names=[self.class_names[index] for index in indices]
         )
 
     def replace(self, **changes: Any) -> LabelledImages:
@@ -326,15 +326,15 @@ class ImageData:
         Raises:
             RequestError: for an unknown class, one named twice, or one without images in a split.
         """
-        chosen = class_indices(classes, self.class_names)
+        indices = class_indices(classes, self.class_names)
         parts: dict[str, Any] = {}
         for name in ("train", "val", "test"):
             split: LabelledImages = getattr(self, name)
             if len(split):
-                samples_of(split.labels, chosen, self.class_names, f"the {name} split of '{self.name}'")
-                split = split.only(chosen, renumber)
+                samples_of(split.labels, indices, self.class_names, f"the {name} split of '{self.name}'")
+                split = split.only(indices, renumber)
             elif renumber:
-                split = split.replace(class_names=[self.class_names[index] for index in chosen])
+                split = split.replace(class_names=[self.class_names[index] for index in indices])
             parts[name] = split
         return dataclasses.replace(self, **parts)
 

@@ -53,7 +53,7 @@ _FLUSHED = 500
 """Images after which those decoded so far are sure to be kept, and memory of those read is released."""
 
 _NAMED = 5
-"""Broken images that an error names beside the first."""
+"""Number of broken images that an error names in addition to the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +223,8 @@ def _key(files: Sequence[str], how: str) -> str:
     for file in files:
         size, changed = -1, -1
         with contextlib.suppress(OSError, ValueError):  # what cannot be read is found out when it is read
-            found = os.stat(file)  # noqa: PTH116 - many of them, and paths are slow to make
-            size, changed = found.st_size, found.st_mtime_ns
+            status = os.stat(file)  # noqa: PTH116 - many of them, and paths are slow to make
+            size, changed = status.st_size, status.st_mtime_ns
         digest.update(os.fsencode(file) + f"\0{size}\0{changed}\n".encode())
     return digest.hexdigest()
 

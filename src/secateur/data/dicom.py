@@ -152,7 +152,7 @@ def _windowed(dataset: Any, path: Path, window: tuple[float, float] | None) -> n
         function = str(dataset.get("VOILUTFunction") or "LINEAR")
         return _share(values, _first(dataset.WindowCenter), _first(dataset.WindowWidth), function, path)
     if "VOILUTSequence" in dataset:
-        raise RequestError(f"DICOM image '{path}' has a VOI LUT in place of a window; give a window: data.window")
+        raise RequestError(f"DICOM image '{path}' has a VOI LUT instead of a window; give a window: data.window")
     return np.asarray((values - low) / max(high - low, 1e-12))
 
 

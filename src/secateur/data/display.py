@@ -53,8 +53,8 @@ def page(title: str, labels: np.ndarray, names: Sequence[str], pictures: torch.T
         names: names of the classes by index; empty where they have none.
         pictures: [N, C, H, W] in [0, 1], of which at most `SHOWN` are drawn; None: no images.
     """
-    found = zip(*np.unique(labels, return_counts=True), strict=True)
-    rows = [(names[index] if index < len(names) else int(index), int(count)) for index, count in found]
+    counts = zip(*np.unique(labels, return_counts=True), strict=True)
+    rows = [(names[index] if index < len(names) else int(index), int(count)) for index, count in counts]
     row = "" if pictures is None or not len(pictures) else f"<div>{image_html(_row(pictures), title)}</div>"
     return row + table_html(("class", "samples"), rows, title)
 
@@ -78,9 +78,9 @@ def _row(pictures: torch.Tensor) -> bytes:
     high, wide = (max(1, round(side * _SIDE / max(height, width))) for side in (height, width))
     kind = Image.Resampling.NEAREST if max(height, width) <= _SIDE else Image.Resampling.BILINEAR
     strip = Image.new("RGB", (len(levels) * (wide + _GAP) - _GAP, high), "white")
-    for place, image in enumerate(levels):
+    for position, image in enumerate(levels):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
-        strip.paste(picture.resize((wide, high), kind), (place * (wide + _GAP), 0))
+        strip.paste(picture.resize((wide, high), kind), (position * (wide + _GAP), 0))
     file = io.BytesIO()
     strip.save(file, "PNG")
     return file.getvalue()

@@ -263,16 +263,16 @@ def near_duplicates(
         >>> near_duplicates(images, ["train", "train", "test"])
         [(0, 2)]
     """
-    found = images if isinstance(images, Fingerprints) else fingerprints(images, workers=workers)
-    owners = list(map(str, range(len(found)))) if groups is None else groups
-    if not len(found) == len(splits) == len(owners):
-        raise RequestError(f"{len(found)} images, but {len(splits)} splits and {len(owners)} groups; give one of each")
+    prints = images if isinstance(images, Fingerprints) else fingerprints(images, workers=workers)
+    owners = list(map(str, range(len(prints)))) if groups is None else groups
+    if not len(prints) == len(splits) == len(owners):
+        raise RequestError(f"{len(prints)} images, but {len(splits)} splits and {len(owners)} groups; give one of each")
 
     def apart(one: int, two: int) -> bool:
         return splits[one] != splits[two] and owners[one] != owners[two]
 
-    pairs = {(one, two) for one, two in near_pairs(found).rows.tolist() if apart(one, two)}
-    for rows in exact_duplicates(found):
+    pairs = {(one, two) for one, two in near_pairs(prints).rows.tolist() if apart(one, two)}
+    for rows in exact_duplicates(prints):
         for row in rows:
             other = next((each for each in rows if apart(each, row)), None)
             if other is not None:

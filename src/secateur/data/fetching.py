@@ -182,11 +182,11 @@ def _arrays(named: NamedSet, train: Split, test: Split, class_names: tuple[str, 
 
 
 def _named_arrays(parts: Mapping[str, Split], class_names: tuple[str, ...]) -> Arrays:
-    found: Arrays = {}
+    arrays: Arrays = {}
     for split, (images, labels) in parts.items():
-        found[f"{split}_images"] = images[..., 0] if images.shape[-1] == 1 else images
-        found[f"{split}_labels"] = labels.astype(np.int64)[:, None]
-    return found | {"class_names": np.array(class_names)}
+        arrays[f"{split}_images"] = images[..., 0] if images.shape[-1] == 1 else images
+        arrays[f"{split}_labels"] = labels.astype(np.int64)[:, None]
+    return arrays | {"class_names": np.array(class_names)}
 
 
 def _cifar10(named: NamedSet, files: Mapping[str, bytes]) -> Arrays:

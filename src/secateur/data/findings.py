@@ -51,7 +51,7 @@ class Duplicate:
         kind: exact: the same bytes; near: as far as `secateur.data.duplicates` can tell.
         first: name of the one; for exact duplicates the first of all that are the same.
         second: name of the other.
-        first_split: its split; second_split likewise.
+        first_split: its split; second_split: that of the other.
         first_group: its lesion or patient; empty where that is not known.
         first_class: its class.
         distance: bits by which the hashes differ.

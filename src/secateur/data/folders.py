@@ -39,21 +39,21 @@ def layout_of(root: Path) -> Layout:
         RequestError: without training images, without class folders, for a class folder without image files, or for
             classes that only the other splits have.
     """
-    found = {k: next((root / n for n in v if (root / n).is_dir()), None) for k, v in _SPLITS.items()}
-    if found["train"] is None and (found["val"] or found["test"]):
-        raise RequestError(f"'{root}' has {(found['val'] or found['test'])!s} but no train folder")
-    base = found["train"] or root
+    folders = {k: next((root / n for n in v if (root / n).is_dir()), None) for k, v in _SPLITS.items()}
+    if folders["train"] is None and (folders["val"] or folders["test"]):
+        raise RequestError(f"'{root}' has {(folders['val'] or folders['test'])!s} but no train folder")
+    base = folders["train"] or root
     names = _class_folders(base)
     if not names:
         raise RequestError(f"'{base}' has no class folders; expected {root}/class/*.jpg or {root}/train/class/*.jpg")
     empty = [name for name in names if next(image_files(base / name), None) is None]
     if empty:
         raise RequestError(f"'{base}' has no usable images in class folder(s) {', '.join(empty)}; fill or remove them")
-    for folder in filter(None, (found["val"], found["test"])):
+    for folder in filter(None, (folders["val"], folders["test"])):
         untrained = sorted({*_class_folders(folder)} - {*names})
         if untrained:
             raise RequestError(f"'{folder}' has classes that the training images lack: {', '.join(untrained)}")
-    return Layout(base, found["val"], found["test"], names)
+    return Layout(base, folders["val"], folders["test"], names)
 
 
 def image_files(folder: Path) -> Iterator[Path]:
@@ -74,7 +74,7 @@ def read_folder(root: Path) -> LabelledTable:
 
     layout = layout_of(root)
     parts = [("train", layout.train), ("val", layout.val), ("test", layout.test)]
-    found = [
+    files = [
         (split, index, path)
         for split, folder in parts
         if folder is not None
@@ -82,18 +82,18 @@ def read_folder(root: Path) -> LabelledTable:
         for path in sorted(image_files(folder / name))
     ]
     notes = []
-    given = {split for split, _, _ in found}
+    given = {split for split, _, _ in files}
     if given == {"train", "val"}:
         notes.append(f"'{root}' has no test images: those of '{layout.val}' are taken, and others for validation")
-        found = [("test" if split == "val" else split, index, path) for split, index, path in found]
-    ids = tuple(path.relative_to(root).as_posix() for _, _, path in found)
+        files = [("test" if split == "val" else split, index, path) for split, index, path in files]
+    ids = tuple(path.relative_to(root).as_posix() for _, _, path in files)
     return LabelledTable(
         root.resolve().name,
         ids,
-        tuple(path for _, _, path in found),
-        np.array([index for _, index, _ in found], np.int64),
+        tuple(path for _, _, path in files),
+        np.array([index for _, index, _ in files], np.int64),
         layout.class_names,
-        splits=tuple(split for split, _, _ in found) if len(given) > 1 else None,
+        splits=tuple(split for split, _, _ in files) if len(given) > 1 else None,
         where=ids,
         notes=tuple(notes),
     )

@@ -100,28 +100,28 @@ def _loaded(settings: DataSettings) -> dict[str, Any]:
     name = settings.source.removeprefix("hf:")
     path = Path(name).expanduser()
     try:
-        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(name)
+        loaded = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(name)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         kind = RequestError if path.is_dir() or isinstance(error, ValueError) else SecateurError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise kind(f"data '{settings.source}' cannot be read ({reason})") from error
-    return dict(found) if isinstance(found, Mapping) else {"train": found}
+    return dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
 
 
 def _column(of: str, features: Mapping[str, Any], settings: DataSettings, what: str, feature: str) -> str:
     """The column that is named, or the only one with a feature."""
-    asked: str | None = getattr(settings.table, what)
-    if asked is not None:
+    named: str | None = getattr(settings.table, what)
+    if named is not None:
         column_of(of, list(features), settings.table, what, [])
-        if what == "path" and type(features[asked]).__name__ != feature:
-            raise RequestError(f"{of}: column '{asked}' has no feature {feature} (data.table.path)")
-        return asked
+        if what == "path" and type(features[named]).__name__ != feature:
+            raise RequestError(f"{of}: column '{named}' has no feature {feature} (data.table.path)")
+        return named
     fitting = [name for name, value in features.items() if type(value).__name__ == feature]
     if len(fitting) != 1:
-        found = (
+        reason = (
             f"several columns with feature {feature}: {', '.join(fitting)}" if fitting else f"none; {_listed(features)}"
         )
-        raise RequestError(f"{of} needs one column with feature {feature}, has {found}; set data.table.{what}")
+        raise RequestError(f"{of} needs one column with feature {feature}, has {reason}; set data.table.{what}")
     return fitting[0]
 
 
@@ -156,7 +156,7 @@ def _content(value: Mapping[str, Any]) -> bytes:
 
 
 def _text(value: object, class_names: list[str] | None = None) -> str:
-    """A value as text, a class index as its name; -1 stands for no label."""
+    """A value as text, a class index as its name; -1 means no label."""
     if isinstance(value, int) and class_names is not None:
         return class_names[value] if 0 <= value < len(class_names) else ""
     return "" if value is None else str(value).strip()

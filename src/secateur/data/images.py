@@ -119,11 +119,11 @@ def resized_arrays(images_NHWC: np.ndarray, resize: Resize) -> np.ndarray:
         >>> resized_arrays(np.full((1, 8, 16, 3), 7, np.uint8), Resize(size=6, crop=4)).shape
         (1, 4, 4, 3)
     """
-    made = np.empty((len(images_NHWC), resize.side, resize.side, images_NHWC.shape[-1]), np.uint8)
-    for image, place in zip(images_NHWC, made, strict=True):
+    resized = np.empty((len(images_NHWC), resize.side, resize.side, images_NHWC.shape[-1]), np.uint8)
+    for image, target in zip(images_NHWC, resized, strict=True):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else np.ascontiguousarray(image))
-        place[...] = np.asarray(_resized(picture, resize)).reshape(place.shape)
-    return made
+        target[...] = np.asarray(_resized(picture, resize)).reshape(target.shape)
+    return resized
 
 
 def _resized(picture: Image.Image, resize: Resize) -> Image.Image:

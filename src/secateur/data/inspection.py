@@ -58,12 +58,12 @@ def inspect(settings: DataSettings, *, progress: ProgressOption = True) -> Inspe
     settings = settings.model_copy(update=changes)
     if is_table(settings.source):
         table = read_table(settings)
-        found = fingerprints(table.paths, window=settings.window, workers=settings.workers)
-        rows = _of_table(table, found, settings)
+        prints = fingerprints(table.paths, window=settings.window, workers=settings.workers)
+        rows = _of_table(table, prints, settings)
     else:
         rows = _of_arrays(settings)
-        found = fingerprints(rows.images, window=settings.window, workers=settings.workers)
-    return _inspection(rows, found, settings)
+        prints = fingerprints(rows.images, window=settings.window, workers=settings.workers)
+    return _inspection(rows, prints, settings)
 
 
 def _of_table(table: LabelledTable, found: Fingerprints, settings: DataSettings) -> _Rows:
@@ -205,8 +205,8 @@ def _reasons(told: Iterable[tuple[str, str]]) -> tuple[Reason, ...]:
     for text, of in told:
         key = re.sub(r"'[^']*'|\d+", "#", text.partition(": ")[2] or text)
         every[key].append((text, of))
-    found = [Reason(lines[0][0], len(lines), tuple(of for _, of in lines[:_EXAMPLES])) for lines in every.values()]
-    return tuple(sorted(found, key=lambda reason: -reason.count))
+    reasons = [Reason(lines[0][0], len(lines), tuple(of for _, of in lines[:_EXAMPLES])) for lines in every.values()]
+    return tuple(sorted(reasons, key=lambda reason: -reason.count))
 
 
 def _bare(why: str, path: Any) -> str:

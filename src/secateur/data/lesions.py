@@ -183,11 +183,11 @@ def _images(finder: ImageFinder) -> dict[str, Path]:
     """Image files by stem: in the folder and two levels below, those in folders with the published names first."""
     below = [entry for entry in sorted(finder.root.iterdir()) if entry.is_dir()]
     folders = [finder.root, *below, *(entry for each in below for entry in sorted(each.iterdir()) if entry.is_dir())]
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in sorted(folders, key=lambda each: not plain(each.name).startswith(_IMAGES)):
         for file in finder.images(folder):
-            found.setdefault(file.stem, file)
-    return found
+            files.setdefault(file.stem, file)
+    return files
 
 
 def _report_absent(absent: list[str], count: int, files: LesionFiles, finder: ImageFinder, faults: Faults) -> None:

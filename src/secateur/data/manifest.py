@@ -94,7 +94,7 @@ def read_sheet(path: Path, faults: Faults, comment: str = "", *, exact: bool = F
 
     Args:
         path: of a table.
-        faults: is told of rows with more or fewer cells than the header.
+        faults: collects rows with more or fewer cells than the header.
         comment: beginning of a first line that is left out.
         exact: leave cells of text as they are; otherwise blanks around them go, "nan" is nothing, and "1.0" is 1.
 
@@ -136,14 +136,14 @@ def columns_of(path: Path, header: tuple[str, ...], settings: TableSettings) -> 
         secateur.core.errors.RequestError: a.csv has no column of labels: none of label, class, dx, diagnosis, target...
     """
     notes: list[str] = []
-    found = {what: column_of(path.name, header, settings, what, notes) for what in USUAL}
+    columns = {what: column_of(path.name, header, settings, what, notes) for what in USUAL}
     for what, plural in (("path", "image files"), ("label", "labels")):
-        if found[what] is None:
+        if columns[what] is None:
             raise RequestError(
                 f"{path.name} has no column of {plural}: none of {', '.join(USUAL[what])}; "
                 f"columns: {_listed(header)}; name one with data.table.{what}"
             )
-    return Columns(found["path"] or "", found["label"] or "", found["group"], found["split"], tuple(notes))
+    return Columns(columns["path"] or "", columns["label"] or "", columns["group"], columns["split"], tuple(notes))
 
 
 def columns_named(of: str, header: Sequence[str], names: Iterable[str], setting: str = "") -> None:
@@ -220,7 +220,7 @@ def column_of(of: str, header: Sequence[str], settings: TableSettings, what: str
         header: names of its columns.
         settings: names given.
         what: a key of `USUAL`.
-        notes: is told when several columns have usual names.
+        notes: collects a note when several columns have usual names.
 
     Raises:
         RequestError: for a column that is named but missing, or there twice.
@@ -313,11 +313,11 @@ def _parquet(path: Path) -> Sheet:
     schema = _parquet_schema(path)
     flat = [name for name, kind in zip(schema.names, schema.types, strict=True) if not pyarrow.types.is_nested(kind)]
     try:
-        found = parquet.read_table(path, columns=flat)
+        table = parquet.read_table(path, columns=flat)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RequestError(f"table '{path}' cannot be read as Parquet ({reason})") from error
-    columns = [[_value(value) for value in column] for column in _lists(found)]
+    columns = [[_value(value) for value in column] for column in _lists(table)]
     rows = zip(*columns, strict=True) if columns else iter(())
     return Sheet(path, tuple(flat), tuple(enumerate(rows, 1)))
 

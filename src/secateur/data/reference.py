@@ -76,7 +76,7 @@ class ReferenceSet:
         names = tuple(getattr(dataset, "class_names", None) or getattr(dataset, "classes", None) or ())
         present = sorted({int(v) for v in labels})
         wanted = present if classes is None else indices_in_order(classes, names, present)
-        chosen: list[int] = []
+        positions: list[int] = []
         for index in wanted:
             where = np.flatnonzero(labels == index)
             if len(where) < per_class:
@@ -86,8 +86,8 @@ class ReferenceSet:
                     "asked for; lower per_class or leave the class out"
                 )
             draw = numpy_generator(seed, "reference", index).permutation(len(where))[:per_class]
-            chosen.extend(int(i) for i in where[np.sort(draw)])
-        return cls._at(dataset, chosen)
+            positions.extend(int(i) for i in where[np.sort(draw)])
+        return cls._at(dataset, positions)
 
     @classmethod
     def drawn(cls, dataset: Dataset[Any], count: int, seed: int = 0) -> ReferenceSet:
@@ -113,8 +113,8 @@ class ReferenceSet:
         size = len(_labels(dataset))
         if size == 0:
             raise RequestError("cannot draw reference samples from an empty data set")
-        chosen = [int(i) for i in np.sort(numpy_generator(seed, "unlabelled").permutation(size)[:count])]
-        return cls._at(dataset, chosen)
+        positions = [int(i) for i in np.sort(numpy_generator(seed, "unlabelled").permutation(size)[:count])]
+        return cls._at(dataset, positions)
 
     @classmethod
     def read(cls, path: str | Path, dataset: Dataset[Any]) -> ReferenceSet:
@@ -138,9 +138,9 @@ class ReferenceSet:
             )
         labels = _labels(dataset)
         for position, label in listed:
-            found = int(labels[position]) if position < len(labels) else None
-            if found != label:
-                said = "does not exist" if found is None else f"is of class {found}, not {label}"
+            actual = int(labels[position]) if position < len(labels) else None
+            if actual != label:
+                said = "does not exist" if actual is None else f"is of class {actual}, not {label}"
                 raise RequestError(
                     f"'{path}' is a list of other data: sample {position} here {said}; give the data that it was drawn "
                     "from, in the same order"
@@ -277,11 +277,11 @@ def _labels(dataset: Dataset[Any]) -> np.ndarray:
         return labels[indices]
     count = len(dataset)  # type: ignore[arg-type]
     for name in ("labels", "targets", "_labels"):
-        found = getattr(dataset, name, None)
-        if not hasattr(found, "__len__") or len(found) != count:  # type: ignore[arg-type]
+        values = getattr(dataset, name, None)
+        if not hasattr(values, "__len__") or len(values) != count:  # type: ignore[arg-type]
             continue
         try:
-            return class_labels(found, f"the data set's {name}")
+            return class_labels(values, f"the data set's {name}")
         except RequestError:
             # what a data set calls so may be anything, and the samples are what counts; they are wrong too as a rule
             if not count:

@@ -47,27 +47,27 @@ def _not_a_dataset(dataset: object) -> str | None:
     kind = type(dataset).__name__
     if dataset is None:
         return "None"
-    found: str | None = None
+    reason: str | None = None
     if isinstance(dataset, DataLoader):
-        found = "a DataLoader; give its .dataset"
+        reason = "a DataLoader; give its .dataset"
     elif isinstance(dataset, torch.Tensor | np.ndarray):
-        found = f"one {kind}; add the labels: torch.utils.data.TensorDataset(inputs, labels)"
+        reason = f"one {kind}; add the labels: torch.utils.data.TensorDataset(inputs, labels)"
     elif isinstance(dataset, str | Path):
-        found = f"the name '{dataset}'; open it first: secateur.open_data(...).train"
+        reason = f"the name '{dataset}'; open it first: secateur.open_data(...).train"
     elif isinstance(getattr(dataset, "train", None), Dataset):
-        found = f"all splits of {kind}; give one of them, e.g. data.train"
+        reason = f"all splits of {kind}; give one of them, e.g. data.train"
     elif isinstance(dataset, Mapping):
-        found = f"a {kind} ({_keys(dataset)}); give one data set, e.g. torch.utils.data.TensorDataset(inputs, labels)"
+        reason = f"a {kind} ({_keys(dataset)}); give one data set, e.g. torch.utils.data.TensorDataset(inputs, labels)"
     elif isinstance(dataset, list | tuple) and dataset and isinstance(dataset[0], torch.Tensor | np.ndarray):
-        found = f"a {kind} of {len(dataset)} arrays; make it torch.utils.data.TensorDataset(inputs, labels)"
+        reason = f"a {kind} of {len(dataset)} arrays; make it torch.utils.data.TensorDataset(inputs, labels)"
     elif isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
-        found = f"{kind}, which only goes through its samples; collect some of them in a list of pairs"
+        reason = f"{kind}, which only goes through its samples; collect some of them in a list of pairs"
     else:
         try:
             len(dataset)  # type: ignore[arg-type]
         except (TypeError, NotImplementedError):
-            found = f"{kind}, which has no length; add __len__, or collect some samples in a list of pairs"
-    return found
+            reason = f"{kind}, which has no length; add __len__, or collect some samples in a list of pairs"
+    return reason
 
 
 def checked_pair(sample: Any, where: str) -> tuple[Any, int]:
@@ -85,7 +85,7 @@ def checked_pair(sample: Any, where: str) -> tuple[Any, int]:
     if not isinstance(sample, tuple | list):
         raise RequestError(f"{where} is one {type(sample).__name__} without a label; {_PAIRS}")
     if len(sample) != 2:
-        reason = "it has no label" if len(sample) == 1 else "which of them is the label cannot be told"
+        reason = "it has no label" if len(sample) == 1 else "it is not clear which of them is the label"
         raise RequestError(f"{where} is a {type(sample).__name__} of {len(sample)}: {reason}; {_PAIRS}")
     values, label = sample
     check_input(values, f"the input of {where}")

@@ -18,7 +18,7 @@ class Resize(BaseModel):
     """Images of one size: the shorter side becomes ``size`` pixels, of that the central ``crop`` by ``crop`` are taken.
 
     As torchvision's ``Resize`` and ``CenterCrop`` do it with PIL images: bilinear and bicubic are antialiased, nearest
-    is not. A whole number stands for ``size`` alone, which gives the central square.
+    is not. A whole number sets ``size`` only, for the central square.
 
     Example:
         >>> Resize(size=256, crop=224).side, Resize.model_validate(64).side

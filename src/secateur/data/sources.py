@@ -202,15 +202,15 @@ def _decoded(table: LabelledTable, settings: DataSettings) -> Decoded | None:
         reason = "images of files have no common size; give one, e.g. --set data.resize=224"
     elif settings.augmentation == "resized-crop-flip":
         reason = "augmentation 'resized-crop-flip' takes its windows from whole images"
-    asked = "data.table.crop=true" if table.boxes is not None else "data.cache=always"
+    setting = "data.table.crop=true" if table.boxes is not None else "data.cache=always"
     if reason is not None and (settings.cache == "always" or table.boxes is not None):
-        raise RequestError(f"{asked} cannot be met: {reason}")
+        raise RequestError(f"{setting} cannot be met: {reason}")
     if resize is None or reason is not None:
         return None
-    # of image folders the paths are kept, which people look at
+    # for image folders the paths are kept, which people read
     if settings.cache == "auto" and not (_where(table) and _fits(len(table), resize.side, channels)):
         if table.boxes is not None:
-            raise RequestError(f"{asked} cannot be met: resized images do not fit in '{cache_folder('images')}'")
+            raise RequestError(f"{setting} cannot be met: resized images do not fit in '{cache_folder('images')}'")
         return None
     return decoded_images(
         table.paths,
@@ -278,22 +278,22 @@ def _limited(splits: Splits, settings: DataSettings) -> Splits:
     limit = settings.limit
     if limit is None:
         return splits
-    found = {}
+    limited = {}
     for name, split in splits.items():
         order = numpy_generator(settings.seed, "limit").permutation(len(split[1]))
-        found[name] = split if len(order) <= limit else _pick(split, np.sort(order[:limit]))
-    return found
+        limited[name] = split if len(order) <= limit else _pick(split, np.sort(order[:limit]))
+    return limited
 
 
 def _only(splits: Splits, class_names: tuple[str, ...], settings: DataSettings) -> Splits:
     """The images of the chosen classes; a split that has none of any class stays empty."""
-    chosen = class_indices(settings.classes or (), class_names)
-    check_several(chosen, class_names)
-    found = {}
+    indices = class_indices(settings.classes or (), class_names)
+    check_several(indices, class_names)
+    restricted = {}
     for name, split in splits.items():
         where = f"the {name} split of '{settings.source}'"
-        found[name] = _pick(split, samples_of(split[1], chosen, class_names, where)) if len(split[1]) else split
-    return found
+        restricted[name] = _pick(split, samples_of(split[1], indices, class_names, where)) if len(split[1]) else split
+    return restricted
 
 
 def _check_enough(splits: Splits, source: str) -> None:
@@ -305,7 +305,7 @@ def _check_enough(splits: Splits, source: str) -> None:
 
 
 def _counts(images: Any, labels: np.ndarray, settings: DataSettings) -> np.ndarray:
-    """How often each value occurs per channel, [C, 256], in 5,000 training images drawn by chance, or 500 files.
+    """How often each value occurs per channel, [C, 256], in 5,000 random training images, or 500 files.
 
     Files that were decoded before count as files: whether they are kept must not change results.
     """

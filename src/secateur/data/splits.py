@@ -182,10 +182,10 @@ def with_splits_of(table: LabelledTable, file: Path) -> LabelledTable:
         raise RequestError(f"{other}: image '{min(absent)}' of the file is not in the data")
     if given.digest != digest_of(list(classes), list(classes.values())):
         raise RequestError(f"split file '{path}' is not whole: its digest is not that of its rows; write it again")
-    found = tuple(splits[id_] for id_ in table.ids)
-    lacking = [split for split in ("val", "test") if split not in found]
+    own_splits = tuple(splits[id_] for id_ in table.ids)
+    lacking = [split for split in ("val", "test") if split not in own_splits]
     notes = [f"split file '{path}' gives no {split} images: they are parted off its train images" for split in lacking]
-    return replace(table, splits=found, notes=(*table.notes, *notes))
+    return replace(table, splits=own_splits, notes=(*table.notes, *notes))
 
 
 def _is_left_out(id_: str, table: LabelledTable) -> bool:
@@ -321,10 +321,10 @@ def _singles(table: LabelledTable, labels: np.ndarray, groups: list[str], share:
     sizes = Counter(groups)
     alone = np.array([position for position, group in enumerate(groups) if sizes[group] == 1], np.int64)
     for index in np.unique(labels):
-        found = int(np.sum(labels[alone] == index))
-        if found < 2:
+        count = int(np.sum(labels[alone] == index))
+        if count < 2:
             raise RequestError(
-                f"class '{table.class_names[index]}' has {found} group(s) of one image, too few to draw test images "
+                f"class '{table.class_names[index]}' has {count} group(s) of one image, too few to draw test images "
                 "from; leave data.split.singles out"
             )
     drawn: np.ndarray = alone[part_by_class(labels[alone], share, seed)]
@@ -333,9 +333,9 @@ def _singles(table: LabelledTable, labels: np.ndarray, groups: list[str], share:
 
 def _check_given(table: LabelledTable, file: Path | None) -> None:
     """No group in several of the splits that a file or the table itself gives."""
-    of, remedy = "", "correct the split, split anew (data.table.split='')"
+    of, remedy = "", "correct the split, split again (data.table.split='')"
     if file is not None:
-        of, remedy = f"split file '{file}': ", "correct it, split anew (without data.split.file)"
+        of, remedy = f"split file '{file}': ", "correct it, split again (without data.split.file)"
     first: dict[str, int] = {}
     for row, (group, split) in enumerate(zip(table.groups or (), table.splits or (), strict=False)):
         other = first.setdefault(group, row)
@@ -370,7 +370,7 @@ def _check_every_class(table: LabelledTable, splits: np.ndarray) -> None:
             count = len({(table.groups or table.ids)[row] for row in np.flatnonzero(rows)})
             raise RequestError(
                 f"class '{table.class_names[index]}' has {count} group(s) ({rows.sum()} images), too few to be in "
-                f"{absent[0]} beside the other classes of these groups; give a split in the table or another seed"
+                f"{absent[0]} with the other classes of these groups; give a split in the table or another seed"
             )
 
 

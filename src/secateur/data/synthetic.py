@@ -115,9 +115,9 @@ def write_lesions(
     rows = _rows(scale, seed)
     with atomic_folder(folder) as part:
         (part / "SYNTHETIC.txt").write_text(NOTICE, encoding="utf-8")
-        places = _image_folders(part, rows, layout)
+        folders = _image_folders(part, rows, layout)
         drawn = part / "HAM10000_segmentations_lesion_tumor"
-        for each in {*places, *([drawn] if masks else [])}:
+        for each in {*folders, *([drawn] if masks else [])}:
             each.mkdir(exist_ok=True)
 
         def write(item: tuple[_Row, Path]) -> None:
@@ -129,7 +129,7 @@ def write_lesions(
             if masks:
                 mask.save(drawn / f"{row.image_id}_segmentation.png")
 
-        work = list(zip(rows, places, strict=True))
+        work = list(zip(rows, folders, strict=True))
         for _ in track(in_order(write, work), "drawing synthetic lesions", len(work)):
             pass
         _write_tables(part, rows, layout)
@@ -184,7 +184,7 @@ def _image_folders(part: Path, rows: Sequence[_Row], layout: Layout) -> list[Pat
     if layout == "isic":
         return [part / "ISIC2018_Task3_Training_Input"] * len(rows)
     first = len(rows) // 2
-    return [part / f"HAM10000_images_part_{1 if place < first else 2}" for place in range(len(rows))]
+    return [part / f"HAM10000_images_part_{1 if position < first else 2}" for position in range(len(rows))]
 
 
 def _write_tables(part: Path, rows: Sequence[_Row], layout: Layout) -> None:

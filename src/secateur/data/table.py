@@ -169,7 +169,7 @@ def table_of(
     Args:
         name: of the data set.
         rows: as read.
-        faults: is told of rows that cannot be used; those before count as skipped too.
+        faults: collects rows that cannot be used; those collected before count as skipped too.
         of: what messages call the whole, e.g. "manifest.csv".
         class_names: known ones, in their order; None: those that occur, sorted; numbers stay what they are.
         group_column: name of the column of groups. All images of a lesion are of one class, those of a patient are not.

@@ -134,12 +134,12 @@ def _pictures(found: Inspection) -> list[str]:
 
 def _why(reasons: Iterable[Reason]) -> str:
     every = list(reasons)
-    told = []
+    lines = []
     for each in every[:_NAMED]:
         count = "" if len(every) == each.count == 1 else f"{each.count:,} x "
         of = "" if each.examples[0] == each.text else f" ({'first: ' * (each.count > 1)}{each.examples[0]})"
-        told.append(f"{count}{each.text}{of}")
-    return "; ".join(told) + (f"; and {len(every) - _NAMED} more reasons" if len(every) > _NAMED else "")
+        lines.append(f"{count}{each.text}{of}")
+    return "; ".join(lines) + (f"; and {len(every) - _NAMED} more reasons" if len(every) > _NAMED else "")
 
 
 def _listed(names: Iterable[str]) -> str:

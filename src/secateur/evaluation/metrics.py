@@ -128,15 +128,15 @@ def evaluate(
     check_module(model, compiled=True)
     modes = [(m, m.training) for m in model.modules()]
     home = next((p.device for p in model.parameters()), torch.device("cpu"))
-    place = home if device is None else torch.device(device)
+    target_device = home if device is None else torch.device(device)
     logits_all, targets_all, first = [], [], None
-    model.eval().to(place)
+    model.eval().to(target_device)
     try:
         with torch.inference_mode():
             for batch in track(whole_batches(batches, ranks()), "evaluating batches"):
                 inputs, targets = labelled(batch)
                 first = inputs if first is None else first
-                moved = inputs.to(place)
+                moved = inputs.to(target_device)
                 if moved.ndim == 4:
                     moved = moved.contiguous(memory_format=torch.channels_last)
                 output = model(moved)

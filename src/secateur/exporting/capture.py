@@ -41,17 +41,17 @@ class Example:
         Raises:
             RequestError: for anything else, or tensors that have no samples.
         """
-        found: dict[Any, Any]
+        by_name: dict[Any, Any]
         if isinstance(inputs, torch.Tensor):
-            found = {0: inputs}
+            by_name = {0: inputs}
         elif isinstance(inputs, Mapping):
-            found = dict(inputs)
+            by_name = dict(inputs)
         elif isinstance(inputs, (tuple, list)):
-            found = dict(enumerate(inputs))
+            by_name = dict(enumerate(inputs))
         else:
-            found = {}
-        tensors = [t for t in found.values() if isinstance(t, torch.Tensor)]
-        if not found or len(tensors) != len(found):
+            by_name = {}
+        tensors = [t for t in by_name.values() if isinstance(t, torch.Tensor)]
+        if not by_name or len(tensors) != len(by_name):
             raise RequestError(
                 "example inputs for the export should be a tensor, a tuple of tensors, or a dict of tensors by "
                 f"argument name, got {type(inputs).__name__}"
@@ -63,7 +63,7 @@ class Example:
                 raise RequestError(
                     f"inputs of type {tensor.dtype} cannot be exported; convert network and inputs, e.g. by .float()"
                 )
-        return cls({name: tensor.detach().cpu() for name, tensor in found.items()})
+        return cls({name: tensor.detach().cpu() for name, tensor in by_name.items()})
 
     @property
     def rows(self) -> int:
@@ -118,16 +118,16 @@ class Example:
 def frozen_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode without gradients; ``model`` is not changed."""
     try:
-        made = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        frozen = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     except Exception as error:  # a module's own __deepcopy__ may raise anything; the remedy is the same
         raise RequestError(
             f"the network cannot be copied for the export ({one_line(error)}); build it again and load its weights"
         ) from error
-    for parent in list(made.modules()):
+    for parent in list(frozen.modules()):
         for name, module in list(parent.named_children()):
             if isinstance(module, FeatureMap):
                 setattr(parent, name, module.straight().requires_grad_(False))
-    return made
+    return frozen
 
 
 def outputs_of(model: nn.Module, example: Example) -> list[torch.Tensor]:
@@ -138,13 +138,13 @@ def outputs_of(model: nn.Module, example: Example) -> list[torch.Tensor]:
     """
     try:
         with torch.no_grad():
-            found = list(flatten(model(*example.args, **example.kwargs)))
+            outputs = list(flatten(model(*example.args, **example.kwargs)))
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
         shapes = [tuple(t.shape) for t in example.tensors.values()]
         raise RequestError(f"the network fails on inputs of shape {shapes}: {one_line(error)}") from error
-    if not found:
+    if not outputs:
         raise RequestError("the network returns no tensor; an export needs at least one output")
-    return found
+    return outputs
 
 
 def flatten(output: Any) -> Iterator[torch.Tensor]:
@@ -178,7 +178,7 @@ def capture(model: nn.Module, example: Example, dynamic: bool) -> torch.export.E
     try:
         with quiet():
             return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # whatever the tracer says of the user's code, the export cannot go on
+    except Exception as error:  # whatever the tracer raises, the export cannot continue
         line = one_line(error)
         if dynamic and "specialized it to be a constant" in str(error):
             raise RequestError(

@@ -219,7 +219,7 @@ def _check(
 ) -> tuple[Parity, bool]:
     """Parity over random batches, and whether PyTorch's outputs were the same for all their samples."""
     runtime = open_runtime(path, format)
-    found = []
+    parities = []
     seen: list[torch.Tensor] | None = None
     constant = True
     for rows in track(batches, f"comparing {format} with PyTorch"):
@@ -228,8 +228,8 @@ def _check(
         seen = expected if seen is None else seen
         constant = constant and all(_repeats(a, first) for a, first in zip(expected, seen, strict=True))
         with torch.no_grad():
-            found.append(compare_outputs(expected, list(flatten(runtime(*batch.args, **batch.kwargs))), tolerance))
-    return worst(found), constant
+            parities.append(compare_outputs(expected, list(flatten(runtime(*batch.args, **batch.kwargs))), tolerance))
+    return worst(parities), constant
 
 
 def _repeats(output: torch.Tensor, first: torch.Tensor) -> bool:

@@ -64,8 +64,8 @@ def measure_onnx_memory(network: OnnxSession | str | Path, inputs: Any, *, threa
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "inputs.npz"
         np.savez(archive, *arrays.values())
-        found = _in_a_process(session.path, archive, threads or session.threads)
-    return Memory(found["peak_bytes"], found["network_bytes"], example.rows)
+        sizes = _in_a_process(session.path, archive, threads or session.threads)
+    return Memory(sizes["peak_bytes"], sizes["network_bytes"], example.rows)
 
 
 def _in_a_process(path: Path, archive: Path, threads: int) -> dict[str, int]:

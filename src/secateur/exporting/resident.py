@@ -70,9 +70,9 @@ def main(path: str, arrays: str, threads: str) -> None:
     with np.load(arrays) as archive:
         inputs = [archive[name] for name in archive.files]
     _grown(path, inputs, int(threads))  # from here on, the runtime's own code and tables are in memory
-    found = _grown(path, inputs, int(threads))
-    found["peak_bytes"] += sum(value.nbytes for value in inputs)
-    sys.stdout.write(json.dumps(found))
+    grown = _grown(path, inputs, int(threads))
+    grown["peak_bytes"] += sum(value.nbytes for value in inputs)
+    sys.stdout.write(json.dumps(grown))
 
 
 if __name__ == "__main__":

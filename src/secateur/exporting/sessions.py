@@ -36,8 +36,8 @@ def _arrays(names: list[str], inputs: tuple[torch.Tensor, ...], named: dict[str,
 
 
 def _tensors(arrays: list[Any]) -> Outputs:
-    found = tuple(torch.from_numpy(array) for array in arrays)
-    return found[0] if len(found) == 1 else found
+    tensors = tuple(torch.from_numpy(array) for array in arrays)
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 class OnnxSession:
@@ -139,8 +139,8 @@ class OpenVinoSession:
         """
         arrays = _arrays(self._names, inputs, named)
         try:
-            found = self._model(arrays)
-            return _tensors([found[port] for port in self._model.outputs])
+            results = self._model(arrays)
+            return _tensors([results[port] for port in self._model.outputs])
         except Exception as error:  # as above
             raise RequestError(f"OpenVINO fails on these inputs ({one_line(error)})") from error
 

@@ -91,15 +91,15 @@ def export_networks(
     """
     check_format(format)
     about = metadata or {}
-    found: dict[str, Exported] = {}
-    with keeping(lambda: _kept(found)):
+    exported: dict[str, Exported] = {}
+    with keeping(lambda: _kept(exported)):
         for name, model in track(networks.items(), "networks exported"):
             path = folder / f"{name}{SUFFIXES[format]}"
-            found[name] = export(
+            exported[name] = export(
                 model, path, example_inputs, format, batch=batch, opset=opset, metadata=about.get(name)
             )
-        timings = _timed(networks, found, example_inputs, format, batch, repeats)
-    return [ExportRow(name, found[name], tuple(timings[name])) for name in networks]
+        timings = _timed(networks, exported, example_inputs, format, batch, repeats)
+    return [ExportRow(name, exported[name], tuple(timings[name])) for name in networks]
 
 
 def _kept(found: Mapping[str, Exported]) -> str:
@@ -122,7 +122,7 @@ def _timed(
         for name, model in networks.items():
             runners += [model, open_runtime(found[name].path, format, torch.get_num_threads())]
         # the first network is compared with PyTorch, the others in each runtime with the first network
-        against = [0, *(place % 2 for place in range(2, len(runners)))]
+        against = [0, *(position % 2 for position in range(2, len(runners)))]
         generator = torch.Generator().manual_seed(0)
         for size in _BATCHES if batch is None else (batch,):
             drawn = Example.of(example_inputs).draw(size, generator)

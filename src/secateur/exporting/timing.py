@@ -61,7 +61,7 @@ def measure_runtime(
     if not runners:
         raise RequestError("timing needs at least one network or session; give a list of them")
     if against is not None and (
-        len(against) != len(runners) - 1 or any(not 0 <= other <= place for place, other in enumerate(against))
+        len(against) != len(runners) - 1 or any(not 0 <= other <= position for position, other in enumerate(against))
     ):
         raise RequestError(
             f"against={list(against)} does not fit {len(runners)} runners; "

@@ -65,15 +65,15 @@ def with_new_head(name: str, arguments: dict[str, Any]) -> nn.Module:
         SecateurError: when the weights cannot be fetched.
     """
     trained = construct(name, {key: value for key, value in arguments.items() if key != "num_classes"})
-    made = construct(name, _without_weights(arguments) | _switched(trained))
-    old, new = trained.state_dict(), made.state_dict()
+    network = construct(name, _without_weights(arguments) | _switched(trained))
+    old, new = trained.state_dict(), network.state_dict()
     head = {key for key, value in new.items() if key in old and value.shape != old[key].shape}
     if old.keys() != new.keys() or any(new[key].shape[1:] != old[key].shape[1:] for key in head):
         raise RequestError(f"the head of '{name}' cannot be replaced: more than its last layers depends on num_classes")
     with torch.no_grad():
         for key in new.keys() - head:
             new[key].copy_(old[key])
-    return made
+    return network
 
 
 def _without_weights(arguments: dict[str, Any]) -> dict[str, Any]:

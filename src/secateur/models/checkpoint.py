@@ -88,7 +88,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         with warnings.catch_warnings():
             # for a TorchScript archive, PyTorch warns before it is refused
             warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise RequestError(
             f"checkpoint '{path}' is broken, or holds objects whose unpickling may run code; "
@@ -97,14 +97,14 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # for a broken file torch.load may raise almost anything, even AssertionError
         reason = str(error).split("\n", maxsplit=1)[0]
         raise RequestError(f"checkpoint '{path}' cannot be read ({reason})") from error
-    if isinstance(found, dict):
-        found = next(
-            (found[k] for k in ("state_dict", "model", "model_state_dict") if isinstance(found.get(k), dict)),
-            found,
+    if isinstance(loaded, dict):
+        loaded = next(
+            (loaded[k] for k in ("state_dict", "model", "model_state_dict") if isinstance(loaded.get(k), dict)),
+            loaded,
         )
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise RequestError(f"checkpoint '{path}' does not hold a state_dict (names to tensors)")
-    return found
+    return loaded
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:

@@ -115,11 +115,11 @@ class _Builder:
         if not outputs:
             raise BadProgram("it has no output")
         self.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
-        made = fx.GraphModule(self.root, self.graph, class_name="ExportedNetwork")
-        made.graph.eliminate_dead_code()
-        made.graph.lint()
-        made.recompile()
-        return made.eval()
+        network = fx.GraphModule(self.root, self.graph, class_name="ExportedNetwork")
+        network.graph.eliminate_dead_code()
+        network.graph.lint()
+        network.recompile()
+        return network.eval()
 
     def _input(self, value: Mapping[str, Any], spec: Mapping[str, Any]) -> None:
         kind, about = next(iter(spec.items()))
@@ -232,10 +232,10 @@ class _Builder:
         if "as_tensor" not in source:
             return None
         rank = len(self.program.graph["tensor_values"][source["as_tensor"]["name"]]["sizes"])
-        made = make_layer(operation, arguments, {key: self.program.tensors[name] for key, name in own.items()}, rank)
-        if made is None:
+        layer = make_layer(operation, arguments, {key: self.program.tensors[name] for key, name in own.items()}, rank)
+        if layer is None:
             return None
-        module, options = made
+        module, options = layer
         if self.layers.setdefault(path, options) != options:
             return None  # one set of parameters in two kinds of calls
         if not _has(self.root, path):
@@ -305,14 +305,14 @@ def _names_in(value: Any) -> list[str]:
 
 def _inputs(program: Program) -> dict[str, list[Any]]:
     """Sizes of each input, in order: numbers, or names of symbols."""
-    found: dict[str, list[Any]] = {}
+    sizes: dict[str, list[Any]] = {}
     for value, spec in zip(program.graph["inputs"], program.signature["input_specs"], strict=True):
         if "user_input" in spec and "as_tensor" in value:
             name = value["as_tensor"]["name"]
-            found[name] = [_size(size) for size in program.graph["tensor_values"][name]["sizes"]]
-    if not found:
+            sizes[name] = [_size(size) for size in program.graph["tensor_values"][name]["sizes"]]
+    if not sizes:
         raise BadProgram("it takes no tensor")
-    return found
+    return sizes
 
 
 def _size(size: Mapping[str, Any]) -> Any:

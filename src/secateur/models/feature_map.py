@@ -87,10 +87,10 @@ class FeatureMap(nn.Module):
         with borrowed(self.network), torch.enable_grad():
             for parameter in named.values():
                 parameter.requires_grad_(True)
-            made = self(example)
-            if not made.requires_grad:  # nothing with weights comes before the map
+            output = self(example)
+            if not output.requires_grad:  # nothing with weights comes before the map
                 return frozenset()
-            gradients = torch.autograd.grad(made.sum(), list(named.values()), allow_unused=True)
+            gradients = torch.autograd.grad(output.sum(), list(named.values()), allow_unused=True)
         used = (name for name, g in zip(named, gradients, strict=True) if g is not None)
         return frozenset(name.rpartition(".")[0] for name in used)
 
@@ -165,7 +165,7 @@ def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple
             f"the network has no module '{at}' to end at; its last ones: {', '.join(list(names.values())[-5:])}"
         )
     begun: dict[str, None] = {}
-    found: list[tuple[MapPlace, frozenset[str]]] = []
+    candidates: list[tuple[MapPlace, frozenset[str]]] = []
 
     def before(module: nn.Module, _inputs: Any) -> None:
         begun[names[module]] = None
@@ -174,20 +174,20 @@ def _located(network: nn.Module, example: torch.Tensor, at: str | None) -> tuple
         name = names[module]
         place = _place(name, output, example) if at in (None, name) and not isinstance(module, _NO_MAPS) else None
         if place is not None:
-            found.append((place, frozenset(begun)))
+            candidates.append((place, frozenset(begun)))
 
     with borrowed(network), torch.no_grad():  # which removes hooks again
         for module in names:
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
         network(example)
-    if not found:
+    if not candidates:
         what = "no module of the network gives" if at is None else f"module '{at}' does not give"
         raise RequestError(
             f"{what} a feature map [N, D, H, W] with several positions, or tokens [N, T, D], for inputs of "
             f"{list(example.shape[1:])}; give larger images, or name another module (at)"
         )
-    return found[-1]
+    return candidates[-1]
 
 
 def _place(name: str, output: Any, example: torch.Tensor) -> MapPlace | None:

@@ -53,22 +53,22 @@ def torchvision_classifiers() -> tuple[str, ...]:
         >>> "resnet18" in torchvision_classifiers(), "fasterrcnn_resnet50_fpn" in torchvision_classifiers()
         (True, False)
     """
-    found = {name for text in _sources("torchvision") for name in _REGISTERED.findall(text)}
-    if not found:
+    names = {name for text in _sources("torchvision") for name in _REGISTERED.findall(text)}
+    if not names:
         models: Any = importlib.import_module("torchvision.models")
-        found = set(models.list_models(module=models))
-    return tuple(sorted(found))
+        names = set(models.list_models(module=models))
+    return tuple(sorted(names))
 
 
 @functools.cache
 def timm_networks() -> tuple[str, ...]:
     """Names of timm's networks, without the tags of their weights; needs timm installed."""
     texts = list(_sources("timm"))
-    found = {name for text in texts for name in _REGISTERED.findall(text)}
-    if not found:
+    names = {name for text in texts for name in _REGISTERED.findall(text)}
+    if not names:
         timm: Any = importlib.import_module("timm")
         return tuple(sorted(timm.list_models()))
-    return tuple(sorted(found - _renamed(texts)))
+    return tuple(sorted(names - _renamed(texts)))
 
 
 @functools.cache
@@ -110,8 +110,8 @@ def _sources(library: str) -> Iterator[str]:
 
 def _folder(library: str) -> Path | None:
     spec = importlib.util.find_spec(library) if is_installed(library) else None
-    places = () if spec is None else spec.submodule_search_locations or ()
-    return next((Path(place) / "models" for place in places if (Path(place) / "models").is_dir()), None)
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    return next((Path(folder) / "models" for folder in folders if (Path(folder) / "models").is_dir()), None)
 
 
 def _read(file: Path) -> str:

@@ -80,10 +80,10 @@ def _transformers_network(
     bad = fetching(values)
     if bad or attention not in _ATTENTIONS:
         raise ValueError(f"the configuration would fetch more than the network ({bad or attention})")
-    made = kind.config_class.from_dict(values)
+    configuration = kind.config_class.from_dict(values)
     if attention is not None:
-        made._attn_implementation = attention
-    built: nn.Module = kind(made)
+        configuration._attn_implementation = attention
+    built: nn.Module = kind(configuration)
     return built
 
 
@@ -96,9 +96,9 @@ def fetching(config: Any) -> str:
     for key, value in config.items():
         timm = key == "model_type" and str(value).startswith("timm")
         attention = str(key).endswith("attn_implementation") and value not in _ATTENTIONS
-        found = str(key) if timm or attention or (key in _FETCHING and value) else fetching(value)
-        if found:
-            return found
+        field = str(key) if timm or attention or (key in _FETCHING and value) else fetching(value)
+        if field:
+            return field
     return ""
 
 

@@ -277,7 +277,7 @@ def _conv(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank:
     kind: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[weight.ndim - 3]
     stride, padding, dilation = options.get("stride", 1), options.get("padding", 0), options.get("dilation", 1)
     sizes = tuple(_tuple(item) for item in (stride, padding, dilation))
-    made: nn.Module = kind(
+    layer: nn.Module = kind(
         weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),
@@ -286,7 +286,7 @@ def _conv(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank:
         "bias" in tensors,
         device="meta",
     )
-    return made
+    return layer
 
 
 def _tuple(value: Any) -> Any:
@@ -309,9 +309,9 @@ def _norm(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank:
     kind: Any = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(rank, nn.BatchNorm1d)
     affine = "weight" in tensors
     size = tensors["running_mean"].shape[0]
-    made: nn.Module = kind(size, options.get("eps", 1e-5), options.get("momentum", 0.1), affine, device="meta")
-    made._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
-    return made
+    layer: nn.Module = kind(size, options.get("eps", 1e-5), options.get("momentum", 0.1), affine, device="meta")
+    layer._buffers["num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+    return layer
 
 
 def _layers_norm(options: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], rank: int) -> nn.Module:

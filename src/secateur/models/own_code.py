@@ -87,19 +87,19 @@ def make_own(name: str, arguments: dict[str, Any]) -> nn.Module:
     check_reference(name)
     module, factory = _parts(name)
     with _importable(module):
-        found = _run(name, f"importing '{module}'", lambda: _load(module))
+        target = _run(name, f"importing '{module}'", lambda: _load(module))
         for part in factory.split("."):
-            if not hasattr(found, part):
-                public = [key for key in vars(found) if not key.startswith("_")]
+            if not hasattr(target, part):
+                public = [key for key in vars(target) if not key.startswith("_")]
                 raise RequestError(f"model '{name}': '{module}' defines no '{part}'{did_you_mean(part, public)}")
-            found = getattr(found, part)
-        if isinstance(found, nn.Module):
+            target = getattr(target, part)
+        if isinstance(target, nn.Module):
             if arguments:
                 raise RequestError(f"model '{name}' is a network already, and takes no arguments ({arguments})")
-            return found
-        if not callable(found):
-            raise RequestError(f"model '{name}' is a {type(found).__name__}; name a class or function that makes one")
-        network = _run(name, f"{factory}({_call(arguments)})", lambda: found(**arguments))
+            return target
+        if not callable(target):
+            raise RequestError(f"model '{name}' is a {type(target).__name__}; name a class or function that makes one")
+        network = _run(name, f"{factory}({_call(arguments)})", lambda: target(**arguments))
     if not isinstance(network, nn.Module):
         raise RequestError(f"model '{name}' returned a {type(network).__name__}, not a network (torch.nn.Module)")
     return network
@@ -140,8 +140,8 @@ def _spec(module: str, folders: list[str] | None) -> ModuleSpec | None:
     loaded = sys.modules.get(module)
     if loaded is not None and loaded.__spec__ is not None:
         return loaded.__spec__
-    found = (finder.find_spec(module, folders) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-    return next((spec for spec in found if spec is not None), None)
+    specs = (finder.find_spec(module, folders) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    return next((spec for spec in specs if spec is not None), None)
 
 
 def _modules_in(folder: Path) -> list[str]:
@@ -162,10 +162,10 @@ def _defined(name: str, file: Path) -> list[str] | None:
         where = f", line {line}" if line else ""
         raise RequestError(f"model '{name}': '{file.name}' is not valid Python{where} ({_line(error)})") from error
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    found = list(_bound(tree.body))
-    if "*" in found or {"globals", "setattr", "exec", "vars"} & used or "__getattr__" in found:
+    names = list(_bound(tree.body))
+    if "*" in names or {"globals", "setattr", "exec", "vars"} & used or "__getattr__" in names:
         return None
-    return [key for key in dict.fromkeys(found) if not key.startswith("__")]
+    return [key for key in dict.fromkeys(names) if not key.startswith("__")]
 
 
 def _bound(body: Iterable[ast.AST]) -> Iterator[str]:
@@ -238,13 +238,13 @@ def _line(error: BaseException) -> str:
 
 def _where(error: BaseException) -> str:
     """The line of the user's code that raised, where the traceback shows one."""
-    place, step = "", error.__traceback__
+    location, step = "", error.__traceback__
     while step is not None:
         file = step.tb_frame.f_code.co_filename
         if file != __file__ and not file.startswith("<") and "site-packages" not in file and "importlib" not in file:
-            place = f" ({Path(file).name}, line {step.tb_lineno})"
+            location = f" ({Path(file).name}, line {step.tb_lineno})"
         step = step.tb_next
-    return place
+    return location
 
 
 def _call(arguments: dict[str, Any]) -> str:

@@ -133,7 +133,7 @@ class _Files:
 
 
 def _tensors(files: _Files, folder: str, table: str) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     shared: dict[str, torch.Tensor] = {}
     for name, entry in files.json(table)["config"].items():
         if not _FQN.fullmatch(name):
@@ -148,8 +148,8 @@ def _tensors(files: _Files, folder: str, table: str) -> dict[str, torch.Tensor]:
             tensor = _tensor(files, f"{folder}/{entry['path_name']}", entry["tensor_meta"])
             is_parameter = entry["is_param"] and (tensor.is_floating_point() or tensor.is_complex())
             shared[key] = torch.nn.Parameter(tensor) if is_parameter else tensor
-        found[name] = shared[key]
-    return found
+        tensors[name] = shared[key]
+    return tensors
 
 
 def _tensor(files: _Files, name: str, meta: Mapping[str, Any]) -> torch.Tensor:
@@ -173,7 +173,7 @@ def _tensor(files: _Files, name: str, meta: Mapping[str, Any]) -> torch.Tensor:
 
 def whole(value: Mapping[str, Any]) -> int:
     """A size that is a number, not a symbol."""
-    found = value.get("as_int")
-    if type(found) is not int:
+    number = value.get("as_int")
+    if type(number) is not int:
         raise BadProgram("a parameter has a size that is no number")
-    return found
+    return number

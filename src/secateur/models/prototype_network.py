@@ -191,15 +191,17 @@ class PrototypeNetwork(nn.Module):
         similarity: Similarity = "log",
     ) -> None:
         super().__init__()
-        made, (height, width) = features.place.channels, features.place.size
-        channels = made if channels is None else channels
+        map_channels, (height, width) = features.place.channels, features.place.size
+        channels = map_channels if channels is None else channels
         _check(num_classes, per_class, channels, size, (height, width))
         if similarity not in get_args(Similarity):
             raise RequestError(f"unknown similarity '{similarity}'; known: {', '.join(get_args(Similarity))}")
-        if add_on == "none" and channels != made:
-            raise RequestError(f"without add-on layers prototypes have the map's {made} channels, not {channels}")
+        if add_on == "none" and channels != map_channels:
+            raise RequestError(
+                f"without add-on layers prototypes have the map's {map_channels} channels, not {channels}"
+            )
         self.features = features
-        self.add_on = _add_on(add_on, made, channels)
+        self.add_on = _add_on(add_on, map_channels, channels)
         classes = torch.arange(num_classes).repeat_interleave(per_class)
         self.prototypes = PrototypeLayer(classes, num_classes, channels, size, similarity)
         self.last = nn.Linear(len(classes), num_classes, bias=False)

@@ -40,14 +40,14 @@ class LibraryWeights:
 
     def to_metadata(self) -> dict[str, Any]:
         """The record in the form of the header of a file of weights."""
-        found = {
+        metadata = {
             "weights": self.name,
             "class_names": list(self.class_names),
             "normalisation": self.normalisation,
             "resize": self.resize,
             "otherwise": self.otherwise,
         }
-        return {key: value for key, value in found.items() if value}
+        return {key: value for key, value in metadata.items() if value}
 
 
 def library_weights(name: str, arguments: Mapping[str, Any]) -> LibraryWeights | None:
@@ -126,13 +126,13 @@ def _of_torchvision(name: str, asked: str) -> LibraryWeights:
     import torchvision
 
     known = torchvision.models.get_model_weights(name)
-    chosen = asked.rpartition(".")[2]  # names may start with that of their class
-    if chosen not in known.__members__:
+    entry = asked.rpartition(".")[2]  # names may start with that of their class
+    if entry not in known.__members__:
         names = list(known.__members__)
         raise RequestError(
-            f"torchvision has no weights '{asked}' of {name}{did_you_mean(chosen, names)}; known: {', '.join(names)}"
+            f"torchvision has no weights '{asked}' of {name}{did_you_mean(entry, names)}; known: {', '.join(names)}"
         )
-    weights = known[chosen]
+    weights = known[entry]
     categories = weights.meta.get("categories")
     if not categories:
         others = ", ".join(key for key, other in known.__members__.items() if other.meta.get("categories"))

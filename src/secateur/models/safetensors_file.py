@@ -123,15 +123,15 @@ def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise _BadHeader("its header names something twice")
-    return found
+    return values
 
 
 def _spans(header: dict[str, Any], length: int) -> dict[str, _Span]:
     """The span of every tensor; together they fill the data without gap or overlap."""
-    found = {}
+    spans = {}
     for name, entry in header.items():
         if name == _METADATA:
             continue
@@ -151,15 +151,15 @@ def _spans(header: dict[str, Any], length: int) -> dict[str, _Span]:
             raise _BadHeader(f"'{name[:60]}' has a shape that is too large")
         if end - begin != math.prod(shape) * itemsize:
             raise _BadHeader(f"'{name[:60]}' takes {end - begin} bytes, its shape and type another number")
-        found[name] = _Span(begin, end - begin, kind, shape)
+        spans[name] = _Span(begin, end - begin, kind, shape)
     position = 0
-    for span in sorted(found.values(), key=lambda span: (span.begin, span.size)):
+    for span in sorted(spans.values(), key=lambda span: (span.begin, span.size)):
         if span.begin != position:
             raise _BadHeader("its tensors overlap, or leave gaps")
         position += span.size
     if position != length:
         raise _BadHeader(f"it holds {length} bytes of data where its header names {position}")
-    return found
+    return spans
 
 
 def _are_sizes(value: Any) -> bool:

@@ -168,8 +168,8 @@ def has_random_weights(settings: ModelSettings) -> bool:
         >>> [has_random_weights(ModelSettings(name=name)) for name in ("resnet20", "resnet20-cifar10")]
         [True, False]
     """
-    made = kind_of(settings.name) in ("registered", *LIBRARIES)
-    return made and settings.weights is None and not fetched(settings.arguments)
+    by_name = kind_of(settings.name) in ("registered", *LIBRARIES)
+    return by_name and settings.weights is None and not fetched(settings.arguments)
 
 
 def fetched(arguments: Mapping[str, Any]) -> bool:

@@ -130,7 +130,7 @@ def agreement(
     Raises:
         RequestError: for no image, an index beyond the split, or networks with different outputs.
     """
-    chosen = _checked(indices, images)
+    positions = _checked(indices, images)
     models = (before, after)
     check_outputs(models, images, composite)
     splits = _splits(models, images)
@@ -138,7 +138,7 @@ def agreement(
         name: [] for name in ("before", "after", "cosine", "rank", "chance_cosine", "chance_rank")
     }
     last: np.ndarray | None = None
-    for part in track(list(_batches(chosen, batch_size)), "agreement of heatmaps"):
+    for part in track(list(_batches(positions, batch_size)), "agreement of heatmaps"):
         old, new = _heatmaps(models, splits, part, composite, start)
         found["before"].append(old.predicted)
         found["after"].append(new.predicted)
@@ -150,7 +150,7 @@ def agreement(
         found["chance_rank"].append(rank_correlation(chain[:-1], chain[1:]))
         last = old.heat_NHW[-1:]
     values = {name: np.concatenate(parts) for name, parts in found.items()}
-    return Agreement(splits[0].class_names, np.array(chosen), splits[0].labels[chosen], **values)
+    return Agreement(splits[0].class_names, np.array(positions), splits[0].labels[positions], **values)
 
 
 @reported("looking for the strongest units")
@@ -184,15 +184,15 @@ def strongest_units(
     Raises:
         RequestError: for no image, or an index beyond the split.
     """
-    chosen = _checked(indices, images)
+    positions = _checked(indices, images)
     if top < 1:
         raise RequestError(f"the number of units per layer must be at least 1, got {top}")
     (split,) = _splits([model], images)
-    counts = np.bincount(split.labels[chosen], minlength=len(split.class_names))
+    counts = np.bincount(split.labels[positions], minlength=len(split.class_names))
     sums: dict[str, np.ndarray] = {}
-    for part in track(list(_batches(chosen, batch_size)), "units"):
-        found = _relevance(model, split, split.batch(part), composite, start)
-        for layer, units in _inner(found).items():
+    for part in track(list(_batches(positions, batch_size)), "units"):
+        relevance = _relevance(model, split, split.batch(part), composite, start)
+        for layer, units in _inner(relevance).items():
             values = units.detach().cpu().double().numpy()
             np.add.at(sums.setdefault(layer, np.zeros((len(counts), values.shape[1]))), split.labels[part], values)
     rows: list[dict[str, Any]] = []
@@ -225,7 +225,7 @@ def check_outputs(
         RequestError: for a network that does not fit, naming it.
     """
     splits = _splits(models, images)
-    names = names or [f"network {place + 1}" for place in range(len(models))]
+    names = names or [f"network {number + 1}" for number in range(len(models))]
     counts = [_outputs(m, s, composite, n) for m, s, n in zip(models, splits, names, strict=True)]
     for name, count in zip(names, counts, strict=True):
         if count != counts[0]:
@@ -252,11 +252,11 @@ def draw_per_class(images: LabelledImages, per_class: int, seed: int = 0) -> lis
     """Indices of ``per_class`` images of each class (all of a class with fewer), drawn by the seed."""
     if per_class < 0:
         raise RequestError(f"the number of images per class must not be negative, got {per_class}")
-    chosen: list[int] = []
+    drawn: list[int] = []
     for label in np.unique(images.labels):
         where = np.flatnonzero(images.labels == label)
-        chosen += sorted(numpy_generator(seed, "units", int(label)).permutation(where)[:per_class].tolist())
-    return chosen
+        drawn += sorted(numpy_generator(seed, "units", int(label)).permutation(where)[:per_class].tolist())
+    return drawn
 
 
 def first_of_classes(images: LabelledImages, count: int) -> list[int]:
@@ -287,9 +287,9 @@ def _heatmaps(
     loaded = {id(split): split.batch(indices) for split in splits}
     results = []
     for model, split in zip(models, splits, strict=True):
-        found = _relevance(model, split, loaded[id(split)], composite, start)
-        heat = found.input.detach().cpu().double().sum(1).numpy()
-        results.append(_Heatmaps(heat, found.logits.argmax(1).cpu().numpy()))
+        relevance = _relevance(model, split, loaded[id(split)], composite, start)
+        heat = relevance.input.detach().cpu().double().sum(1).numpy()
+        results.append(_Heatmaps(heat, relevance.logits.argmax(1).cpu().numpy()))
     return results
 
 
@@ -334,13 +334,13 @@ def _splits(models: Sequence[nn.Module], images: Images) -> list[LabelledImages]
 
 def _checked(indices: Sequence[int], images: Images) -> list[int]:
     count = len(images) if isinstance(images, LabelledImages) else min(len(split) for split in images)
-    chosen = [int(index) for index in indices]
-    if not chosen:
+    positions = [int(index) for index in indices]
+    if not positions:
         raise RequestError("choose at least one image to explain")
-    for index in chosen:
+    for index in positions:
         if not 0 <= index < count:
             raise RequestError(f"image {index} is not among the {count} of the split; choose from 0 to {count - 1}")
-    return chosen
+    return positions
 
 
 def _batches(indices: list[int], size: int) -> Iterator[list[int]]:

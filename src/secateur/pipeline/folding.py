@@ -42,15 +42,15 @@ class Folding:
             (('0', '1'),)
         """
         with borrowed(model), torch.inference_mode():
-            found = cls(_pairs(model, example))
-            if not found.pairs:
-                return found
+            folding = cls(_pairs(model, example))
+            if not folding.pairs:
+                return folding
             before = logits_of(model(example))
             slim = copy.deepcopy(model).eval()
-            found(slim)
+            folding(slim)
             after = logits_of(slim(example))
         size = before.abs().max().clamp(min=1e-12)
-        return found if bool((before - after).abs().max() <= _ALIKE * size) else cls(())
+        return folding if bool((before - after).abs().max() <= _ALIKE * size) else cls(())
 
     def __call__(self, model: nn.Module) -> None:
         """Fold in place; afterwards the network is valid in eval mode only."""
@@ -71,9 +71,9 @@ class Folding:
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> tuple[tuple[str, str], ...]:
     """Layers whose output a batch norm reads, each called once, with its own weights."""
-    made: dict[int, tuple[str, torch.Tensor]] = {}
+    outputs: dict[int, tuple[str, torch.Tensor]] = {}
     calls: dict[str, int] = {}
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     owners: dict[int, int] = {}
     for parameter in model.named_parameters(remove_duplicate=False):
         owners[id(parameter[1])] = owners.get(id(parameter[1]), 0) + 1
@@ -82,11 +82,11 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> tuple[tuple[str, str], ..
         def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             calls[name] = calls.get(name, 0) + 1
             if isinstance(module, _BatchNorm):
-                before = made.get(id(inputs[0]))
+                before = outputs.get(id(inputs[0]))
                 if before is not None and before[1] is inputs[0]:
-                    found[before[0]] = name
+                    pairs[before[0]] = name
             else:
-                made[id(output)] = (name, output)  # kept, so that its id is not used again
+                outputs[id(output)] = (name, output)  # kept, so that its id is not used again
 
         return hook
 
@@ -103,12 +103,12 @@ def _pairs(model: nn.Module, example: torch.Tensor) -> tuple[tuple[str, str], ..
 
     def alone(name: str) -> bool:
         module = model.get_submodule(name)
-        mine = list(module.parameters(recurse=False))
-        return calls[name] == 1 and all(owners[id(parameter)] == 1 for parameter in mine)
+        parameters = list(module.parameters(recurse=False))
+        return calls[name] == 1 and all(owners[id(parameter)] == 1 for parameter in parameters)
 
     return tuple(
         (layer, norm)
-        for layer, norm in found.items()
+        for layer, norm in pairs.items()
         if alone(layer) and alone(norm) and not _hidden(model.get_submodule(layer))
     )
 

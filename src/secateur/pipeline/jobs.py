@@ -110,8 +110,8 @@ class TrainJob:
         """Train in place."""
         prepared = self.prepared
         settings = prepared.recipe.train.model_copy(update={"device": str(prepared.device)})
-        told = None if tracking is None else curves(tracking)
-        return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file, on_epoch=told)
+        on_epoch = None if tracking is None else curves(tracking)
+        return fit(prepared.model, prepared.data.train, prepared.data.val, settings, state_file, on_epoch=on_epoch)
 
     def run(
         self, state_file: Path | None = None, tracking: Tracking | None = None
@@ -123,10 +123,10 @@ class TrainJob:
             tracking: logs each epoch and the measured figures.
         """
         history = self.train(state_file, tracking)
-        found = measured(self.prepared, self.prepared.data.test)
+        evaluation = measured(self.prepared, self.prepared.data.test)
         if tracking is not None:
-            log_measured(tracking, len(history.rows), {"trained": found})
-        return history, found
+            log_measured(tracking, len(history.rows), {"trained": evaluation})
+        return history, evaluation
 
 
 def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
@@ -137,11 +137,11 @@ def training_seconds(prepared: Prepared, epochs: int, image: float) -> float:
 def measured(prepared: Prepared, images: LabelledImages) -> Evaluation:
     """Accuracy and cost of the network, with its latency and peak memory on a batch, which rank 0 alone measures."""
     model = prepared.model.to(prepared.device)
-    found = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
+    evaluation = evaluate(model, loader(images), class_names=prepared.data.class_names, device=prepared.device)
     probe = images.batch(range(min(LATENCY_IMAGES, len(images))))[0]
     model.to(prepared.device)
     latency, memory = ranks().once(lambda: (measure_latency([model], probe)[0], measure_memory(model, probe)))
-    return replace(found, latency=latency, memory=memory)
+    return replace(evaluation, latency=latency, memory=memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,7 +299,7 @@ class PruneJob:
         def tested(network: object) -> Evaluation:
             return evaluate(network, loader(data.test), class_names=data.class_names, device=device)  # type: ignore[arg-type]
 
-        told = None if tracking is None else curves(tracking)
+        on_epoch = None if tracking is None else curves(tracking)
         before = tested(model)
         compressed = next(
             iter(
@@ -313,7 +313,7 @@ class PruneJob:
                     train=data.train,
                     val=data.val,
                     finetune=finetune,
-                    on_epoch=told,
+                    on_epoch=on_epoch,
                 )
             )
         )
@@ -326,7 +326,7 @@ class PruneJob:
             ]
             model.to("cpu")  # its memory on a GPU is wanted for training; a teacher is a copy
             teacher = teacher_of(model, slim, data.train, data.val, finetune, state_file=states[1])
-            fit(slim, data.train, data.val, finetune, states[0], teacher=teacher, on_epoch=told)
+            fit(slim, data.train, data.val, finetune, states[0], teacher=teacher, on_epoch=on_epoch)
             model.to(device)
             tuned = tested(slim)
             slim.to(device)

@@ -191,9 +191,9 @@ class LatencyGoal:
 
 
 def _share(times: tuple[Latency, Latency]) -> LatencyShare:
-    found = times[1].relative
-    assert found is not None
-    return found
+    relative = times[1].relative
+    assert relative is not None
+    return relative
 
 
 def _disagreement(runs: list[tuple[Latency, Latency]]) -> float:

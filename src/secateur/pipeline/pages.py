@@ -100,17 +100,17 @@ def refits(fits: Sequence[LayerFit]) -> list[rp.LayerRefits]:
 def heatmaps(before: nn.Module, after: nn.Module, prepared: Prepared, images: int = 8) -> rp.Heatmaps:
     """Heatmaps of some test images of different classes before and after."""
     test = prepared.data.test
-    found = explain([before, after], test, first_of_classes(test, images))
-    return rp.Heatmaps([heatmap(item) for item in found])
+    explanations = explain([before, after], test, first_of_classes(test, images))
+    return rp.Heatmaps([heatmap(item) for item in explanations])
 
 
 def heatmap(item: Explanation) -> rp.Heatmap:
     """One explanation, by one network or two, as the report's record."""
-    said, two = item.predicted, len(item.relevance) > 1
-    caption = f"the network says {said[0]}"
+    predicted, two = item.predicted, len(item.relevance) > 1
+    caption = f"the network says {predicted[0]}"
     if two:
         agreement = f"cosine {item.cosine[-1]:.2f}, rank correlation {item.rank[-1]:.2f}"
-        caption = f"before: {said[0]}, after: {said[-1]}; agreement of the heatmaps: {agreement}"
+        caption = f"before: {predicted[0]}, after: {predicted[-1]}; agreement of the heatmaps: {agreement}"
     return rp.Heatmap(
         f"{item.label} (image {item.index})",
         rp.image_png(item.pixels),
@@ -130,8 +130,8 @@ def new_report(
     conditions: rp.Conditions,
 ) -> rp.Report:
     """A report with date, command, versions and settings filled in."""
-    made = origin(prepared.recipe, command)
-    return rp.Report(title=title, subtitle=subtitle, sections=sections, conditions=conditions, **made)
+    provenance = origin(prepared.recipe, command)
+    return rp.Report(title=title, subtitle=subtitle, sections=sections, conditions=conditions, **provenance)
 
 
 def origin(settings: BaseModel | None = None, command: str = "") -> dict[str, Any]:

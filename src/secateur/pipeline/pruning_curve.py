@@ -89,12 +89,12 @@ class PruningCurve:
     def highest(self, keeping: float = KEEPING) -> float:
         """The highest rate up to which every network keeps this share of the unpruned accuracy."""
         least = keeping * self.points[0].accuracy
-        found = 0.0
+        highest = 0.0
         for point in self.points:
             if point.accuracy < least:
                 break
-            found = point.rate
-        return found
+            highest = point.rate
+        return highest
 
 
 Proceed = Callable[[PruningCurve], bool]
@@ -200,13 +200,13 @@ class CurveMeter:
             raise RequestError("masked networks are not repaired; set masked=False, or leave the repair out")
         if order == "most":
             scores = Scores(scores.structure, -scores.values, scores.criterion)
-        found = {0: RatePoint(rates[0], self.unpruned)}
+        points = {0: RatePoint(rates[0], self.unpruned)}
         checked, plain = False, repair is None and not masked
         passes = _coarse_to_fine(len(rates))
-        for number, places in enumerate(passes):
-            for place in places:
-                if place:
-                    plan = select_nominal(scores, rates[place], strategy, protect=protect, nothing=True)
+        for number, positions in enumerate(passes):
+            for position in positions:
+                if position:
+                    plan = select_nominal(scores, rates[position], strategy, protect=protect, nothing=True)
                     key = hashlib.sha256(plan.keep(scores.structure).tobytes()).digest()
                     accuracy = self._known.get(key) if plain else None
                     if accuracy is None:
@@ -215,10 +215,10 @@ class CurveMeter:
                     if plain:
                         self._known[key] = accuracy
                     shares = {kind: float(plan.achieved[kind]) for kind in ("units", "params", "macs")}
-                    found[place] = RatePoint(rates[place], accuracy, **shares)
+                    points[position] = RatePoint(rates[position], accuracy, **shares)
             last = number + 1 == len(passes)
             self._checked |= last and not masked
-            curve = PruningCurve(tuple(found[place] for place in sorted(found)), last)
+            curve = PruningCurve(tuple(points[position] for position in sorted(points)), last)
             if number == 0 and not last and proceed is not None and not proceed(curve):
                 return curve
         return curve
@@ -249,4 +249,4 @@ def _coarse_to_fine(count: int) -> list[list[int]]:
         [[0, 4, 8], [2, 6], [1, 3, 5, 7]]
     """
     passes = [list(range(0, count, 4)), list(range(2, count, 4)), list(range(1, count, 2))]
-    return [places for places in passes if places]
+    return [positions for positions in passes if positions]

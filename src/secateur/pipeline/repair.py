@@ -66,6 +66,6 @@ class Repair:
         if settings.repair == "mean" and not compensated:
             compensate(slim, model, plan, samples, batch_size=settings.batch_size)
         if settings.recalibrate:
-            place = next(slim.parameters()).device
-            recalibrate(slim, (x for x, _ in samples.batches(_WHOLE)), device=place)
+            device = next(slim.parameters()).device
+            recalibrate(slim, (x for x, _ in samples.batches(_WHOLE)), device=device)
         return ()

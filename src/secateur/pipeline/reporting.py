@@ -19,7 +19,7 @@ from secateur.pipeline.settings import Compressed
 
 def report(result: Any, path: str | Path, *, title: str = "", before: Evaluation | None = None,
            after: Evaluation | None = None) -> Path:  # fmt: skip
-    """Write a result as one self-contained HTML page, with its record as JSON beside it.
+    """Write a result as one self-contained HTML page, with its record as JSON next to it.
 
     Args:
         result: the result of `secateur.compress`, the rows of `secateur.compare`, an `Evaluation`, a `Relevance` of
@@ -109,7 +109,7 @@ def _(result: Relevance) -> rp.Report:
 def _(result: Sequence[Any]) -> rp.Report:
     if result and all(isinstance(item, Explanation) for item in result):
         found = [heatmap(item) for item in result]
-        return rp.Report("What a network looks at", sections=[rp.Heatmaps(found)])
+        return rp.Report("Relevance of images", sections=[rp.Heatmaps(found)])
     if not result or not all(isinstance(row, dict) and "criterion" in row and "accuracy" in row for row in result):
         raise RequestError("there is no page for this list; give the rows of secateur.compare, or explanations")
     return rp.Report(

@@ -146,9 +146,9 @@ def _headed(
     if classes is not None:
         return model, data.only(kept, renumber=head == "slice")
     if head == "slice":
-        place = {output: index for index, output in enumerate(kept)}
+        position = {output: index for index, output in enumerate(kept)}
         names = data.class_names
-        data = data.renumbered([place.get(output) for output in range(len(names))], [names[index] for index in kept])
+        data = data.renumbered([position.get(output) for output in range(len(names))], [names[index] for index in kept])
     return model, data
 
 
@@ -183,10 +183,10 @@ def _outputs(model: nn.Module, data: ImageData) -> tuple[int, ...]:
     image = data.test.batch([0])[0].to(next(model.parameters()).device)
     try:
         with borrowed(model), torch.no_grad():
-            found = model(image)
+            output = model(image)
     except Exception as error:  # the user's own code may raise anything; the remedy is the same
         raise RequestError(failure(error, [image])) from error
-    return tuple(found.shape) if isinstance(found, torch.Tensor) else ()
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else ()
 
 
 def check_classes(prepared: Prepared) -> None:

@@ -200,8 +200,8 @@ def iterative(
         assert plan is not None
         if before is None or plan.removed != before.removed:
             teacher = None if finetune.distillation is None else model
-            told = _counted_on(on_epoch, len(steps) * finetune.epochs)
-            fit(stepwise.network, train, val, finetune, teacher=teacher, on_epoch=told)
+            numbered = _counted_on(on_epoch, len(steps) * finetune.epochs)
+            fit(stepwise.network, train, val, finetune, teacher=teacher, on_epoch=numbered)
             stepwise.network.to(home)  # training ends on the CPU
         steps.append(Step(budget.share, dict(plan.achieved), note))
         if wanted and _reached(budget, settings, steps[-1]):

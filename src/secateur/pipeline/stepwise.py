@@ -135,9 +135,9 @@ class Stepwise:
         """
         if not folder.exists():
             return None
-        place = next(self.original.parameters()).device
+        device = next(self.original.parameters()).device
         bundle = read_bundle(folder, copy.deepcopy(self.original).cpu())
-        self.network = bundle.model.to(place)
+        self.network = bundle.model.to(device)
         kept = bundle.metrics
         self.plan = None if kept["plan"] is None else Plan.from_json(kept["plan"])
         record: dict[str, Any] = kept["record"]
@@ -162,8 +162,8 @@ class Stepwise:
                 try:
                     local = choose_plan(scores, Budget.of(kind, wanted), settings, None, latency)
                 except UnreachableBudgetError as error:
-                    asked = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
-                    raise error.of(asked, error.least * now / whole) from error
+                    request = f"{target.share:.1%} of {'predicted latency' if kind == 'latency' else kind}"
+                    raise error.of(request, error.least * now / whole) from error
                 keep[alive] = local.keep(here)
                 share = local.achieved.get("latency_predicted", 1.0)
             plan = Plan.of(structure, keep, {"kind": kind, "share": target.share}, scores.criterion, settings.strategy)

@@ -19,10 +19,10 @@ def log_measured(tracking: Tracking, step: int, stages: Mapping[str, Evaluation]
         stages: evaluations by stage, in order.
     """
     rows = []
-    for stage, found in stages.items():
-        rows.append({"stage": stage, **found.to_json()})
-        if found.latency is not None:
-            rows[-1]["latency_ms"] = found.latency.median_ms
+    for stage, evaluation in stages.items():
+        rows.append({"stage": stage, **evaluation.to_json()})
+        if evaluation.latency is not None:
+            rows[-1]["latency_ms"] = evaluation.latency.median_ms
     last = list(stages.values())[-1]
     figures = ("accuracy", "balanced_accuracy", "loss", "params", "macs", "size_bytes")
     tracking.log({f"test_{name}": getattr(last, name) for name in figures}, step)

@@ -117,8 +117,8 @@ class Unchanged:
     def _first_changed(self, model: nn.Module) -> int | None:
         """Begin of the first module with other parameters, buffers or code; None where that is unknown."""
         theirs, changed = dict(model.named_modules()), []
-        for name, mine in self._model.named_modules():
-            if name not in theirs or _differ(mine, theirs[name]):
+        for name, own in self._model.named_modules():
+            if name not in theirs or _differ(own, theirs[name]):
                 changed.append(name)
         if not changed or not all(name in self._begins for name in changed):
             return None  # a module that is not called may be read anywhere
@@ -162,12 +162,12 @@ class Unchanged:
 
     def _computed(self, calls: Sequence[_Call], inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         """Outputs of modules of the original, by name; modules after the last of them are not computed."""
-        found: dict[str, torch.Tensor] = {}
+        outputs: dict[str, torch.Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-                found[name] = output.clone()  # later modules may change it in place
-                if len(found) == len(calls):
+                outputs[name] = output.clone()  # later modules may change it in place
+                if len(outputs) == len(calls):
                     raise _Enough
 
             return hook
@@ -181,7 +181,7 @@ class Unchanged:
         finally:
             for handle in handles:
                 handle.remove()
-        return found
+        return outputs
 
 
 class _Enough(Exception):

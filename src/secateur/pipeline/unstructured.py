@@ -45,10 +45,10 @@ def weight_scores(
     if by == "magnitude":
         return _magnitudes(model)
     sums = gradient_sums(model, weights, reference, batch_size, power=1)
-    found = {name: total / len(reference) for name, total in sums.items()}
+    scores = {name: total / len(reference) for name, total in sums.items()}
     if by == "taylor":
-        found = {name: p.detach() * found[name] for name, p in weights.items()}
-    return {name: figure.abs().float().cpu() for name, figure in found.items()}
+        scores = {name: p.detach() * scores[name] for name, p in weights.items()}
+    return {name: figure.abs().float().cpu() for name, figure in scores.items()}
 
 
 def weight_mask(scores: Mapping[str, torch.Tensor], share: float) -> WeightMask:

@@ -28,7 +28,7 @@ def describe(value: Any) -> Any:
 
 
 _LONGEST = 1000
-"""Length of the longest text by which a value is told from others of its type."""
+"""Length of the longest text by which values of a type are distinguished."""
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

@@ -25,7 +25,7 @@ _ARGUMENTS: dict[str, tuple[int, str]] = {"group_norm": (1, "num_groups"), **dic
 
 
 def changed_positions(site: Site, fixed: Step) -> set[int] | None:
-    """Positions of the numbers of a call that change; None when they cannot be told apart."""
+    """Positions of the numbers of a call that change; None where they are ambiguous."""
     name = _name(site)
     if name in _FIRST_SIZES:
         old, new = _sizes(site.step, name), _sizes(fixed, name)

@@ -124,7 +124,7 @@ class Site:
 
 
 def normalised(site: Site, name: str) -> np.ndarray | None:
-    """Which channels stay that a norm runs over together; None: it runs over groups that go as a whole."""
+    """Which of the channels that a norm runs over together stay; None: it runs over groups, which are removed whole."""
     x = site.shaped(site.step.args[0])
     if x is None:
         return None
