@@ -81,7 +81,7 @@ def test_what_cannot_be_replayed(indices, message):
 
 
 def test_layers_that_keep_different_outputs_disagree():
-    with pytest.raises(sc.RequestError, match="disagree"):
+    with pytest.raises(sc.RequestError, match="contradict each other"):
         sc.Plan.from_indices(STRUCTURE, {"stem.0": [0, 1, 2], "mix": [0, 1]}, removed=False)
     with pytest.raises(sc.RequestError, match="leave nothing of 'dense'"):
         sc.Plan.from_indices(STRUCTURE, {"dense": []}, removed=False)

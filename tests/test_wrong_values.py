@@ -112,7 +112,7 @@ TRACE = {
     "a function": (lambda: sc.trace(lambda x: x, X), "write a module whose forward"),
     "no network": (lambda: sc.trace(None, X), r"torch\.nn\.Module, got None"),
     "arguments swapped": (lambda: sc.trace(X, NET), "the network comes first, the inputs second"),
-    "scripted": (lambda: sc.trace(scripted(), X), "give the module that it was made from"),
+    "scripted": (lambda: sc.trace(scripted(), X), "give the module from which it was made"),
     "meta network": (lambda: sc.trace(network().to("meta"), X), "holds no values; load the weights first"),
     "variants as tensor": (lambda: sc.trace(NET, X, variants=X), "variants must be a list"),
 }
@@ -124,7 +124,7 @@ SELECT = {
     "over one": (lambda: sc.Budget(macs=1.5), r"in \(0, 1\]"),
     "other measure": (lambda: sc.Budget(flops=0.5), "known: units, params, macs, latency"),
     "number as budget": (lambda: sc.select(SCORES, 0.5), r"an object like secateur\.Budget\(macs=0\.5\), got 0\.5"),
-    "structure as scores": (lambda: sc.select(STRUCTURE, HALF), r"what secateur\.score gives, got Structure"),
+    "structure as scores": (lambda: sc.select(STRUCTURE, HALF), r"what secateur\.score returns, got Structure"),
     "array as scores": (lambda: sc.select(SCORES.values, HALF), r"criteria\.Scores\(structure, values, criterion\)"),
     "strategy misspelt": (lambda: sc.select(SCORES, HALF, "globl"), "did you mean 'global'"),
     "strategies": (lambda: sc.select(SCORES, HALF, ["global"]), "known: global, per-cost"),
@@ -138,7 +138,7 @@ SELECT = {
     "scores of another": (lambda: sc.Scores(ANOTHER, SCORES.values, "mine"), r"\[28\], got shape \[20\]"),
     "scores as text": (lambda: sc.Scores(STRUCTURE, ["a"] * 20, "mine"), "scores must be numbers"),
     "scores by layer": (lambda: sc.Scores(STRUCTURE, {"0": [1.0]}, "mine"), "scores must be numbers"),
-    "scores of a network": (lambda: sc.Scores(NET, SCORES.values, "mine"), r"structure that secateur\.trace gives"),
+    "scores of a network": (lambda: sc.Scores(NET, SCORES.values, "mine"), r"structure that secateur\.trace returns"),
 }
 
 SCORE = {
@@ -151,7 +151,7 @@ SCORE = {
     "pair": (lambda: sc.score(NET, STRUCTURE, (X, Y)), r"ReferenceSet\(inputs, targets, indices\) takes tensors"),
     "data set": (lambda: sc.score(NET, STRUCTURE, DATA), "got TensorDataset"),
     "arguments swapped": (lambda: sc.score(NET, REFERENCE, STRUCTURE), "the structure comes before the reference"),
-    "no structure": (lambda: sc.score(NET, X, REFERENCE), r"what secateur\.trace gives, got Tensor"),
+    "no structure": (lambda: sc.score(NET, X, REFERENCE), r"what secateur\.trace returns, got Tensor"),
     "a state_dict": (lambda: sc.score(NET.state_dict(), STRUCTURE, REFERENCE), "load_state_dict"),
     "labels too high": (lambda: sc.score(NET, STRUCTURE, reference(X, Y + 3)), "target 4 is out of range for 4"),
     "labels below zero": (lambda: sc.score(NET, STRUCTURE, reference(X, Y - 1)), "class indices begin at 0"),
