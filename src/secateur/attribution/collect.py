@@ -49,7 +49,7 @@ class Collector:
         self.positions = positions
         self.full = full
         self.gradient = gradient
-        self.found: dict[str, list[UnitStatistics]] = {}
+        self.by_layer: dict[str, list[UnitStatistics]] = {}
         self.absorbed: dict[str, torch.Tensor] = {}
 
     def observe(self, name: str, observation: Observation) -> None:
@@ -70,7 +70,7 @@ class Collector:
                 else self._over_positions(observation.g, observation.dim, "abs" if self.positions == "abs" else "sum")
             )
             activation = self._over_positions(observation.a, observation.dim, "mean")
-        self.found.setdefault(name, []).append(UnitStatistics(per_unit, gradient, activation))
+        self.by_layer.setdefault(name, []).append(UnitStatistics(per_unit, gradient, activation))
 
     def account(self, name: str, absorbed: torch.Tensor) -> None:
         """Add the relevance that was absorbed at some part of the network, [N]."""
@@ -98,7 +98,7 @@ class Collector:
 
     def statistics(self, order: dict[str, int]) -> dict[str, UnitStatistics]:
         """Statistics by layer, in order of execution."""
-        return {name: added(name, self.found[name]) for name in order if name in self.found}
+        return {name: added(name, self.by_layer[name]) for name in order if name in self.by_layer}
 
 
 def added(name: str, calls: list[UnitStatistics]) -> UnitStatistics:

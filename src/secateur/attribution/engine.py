@@ -72,7 +72,7 @@ def attribute(
         (torch.Size([2, 4]), ['0', '2'], [1.0, 1.0])
     """
     check_module(model)
-    chosen = composites.get(composite)
+    rules = composites.get(composite)
     labels = _targets(targets, inputs)
     check_values(model, gradients=True)
     inputs = inputs.detach()
@@ -82,7 +82,7 @@ def attribute(
         raise RequestError(
             f"start relevance must be given per sample and class [{len(inputs)}, classes], got {list(start.shape)}"
         )
-    job = _Job(model, chosen, _started(start, chosen), bounds, "makers", positions, account=account)
+    job = _Job(model, rules, _started(start, rules), bounds, "makers", positions, account=account)
     parts = []
     with borrowed(model), failures_told(model, inputs, "the inputs"):
         for chunk in track(torch.arange(len(inputs)).split(_checked(batch_size)), "batches of inputs"):
@@ -130,16 +130,16 @@ def unit_statistics(
     Raises:
         RequestError: as `attribute`; and for larger batches with ``constants``.
     """
-    chosen = composites.get("gradient-input" if composite is None else composite)
+    rules = composites.get("gradient-input" if composite is None else composite)
     job = _Job(
-        model, chosen, _started(start, chosen), bounds, at, positions, full=True, inputs=False, constants=constants
+        model, rules, _started(start, rules), bounds, at, positions, full=True, inputs=False, constants=constants
     )
     parts: list[_Pass] = []
     with borrowed(model):
         for x, y in batches:
             if constants and len(x) != 1:
                 raise RequestError(f"constants=True needs one sample at a time, got a batch of {len(x)}")
-            parts += _run(job, x, _targets(y, x, token_ids=chosen.average is None), torch.arange(len(x)))
+            parts += _run(job, x, _targets(y, x, token_ids=rules.average is None), torch.arange(len(x)))
     if not parts:
         raise RequestError("there are no reference samples")
     widths = {name: width for p in parts for name, width in p.order.items() if width or name in p.stats}
@@ -358,13 +358,13 @@ def _integrated(job: _Job, x: torch.Tensor, y: torch.Tensor, path: IntegratedGra
     last, ends = before
     stats = {}
     for name in last.order:
-        if name not in collector.found:
+        if name not in collector.by_layer:
             continue
-        calls_of_layer = collector.found[name]
+        calls_of_layer = collector.by_layer[name]
         final = job.collector(len(x))
         for call in ends[name]:
             final.observe(name, replace(call, r=call.a))
-        whole, at_input = added(name, calls_of_layer), added(name, final.found[name])
+        whole, at_input = added(name, calls_of_layer), added(name, final.by_layer[name])
         stats[name] = UnitStatistics(whole.relevance, whole.gradient / path.steps, at_input.activation)
     if not torch.isfinite(total).all():
         raise not_finite("the input", total)

@@ -150,12 +150,12 @@ class _Watch(TorchFunctionMode):
         table = self._channels if known else self._constants
         result = func(*args, **kwargs)
         if known or name in _LAYERS or any(t in table for t in tensors):
-            found: tuple[_Channels, ...] = ()
+            tracked: tuple[_Channels, ...] = ()
             if isinstance(result, torch.Tensor):
                 known = [t for t in tensors if t in table]
-                found = self._follow(func, name, args, kwargs, known, result, table)
+                tracked = self._follow(func, name, args, kwargs, known, result, table)
             for tensor in tensors_in((result, args[:1] if in_place(name, kwargs) else ())):
-                table[tensor] = found
+                table[tensor] = tracked
         return result
 
     def figures(self) -> dict[str, torch.Tensor]:
@@ -261,15 +261,15 @@ class _Watch(TorchFunctionMode):
         """Channels after concatenation along them; along other dimensions, maps are no longer those of one layer."""
         parts = args[0] if args else kwargs["tensors"]
         dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % ndim
-        found, offset = [], 0
+        joined, offset = [], 0
         for part in parts:
             if part.ndim != ndim:  # an empty tensor of one dimension, as in a new cache
                 continue
             for channels in table.get(part, ()):
                 if channels.dim == dim:
-                    found.append(replace(channels, start=channels.start + offset, bare=False))
+                    joined.append(replace(channels, start=channels.start + offset, bare=False))
             offset += part.shape[dim]
-        return tuple(found)
+        return tuple(joined)
 
 
 def _is(name: str, names: frozenset[str]) -> bool:
@@ -286,14 +286,14 @@ def _passed(known_channels: tuple[_Channels, ...]) -> tuple[_Channels, ...]:
 
 def _reshaped(known_channels: tuple[_Channels, ...], before: torch.Size, after: torch.Size) -> tuple[_Channels, ...]:
     """Channels after a reshape that keeps their dimension: same size, and the same number of values before it."""
-    found = []
+    moved = []
     for channels in known_channels:
         ahead = math.prod(before[: channels.dim])
         for dim, size in enumerate(after):
             if size == before[channels.dim] and math.prod(after[:dim]) == ahead:
-                found.append(replace(channels, dim=dim))
+                moved.append(replace(channels, dim=dim))
                 break
-    return tuple(found)
+    return tuple(moved)
 
 
 def _permuted(known_channels: tuple[_Channels, ...], func: Any, args: Any, kwargs: Any) -> tuple[_Channels, ...]:

@@ -53,5 +53,5 @@ class Relevance:
             for number, heat in enumerate(self.input[:_PICTURES].detach().sum(1).double().cpu().numpy()):
                 said = f"relevance of input {number}; predicted class {int(self.logits[number].argmax())}"
                 pictures.append(image_html(base64.b64decode(heatmap_png(heat)), said))
-        layers = ((name, list(found.shape[1:]), float(found.abs().sum())) for name, found in self.units.items())
+        layers = ((name, list(r.shape[1:]), float(r.abs().sum())) for name, r in self.units.items())
         return " ".join([*pictures, table_html(("layer", "units", "sum of |relevance|"), layers, repr(self))])

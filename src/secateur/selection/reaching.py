@@ -130,10 +130,10 @@ def reach(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if share(blocks[:middle]) <= target else (middle, high)
-    chosen = blocks[:high]
-    if share(chosen) < least:
-        chosen = _finer(ranked, chosen, most, share, (least, target)) or chosen
-    return _without(keep, chosen)
+    selected = blocks[:high]
+    if share(selected) < least:
+        selected = _finer(ranked, selected, most, share, (least, target)) or selected
+    return _without(keep, selected)
 
 
 def _ranked(
@@ -176,7 +176,7 @@ def _first(ranked: list[_Block], most: int | None) -> list[_Block]:
     """The lowest blocks with at most ``most`` units; where one is too large, no more of its group is removed."""
     if most is None:
         return ranked
-    chosen: list[_Block] = []
+    selected: list[_Block] = []
     stopped: set[int] = set()
     for block in ranked:
         if block.group in stopped:
@@ -184,9 +184,9 @@ def _first(ranked: list[_Block], most: int | None) -> list[_Block]:
         if len(block.units) > most:
             stopped.add(block.group)
             continue
-        chosen.append(block)
+        selected.append(block)
         most -= len(block.units)
-    return chosen
+    return selected
 
 
 def _without(keep: np.ndarray, removed: list[_Block]) -> np.ndarray:
@@ -198,13 +198,13 @@ def _without(keep: np.ndarray, removed: list[_Block]) -> np.ndarray:
 
 def _finer(
     ranked: list[_Block],
-    chosen: list[_Block],
+    selected: list[_Block],
     most: int | None,
     share: Callable[[list[_Block]], float],
     between: tuple[float, float],
 ) -> list[_Block] | None:
     """Leave out the last block, which overshoots, and search a little further up for smaller ones."""
-    (*taken, last), (least, target) = chosen, between
+    (*taken, last), (least, target) = selected, between
     position, taken_ids = next(i for i, block in enumerate(ranked) if block is last), set(map(id, taken))
     # no further blocks of a group of which one was skipped because of a cap
     skipped = {block.group for block in ranked[: position + 1] if id(block) not in taken_ids}

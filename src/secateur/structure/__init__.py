@@ -1,4 +1,4 @@
-"""What can be removed from a network, found by watching it run once."""
+"""Traces networks: which units can be removed, and which of them only together."""
 
 import lazy_loader
 

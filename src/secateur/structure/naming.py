@@ -122,15 +122,15 @@ def comparison_of(site: Site, condition: Condition) -> Correction | None:
 _REFLECTED = {"eq": "eq", "ne": "ne", "lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
 
-def _positions(condition: Condition, found: Comparison) -> tuple[int | None, int | None]:
+def _positions(condition: Condition, comparison: Comparison) -> tuple[int | None, int | None]:
     """Positions of the size and of the other number in the text; None where they are ambiguous."""
-    left_first = found.position, found.position + 1
+    left_first = comparison.position, comparison.position + 1
     if isinstance(condition.right, dict):
         return left_first  # of two sizes, the left one records the comparison
-    if any(found.fixed):
-        return left_first if found.fixed[1] else left_first[::-1]
+    if any(comparison.fixed):
+        return left_first if comparison.fixed[1] else left_first[::-1]
     if condition.name != _REFLECTED[condition.name]:
-        return left_first if condition.name == found.operator else left_first[::-1]
+        return left_first if condition.name == comparison.operator else left_first[::-1]
     return None, None
 
 

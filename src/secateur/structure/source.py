@@ -246,14 +246,14 @@ def text_of(code: types.CodeType) -> FunctionText | None:
         return None
 
 
-def _same_code(found: types.CodeType, code: types.CodeType) -> bool:
+def _same_code(compiled: types.CodeType, code: types.CodeType) -> bool:
     """Whether two code objects name, load, store and compute the same in the same order.
 
     Jumps and calls are not compared, because they also depend on the rest of the file.
     """
-    mine, other = _instructions(found), _instructions(code)
-    inner = [[const for const in each.co_consts if isinstance(const, types.CodeType)] for each in (found, code)]
-    return mine == other and len(inner[0]) == len(inner[1]) and all(map(_same_code, *inner))
+    ours, theirs = _instructions(compiled), _instructions(code)
+    inner = [[const for const in each.co_consts if isinstance(const, types.CodeType)] for each in (compiled, code)]
+    return ours == theirs and len(inner[0]) == len(inner[1]) and all(map(_same_code, *inner))
 
 
 def _instructions(code: types.CodeType) -> list[tuple[str, type, Any]]:

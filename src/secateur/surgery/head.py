@@ -25,7 +25,7 @@ OUT_OF_PLAY = -1e4
 def slice_head(model: nn.Module, classes: Sequence[int], example_inputs: Any) -> nn.Module:
     """A new network that returns the logits of some classes only, in ascending order; ``model`` is untouched.
 
-    The layers that produce the logits are found by a trace, whatever their names and number (a linear
+    The layers that produce the logits are found by a trace, for any names and number (a linear
     layer, a 1x1 convolution with pooling, two heads that are averaged), and cut as `prune` cuts: the result can be
     pruned, saved and loaded like any pruned network. A mask of `mask_head` is not kept.
 
