@@ -43,11 +43,11 @@ class Activation(Criterion):
         from secateur.criteria.samples import Share
 
         share = Share.of(reference)
-        statistics = reads(model, (inputs for inputs, _ in share.samples.batches(batch_size)), share.ranks)
-        features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in statistics.items()}
+        by_layer = reads(model, (inputs for inputs, _ in share.samples.batches(batch_size)), share.ranks)
+        features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in by_layer.items()}
         values = over_readers(structure, features)
         if structure.unread.any():
-            outputs = {n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in statistics.items()}
+            outputs = {n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in by_layer.items()}
             check_observed(structure, structure.made, outputs, structure.unread)
             values[structure.unread] = summed(structure, structure.made, outputs)[structure.unread]
         return normalise_layers(structure, values, self.normalise)
