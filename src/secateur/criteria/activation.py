@@ -47,7 +47,9 @@ class Activation(Criterion):
         features = {name: (r.deviation() if centred else r.magnitude).cpu().numpy() for name, r in by_layer.items()}
         values = over_readers(structure, features)
         if structure.unread.any():
-            outputs = {n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in by_layer.items()}
+            outputs = {
+                n: (r.made_deviation() if centred else r.made_magnitude).cpu().numpy() for n, r in by_layer.items()
+            }
             check_observed(structure, structure.made, outputs, structure.unread)
             values[structure.unread] = summed(structure, structure.made, outputs)[structure.unread]
         return normalise_layers(structure, values, self.normalise)
