@@ -232,7 +232,7 @@ def scaled() -> dict:
         if overflow and ranks().rank == 1:
             next(network.parameters()).grad.to_local().fill_(torch.inf)
         scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        sharded.clip(5.0)
         scaler.step(optimiser)
         scaler.update()
         found.append(sharded.weights())

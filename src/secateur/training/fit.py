@@ -238,7 +238,7 @@ class _Training:
                 self.bound_mask.clear_gradients()
             if settings.gradient_clip is not None:
                 scaler.unscale_(optimiser)
-                nn.utils.clip_grad_norm_(self.parallel.network.parameters(), settings.gradient_clip)
+                self.parallel.clip(settings.gradient_clip)
             scaler.step(optimiser)
             scaler.update()
             total, count = total + value * weight * whole, count + whole

@@ -76,6 +76,10 @@ class DataParallel(abc.ABC):
             parameter: of `network`.
         """
 
+    @abc.abstractmethod
+    def clip(self, norm: float) -> None:
+        """Scale gradients down to a norm of all of them together, see `torch.nn.utils.clip_grad_norm_`."""
+
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
         """Say in one line what a network does, within the context, that cannot be done where it is held so."""
@@ -145,6 +149,10 @@ class Replicated(DataParallel):
         """See `DataParallel.part`."""
         return tensor.to(parameter.device)
 
+    def clip(self, norm: float) -> None:
+        """See `DataParallel.clip`."""
+        nn.utils.clip_grad_norm_(self.network.parameters(), norm)
+
     def finish(self, weights: Weights) -> None:
         """See `DataParallel.finish`."""
         self.network.load_state_dict(weights)
@@ -187,7 +195,7 @@ class Sharded(DataParallel):
         for block in (*blocks(network, LEAST_PARAMETERS if least is None else least), network):
             fully_shard(block, mesh=self._mesh)
             assert isinstance(block, FSDPModule)
-            # gloo takes a sum for a mean without a word (pytorch/pytorch#162338): sum, then divide
+            # gloo of some versions takes a sum for a mean, without a word (pytorch/pytorch#162338): sum, then divide
             block.set_force_sum_reduction_for_comms(True)
         self.network = self.called = network
 
@@ -229,6 +237,13 @@ class Sharded(DataParallel):
 
         assert isinstance(parameter, DTensor)
         return distribute_tensor(tensor.to(self._device), self._mesh, parameter.placements, src_data_rank=None)
+
+    def clip(self, norm: float) -> None:
+        """See `DataParallel.clip`."""
+        parameters = [p for p in self.network.parameters() if p.grad is not None]
+        total: Any = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # summed over ranks first: clip_grad_norm_ of PyTorch 2.9 adds its 1e-6 to the norm of each rank's part
+        nn.utils.clip_grads_with_norm_(parameters, norm, total.full_tensor())
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
