@@ -6,7 +6,8 @@
 The same processes do both: in each round, rank 0 does the work by itself while the others wait, and all do it
 together, in changing order. Each pair gives one ratio; printed are the median of ratios and its 95 % interval (order
 statistics). Half of the time of one is the best that two can do. On CPUs, give each process one thread, and as many
-cores as there are processes.
+cores as there are processes. Processor time is that of rank 0: the part of its time in which it does not wait for
+others, which a busy machine changes little.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when PyTorch is imported
 
@@ -53,19 +55,33 @@ def works(asked: argparse.Namespace, device: torch.device) -> dict[str, Work]:
     }
 
 
-def seconds(work: Work, ranks: Ranks, device: torch.device) -> float:
-    """Until the last rank has done it."""
+@dataclass(frozen=True)
+class Spent:
+    """What a piece of work takes.
+
+    Attributes:
+        wall: seconds until the last rank has done it.
+        processor: seconds that this rank computes.
+    """
+
+    wall: float
+    processor: float
+
+
+def spent(work: Work, ranks: Ranks, device: torch.device) -> Spent:
+    """What a piece of work takes, from the moment when all ranks are ready."""
     ranks.gather(None)
-    begin = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    processor = time.process_time() - processor
     ranks.gather(None)
-    return time.perf_counter() - begin
+    return Spent(time.perf_counter() - wall, processor)
 
 
-def shares(work: Work, ranks: Ranks, device: torch.device, rounds: int) -> list[float]:
-    """Time of all together as a share of the time of rank 0 by itself, of each round."""
+def shares(work: Work, ranks: Ranks, device: torch.device, rounds: int) -> list[Spent]:
+    """What the work takes all together, as shares of what it takes rank 0 by itself, of each round."""
 
     def quiet() -> None:  # results stay where they are
         work()
@@ -78,18 +94,19 @@ def shares(work: Work, ranks: Ranks, device: torch.device, rounds: int) -> list[
         way()  # first calls are slower
     found = []
     for turn in range(rounds):
-        spent = {way: seconds(way, ranks, device) for way in (ways if turn % 2 else ways[::-1])}
-        found.append(spent[work] / spent[one])
+        took = {way: spent(way, ranks, device) for way in (ways if turn % 2 else ways[::-1])}
+        both, alone = took[work], took[one]
+        found.append(Spent(both.wall / alone.wall, both.processor / alone.processor))
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """95 % interval of the median, by order statistics; smallest and largest of few values."""
+def text(values: list[float]) -> str:
+    """Median and its 95 % interval by order statistics; of fewer than six values, smallest and largest."""
     from scipy.stats import binom
 
     beyond = max(int(binom.ppf(0.025, len(values), 0.5)) - 1, 0)
     ordered = sorted(values)
-    return ordered[beyond], ordered[-1 - beyond]
+    return f"{statistics.median(values):.2f} [{ordered[beyond]:.2f}, {ordered[-1 - beyond]:.2f}]"
 
 
 def main() -> None:
@@ -108,10 +125,9 @@ def main() -> None:
         device = choose_device(asked.device)
         for name, work in works(asked, device).items():
             found = shares(work, ranks, device, asked.rounds)
-            low, high = interval(found)
             if ranks.main:
-                median = statistics.median(found)
-                print(f"{name}: {ranks.size} processes take {median:.2f} [{low:.2f}, {high:.2f}] of the time of one")  # noqa: T201
+                wall, processor = text([each.wall for each in found]), text([each.processor for each in found])
+                print(f"{name}: {ranks.size} processes take {wall} of the time of one, processor time {processor}")  # noqa: T201
 
 
 if __name__ == "__main__":
