@@ -102,7 +102,8 @@ def test_the_last_line_names_the_flag(capsys):
     printed = said(capsys, "timm/test_vit")
     assert max(map(len, printed.splitlines()[:-2])) <= wide.WIDTH
     last = printed.splitlines()[-1]
-    assert last.startswith("norms lock 64 channels of the residual stream; --stream allows removing them; then reachable: ")
+    start = "norms lock 64 channels of the residual stream; --stream allows removing them; then reachable: "
+    assert last.startswith(start)
     share = re.search(r"macs ([\d.]+)% .*prune --macs 0\.01 --stream\)", last)
     assert float(share[1]) < 1
     assert "blocks.5.mlp.fc2" not in printed

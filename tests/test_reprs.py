@@ -65,7 +65,8 @@ def values():
 EXPECTED = {
     "structure": r"Structure\(2 groups, 48 removable units, 1 locked, 3,308 parameters, [\d,]+ MACs\)",
     "scores": r"Scores\(a<b: 48 units in 2 groups, lowest -1, median .*, highest 1\)",
-    "plan": r"Plan\(\d+ units are removed by a<b \(global\); requested: macs 30\.0%; stays: units .*%, params .*%, macs .*%\)",
+    "plan": r"Plan\(\d+ units are removed by a<b \(global\); "
+    r"requested: macs 30\.0%; stays: units .*%, params .*%, macs .*%\)",
     "evaluation": r"Evaluation\(accuracy [\d.]+ %, balanced [\d.]+ %, loss [\d.]+ on 12 samples; 3,308 param.*\)",
     "compressed": r"Compressed\(Sequential, 2 scorings, 1\.5 s: \d+ units are removed by a<b .*\)",
     "relevance": r"Relevance\(input \[12, 3, 10, 10\], 3 layers of units, logits \[12, 4\]\)",

@@ -274,7 +274,8 @@ def test_streams_go_where_settings_say_so():
 
     samples = reference(torch.randn(6, 4), torch.arange(6) % 3)
     net, budget = Residual(), sc.Budget(params=0.1)
-    with pytest.raises(sc.RequestError, match=r"norms lock 16 channels .*stream=True \(--stream\) allows removing them"):
+    message = r"norms lock 16 channels .*stream=True \(--stream\) allows removing them"
+    with pytest.raises(sc.RequestError, match=message):
         sc.compress(net, samples, budget, "weight", sc.PruneSettings(schedule="one-shot"))
     best = sc.compress(net, samples, budget, "weight", sc.PruneSettings(schedule="one-shot", stream=True))
     assert best.model.norm.normalized_shape[0] < 16
