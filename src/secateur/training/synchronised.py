@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -49,23 +50,69 @@ def synchronised_norms(model: nn.Module, of: Ranks) -> Iterator[None]:
             norm.__dict__.pop("forward", None)
 
 
-class _Total(torch.autograd.Function):
-    """Sum over ranks; so is that of gradients."""
+class _Normalise(torch.autograd.Function):
+    """y = (x - μ) / sqrt(σ² + eps) with given μ and σ², and the gradient as of a function of x, whose moments they are.
+
+    With x̂ = (x - μ) / sqrt(σ² + eps), and means over the n values of a channel on all ranks:
+    ∂L/∂x = (g - mean(g) - x̂ · mean(g · x̂)) / sqrt(σ² + eps), g = γ · ∂L/∂y. What is summed over ranks is two numbers
+    per channel; all else is PyTorch's own normalisation with fixed statistics.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        """Args: ``values`` are of one shape on all ranks."""
-        total = values.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, moments: _Moments, eps: float
+    ) -> torch.Tensor:
+        """Args: ``weight`` and ``bias`` [C] of the norm; ``moments`` of the whole batch."""
+        mean, var = moments.mean.to(x.dtype), moments.var.to(x.dtype)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps, ctx.count = eps, moments.count
+        output: torch.Tensor = torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """Every rank's loss depends on the sum."""
-        total = gradient.clone(memory_format=torch.contiguous_format)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradients of x, weight and bias; those of weight and bias are this rank's part."""
+        x, weight, mean, var = ctx.saved_tensors
+        # as if the statistics were fixed
+        found, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        total = torch.stack([of_bias, of_weight]).double()
         dist.all_reduce(total)
-        return total
+        of_mean, of_normal = total / ctx.count
+        scale = (var.double() + ctx.eps).rsqrt()
+        slope = -weight.double() * scale.square() * of_normal
+        offset = -weight.double() * scale * of_mean - slope * mean.double()
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        found.add_(offset.to(x.dtype).reshape(shape)).addcmul_(x, slope.to(x.dtype).reshape(shape))
+        return found, of_weight, of_bias, None, None
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Of the values of each channel on all ranks, in double precision.
+
+    Attributes:
+        count: of the values, [1].
+        mean: [C].
+        var: [C], not corrected for the mean.
+    """
+
+    count: torch.Tensor
+    mean: torch.Tensor
+    var: torch.Tensor
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> _Moments:
+        """Of this rank's values and those of the others."""
+        mean, var = (each.double() for each in torch.batch_norm_update_stats(x, None, None, 0.0))
+        count = mean.new_full((1,), x.numel() // x.shape[1])
+        total = torch.cat([count, count * mean, count * (var + mean.square())])
+        dist.all_reduce(total)
+        whole, sums, squares = total.split([1, len(mean), len(mean)])
+        mean = sums / whole
+        return cls(whole, mean, (squares / whole - mean.square()).clamp(min=0))
 
 
 def _normalised(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
@@ -75,21 +122,16 @@ def _normalised(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
         return output
     norm._check_input_dim(x)
     values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    own_var, own_mean = torch.var_mean(values, [0, *range(2, x.ndim)], correction=0)
-    mean, square = own_mean.double(), own_var.double() + own_mean.double().square()
-    ones = torch.full_like(mean, x.numel() // x.shape[1])
-    total: torch.Tensor = _Total.apply(torch.stack([ones, ones * mean, ones * square]))
-    count = total[0].detach()
-    if float(count[0]) <= 1:
+    with torch.no_grad():
+        moments = _Moments.of(values)
+    # a GPU is waited for only where the answer is not known
+    if x.numel() // x.shape[1] <= 1 and float(moments.count) <= 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.size()}")
-    mean = total[1] / count
-    var = (total[2] / count - mean.square()).clamp(min=0)
-    _track(norm, mean.detach(), (var * count / (count - 1)).detach())
-    scale = (var + norm.eps).rsqrt().to(values.dtype)
-    normal = (values - mean.to(values.dtype).reshape(shape)) * scale.reshape(shape)
-    if norm.affine:
-        normal = normal * norm.weight.to(values.dtype).reshape(shape) + norm.bias.to(values.dtype).reshape(shape)
+    _track(norm, moments.mean, moments.var * moments.count / (moments.count - 1))
+    given: tuple[torch.Tensor | None, torch.Tensor | None] = (norm.weight, norm.bias)
+    weight = values.new_ones(x.shape[1]) if given[0] is None else given[0].to(values.dtype)
+    bias = values.new_zeros(x.shape[1]) if given[1] is None else given[1].to(values.dtype)
+    normal: torch.Tensor = _Normalise.apply(values, weight, bias, moments, norm.eps)
     return normal.to(x.dtype)
 
 
