@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -162,6 +163,53 @@ def test_batch_norms_of_other_code_are_refused_and_others_come_back():
     with synchronised_norms(nn.Sequential(norm), Ranks(0, 2)):
         assert "forward" in vars(norm)
     assert "forward" not in vars(norm)
+
+
+@pytest.fixture
+def group():
+    """A process group of this process only."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d(8), (9, 8)),
+        (nn.BatchNorm1d(8, affine=False), (3, 8, 5)),
+        (nn.BatchNorm2d(8), (5, 8, 7, 6)),
+        (nn.BatchNorm2d(8, momentum=None), (1, 8, 2, 2)),
+        (nn.BatchNorm3d(8, track_running_stats=False), (2, 8, 3, 4, 5)),
+    ],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_batch_norms_over_ranks_are_batch_norms(norm, shape, channels_last):
+    """Outputs, gradients and running statistics, also where gradients come in another layout than inputs."""
+    torch.manual_seed(0)
+    first = copy.deepcopy(norm).double()
+    if first.affine:
+        nn.init.uniform_(first.weight, 0.5, 2)
+        nn.init.normal_(first.bias)
+    second, x = copy.deepcopy(first), 3 * torch.randn(shape, dtype=torch.float64) + 2
+    if channels_last and x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    gradient, found = torch.randn(shape, dtype=torch.float64), []
+    for each in (first, second):
+        inputs = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        with synchronised_norms(nn.Sequential(each), Ranks(0, 2 if each is second else 1)):
+            outputs = each(inputs)
+            outputs.backward(gradient if each is first else channels_innermost(gradient))
+        gradients = [parameter.grad for parameter in each.parameters()]
+        found.append([outputs.detach(), inputs.grad, *gradients, *each.buffers()])
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(*found, strict=True))
+
+
+def channels_innermost(values: torch.Tensor) -> torch.Tensor:
+    """The same values in the layout of gradients from tokens; PyTorch's kernel is wrong for those of one sample."""
+    inner = values.movedim(1, -1).contiguous().movedim(-1, 1)
+    return inner.as_strided(inner.shape, (inner.shape[1], *inner.stride()[1:])) if len(values) == 1 else inner
 
 
 def said(error: str) -> list[str]:

@@ -74,6 +74,8 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of x, weight and bias; those of weight and bias are this rank's part."""
         x, weight, mean, var = ctx.saved_tensors
+        if gradient.stride() != x.stride():  # on CPUs, PyTorch 2.15 gives wrong results for some of one sample
+            gradient = torch.empty_like(x).copy_(gradient)
         # as if the statistics were fixed
         found, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
