@@ -45,10 +45,10 @@ class Look:
         return f"study '{self.status.study}', last run started {started}: {self.status.command}"
 
     def counts(self, stage: str) -> str:
-        """Cells of a stage by state, and how fast they get done."""
+        """Cells of a stage by state, and while some wait, how fast they get done."""
         states = self.status.counts[stage]
         text = f"{stage}: " + ", ".join(f"{number:,} {state}" for state, number in sorted(states.items()))
-        return f"{text}; {self.paces[stage]}" if stage in self.paces else text
+        return f"{text}; {self.paces[stage]}" if stage in self.paces and states.get(WAITING) else text
 
     def plain(self) -> list[str]:
         """In lines."""
