@@ -348,16 +348,12 @@ def curves(known: dict[str, tuple[Operations, Operations, Operations]], most: in
 
 
 def largest(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
-    """The largest cluster: jobs of several cells, and several drivers."""
+    """The largest cluster, with jobs of one and of several cells."""
     for operations in known.values():
         for spent in (1.0, 10.0):
             for batch in (100, 10, 1):
                 usual = Cluster(workers, 1, 100 * workers, spent, batch=batch, stages=(1.0,))
                 yield simulated(operations, usual, seeds, "one stage", 100_000 * min(10, batch))
-    if "PostgreSQL" in known:
-        for drivers in (4, 16, 64, -(-workers // ON_A_MACHINE)):
-            usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10, stages=(1.0,))
-            yield simulated(known["PostgreSQL"], usual, seeds, "several drivers")
 
 
 def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
@@ -381,6 +377,9 @@ def cases(known: dict[str, tuple[Operations, Operations, Operations]], workers: 
     }
     for name, changed in changes.items():
         yield simulated(known["SQLite"], replace(plain, **changed), seeds, name)  # type: ignore[arg-type]
+    for drivers in (1, 4, 16, -(-workers // ON_A_MACHINE)) if "PostgreSQL" in known else ():
+        usual = Cluster(workers, drivers, 100 * workers, 10.0, batch=10, stages=(1.0,))
+        yield simulated(known["PostgreSQL"], usual, seeds, "drivers")
 
 
 def simulate(out: Path, parts: Sequence[str], given: argparse.Namespace) -> None:
