@@ -344,7 +344,7 @@ def curves(known: dict[str, tuple[Operations, Operations, Operations]], most: in
         for workers in (n for n in (10, 32, 100, 320, 1_000, 3_200, 10_000) if n <= most):
             for spent in CELL_SECONDS:
                 usual = Cluster(workers, 1, 30 * workers, spent, stages=(1.0,))
-                yield simulated(operations, usual, seeds, "one driver", 100_000)
+                yield simulated(operations, usual, seeds, "one driver")
 
 
 def largest(known: dict[str, tuple[Operations, Operations, Operations]], workers: int, seeds: int) -> Iterator[Line]:
@@ -425,7 +425,7 @@ def write_csv(path: Path, rows: Sequence[Line] | Sequence[Operations] | Sequence
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Throughput, and idle workers, over the number of workers; bands are the ends of the measured operations."""
+    """Throughput, with the ends of the measured operations as bands, and idle workers, over the number of workers."""
     from matplotlib.figure import Figure
 
     from secateur.reports.drawing import paper_style, save_figure
@@ -445,8 +445,6 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 right.plot(workers, [100 * line.idle_share for line in some], **shown)
                 band = {"color": colour, "alpha": 0.15, "linewidth": 0}
                 left.fill_between(workers, [line.slow for line in some], [line.quick for line in some], **band)
-                ends = [[100 * getattr(line, end) for line in some] for end in ("idle_quick", "idle_slow")]
-                right.fill_between(workers, *ends, **band)
         for axes, title in ((left, "finished cells per second"), (right, "idle workers, % of their time")):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:,.0f}")
