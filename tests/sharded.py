@@ -121,12 +121,12 @@ def brief() -> dict:
     return {
         "norms": trained(small().double()),
         "vit": trained(vit().double(), optimiser="adamw", learning_rate=0.003),
-        "single": trained(plain()),
     }
 
 
 def thorough() -> dict:
     return {
+        "single": trained(plain()),
         "deep": trained(resnet().double(), learning_rate=0.05),
         "deep, single": trained(resnet(), learning_rate=0.002),
         "vit, single": trained(vit(), optimiser="adamw", learning_rate=0.002),

@@ -30,6 +30,7 @@ from zennit.composites import (
 from zennit.torchvision import ResNetBasicBlockCanonizer, ResNetBottleneckCanonizer
 
 import secateur as sc
+from marks import some_slow
 from networks import randomised, user_net
 from secateur.attribution import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, unit_statistics
 from secateur.attribution.functional import MatrixMap
@@ -101,7 +102,7 @@ def folded(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("composite", list(ZENNIT))
+@pytest.mark.parametrize("composite", some_slow(ZENNIT, "epsilon-plus", "alpha2-beta1", "guided-backprop", "deconvnet"))
 def test_agrees_with_zennit_on_resnet18(composite):
     torch.manual_seed(0)
     model = randomised(resnet18(weights=None, num_classes=10))

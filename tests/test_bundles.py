@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import secateur as sc
+from marks import some_slow
 from networks import UserNet, randomised, user_net, zoo
 from secateur.core.files import sha256
 from secateur.models.building import rebuild
@@ -508,7 +509,10 @@ def test_networks_on_the_meta_device_take_a_bundle(tmp_path):
 # networks that have a name
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "googlenet", "regnet_y_400mf", "swin_t"])
+@pytest.mark.parametrize(
+    "name",
+    some_slow(["resnet18", "mobilenet_v3_small", "googlenet", "regnet_y_400mf", "swin_t"], "regnet_y_400mf", "swin_t"),
+)
 def test_torchvisions_own_constructors_are_recognised(tmp_path, name):
     import torchvision
 
@@ -522,7 +526,7 @@ def test_torchvisions_own_constructors_are_recognised(tmp_path, name):
     assert exact(model, bundle.model, torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", some_slow(["resnet18", "vit_tiny_patch16_224"], "vit_tiny_patch16_224"))
 def test_timms_own_constructor_is_recognised(tmp_path, name):
     timm = pytest.importorskip("timm")
     side = {"img_size": 64} if "vit" in name else {}

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import secateur as sc
+from marks import some_slow
 from networks import Attention, SelfAttention, Tokens
 from secateur.criteria import Criterion, get, known
 from secateur.criteria.contract import check_criterion
@@ -347,7 +348,7 @@ def token_net(name):
     return model, sc.trace(model, ids[:2]), ReferenceSet(ids, torch.arange(6) % 3, tuple(range(6)))
 
 
-@pytest.mark.parametrize("network", ["torch", "GPT2", "Llama", "Bert"])
+@pytest.mark.parametrize("network", some_slow(["torch", "GPT2", "Llama", "Bert"], "GPT2", "Llama"))
 def test_networks_of_token_ids_are_scored(network):
     """By every criterion: different finite scores, whatever the batches, in all groups; or one line."""
     model, structure, reference = token_net(network)

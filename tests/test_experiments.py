@@ -318,7 +318,7 @@ def test_rows_that_do_not_fit_fail_their_cell_and_no_other(tmp_path, monkeypatch
     assert frames["squares"]["number"].tolist() == [1]
 
 
-@pytest.mark.parametrize("executor", [Here(), Processes(1)])
+@pytest.mark.parametrize("executor", [Here(), pytest.param(Processes(1), marks=pytest.mark.slow)])
 def test_work_that_ends_its_process_in_python_fails_its_cell_and_no_other(executor, tmp_path):
     with executor if isinstance(executor, Processes) else contextlib.nullcontext():
         outcome, frames = worked(Leaving(TinySettings()), tmp_path / "cells.sqlite", executor)

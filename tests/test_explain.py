@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 import secateur as sc
+from marks import some_slow
 from networks import randomised
 from secateur.cli.main import run
 from secateur.core.errors import RequestError
@@ -239,7 +240,7 @@ def test_networks_come_back_as_they_were(tiny_data: Any) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
 
 
-@pytest.mark.parametrize("composite", list(sc.composites.registry))
+@pytest.mark.parametrize("composite", some_slow(sc.composites.registry, "smoothgrad", "integrated-gradients"))
 def test_every_composite_by_name(tiny_data: Any, composite: str) -> None:
     net = resnet()
     found = agreement(net, copy.deepcopy(net), tiny_data.test, [0, 1], composite)
@@ -461,6 +462,7 @@ def test_the_same_request_gives_the_same_tables_and_another_seed_others(network:
         assert a == b != c
 
 
+@pytest.mark.slow
 def test_explain_alone_and_without_rankings(network: Any, tmp_path: Any) -> None:
     options, bundle = network
     assert run(["explain", *options, "--count", "2", "--per-class", "0", "--out", str(tmp_path / "a")]) == 0

@@ -135,6 +135,7 @@ def test_latency_budgets_report_the_measurement_that_they_were_met_by(
     assert str(found.relative) in page
 
 
+@pytest.mark.slow
 def test_compare(clock: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clock["drift"] = 0.3  # slows both networks alike: a busy machine, and yet a share that is known well
     command = [

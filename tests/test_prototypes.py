@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 import secateur as sc
+from marks import some_slow
 from secateur.core.errors import RequestError
 from secateur.data import LabelledImages, Normalisation
 from secateur.models import save_weights
@@ -373,7 +374,7 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", some_slow([1, 2, 3], 1, 3))
 def test_training_that_was_stopped_goes_on_to_the_same_network(tmp_path: Path, stop: int) -> None:
     data, val = images(), images(9, seed=1)
     whole = network()
@@ -465,7 +466,7 @@ def test_removed_prototypes_are_gone_and_the_rest_computes_the_same(tmp_path: Pa
     torch.testing.assert_close(again(x), slim(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("order", ["prototypes first", "backbone first", "both twice"])
+@pytest.mark.parametrize("order", some_slow(["prototypes first", "backbone first", "both twice"], "both twice"))
 def test_prototypes_and_backbone_are_pruned_in_any_order(order: str, tmp_path: Path) -> None:
     net, data = network(per_class=3), images()
     samples = sc.ReferenceSet.sample(data, per_class=3)
@@ -741,6 +742,7 @@ def test_wrong_commands_say_so_in_one_line(bundle, tmp_path, capsys, options, me
     assert message in line
 
 
+@pytest.mark.slow
 def test_exported_networks_give_logits_and_similarities(trained, tmp_path) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX comes with the onnx extra")
     from secateur.exporting import OnnxSession

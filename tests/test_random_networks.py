@@ -137,13 +137,13 @@ def check_refit(case: Case) -> bool:
     return True
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=20)
 @given(cases())
 def test_a_refit_brings_no_network_further_from_the_original(case):
     assume(check_refit(case))
 
 
-@settings(QUICK, max_examples=60)
+@settings(QUICK, max_examples=30)
 @given(cases())
 def test_removal_equals_masking_and_costs_what_was_foretold(case):
     assume(check_removal(case))

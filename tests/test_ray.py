@@ -104,6 +104,7 @@ def test_a_study_gives_the_tables_of_one_process(cluster, connected, tmp_path):
         assert run(study, store, connected).found == 20
 
 
+@pytest.mark.slow
 def test_equal_cells_of_another_study_have_results_of_their_own(connected, tmp_path):
     for exponent in (2.0, 3.0):
         study = tiny(1, 2, 3, exponent=exponent)
@@ -112,6 +113,7 @@ def test_equal_cells_of_another_study_have_results_of_their_own(connected, tmp_p
             same(store.frames(), of_one_process(study))
 
 
+@pytest.mark.slow
 def test_a_lost_file_of_an_earlier_result_fails_the_cells_that_need_it_and_no_others(connected, tmp_path):
     path = tmp_path / "cells.sqlite"
     squares = TinyStudy(TinySettings(grid={"numbers": (1, 2, 3), "sums": False}))
@@ -181,6 +183,7 @@ def test_settings_choose_the_cluster(cluster, tmp_path):
         assert isinstance(executor, RayCluster)
 
 
+@pytest.mark.slow
 def test_a_cell_that_always_brings_its_worker_down_is_kept_as_failed(connected, tmp_path):
     study = TinyStudy(TinySettings(grid={"numbers": (1, 2, DEADLY, 3), "sums": False}))
     with opened_store(tmp_path / "cells.sqlite", study) as store:
@@ -196,6 +199,7 @@ def test_a_cell_that_always_brings_its_worker_down_is_kept_as_failed(connected, 
             outcome.raise_failures(store)
 
 
+@pytest.mark.slow
 def test_a_wrong_request_is_not_tried_again(cluster, connected, tmp_path):
     study = TinyStudy(TinySettings(grid={"numbers": (BROKEN, 4), "sums": False}))
     before = cluster.log.read_text().count(f"square {BROKEN}\n")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from marks import some_slow
 from secateur.core.errors import RequestError
 from secateur.reports import (
     COLORMAPS,
@@ -619,7 +620,7 @@ def test_cells_are_coloured_on_a_fixed_scale() -> None:
         assert f'style="background:{colour}" title="± 0.10"' in page
 
 
-@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+@pytest.mark.parametrize("ending", some_slow(["svg", "png", "pdf"], "png", "pdf"))
 def test_matrices_are_drawn(tmp_path: Path, ending: str) -> None:
     path = save_ranks(rank_rows(), tmp_path / f"ranks.{ending}")
     assert path.stat().st_size > 5_000

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import secateur as sc
+from marks import some_slow
 from secateur.attribution import composites
 from secateur.cli.main import run as command
 from secateur.core.errors import RequestError, SecateurError
@@ -416,7 +417,7 @@ def pretended(parameters):
     return value + 0.02 * (parameters["high"] == "epsilon") - 0.01 * (parameters["start"] == "contrast")
 
 
-@pytest.mark.parametrize("kind", ["gp", "tpe", "random"])
+@pytest.mark.parametrize("kind", some_slow(["gp", "tpe", "random"], "gp"))
 def test_proposals_follow_from_earlier_trials_alone_and_repeat_none(kind):
     space = Space(SpaceSettings(gamma=(0.25,)), attention=False)
     sampler = SamplerSettings(kind=kind, startup=2, together=3, known=False)
@@ -427,6 +428,7 @@ def test_proposals_follow_from_earlier_trials_alone_and_repeat_none(kind):
     assert [space.key(each) for each in rows] != [space.key(each) for each in other]
 
 
+@pytest.mark.slow
 def test_a_model_of_the_trials_finds_more_than_chance():
     space = Space(SpaceSettings(gamma=(0.25,)), attention=False)
     found = {}
@@ -513,6 +515,7 @@ COMMAND = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_a_recipe_that_prunes(tmp_path, capsys):
     pytest.importorskip("mlxtend")
     out = tmp_path / "out"

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from marks import some_slow
 from secateur.core.errors import RequestError
 from secateur.core.files import cache_folder
 from secateur.data import (
@@ -156,7 +157,7 @@ def test_other_shares_are_met_by_several_folds(share):
         assert np.sum(table.labels[drawn] == label) == pytest.approx(share * 120, abs=6)
 
 
-@pytest.mark.parametrize("share", [0.9, 0.94, 0.96, 0.98, 0.999])
+@pytest.mark.parametrize("share", some_slow([0.9, 0.94, 0.96, 0.98, 0.999], 0.999))
 def test_large_shares_leave_little(share):
     table = even(groups=100, size=1)
     drawn = part_by_group(table.labels, table.groups, share, seed=0)
@@ -268,6 +269,7 @@ def test_impossible_settings(wrong):
         SplitSettings(**wrong)
 
 
+@pytest.mark.slow
 def test_without_scikit_learn_only_groups_cannot_be_split(tmp_path):
     code = (
         "import sys; sys.modules['sklearn'] = None\n"

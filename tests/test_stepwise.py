@@ -136,6 +136,7 @@ def test_one_seed_proves_nothing(finished):
 
 
 @pytest.mark.usefixtures("_cache")
+@pytest.mark.slow
 def test_a_chain_that_is_interrupted_gives_the_same_rows(tmp_path, monkeypatch):
     """Interrupted behind each thing that is done, also within training."""
     from secateur.studies.stepwise import work
@@ -315,6 +316,7 @@ def test_data_with_one_other_image_are_other_data():
 
 
 @pytest.mark.usefixtures("_cache")
+@pytest.mark.slow
 def test_repetition_is_of_training_images_alone(monkeypatch):
     """Each batch of training is counted; validation sees each image once."""
     study = StepwiseStudy(settings(lesions(), criteria=("weight",), steps=(0.2, 0.2)))

@@ -308,6 +308,7 @@ def test_grid_finds_finished_runs_and_makes_the_missing(tmp_path):
     assert (common["accuracy_x"] == common["accuracy_y"]).all()
 
 
+@pytest.mark.slow
 def test_other_settings_are_other_runs(tmp_path):
     run_grid(grid(), tmp_path)
     assert run_grid(grid(remove=500), tmp_path)[0].found == 0
@@ -387,6 +388,7 @@ def test_an_interruption_ends_everything_at_once(tmp_path):
     assert _stored(tmp_path) >= 1
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_their_table(tmp_path):
     run_grid(grid(), tmp_path)
     run_grid(grid(ranks=False, remove=500), tmp_path)
@@ -538,6 +540,7 @@ def test_run_prints_draws_and_adds_to_the_results(tmp_path, capfd):
     assert len(toy.read_ranks(tmp_path / "out" / "run-ranks.parquet")) == 2
 
 
+@pytest.mark.slow
 def test_run_and_grid_agree(tmp_path):
     command(
         ["toy", "run", "--criterion", "taylor", "--seed", "1", "--render", "none", "--out", str(tmp_path), *BRIEFLY]

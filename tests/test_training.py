@@ -109,6 +109,7 @@ def test_real_digits(tiny_data):
     assert accuracy(model, tiny_data.test) > 0.6
 
 
+@pytest.mark.slow
 def test_real_photographs(cifar10_path):
     data = open_data(DataSettings(source=str(cifar10_path), limit=200, augmentation="crop-flip"))
     torch.manual_seed(0)
@@ -454,6 +455,7 @@ def test_auxiliary_heads_are_left_to_themselves():
     assert len(fit(model, points(), points(seed=1), FAST).rows) == 3
 
 
+@pytest.mark.slow
 def test_strided_convolutions_of_few_channels_train(tmp_path):
     """In channels-last memory they end the process on CPUs without AVX-512, so this one has a process of its own."""
     script = """

@@ -32,9 +32,21 @@ FILES = (
 FILE_LIMIT = 600  # seconds that the child process may take
 
 
+VARIANTS = ("TransformerDecoder: ", "TransformerEncoder: ", "Transformer: ", "transformers: ")
+"""Networks of many layers, whose parts others have as well; the default run has one of each kind."""
+
+IN_DEFAULT_RUN = ("TransformerDecoder: norm first", "TransformerEncoder: every argument", "transformers: GPT-2")
+
+
+def is_slow(case: Network) -> bool:
+    return case.slow or (case.name.startswith(VARIANTS) and case.name not in IN_DEFAULT_RUN)
+
+
 def parameters(*, slow: bool = True, exports: bool = False):
     chosen = [case for case in NETWORKS.values() if not exports or case.exports]
-    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow and slow else []) for case in chosen]
+    return [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if is_slow(case) and slow else []) for case in chosen
+    ]
 
 
 @pytest.mark.parametrize("case", parameters())
