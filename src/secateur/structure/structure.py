@@ -90,7 +90,7 @@ class Structure:
 
     @property
     def locked_by_norms(self) -> int:
-        """Number of channels that stay only because norms run over them: those of residual streams."""
+        """How many channels stay only because norms run over them, which are those of residual streams."""
         return sum(item.channels for item in self.locked if item.reason in NORMED)
 
     @cached_property
