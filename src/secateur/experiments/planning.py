@@ -169,9 +169,9 @@ def estimate(study: Study[Any, Any], store: Store | None, workers: int, seed: in
     measured: dict[str, list[float]] = {stage: [] for stage in study.stages}
     for stage, seconds in times.values():
         measured.setdefault(stage, []).append(seconds)
-    named, unnamed = named_cells(study, StoredResources()) if times else ({}, set[Cell]())
-    matched = _matched(study, store, unnamed) if store is not None and unnamed else set[Cell]()
     cells, generator = list(study.cells()), np.random.default_rng(seed)
+    named, unnamed = named_cells(study, StoredResources(), cells) if times else ({}, set[Cell]())
+    matched = _matched(study, store, unnamed) if store is not None and unnamed else set[Cell]()
     stages, draws = [], []
     for stage in study.stages:
         own = [cell for cell in cells if cell.stage == stage]

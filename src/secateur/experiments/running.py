@@ -103,18 +103,25 @@ def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str,
     Raises:
         RequestError: for two cells of the same identity, an unknown stage, or a need that no cell before it meets.
     """
-    names, unnamed = named_cells(study, resources)
+    cells = list(study.cells())
+    names, unnamed = named_cells(study, resources, cells)
     assert not unnamed  # all resources can be made
-    return {names[cell]: cell for cell in study.cells()}
+    return {names[cell]: cell for cell in cells}
 
 
-def named_cells(study: Study[Any, Any], resources: Resources | None) -> tuple[dict[Cell, str], set[Cell]]:
-    """Identities of cells, and those cells that have none because `NotMadeError` was raised for what they need.
+def named_cells(
+    study: Study[Any, Any], resources: Resources | None, cells: Sequence[Cell]
+) -> tuple[dict[Cell, str], set[Cell]]:
+    """Identities of all cells of a study, and those cells that have none, since what they need is not made.
+
+    Args:
+        study: with its settings.
+        resources: see `identities`; they may raise `NotMadeError`.
+        cells: of the study.
 
     Raises:
         RequestError: as `identities`.
     """
-    cells = list(study.cells())
     unknown = [cell for cell in cells if cell.stage not in study.stages]
     if unknown:
         stages = ", ".join(study.stages)
