@@ -120,12 +120,12 @@ def masked() -> dict:
 def brief() -> dict:
     return {
         "norms": trained(small().double()),
-        "vit": trained(vit().double(), optimiser="adamw", learning_rate=0.003),
     }
 
 
 def thorough() -> dict:
     return {
+        "vit": trained(vit().double(), optimiser="adamw", learning_rate=0.003),
         "single": trained(plain()),
         "deep": trained(resnet().double(), learning_rate=0.05),
         "deep, single": trained(resnet(), learning_rate=0.002),

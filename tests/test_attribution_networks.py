@@ -28,7 +28,7 @@ TIMM = {
 }  # fmt: skip
 HUGGING_FACE = {"ViT": 3, "ViT spelt out": 3, "DeiT": 3, "Swin": 3, "ConvNext": 0, "ResNet": 0}
 QUICK = {
-    "mobilenet_v3_small", "shufflenet_v2_x1_0", "mobilenetv4_conv_small", "pvt_v2_b0", "ViT", "ConvNext",
+    "mobilenet_v3_small", "shufflenet_v2_x1_0", "mobilenetv4_conv_small", "ViT", "ConvNext",
 }  # fmt: skip
 
 

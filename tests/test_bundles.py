@@ -544,8 +544,10 @@ def test_timms_own_constructor_is_recognised(tmp_path, name):
         (lambda m: setattr(m, "relu", nn.GELU()), "a ReLU at 'relu', this network a GELU"),
         (lambda m: setattr(m, "fc", nn.Linear(512, 10, bias=False)), "another state"),
         (lambda m: setattr(m.conv1, "stride", (1, 1)), r"stride=\(2, 2\) at 'conv1'"),
-        (lambda m: setattr(m.maxpool, "ceil_mode", True), "ceil_mode=False at 'maxpool'"),
-        (lambda m: m.register_buffer("more", torch.zeros(1)), "another state"),
+        pytest.param(
+            lambda m: setattr(m.maxpool, "ceil_mode", True), "ceil_mode=False at 'maxpool'", marks=pytest.mark.slow
+        ),
+        pytest.param(lambda m: m.register_buffer("more", torch.zeros(1)), "another state", marks=pytest.mark.slow),
     ],
 )
 def test_networks_changed_by_hand_have_no_name(tmp_path, change, reason):

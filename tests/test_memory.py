@@ -133,6 +133,7 @@ MEGA = 1_000_000
 
 
 @linux
+@pytest.mark.slow
 def test_onnx_memory_follows_what_can_be_worked_out(tmp_path):
     pytest.importorskip("onnxruntime")
     widths = (256, 4096, 1024, 8)
