@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.garbage import collection_paused
 from secateur.core.interruption import keeping
 from secateur.core.progress import ProgressOption, reported, track
 from secateur.experiments.cells import Cell, identity
@@ -103,10 +104,11 @@ def identities(study: Study[Any, Any], resources: Resources | None) -> dict[str,
     Raises:
         RequestError: for two cells of the same identity, an unknown stage, or a need that no cell before it meets.
     """
-    cells = list(study.cells())
-    names, unnamed = named_cells(study, resources, cells)
-    assert not unnamed  # all resources can be made
-    return {names[cell]: cell for cell in cells}
+    with collection_paused():
+        cells = list(study.cells())
+        names, unnamed = named_cells(study, resources, cells)
+        assert not unnamed  # all resources can be made
+        return {names[cell]: cell for cell in cells}
 
 
 def named_cells(

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from secateur.core.addresses import HIDDEN, hidden_secrets, settings_without_secrets, without_secrets
 from secateur.core.errors import RequestError, SecateurError
+from secateur.core.garbage import collection_paused
 from secateur.experiments.artefacts import Folder, KeptFile, KeptFiles, Place, check_name, place_at
 from secateur.experiments.cells import Cell
 from secateur.experiments.database import (
@@ -184,7 +185,8 @@ class Store:
             )
             return number, {identity for (identity,) in connection.execute(unfinished)}
 
-        number, unfinished = self._database.write(write)
+        with collection_paused():
+            number, unfinished = self._database.write(write)
         self._started, self._total, self._unfinished = (number, wanted), len(wanted), set(unfinished)
         return unfinished
 
