@@ -155,6 +155,7 @@ def test_budgets_do_not_hang_on_each_other(model, tiny_data):
 ONE_SHOT_GLOBAL = PruneSettings(schedule="one-shot", strategy="global")
 
 
+@pytest.mark.slow
 def test_a_layer_without_onnx_form_is_timed_in_pytorch_and_said_so(tiny_data):
     class Odd(nn.Sequential):
         def forward(self, x):

@@ -29,7 +29,7 @@ from secateur.prototypes import (
 HF = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TIMM = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
 SMALL = [
-    ("resnet20", 32, {}, (64, (8, 8))),
+    pytest.param("resnet20", 32, {}, (64, (8, 8)), marks=pytest.mark.slow),
     ("vgg11-bn-32", 32, {"width": 8}, (64, (2, 2))),
     ("timm/vit_tiny_patch16_224", 32, TIMM, (48, (4, 4))),
     (
@@ -97,7 +97,9 @@ def from_training_to_explanation(net: PrototypeNetwork, side: int, share: float,
     assert sum(e.contribution for e in found.evidence) == pytest.approx(found.logits[found.target], rel=1e-3, abs=1e-3)
 
 
-@pytest.mark.parametrize(("backbone", "side", "arguments", "expected"), SMALL, ids=[row[0] for row in SMALL])
+@pytest.mark.parametrize(
+    ("backbone", "side", "arguments", "expected"), SMALL, ids=[getattr(row, "values", row)[0] for row in SMALL]
+)
 def test_any_backbone_trains_prunes_and_reloads(backbone, side, arguments, expected, tmp_path) -> None:
     net = network(backbone=backbone, image_size=side, backbone_arguments=arguments)
     assert (net.features.place.channels, net.features.place.size) == expected
