@@ -153,6 +153,20 @@ def test_a_cluster_for_one_run_gets_a_token_unless_the_environment_says_otherwis
         assert [os.environ[each] for each in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")].count("") == 2
 
 
+def test_a_token_that_is_at_hand_is_used_whatever_the_release_does_by_itself(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "")
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+
+    def nobody(address):
+        raise OSError("nobody is there")
+
+    monkeypatch.setattr(ray_address, "_check_reachable", nobody)
+    with pytest.raises(SecateurError, match="no Ray cluster answers at '10.0.0.1:6379'"):
+        ray_address.connect("10.0.0.1:6379")
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+
+
 @pytest.mark.slow
 def test_a_cluster_for_one_run_takes_no_work_from_others(tmp_path):
     other = (

@@ -58,6 +58,10 @@ def connect(address: str | None) -> None:
         RequestError: for an address that others could use, or one of another kind.
         SecateurError: when nothing answers.
     """
+    if address is not None:
+        check_address(address)
+        if _has_token():  # releases of Ray differ in whether a token that is at hand is asked for
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")):
         os.environ.setdefault(name, value)
     import ray
@@ -67,7 +71,6 @@ def connect(address: str | None) -> None:
     if address is None:
         ray.init(address="local", num_cpus=cores(), **quiet | {"include_dashboard": False})
         return
-    check_address(address)
     try:
         _check_reachable(address)  # Ray would try for minutes
         ray.init(address=address, **quiet)
